@@ -1,0 +1,12 @@
+//! `Gateway`, as far as it is read.
+use serde::{Deserialize, Serialize};
+
+use super::meta::ObjectMeta;
+
+/// A `Gateway`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Gateway {
+    /// Name, labels and so on.
+    pub metadata: ObjectMeta,
+}

@@ -1,0 +1,12 @@
+//! `HttpRoute`, as far as it is read.
+use serde::{Deserialize, Serialize};
+
+use super::meta::ObjectMeta;
+
+/// A `HttpRoute`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRoute {
+    /// Name, labels and so on.
+    pub metadata: ObjectMeta,
+}

@@ -1,0 +1,63 @@
+//! `metadata`, and the names that objects are known by.
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// `metadata`, as far as it is read. Source: `meta/v1 ObjectMeta`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectMeta {
+    /// The object's name.
+    pub name: String,
+    /// Its namespace; `default` where the manifest has none.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// Its identity; empty in manifests.
+    pub uid: String,
+    /// When it was created, RFC 3339; empty in manifests. Compares as text.
+    pub creation_timestamp: Option<String>,
+    /// When its deletion was asked for.
+    pub deletion_timestamp: Option<String>,
+    /// Counts changes of `spec`; 0 in manifests.
+    pub generation: i64,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The namespace of an object that names none.
+#[must_use]
+pub fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+impl ObjectMeta {
+    /// Namespace and name.
+    #[must_use]
+    pub fn object_name(&self) -> ObjectName {
+        ObjectName { ns: self.namespace.clone(), name: self.name.clone() }
+    }
+}
+
+/// Namespace and name; written `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectName {
+    /// The namespace.
+    pub ns: String,
+    /// The name.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// From its two parts.
+    pub fn new(ns: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { ns: ns.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ns, self.name)
+    }
+}

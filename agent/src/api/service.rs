@@ -1,0 +1,12 @@
+//! `Service`, as far as it is read.
+use serde::{Deserialize, Serialize};
+
+use super::meta::ObjectMeta;
+
+/// A `Service`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Service {
+    /// Name, labels and so on.
+    pub metadata: ObjectMeta,
+}

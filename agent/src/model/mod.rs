@@ -1,0 +1,135 @@
+//! What this node must do, computed from what the API says. Pure: no I/O, no clock, no randomness, no panic.
+//!
+//! [`compile`] is total: a bad object becomes a [`Verdict`] and never blocks the good ones. Collections
+//! are ordered: same input, same output.
+pub mod addr;
+pub mod endpoints;
+pub mod gateway;
+pub mod ipam;
+pub mod service;
+pub mod verdict;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use serde::Serialize;
+
+pub use addr::{Frontend, Port, Proto};
+pub use verdict::{ObjectRef, Outcome, Verdict};
+
+use crate::{api::ObjectName, source::Snapshot};
+
+/// What this node is and was told on the command line: the part of the input that is not an API object.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name, compared with `nodeName` of endpoints.
+    pub name: String,
+    /// Its zone, compared with the hints of endpoints.
+    pub zone: Option<String>,
+    /// The ranges that addresses are given from, in the order of the flags.
+    pub pools: Vec<ipnet::IpNet>,
+    /// Addresses given before, by object; they stay while they are legal.
+    pub allocations: Allocations,
+}
+
+/// Which object has which addresses: what must survive a restart.
+pub type Allocations = BTreeMap<ObjectRef, Vec<IpAddr>>;
+
+/// What this node must do.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// Every frontend and what becomes of its flows.
+    pub frontends: BTreeMap<Frontend, Target>,
+    /// Addresses of objects, for status and for the next compile.
+    pub allocations: Allocations,
+    /// One per object that was considered, accepted or not.
+    pub verdicts: BTreeMap<ObjectRef, Verdict>,
+}
+
+impl Model {
+    /// The addresses that are ours.
+    #[must_use]
+    pub fn vips(&self) -> BTreeSet<IpAddr> {
+        self.frontends.keys().map(|f| f.vip).collect()
+    }
+}
+
+/// Compiles what the API says into what this node must do.
+#[must_use]
+pub fn compile(snapshot: &Snapshot, node: &Node) -> Model {
+    let slices = endpoints::SliceIndex::new(snapshot);
+    let mut claims = service::claims(snapshot);
+    claims.extend(gateway::claims(snapshot));
+    let (allocations, refusals) = ipam::assign(&claims, node);
+    let mut model = Model { allocations, verdicts: refusals.into_iter().collect(), ..Model::default() };
+    service::compile(snapshot, &slices, node, &mut model);
+    gateway::compile(snapshot, &slices, node, &mut model);
+    model
+}
+
+/// What becomes of a frontend's flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Target {
+    /// Layer 4: the programs choose a backend.
+    Endpoints(EndpointTarget),
+    /// Layer 7: the proxy decides. Its listeners are compiled apart.
+    Proxy {
+        /// The Gateway.
+        gateway: ObjectName,
+    },
+}
+
+/// The backends of a layer 4 frontend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointTarget {
+    /// The Service.
+    pub service: ObjectName,
+    /// The port's name in the Service; empty for the only one.
+    pub port_name: String,
+    /// Those that new flows may go to, distinct, in order.
+    pub backends: Vec<Backend>,
+    /// Those that keep the flows they have: they left the set but still serve.
+    pub draining: Vec<Backend>,
+    /// What happens to a new flow when `backends` is empty.
+    pub when_empty: WhenEmpty,
+    /// `sessionAffinity: ClientIP`.
+    pub affinity: bool,
+}
+
+/// What happens to a flow that has nowhere to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WhenEmpty {
+    /// TCP RST or ICMP unreachable: there is no endpoint at all.
+    Reject,
+    /// Nothing: endpoints exist, but policy keeps this node from using them, and another node may.
+    Drop,
+}
+
+/// One place where a flow can be sent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// The endpoint's address: never loopback, link-local, multicast or unspecified.
+    pub addr: IpAddr,
+    /// The endpoint's port.
+    pub port: Port,
+    /// Where it runs.
+    pub locality: Locality,
+}
+
+/// Where a backend runs, seen from this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Locality {
+    /// On this node.
+    Local,
+    /// On another node.
+    Remote,
+    /// The slice does not say; the route decides.
+    Unknown,
+}

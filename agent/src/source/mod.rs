@@ -1,0 +1,4 @@
+//! Where objects come from: watches what the model needs and emits a [`Snapshot`] once everything has been read once.
+pub mod snapshot;
+
+pub use snapshot::Snapshot;

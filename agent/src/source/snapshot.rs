@@ -1,0 +1,36 @@
+//! Everything that the API (or the manifests directory) says, at one moment.
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::api::{EndpointSlice, Gateway, HttpRoute, ObjectName, Service};
+
+/// Immutable, indexed by kind and name. Cheap to clone: objects are shared with the snapshot before.
+///
+/// # Design
+/// Objects are `Arc`s that keep their identity while the object does not change, so that a stage may compare pointers
+/// to find what an event touched.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Services.
+    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    /// EndpointSlices.
+    pub slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
+    /// Gateways.
+    pub gateways: BTreeMap<ObjectName, Arc<Gateway>>,
+    /// HTTPRoutes.
+    pub http_routes: BTreeMap<ObjectName, Arc<HttpRoute>>,
+    /// What could not be read. The objects last read from there, if any, are still in the maps above.
+    pub faults: Vec<Fault>,
+}
+
+/// Something that could not be read: a file, a document in it, a watch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// The file, or the resource.
+    pub origin: String,
+    /// The line in the file, from 1.
+    pub line: Option<u64>,
+    /// What was found and what was wanted.
+    pub reason: String,
+}

@@ -1,0 +1,426 @@
+//! Map names, keys, values, flags and limits: the interface between the programs and the agent.
+//!
+//! Every type here is `repr(C)` without padding (the `Pod` derive refuses padding), and its size is asserted. A change
+//! of any of them, or of a map's capacity, is a new [`LAYOUT`]: the snapshot in `tests/abi.rs` says so when forgotten.
+use bytemuck::{Pod, Zeroable};
+
+/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v1`).
+pub const LAYOUT: u32 = 1;
+
+/// Names of the maps, as pinned and as `bpftool` shows them.
+pub mod map {
+    /// [`FrontendKey`](super::FrontendKey) -> [`Frontend`](super::Frontend), hash.
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// `u32` backend id -> [`Backend`](super::Backend), hash.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// `u32` chunk index -> [`TableChunk`](super::TableChunk), array.
+    pub const TABLES: &str = "TABLES";
+    /// [`Addr`](super::Addr) -> [`Vip`](super::Vip), hash: the addresses that are ours.
+    pub const VIPS: &str = "VIPS";
+    /// [`CtKey`](super::CtKey) -> [`CtEntry`](super::CtEntry), LRU hash.
+    pub const CONNTRACK: &str = "CONNTRACK";
+    /// `u32` frontend id -> [`Counters`](super::Counters), per-CPU array.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// [`Reason`](super::Reason) as `u32` -> `u64` packets, per-CPU array.
+    pub const REASONS: &str = "REASONS";
+    /// `u32` ifindex -> [`Uplink`](super::Uplink), hash: the interfaces that lead to clients and other nodes.
+    pub const UPLINKS: &str = "UPLINKS";
+    /// `0` -> [`Settings`](super::Settings), array.
+    pub const SETTINGS: &str = "SETTINGS";
+    /// `0` -> [`Bucket`](super::Bucket), per-CPU array: the limit on generated replies.
+    pub const REJECTS: &str = "REJECTS";
+    /// [`PROXY_TCP`](super::PROXY_TCP) -> the proxy's listening socket, sockmap.
+    pub const PROXY: &str = "PROXY";
+    /// Every map, in the order in which they are created.
+    pub const ALL: [&str; 11] =
+        [FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY];
+}
+
+/// Names of the programs in the object.
+pub mod program {
+    /// XDP, on each uplink: flows whose backend is on another node, in both directions.
+    pub const XDP: &str = "sluice_xdp";
+    /// TC ingress, on each uplink: everything XDP passed, and all of it where XDP is not available.
+    pub const INGRESS: &str = "sluice_ingress";
+    /// TC egress, on each uplink: replies of backends on this node.
+    pub const EGRESS: &str = "sluice_egress";
+    /// `sk_lookup`, in the node's network namespace: hands layer 7 frontends to the proxy's socket.
+    pub const LOOKUP: &str = "sluice_lookup";
+    /// XDP that passes everything: what a veth peer needs before it takes frames from `XDP_TX`; tests and benches.
+    pub const PASS: &str = "sluice_pass";
+}
+
+/// Frontends at most; one is a VIP, a port and a protocol.
+pub const MAX_FRONTENDS: u32 = 65_536;
+/// Backends at most, counted once however many frontends choose them.
+pub const MAX_BACKENDS: u32 = 131_072;
+/// Owned VIPs at most.
+pub const MAX_VIPS: u32 = 65_536;
+/// Chunks of lookup table at most: 4,194,304 slots, 16 MiB.
+pub const MAX_CHUNKS: u32 = 262_144;
+/// Slots in one [`TableChunk`].
+pub const CHUNK_SLOTS: u32 = 16;
+/// Conntrack entries at most; a flow has two, the least recently used are evicted.
+pub const MAX_CONNTRACK: u32 = 262_144;
+/// Uplinks at most.
+pub const MAX_UPLINKS: u32 = 64;
+/// Key in the sockmap of the proxy's TCP listener.
+pub const PROXY_TCP: u32 = 0;
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// An address: IPv6, or IPv4 as IPv4-mapped IPv6 (`::ffff:a.b.c.d`).
+///
+/// Order: network.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+pub struct Addr(pub [u8; 16]);
+
+/// What a client dials.
+///
+/// Order: address network, port host.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+pub struct FrontendKey {
+    /// The VIP.
+    pub vip: Addr,
+    /// The port, host order.
+    pub port: u16,
+    /// [`TCP`] or [`UDP`].
+    pub proto: u8,
+    /// 4 or 6.
+    pub family: u8,
+}
+
+/// What to do with the flows of a frontend.
+///
+/// Shape: one per [`FrontendKey`]; replaced whole, which publishes a new table at once.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Frontend {
+    /// Index into the counters; stable while the frontend lives.
+    pub id: u32,
+    /// First chunk of the lookup table.
+    pub table_chunk: u32,
+    /// Slots in the lookup table; 0 when there is no backend.
+    pub table_slots: u32,
+    /// Distinct backends in the table, for people.
+    pub backends: u32,
+    /// `FRONTEND_*` bits.
+    pub flags: u32,
+}
+
+/// The frontend's flows belong to the proxy: the L4 programs pass them, `sk_lookup` steers them.
+pub const FRONTEND_PROXY: u32 = 1;
+/// No backend here may serve, others may: drop without an answer (`externalTrafficPolicy: Local`).
+pub const FRONTEND_DROP: u32 = 2;
+/// Choose by the client's address alone (`sessionAffinity: ClientIP`).
+pub const FRONTEND_AFFINITY: u32 = 4;
+
+/// One place where a flow can be sent.
+///
+/// Shape: one per backend id, ids are stable while the backend lives. Order: address network, port host.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
+pub struct Backend {
+    /// The endpoint's address.
+    pub addr: Addr,
+    /// The endpoint's port, host order.
+    pub port: u16,
+    /// `BACKEND_*` bits.
+    pub flags: u16,
+}
+
+/// The endpoint is on this node: never change the source address.
+pub const BACKEND_LOCAL: u16 = 1;
+/// The endpoint is on another node: replies must return through this one. Neither bit: the route decides.
+pub const BACKEND_REMOTE: u16 = 2;
+
+/// Sixteen slots of a Maglev table, each a backend id; 0 is no backend.
+///
+/// # Design
+/// An array of chunks, not of slots: publishing a table costs a sixteenth of the system calls.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct TableChunk {
+    /// Backend ids.
+    pub ids: [u32; CHUNK_SLOTS as usize],
+}
+
+/// An address that is ours.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Vip {
+    /// `VIP_*` bits.
+    pub flags: u32,
+    /// Frontends on this address, for people.
+    pub frontends: u32,
+}
+
+/// Answer ICMP echo for this address.
+pub const VIP_ECHO: u32 = 1;
+/// Reject TCP and UDP to ports that no frontend names.
+pub const VIP_REJECT: u32 = 2;
+
+/// Source and destination of a packet.
+///
+/// Order: addresses network, ports host.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+pub struct Tuple {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port, host order.
+    pub src_port: u16,
+    /// Destination port, host order.
+    pub dst_port: u16,
+}
+
+/// A flow in one direction, as its packets arrive.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+pub struct CtKey {
+    /// What the packet carries.
+    pub tuple: Tuple,
+    /// [`TCP`] or [`UDP`].
+    pub proto: u8,
+    /// [`CT_REQUEST`] or [`CT_REPLY`].
+    pub dir: u8,
+    /// Always 0.
+    pub pad: [u8; 2],
+}
+
+/// From the client to the VIP.
+pub const CT_REQUEST: u8 = 0;
+/// From the backend to the client, or to this node where the source was changed.
+pub const CT_REPLY: u8 = 1;
+
+/// The remembered choice for a flow, in one direction.
+///
+/// Shape: [`CtKey`] -> `CtEntry`, LRU, [`MAX_CONNTRACK`] rows, two per tracked flow. Units: nanoseconds since boot,
+/// coarse clock. Order: addresses network, ports host. Source: RFC 4787 REQ-5 and RFC 5382 REQ-5 for timeouts.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct CtEntry {
+    /// When a packet in this direction was last seen; refreshed at most once in [`CT_REFRESH_NS`].
+    pub seen: u64,
+    /// When the flow began.
+    pub created: u64,
+    /// What the packet shall carry when it leaves.
+    pub to: Tuple,
+    /// The frontend's id, for the counters.
+    pub frontend: u32,
+    /// The backend's id, for the sweep.
+    pub backend: u32,
+    /// `CT_*` flag bits.
+    pub flags: u32,
+}
+
+/// The source was changed to this node's address.
+pub const CT_SNAT: u32 = 1;
+/// The backend has answered. Kept on the request entry.
+pub const CT_REPLIED: u32 = 2;
+/// The client has sent FIN. Kept on both entries.
+pub const CT_FIN_CLIENT: u32 = 4;
+/// The backend has sent FIN. Kept on both entries.
+pub const CT_FIN_BACKEND: u32 = 8;
+/// Either side has sent RST. Kept on both entries.
+pub const CT_RST: u32 = 16;
+
+/// How stale `seen` may be before a packet refreshes it: a busy flow must not write the entry with every packet.
+pub const CT_REFRESH_NS: u64 = 250_000_000;
+/// Idle time after which an established TCP flow is forgotten (RFC 5382: two hours and four minutes at least).
+pub const CT_TCP_ESTABLISHED_NS: u64 = 8_000 * 1_000_000_000;
+/// Idle time after which a TCP flow without an answer is forgotten.
+pub const CT_TCP_OPENING_NS: u64 = 60 * 1_000_000_000;
+/// Idle time after which a closed TCP flow is forgotten: the host's TIME-WAIT.
+pub const CT_TCP_CLOSED_NS: u64 = 60 * 1_000_000_000;
+/// Idle time after which a UDP flow that was answered is forgotten.
+pub const CT_UDP_REPLIED_NS: u64 = 180 * 1_000_000_000;
+/// Idle time after which a UDP flow without an answer is forgotten.
+pub const CT_UDP_ONEWAY_NS: u64 = 30 * 1_000_000_000;
+
+/// What one CPU has counted for a frontend. Request: client to backend; reply: backend to client.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Counters {
+    /// Flows begun.
+    pub flows: u64,
+    /// Packets from clients.
+    pub request_packets: u64,
+    /// Bytes from clients, from the Ethernet header on.
+    pub request_bytes: u64,
+    /// Packets from backends.
+    pub reply_packets: u64,
+    /// Bytes from backends, from the Ethernet header on.
+    pub reply_bytes: u64,
+    /// Packets refused or dropped; the reasons are counted apart.
+    pub dropped_packets: u64,
+}
+
+/// An interface that leads to clients and to other nodes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Uplink {
+    /// The node's IPv4 address there, IPv4-mapped; all zero where it has none.
+    pub v4: Addr,
+    /// The node's global IPv6 address there; all zero where it has none.
+    pub v6: Addr,
+    /// Always 0.
+    pub flags: u32,
+}
+
+/// Settings that may change while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Settings {
+    /// First source port for flows whose source is changed, host order.
+    pub snat_first: u16,
+    /// Last of these, inclusive, host order.
+    pub snat_last: u16,
+    /// RST and ICMP unreachable that one CPU may generate in a second.
+    pub reject_rate: u32,
+}
+
+/// A token bucket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Bucket {
+    /// Nanoseconds since boot when it was last filled.
+    pub filled: u64,
+    /// Whole replies left.
+    pub tokens: u64,
+}
+
+/// Why a packet was not forwarded as a frontend's flow. Index into the map of reasons.
+///
+/// Only packets for an owned VIP, or of a tracked flow, are counted; foreign traffic passes without a trace.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// A header is cut off, or a length contradicts the frame. Dropped.
+    Malformed = 0,
+    /// A fragment: without ports it belongs to no flow. Dropped.
+    Fragment = 1,
+    /// An IPv6 extension header that is not skipped. Dropped.
+    ExtensionHeader = 2,
+    /// Neither TCP, UDP nor ICMP echo. Dropped.
+    Protocol = 3,
+    /// The frontend has no backend at all. Answered with RST or ICMP unreachable.
+    NoBackend = 4,
+    /// The frontend has backends, none of which may serve here. Dropped.
+    NoLocalBackend = 5,
+    /// No frontend at this port of an owned VIP. Answered with RST or ICMP unreachable.
+    NoFrontend = 6,
+    /// An answer was due, the limit on answers was reached. Dropped.
+    RejectLimited = 7,
+    /// A table names a backend that the map does not hold. Dropped: a defect of the agent.
+    BackendMissing = 8,
+    /// No free source port towards the backend. Dropped.
+    SnatExhausted = 9,
+    /// Conntrack refused an entry. Dropped.
+    ConntrackFull = 10,
+    /// No route to the backend. Dropped.
+    NoRoute = 11,
+    /// The packet's time to live ended here. Dropped.
+    TtlExpired = 12,
+    /// Larger than the way to the backend allows. Dropped.
+    TooBig = 13,
+    /// A rewrite failed. Dropped.
+    Rewrite = 14,
+    /// The endpoint is an owned VIP: a loop. Dropped.
+    Loop = 15,
+    /// ICMP echo answered. Not a drop.
+    EchoReplied = 16,
+    /// The uplink has no address of the flow's family to use as a source. Dropped.
+    NoSource = 17,
+}
+
+impl Reason {
+    /// Entries in the map of reasons.
+    pub const CAPACITY: u32 = 32;
+    /// Every reason, in the order of its index.
+    pub const ALL: [Self; 18] = [
+        Self::Malformed,
+        Self::Fragment,
+        Self::ExtensionHeader,
+        Self::Protocol,
+        Self::NoBackend,
+        Self::NoLocalBackend,
+        Self::NoFrontend,
+        Self::RejectLimited,
+        Self::BackendMissing,
+        Self::SnatExhausted,
+        Self::ConntrackFull,
+        Self::NoRoute,
+        Self::TtlExpired,
+        Self::TooBig,
+        Self::Rewrite,
+        Self::Loop,
+        Self::EchoReplied,
+        Self::NoSource,
+    ];
+    /// The name in logs, metrics and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Fragment => "fragment",
+            Self::ExtensionHeader => "extension_header",
+            Self::Protocol => "protocol",
+            Self::NoBackend => "no_backend",
+            Self::NoLocalBackend => "no_local_backend",
+            Self::NoFrontend => "no_frontend",
+            Self::RejectLimited => "reject_limited",
+            Self::BackendMissing => "backend_missing",
+            Self::SnatExhausted => "snat_exhausted",
+            Self::ConntrackFull => "conntrack_full",
+            Self::NoRoute => "no_route",
+            Self::TtlExpired => "ttl_expired",
+            Self::TooBig => "too_big",
+            Self::Rewrite => "rewrite",
+            Self::Loop => "loop",
+            Self::EchoReplied => "echo_replied",
+            Self::NoSource => "no_source",
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<FrontendKey>() == 20);
+    assert!(size_of::<Frontend>() == 20);
+    assert!(size_of::<Backend>() == 20);
+    assert!(size_of::<TableChunk>() == 64);
+    assert!(size_of::<Vip>() == 8);
+    assert!(size_of::<Tuple>() == 36);
+    assert!(size_of::<CtKey>() == 40);
+    assert!(size_of::<CtEntry>() == 64);
+    assert!(size_of::<Counters>() == 48);
+    assert!(size_of::<Uplink>() == 36);
+    assert!(size_of::<Settings>() == 8);
+    assert!(size_of::<Bucket>() == 16);
+};
+
+impl Addr {
+    /// No address.
+    pub const NONE: Self = Self([0; 16]);
+
+    /// An IPv4 address from its four bytes as on the wire.
+    #[must_use]
+    #[inline(always)]
+    pub const fn v4(o: [u8; 4]) -> Self {
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
+    }
+
+    /// The four bytes of an IPv4 address; of an IPv6 address, the last four.
+    #[must_use]
+    #[inline(always)]
+    pub const fn last4(&self) -> [u8; 4] {
+        [self.0[12], self.0[13], self.0[14], self.0[15]]
+    }
+}

@@ -1,0 +1,3 @@
+//! Placeholder entry until the programs land.
+#![no_std]
+#![no_main]

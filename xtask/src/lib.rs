@@ -1,0 +1,2 @@
+//! What `cargo xtask` does and `agent/build.rs` shares.
+pub mod ebpf;
