@@ -17,6 +17,7 @@ use crate::{
     api::{
         EndpointSlice, ObjectName, Service,
         endpoint_slice::{Endpoint, EndpointConditions, HintedName},
+        service::ServicePort,
     },
     source::Snapshot,
 };
@@ -114,11 +115,21 @@ impl Selected {
 /// Selects the endpoints of one Service port. `port_name` is the port's name in the Service, "" for an unnamed one.
 #[must_use]
 pub fn select(slices: &SliceIndex, service: &Service, port_name: &str, family: Family, node: &Node) -> Selected {
-    let Some(port) = service.spec.ports.iter().find(|p| p.name == port_name) else {
-        return Selected::default();
-    };
-    let (candidates, skipped) =
-        merge(slices.of(&service.metadata.object_name()), port_name, port.protocol(), family, node);
+    let port = service.spec.ports.iter().find(|p| p.name == port_name);
+    port.map_or_else(Selected::default, |port| select_port(slices, service, port, family, node))
+}
+
+/// As [`select`], for a port at hand.
+#[must_use]
+pub fn select_port(
+    slices: &SliceIndex,
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    node: &Node,
+) -> Selected {
+    let slices = slices.of(&service.metadata.object_name());
+    let (candidates, skipped) = merge(slices, &port.name, port.protocol(), family, node);
     let topology = Topology::of(&candidates, node);
     let pick = |wanted: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<Backend> {
         candidates.iter().filter(|(_, c)| wanted(c)).map(|(at, c)| c.backend(*at)).collect()
