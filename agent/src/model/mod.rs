@@ -6,6 +6,7 @@ pub mod addr;
 pub mod endpoints;
 pub mod gateway;
 pub mod ipam;
+pub mod pool;
 pub mod service;
 pub mod verdict;
 
