@@ -163,6 +163,7 @@ fn build_client(client: &Namespace) -> anyhow::Result<()> {
     client.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
     client.sysctl("net/ipv4/ip_local_port_range", "10000 65535")?;
     client.net(async |net| {
+        net.up(UPLINK).await?;
         net.address(UPLINK, addr::CLIENT_V4.into(), 24).await?;
         net.address(UPLINK, addr::CLIENT_V6.into(), 64).await?;
         for node in [1, 2] {
@@ -184,6 +185,7 @@ fn build_node(space: &Namespace, node: u8) -> anyhow::Result<()> {
     space.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
     let other = 3 - node;
     space.net(async |net| {
+        net.up(UPLINK).await?;
         net.address(UPLINK, addr::node_v4(node).into(), 24).await?;
         net.address(UPLINK, addr::node_v6(node).into(), 64).await?;
         net.route(addr::pods_v4(other).into(), 24, UPLINK, Some(addr::node_v4(other).into())).await?;
@@ -205,6 +207,7 @@ fn build_pod(run: &Run, node: &Namespace, pod: &PodSpec, n: u8) -> anyhow::Resul
         net.route(v6, 128, &host, None).await
     })?;
     space.net(async |net| {
+        net.up(UPLINK).await?;
         net.address(UPLINK, v4, 32).await?;
         net.address(UPLINK, v6, 128).await?;
         net.route(gateway_v4, 32, UPLINK, None).await?;

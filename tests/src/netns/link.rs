@@ -94,13 +94,14 @@ impl Net {
         self.handle.link().add(bridge).execute().await.with_context(|| format!("add bridge {name}"))
     }
 
-    /// Adds a veth pair, both ends up: `name` here (a port of the bridge `master`, where given), `peer` there.
+    /// Adds a veth pair: `name` here, up (a port of the bridge `master`, where given), and `peer` there, down.
     ///
     /// # Errors
     /// A name is taken.
     pub async fn veth(&self, name: &str, master: Option<&str>, peer: &str, there: &Namespace) -> anyhow::Result<()> {
         let file = std::fs::File::open(there.path()).with_context(|| format!("open namespace {}", there.name()))?;
-        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(peer).setns_by_fd(file.as_raw_fd()).up().build();
+        // Not up yet: while the pair is half made the kernel refuses that (ENOTCONN).
+        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(peer).setns_by_fd(file.as_raw_fd()).build();
         let mut link = LinkVeth::new(name, "").set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).up();
         if let Some(master) = master {
             link = link.controller(self.index(master).await?);
