@@ -12,5 +12,6 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod datapath;
 pub mod model;
 pub mod source;

@@ -1,1 +1,2 @@
 //! The harness of the integration tests: namespaces, packets, agents, clients.
+pub mod netns;
