@@ -13,4 +13,5 @@
 
 pub mod api;
 pub mod model;
+pub mod proxy;
 pub mod source;
