@@ -4,6 +4,8 @@
 //! are ordered: same input, same output.
 pub mod addr;
 pub mod endpoints;
+#[cfg(test)]
+mod fixture;
 pub mod gateway;
 pub mod ipam;
 pub mod pool;
