@@ -5,6 +5,8 @@
 pub mod addr;
 pub mod endpoints;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
 pub mod gateway;
 pub mod http;
 pub mod ipam;
