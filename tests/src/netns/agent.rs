@@ -3,9 +3,11 @@
 //! The binary is `$SLUICE_BIN`, else `sluice` beside this executable's profile directory. Its log goes to a file, and to
 //! standard error when the test that owns it panics.
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
+    net::IpAddr,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -136,7 +138,8 @@ impl Agent {
         let log = File::options().create(true).append(true).open(self.log_path()).context("open the agent's log")?;
         let mut command = Command::new(binary()?);
         command.arg("agent").args(self.arguments()).stdin(Stdio::null());
-        command.stdout(log.try_clone()?).stderr(log);
+        // A group of its own: ^C in a terminal is for us, who then end it.
+        command.stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = self.space.enter(|| command.spawn()).context("start the agent")?;
         self.child = Some(child);
         Ok(())
@@ -203,6 +206,17 @@ impl Agent {
         let (status, log) = self.wait_end()?;
         anyhow::ensure!(status.success(), "the agent ended with {status}:\n{log}");
         Ok(())
+    }
+
+    /// The addresses of an object, `Service default/web`, as the agent has written them down for its next start.
+    ///
+    /// # Errors
+    /// It has none yet.
+    pub fn addresses(&self, object: &str) -> anyhow::Result<Vec<IpAddr>> {
+        let path = self.dir.join("state/allocations.json");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let all: BTreeMap<String, Vec<IpAddr>> = serde_json::from_str(&text).context("read the allocations")?;
+        all.get(object).cloned().with_context(|| format!("{object} has no address: {text}"))
     }
 
     /// The process, if it runs.
