@@ -1,28 +1,35 @@
 //! `metadata`, and the names that objects are known by.
 use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::wire::or_default;
 
 /// `metadata`, as far as it is read. Source: `meta/v1 ObjectMeta`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectMeta {
     /// The object's name.
+    #[serde(deserialize_with = "or_default")]
     pub name: String,
     /// Its namespace; `default` where the manifest has none.
-    #[serde(default = "default_namespace")]
+    #[serde(default = "default_namespace", deserialize_with = "namespace")]
     pub namespace: String,
     /// Its identity; empty in manifests.
+    #[serde(deserialize_with = "or_default")]
     pub uid: String,
     /// When it was created, RFC 3339; empty in manifests. Compares as text.
     pub creation_timestamp: Option<String>,
     /// When its deletion was asked for.
     pub deletion_timestamp: Option<String>,
     /// Counts changes of `spec`; 0 in manifests.
+    #[serde(deserialize_with = "or_default")]
     pub generation: i64,
     /// Labels.
+    #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
     /// Annotations.
+    #[serde(deserialize_with = "or_default")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -30,6 +37,12 @@ pub struct ObjectMeta {
 #[must_use]
 pub fn default_namespace() -> String {
     "default".to_owned()
+}
+
+/// Reads a namespace; `null` and "" are [`default_namespace`].
+fn namespace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let written = Option::<String>::deserialize(deserializer)?;
+    Ok(written.filter(|ns| !ns.is_empty()).unwrap_or_else(default_namespace))
 }
 
 impl ObjectMeta {

@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod http_route;
 pub mod meta;
 pub mod service;
+pub mod wire;
 
 pub use endpoint_slice::EndpointSlice;
 pub use gateway::Gateway;

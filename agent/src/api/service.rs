@@ -1,12 +1,129 @@
 //! `Service`, as far as it is read.
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use super::meta::ObjectMeta;
+use super::{meta::ObjectMeta, wire::or_default};
 
-/// A `Service`.
+/// A `Service`. Source: `v1 Service`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Service {
     /// Name, labels and so on.
+    #[serde(deserialize_with = "or_default")]
     pub metadata: ObjectMeta,
+    /// What is wanted.
+    #[serde(deserialize_with = "or_default")]
+    pub spec: ServiceSpec,
+    /// What is shown to others.
+    #[serde(deserialize_with = "or_default")]
+    pub status: ServiceStatus,
+}
+
+/// `spec`, as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`; empty is `ClusterIP`.
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub type_: String,
+    /// The cluster's own address, or `None` for a headless Service.
+    #[serde(rename = "clusterIP", deserialize_with = "or_default")]
+    pub cluster_ip: String,
+    /// The ports.
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<ServicePort>,
+    /// Whose Service this is; none is the default implementation's.
+    pub load_balancer_class: Option<String>,
+    /// The address asked for; deprecated, but in use.
+    #[serde(rename = "loadBalancerIP", deserialize_with = "or_default")]
+    pub load_balancer_ip: String,
+    /// The sources that may connect; empty is all.
+    #[serde(deserialize_with = "or_default")]
+    pub load_balancer_source_ranges: Vec<String>,
+    /// `IPv4` and `IPv6`, the first is the primary one.
+    #[serde(deserialize_with = "or_default")]
+    pub ip_families: Vec<String>,
+    /// `SingleStack`, `PreferDualStack` or `RequireDualStack`; empty is `SingleStack`.
+    #[serde(deserialize_with = "or_default")]
+    pub ip_family_policy: String,
+    /// `Cluster` or `Local`; empty is `Cluster`.
+    #[serde(deserialize_with = "or_default")]
+    pub external_traffic_policy: String,
+    /// `None` or `ClientIP`; empty is `None`.
+    #[serde(deserialize_with = "or_default")]
+    pub session_affinity: String,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePort {
+    /// Its name, which the slices repeat; empty for the only one.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    /// The port that clients dial.
+    #[serde(deserialize_with = "or_default")]
+    pub port: i64,
+    /// `TCP`, `UDP` or `SCTP`; empty is `TCP`.
+    #[serde(deserialize_with = "or_default")]
+    pub protocol: String,
+    /// The pods' port; the slices hold what it resolves to.
+    pub target_port: Option<IntOrString>,
+    /// What is spoken there.
+    pub app_protocol: Option<String>,
+}
+
+impl ServicePort {
+    /// The protocol; `TCP` where none is written.
+    #[must_use]
+    pub fn protocol(&self) -> &str {
+        if self.protocol.is_empty() { "TCP" } else { &self.protocol }
+    }
+}
+
+/// A number or a name. Source: `IntOrString`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum IntOrString {
+    /// A number.
+    Int(i64),
+    /// A name.
+    String(String),
+}
+
+impl fmt::Display for IntOrString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(n) => n.fmt(f),
+            Self::String(s) => s.fmt(f),
+        }
+    }
+}
+
+/// `status`, as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// The load balancer's part.
+    #[serde(deserialize_with = "or_default")]
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// `status.loadBalancer`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerStatus {
+    /// The addresses.
+    #[serde(deserialize_with = "or_default")]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+/// One entry of `status.loadBalancer.ingress`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerIngress {
+    /// The address; empty for an entry that has a host name.
+    #[serde(deserialize_with = "or_default")]
+    pub ip: String,
 }

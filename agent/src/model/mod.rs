@@ -6,6 +6,7 @@ pub mod addr;
 pub mod endpoints;
 pub mod gateway;
 pub mod ipam;
+pub mod pool;
 pub mod service;
 pub mod verdict;
 
@@ -40,6 +41,8 @@ pub type Allocations = BTreeMap<ObjectRef, Vec<IpAddr>>;
 /// What this node must do.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
+    /// Counts models; set by the stage that compiles, 0 before the first.
+    pub rev: u64,
     /// Every frontend and what becomes of its flows.
     pub frontends: BTreeMap<Frontend, Target>,
     /// Addresses of objects, for status and for the next compile.

@@ -1,15 +1,232 @@
 //! Services of type LoadBalancer -> claims for addresses, frontends and their backends.
-use super::{Model, Node, endpoints::SliceIndex, ipam::Claim};
-use crate::source::Snapshot;
+//!
+//! A port that cannot be programmed is left out and named in the verdict; the others work. The same `VIP:port` claimed
+//! twice belongs to the older object, then to the lesser name.
+mod demand;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
+};
+
+pub use demand::CLASS;
+use demand::Demand;
+
+use super::{
+    EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
+    endpoints::{self, Family, SliceIndex},
+    ipam::{self, Claim},
+};
+use crate::{
+    api::{Service, service::ServicePort},
+    source::Snapshot,
+};
+
+/// Ports of one Service at most; one that has more gets no frontend at all.
+pub const MAX_PORTS: usize = 100;
+
+/// Annotations under this prefix are ours; an unknown one is a typing error.
+const ANNOTATION_PREFIX: &str = "sluice.dev/";
 
 /// What the Services that are ours claim.
 #[must_use]
 pub fn claims(snapshot: &Snapshot) -> Vec<Claim> {
-    let _ = snapshot;
-    Vec::new()
+    let claim = |service: &std::sync::Arc<Service>| match Demand::of(service) {
+        Demand::Addresses(claim) => Some(claim),
+        Demand::Nothing(_) | Demand::Impossible(_) => None,
+    };
+    snapshot.services.values().filter_map(claim).collect()
 }
 
 /// Adds the frontends of the Services that are ours, at the addresses in `model.allocations`.
 pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mut Model) {
-    let _ = (snapshot, slices, node, model);
+    let vips = model.allocations.values().flatten().copied().collect();
+    let context = Context { slices, node, vips };
+    let mut services = snapshot.services.values().collect::<Vec<_>>();
+    // Stable, and the map is in the order of names.
+    services.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
+    for service in services {
+        let object = ObjectRef::new("Service", service.metadata.object_name());
+        let verdict = match Demand::of(service) {
+            Demand::Nothing(verdict) | Demand::Impossible(verdict) => verdict,
+            Demand::Addresses(_) => match model.allocations.get(&object) {
+                Some(addrs) => context.program(service, &addrs.clone(), &mut model.frontends),
+                // Refused by `ipam::assign`, which has said why.
+                None => continue,
+            },
+        };
+        model.verdicts.insert(object, verdict);
+    }
+}
+
+/// What is the same for all Services.
+struct Context<'a> {
+    slices: &'a SliceIndex,
+    node: &'a Node,
+    /// Every address given to anybody.
+    vips: BTreeSet<IpAddr>,
+}
+
+impl Context<'_> {
+    /// Adds the frontends of one Service and says what became of it.
+    fn program(&self, service: &Service, vips: &[IpAddr], frontends: &mut BTreeMap<Frontend, Target>) -> Verdict {
+        let mut report = Report::default();
+        let ports = usable_ports(service, &mut report);
+        for vip in vips {
+            if !admits_all_sources(service, *vip) {
+                let ranges = service.spec.load_balancer_source_ranges.join(", ");
+                let text = format!("{vip}: loadBalancerSourceRanges is {ranges}, which is not enforced; want it empty");
+                report.refuse("SourceRangesUnsupported", text);
+                continue;
+            }
+            for (written, port, proto) in &ports {
+                let frontend = Frontend { vip: *vip, port: *port, proto: *proto };
+                match frontends.entry(frontend) {
+                    Entry::Occupied(known) => {
+                        let winner = owner(known.get());
+                        report.refuse("PortConflict", format!("{frontend} belongs to {winner}; want another port"));
+                    }
+                    Entry::Vacant(free) => {
+                        free.insert(Target::Endpoints(self.target(service, written, frontend, &mut report)));
+                        report.programmed += 1;
+                    }
+                }
+            }
+        }
+        self.remark(service, vips, &mut report);
+        report.verdict()
+    }
+
+    fn target(&self, service: &Service, port: &ServicePort, at: Frontend, report: &mut Report) -> EndpointTarget {
+        let mut selected = endpoints::select_port(self.slices, service, port, Family::of(at.vip), self.node);
+        selected.exclude(&self.vips);
+        let is_local = service.spec.external_traffic_policy == "Local";
+        let exists = !selected.cluster.is_empty();
+        let (backends, draining) = if is_local {
+            let mut others = selected.cluster;
+            others.append(&mut selected.draining);
+            others.retain(|backend| selected.local.binary_search(backend).is_err());
+            others.sort_unstable();
+            (selected.local, others)
+        } else {
+            (selected.cluster, selected.draining)
+        };
+        let when_empty = if is_local && exists { WhenEmpty::Drop } else { WhenEmpty::Reject };
+        for sentence in selected.skipped {
+            report.note(sentence);
+        }
+        if backends.is_empty() {
+            report.note(match when_empty {
+                WhenEmpty::Reject => format!("{at} has no endpoint: connections are rejected"),
+                WhenEmpty::Drop => format!("{at} has no endpoint on this node: connections are dropped here"),
+            });
+        }
+        EndpointTarget {
+            service: service.metadata.object_name(),
+            port_name: port.name.clone(),
+            backends,
+            draining,
+            when_empty,
+            affinity: service.spec.session_affinity == "ClientIP",
+        }
+    }
+
+    /// Things that are odd and harm nothing.
+    fn remark(&self, service: &Service, vips: &[IpAddr], report: &mut Report) {
+        let pools = &self.node.pools;
+        for vip in vips.iter().filter(|vip| !pools.is_empty() && !pools.iter().any(|p| p.contains(*vip))) {
+            report.note(format!("{vip} is in no pool; it stays because the Service had it before"));
+        }
+        let known = [ipam::ADDRESSES, ipam::SHARING_KEY];
+        let ours = service.metadata.annotations.keys().filter(|a| a.starts_with(ANNOTATION_PREFIX));
+        for odd in ours.filter(|a| !known.contains(&a.as_str())) {
+            report.note(format!("annotation {odd} is not known; want {} or {}", known[0], known[1]));
+        }
+    }
+}
+
+/// The ports that can be programmed; the others are refused one by one.
+fn usable_ports<'a>(service: &'a Service, report: &mut Report) -> Vec<(&'a ServicePort, Port, Proto)> {
+    let ports = &service.spec.ports;
+    if ports.len() > MAX_PORTS {
+        report.refuse("TooManyPorts", format!("spec.ports has {} ports, want {MAX_PORTS} at most", ports.len()));
+        return Vec::new();
+    }
+    if ports.is_empty() {
+        report.refuse("NoPorts", "spec.ports is empty, want one port at least".to_owned());
+    }
+    let mut usable: Vec<(&ServicePort, Port, Proto)> = Vec::with_capacity(ports.len());
+    for (index, written) in ports.iter().enumerate() {
+        let place = format!("spec.ports[{index}]");
+        let proto = match written.protocol() {
+            "TCP" => Proto::Tcp,
+            "UDP" => Proto::Udp,
+            odd => {
+                report.refuse("UnsupportedProtocol", format!("{place}: protocol is {odd}, want TCP or UDP"));
+                continue;
+            }
+        };
+        let Some(port) = Port::try_new(written.port) else {
+            report.refuse("InvalidPort", format!("{place}: port is {}, want 1 to 65535", written.port));
+            continue;
+        };
+        if usable.iter().any(|(_, p, t)| (*p, *t) == (port, proto)) {
+            report.refuse("DuplicatePort", format!("{place}: {port}/{proto} is there before, want each port once"));
+        } else if usable.iter().any(|(known, ..)| known.name == written.name) {
+            let text = format!("{place}: name {:?} is there before, want a name of its own", written.name);
+            report.refuse("DuplicatePortName", text);
+        } else {
+            usable.push((written, port, proto));
+        }
+    }
+    usable
+}
+
+/// Whether every source of the VIP's family may connect.
+fn admits_all_sources(service: &Service, vip: IpAddr) -> bool {
+    let all = if vip.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let ranges = &service.spec.load_balancer_source_ranges;
+    ranges.is_empty() || ranges.iter().any(|range| range.trim() == all)
+}
+
+/// Whose a frontend is.
+fn owner(target: &Target) -> ObjectRef {
+    match target {
+        Target::Endpoints(EndpointTarget { service, .. }) => ObjectRef::new("Service", service.clone()),
+        Target::Proxy { gateway } => ObjectRef::new("Gateway", gateway.clone()),
+    }
+}
+
+/// What is found while a Service is compiled.
+#[derive(Default)]
+struct Report {
+    /// Frontends made.
+    programmed: usize,
+    /// The reason of the first refusal.
+    refused: Option<&'static str>,
+    messages: Vec<String>,
+}
+
+impl Report {
+    fn refuse(&mut self, reason: &'static str, message: String) {
+        self.refused.get_or_insert(reason);
+        self.note(message);
+    }
+
+    /// Once, however many ports and families find it.
+    fn note(&mut self, message: String) {
+        if !self.messages.contains(&message) {
+            self.messages.push(message);
+        }
+    }
+
+    fn verdict(self) -> Verdict {
+        let Self { programmed, refused, messages } = self;
+        let outcome = match refused {
+            None => Outcome::Accepted,
+            Some(_) if programmed > 0 => Outcome::Partial,
+            Some(_) => Outcome::Refused,
+        };
+        Verdict { outcome, reason: refused.unwrap_or("Accepted"), messages }
+    }
 }
