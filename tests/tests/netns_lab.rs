@@ -2,9 +2,9 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use sluice_tests::netns::{
-    Lab, LabSpec, addr, eventually,
+    Connection, Failure, Lab, LabSpec, addr, eventually,
     http::{self, Protocol},
-    load::{self, Connection, Failure},
+    load,
     namespace::NAMES,
     ping::ping,
     pod::{HTTP_PORT, OTHER_TCP_PORT, TCP_PORT, UDP_PORT},

@@ -10,10 +10,7 @@ use super::{
     stage::{ENDPOINTS, Stage, examples},
     story::Story,
 };
-use crate::netns::{
-    Agent, Lab,
-    load::{Connection, Load},
-};
+use crate::netns::{Agent, Connection, Lab, Load};
 
 /// Clients of the load, each with one connection after the other.
 const CLIENTS: usize = 4;

@@ -12,12 +12,7 @@ use super::{
     stage::{PORT, Stage},
     story::Story,
 };
-use crate::netns::{
-    addr,
-    load::{self, Connection, Failure},
-    ping::ping,
-    udp,
-};
+use crate::netns::{Connection, Failure, addr, load, ping::ping, udp};
 
 /// Connections of the first proof.
 const CONNECTIONS: usize = 1000;
