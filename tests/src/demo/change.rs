@@ -10,14 +10,14 @@ use super::{
     stage::{ENDPOINTS, Stage, examples},
     story::Story,
 };
-use crate::netns::{Agent, Connection, Lab, Load};
+use crate::netns::{Connection, Lab, Load, Maps};
 
 /// Clients of the load, each with one connection after the other.
 const CLIENTS: usize = 4;
 /// How long each part of a proof lasts.
 const PART: Duration = Duration::from_millis(1200);
-/// How often the maps' effect is looked for.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often the maps are looked at.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// Tells the chapters on change.
 pub(super) fn tell(story: &mut Story, stage: &mut Stage) {
@@ -28,10 +28,9 @@ pub(super) fn tell(story: &mut Story, stage: &mut Stage) {
         let before = load.done();
         let whole = std::fs::read_to_string(examples().join(ENDPOINTS)).context("read the endpoints")?;
         tell.say(format!("{before} connections so far; shop-2 leaves the EndpointSlice"));
-        let began = Instant::now();
         stage.agent.write_text(ENDPOINTS, &without(&whole, "shop-2"))?;
-        let took = until_backends(&stage.agent, 2).map(|()| began.elapsed())?;
-        tell.say(format!("`sluice services` shows two endpoints after {took:.0?}"));
+        let took = until_backends(stage, 2)?;
+        tell.say(format!("the maps lead to two endpoints {took:.1?} later"));
         held.exchange(1000).context("the connection that shop-2 had")?;
         tell.say("the connection that shop-2 has had goes on");
         std::thread::sleep(PART);
@@ -40,7 +39,7 @@ pub(super) fn tell(story: &mut Story, stage: &mut Stage) {
         tell.say(format!("afterwards: {after}"));
         ensure!(!after.by_pod.contains_key("shop-2"), "shop-2 still gets connections: {after}");
         stage.agent.write_text(ENDPOINTS, &whole)?;
-        until_backends(&stage.agent, 3)?;
+        until_backends(stage, 3)?;
         tell.say("shop-2 is back");
         ensure!(during.failed() == 0 && after.failed() == 0, "{during}");
         Ok(format!("{during}"))
@@ -79,17 +78,16 @@ fn held_by(lab: &Lab, to: SocketAddr, pod: &str) -> anyhow::Result<Connection> {
     anyhow::bail!("{pod} never answers")
 }
 
-/// Waits until the agent says that the Service has so many endpoints of each family.
-fn until_backends(agent: &Agent, wanted: usize) -> anyhow::Result<()> {
+/// Waits until the pinned maps lead the Service's flows to so many endpoints; returns how long that took.
+fn until_backends(stage: &Stage, wanted: usize) -> anyhow::Result<Duration> {
     let began = Instant::now();
+    let maps = Maps::open(stage.agent.bpf_dir())?;
     loop {
-        let addresses = agent.show(&["backends"])?;
-        let found = ["10.244.1.11:7000", "10.244.1.12:7000", "10.244.2.11:7000"];
-        let found = found.iter().filter(|a| addresses.contains(*a)).count();
+        let found = maps.reach(stage.shop)?.map_or(0, |b| b.len());
         if found == wanted {
-            return Ok(());
+            return Ok(began.elapsed());
         }
-        ensure!(began.elapsed() < Duration::from_secs(3), "still {found} endpoints, want {wanted}:\n{addresses}");
+        ensure!(began.elapsed() < Duration::from_secs(3), "still {found} endpoints in the maps, want {wanted}");
         std::thread::sleep(LOOK);
     }
 }
