@@ -7,7 +7,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::{datapath, model::ipam};
+use crate::{datapath, model::pool as pools};
 
 /// A load balancer for Kubernetes: addresses, eBPF forwarding and a layer 7 proxy in one binary.
 #[derive(Debug, Parser)]
@@ -185,7 +185,7 @@ impl AgentArgs {
     /// # Errors
     /// Every overlap.
     pub fn check_pools(&self) -> Result<(), ConfigError> {
-        let overlaps = ipam::check_pools(&self.pools);
+        let overlaps = pools::check_pools(&self.pools);
         if overlaps.is_empty() { Ok(()) } else { Err(ConfigError::Pools(overlaps.join("; "))) }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
@@ -62,19 +62,24 @@ impl Collector for Families {
                 Kind::Gauge => MetricType::Gauge,
             };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
+            if let [(labels, value)] = &family.samples[..]
+                && labels.is_empty()
+            {
+                encode(family.kind, *value, metric)?;
+                continue;
+            }
             for (labels, value) in &family.samples {
-                let mut encode = |to| match family.kind {
-                    Kind::Counter => ConstCounter::new(*value).encode(to),
-                    Kind::Gauge => ConstGauge::new(*value).encode(to),
-                };
-                if labels.is_empty() {
-                    encode(metric.encode_family(&[] as &[(&str, String); 0])?)?;
-                } else {
-                    encode(metric.encode_family(labels)?)?;
-                }
+                encode(family.kind, *value, metric.encode_family(labels)?)?;
             }
         }
         Ok(())
+    }
+}
+
+fn encode(kind: Kind, value: f64, to: MetricEncoder<'_>) -> fmt::Result {
+    match kind {
+        Kind::Counter => ConstCounter::new(value).encode(to),
+        Kind::Gauge => ConstGauge::new(value).encode(to),
     }
 }
 
@@ -98,8 +103,7 @@ mod tests {
     fn a_family_has_help_type_suffix_and_escaped_labels() {
         let samples = vec![(vec![("name", "a\"b".to_owned())], 3.0)];
         let text = exposition(vec![Family { name: "sluice_x", kind: Kind::Counter, help: "Things", samples }]);
-        let expected =
-            "# HELP sluice_x Things.\n# TYPE sluice_x counter\nsluice_x_total{name=\"a\\\"b\"} 3.0\n# EOF\n";
+        let expected = "# HELP sluice_x Things\n# TYPE sluice_x counter\nsluice_x_total{name=\"a\\\"b\"} 3.0\n# EOF\n";
         assert_eq!(text.unwrap(), expected);
     }
 
