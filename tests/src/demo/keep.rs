@@ -26,7 +26,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Hands everything over to a process of its own and prints what to try.
 pub(super) fn leave(stage: Stage) -> anyhow::Result<()> {
     use std::os::unix::process::CommandExt as _;
-    let Stage { agent, lab, shop, shop_v6, front } = stage;
+    let front = stage.front()?;
+    let Stage { agent, lab, shop, shop_v6, .. } = stage;
     let (id, dir, pins) = (lab.run().id().to_owned(), lab.dir(), agent.bpf_dir().to_owned());
     let (client, socket, manifests) = (lab.client.name().to_owned(), agent.socket(), agent.manifests());
     let sluice = crate::netns::agent::binary()?;

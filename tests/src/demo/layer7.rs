@@ -24,7 +24,7 @@ pub(super) fn tell(story: &mut Story, stage: &Stage) {
         let request = client::with(client::get("shop.example", "/basket"), "x-sandbox", "alice");
         let replies = ask(stage, &request, WITH_HEADER)?;
         let versions = versions(&replies)?;
-        tell.say(format!("GET http://shop.example/basket with X-Sandbox: alice, at {}", stage.front));
+        tell.say(format!("GET http://shop.example/basket with X-Sandbox: alice, at {}", stage.front()?));
         let seen = replies[0].seen();
         tell.say(format!("the pod saw X-Forwarded-For: {:?}", seen.headers.get("x-forwarded-for")));
         ensure!(versions.keys().eq(["alice"]), "other versions answered too: {versions:?}");
@@ -45,7 +45,7 @@ pub(super) fn tell(story: &mut Story, stage: &Stage) {
         Ok(format!("v1 {}, v2 {} of {WITHOUT}", versions["v1"], versions["v2"]))
     });
     story.chapter("a host that no route names", |tell| {
-        let reply = client::send(&stage.lab.client, stage.front, Protocol::H2c, client::get("other.example", "/"))?;
+        let reply = client::send(&stage.lab.client, stage.front()?, Protocol::H2c, client::get("other.example", "/"))?;
         tell.say(format!("GET http://other.example/ over h2c: {}", reply.status));
         ensure!(reply.status == 404, "wanted 404, got {}", reply.status);
         Ok("404, over HTTP/2 as well".to_owned())
@@ -57,7 +57,7 @@ fn ask(stage: &Stage, request: &Request<Bytes>, n: usize) -> anyhow::Result<Vec<
     let mut replies = Vec::with_capacity(n);
     while replies.len() < n {
         let batch = vec![request.clone(); PER_CONNECTION.min(n - replies.len())];
-        replies.extend(client::send_all(&stage.lab.client, stage.front, Protocol::Http1, batch)?);
+        replies.extend(client::send_all(&stage.lab.client, stage.front()?, Protocol::Http1, batch)?);
     }
     Ok(replies)
 }

@@ -29,8 +29,8 @@ pub(super) struct Stage {
     pub(super) shop: SocketAddr,
     /// The Service's IPv6 address and port.
     pub(super) shop_v6: SocketAddr,
-    /// The Gateway's address and port.
-    pub(super) front: SocketAddr,
+    /// The Gateway's address and port; none when it was not given one, which the chapters on layer 7 then say.
+    pub(super) front: Option<SocketAddr>,
 }
 
 impl Stage {
@@ -66,20 +66,26 @@ impl Stage {
                 }
             }
         };
-        let (shop, front) = (addresses(SHOP)?, addresses(FRONT)?);
+        let (shop, front) = (addresses(SHOP)?, addresses(FRONT).unwrap_or_default());
         let of = |all: &[IpAddr], v6: bool| all.iter().copied().find(|a| a.is_ipv6() == v6);
         let stage = Self {
             shop: (of(&shop, false).context("shop has no IPv4 address")?, PORT).into(),
             shop_v6: (of(&shop, true).context("shop has no IPv6 address")?, PORT).into(),
-            front: (*front.first().context("front has no address")?, 80).into(),
+            front: front.first().map(|ip| (*ip, 80).into()),
             agent,
             lab,
         };
         story.chapter("addresses from the pools", |tell| {
             tell.quote(&stage.agent.show(&["services"])?);
-            Ok(format!("shop {} and {}, front {}", stage.shop.ip(), stage.shop_v6.ip(), stage.front.ip()))
+            let front = stage.front()?.ip();
+            Ok(format!("shop {} and {}, front {front}", stage.shop.ip(), stage.shop_v6.ip()))
         });
         Ok(stage)
+    }
+
+    /// The Gateway's address and port.
+    pub(super) fn front(&self) -> anyhow::Result<SocketAddr> {
+        self.front.context("the Gateway front has no address")
     }
 
     /// Removes everything, and proves it.
