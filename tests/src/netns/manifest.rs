@@ -98,7 +98,7 @@ impl Slice {
     /// Adds a pod that is ready.
     #[must_use]
     pub fn pod(self, pod: &Pod) -> Self {
-        self.pod_with(pod, json!({"ready": true, "serving": true, "terminating": false}))
+        self.pod_with(pod, &json!({"ready": true, "serving": true, "terminating": false}))
     }
 
     /// Adds pods that are ready.
@@ -109,7 +109,7 @@ impl Slice {
 
     /// Adds a pod under some conditions.
     #[must_use]
-    pub fn pod_with(self, pod: &Pod, conditions: Value) -> Self {
+    pub fn pod_with(self, pod: &Pod, conditions: &Value) -> Self {
         let address = pod.ip(self.v6).to_string();
         self.endpoint(json!({
             "addresses": [address], "conditions": conditions, "nodeName": pod.node_name(),
@@ -145,7 +145,7 @@ pub fn gateway(name: &str, port: u16, address: Option<&str>) -> Value {
 
 /// An HTTPRoute on a Gateway; `rules` as the API has them.
 #[must_use]
-pub fn http_route(name: &str, gateway: &str, hostnames: &[&str], rules: Value) -> Value {
+pub fn http_route(name: &str, gateway: &str, hostnames: &[&str], rules: &Value) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": {"name": name, "namespace": "default"},

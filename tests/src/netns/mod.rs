@@ -21,12 +21,15 @@
 //! - `/sys/class/net` is never read: after `setns` it still shows the namespace in which sysfs was mounted.
 pub mod addr;
 pub mod agent;
+pub mod connection;
 pub mod http;
 pub mod lab;
 pub mod link;
 pub mod load;
 pub mod manifest;
+pub mod maps;
 pub mod namespace;
+pub mod outcome;
 pub mod pass;
 pub mod ping;
 pub mod pod;
@@ -36,9 +39,12 @@ pub mod udp;
 pub mod wait;
 
 pub use agent::{Agent, AgentSpec, Datapath};
+pub use connection::Connection;
 pub use lab::{Lab, LabSpec, PodSpec};
-pub use load::{Failure, Tally};
+pub use load::Load;
+pub use maps::Maps;
 pub use namespace::Namespace;
+pub use outcome::{Answer, Failure, Tally};
 pub use pod::Pod;
 pub use run::Run;
 pub use wait::eventually;

@@ -5,8 +5,8 @@ use std::{
 };
 
 use super::{
-    load::{Answer, Failure},
     namespace::Namespace,
+    outcome::{Answer, Failure},
 };
 
 /// How long to wait for an answer.
