@@ -101,10 +101,11 @@ pub(super) fn look_into_maps(story: &mut Story, stage: &Stage) {
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));
         tell.say(format!("bpftool map dump pinned {}", map.display()));
-        let shown: Vec<&str> = text.lines().take(32).collect();
-        tell.quote(&shown.join("\n"));
-        let all = text.lines().count();
-        tell.say(format!("... {} lines in all", all));
+        let rows: Vec<&str> = text.split("},{").collect();
+        let row = rows.iter().find(|r| r.contains("\"port\": 5000") && r.contains("\"family\": 4"));
+        let row = row.context("no row for the port of the Service")?;
+        tell.quote(row.trim_matches(['[', ']', '{', '\n']));
+        tell.say(format!("one of {} rows", rows.len()));
         let wanted = ["\"vip\"", "\"port\": 5000", "\"table_slots\"", "\"backends\": 3"];
         for field in wanted {
             ensure!(text.contains(field), "no {field} in the dump");

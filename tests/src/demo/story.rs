@@ -52,7 +52,8 @@ impl Story {
         for Line { claim, evidence, holds } in &self.lines {
             // The first line of a reason is enough here, the chapter has the rest.
             let evidence = evidence.lines().next().unwrap_or_default();
-            println!("{} {claim:<CLAIM_WIDTH$} {evidence}", self.mark(*holds));
+            let verdict = if *holds { "" } else { "NOT TRUE: " };
+            println!("{} {claim:<CLAIM_WIDTH$} {verdict}{evidence}", self.mark(*holds));
         }
         println!("{rule}");
         let (held, all) = (self.lines.iter().filter(|l| l.holds).count(), self.lines.len());
@@ -60,7 +61,7 @@ impl Story {
     }
 
     fn mark(&self, holds: bool) -> String {
-        if holds { self.paint("32", "✓") } else { self.paint("31", "✗ NOT TRUE:") }
+        if holds { self.paint("32", "✓") } else { self.paint("31", "✗") }
     }
 
     fn paint(&self, code: &str, text: &str) -> String {

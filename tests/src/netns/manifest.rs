@@ -31,6 +31,13 @@ impl Service {
         self.spec("loadBalancerIP", json!(vip))
     }
 
+    /// Sets an annotation.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.0["metadata"]["annotations"][name] = json!(value);
+        self
+    }
+
     /// IPv6 alone.
     #[must_use]
     pub fn v6(self) -> Self {
