@@ -255,12 +255,12 @@ impl Packet for Buffer {
 
 impl Buffer {
     /// Makes the headers linear; `false` for what is not ours to look at: a VLAN tag that the device took off, a frame
-    /// for another host.
+    /// that arrived for another host.
     #[inline(always)]
-    pub(crate) fn prepare(self) -> bool {
+    pub(crate) fn prepare(self, arrived: bool) -> bool {
         // SAFETY: the context outlives the program.
         let (tagged, kind) = unsafe { ((*self.0).vlan_present, (*self.0).pkt_type) };
-        if tagged != 0 || kind == PACKET_OTHERHOST {
+        if tagged != 0 || (arrived && kind == PACKET_OTHERHOST) {
             return false;
         }
         let want = self.frame_len().min(L4_MAX as u32 + 60);

@@ -61,7 +61,7 @@ pub fn sluice_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn sluice_ingress(ctx: TcContext) -> i32 {
     let buffer = context::Buffer(ctx.skb.skb);
-    if !buffer.prepare() {
+    if !buffer.prepare(true) {
         return context::NEXT;
     }
     buffer.finish(path::ingress(buffer))
@@ -71,7 +71,7 @@ pub fn sluice_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn sluice_egress(ctx: TcContext) -> i32 {
     let buffer = context::Buffer(ctx.skb.skb);
-    if !buffer.prepare() {
+    if !buffer.prepare(false) {
         return context::NEXT;
     }
     buffer.finish(path::egress(buffer))

@@ -1,2 +1,3 @@
 //! The harness of the integration tests: namespaces, packets, agents, clients.
 pub mod netns;
+pub mod packets;
