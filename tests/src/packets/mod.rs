@@ -10,10 +10,14 @@ use std::{
     thread,
 };
 
+mod case;
 mod lab;
+mod net;
 mod segment;
 
+pub use case::{Case, Does, Hook};
 pub use lab::{Lab, Output, Reasons, addr, drop_reasons, now};
+pub use net::*;
 pub use segment::{L4, Segment, lengthen, partial};
 
 /// Where the object is that `cargo xtask build-ebpf` builds.
