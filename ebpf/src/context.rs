@@ -5,14 +5,14 @@
 //! The two differ in three things, which are the methods of [`Packet`]: where the bytes are, how a layer 4 checksum is
 //! adjusted, and which code means what. XDP sees raw bytes, so it must finish a checksum that a local sender left to
 //! the device; TC has the kernel's helpers, which know about offloads.
-use crate::action::Action;
+use crate::{action::Action, reject};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, xdp_action::*, xdp_md},
     helpers::*,
 };
 use core::{arch::asm, ffi::c_void, mem::offset_of};
 use sluice_ebpf::{
-    UDP, csum,
+    Reason, UDP, csum,
     packet::{Bounds, Headers, L4_MAX},
 };
 
@@ -42,6 +42,8 @@ pub(crate) trait Packet: Copy {
     /// Adjusts the layer 4 checksum to addresses and ports that have been written; the differences are the sums of
     /// `csum::diff_addrs` and `csum::diff_ports`, `new` the sum of the pseudo header now.
     fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, new: u64) -> Option<()>;
+    /// Answers a packet that has no backend; XDP leaves that to TC.
+    fn reject(self, h: &Headers, why: Reason, now: u64) -> Action;
 }
 
 const _: () = {
@@ -124,6 +126,11 @@ impl Packet for Frame {
             csum::apply(old, addrs + ports)
         };
         self.bounds().write(at, if h.key.proto == UDP { csum::udp(check) } else { check })
+    }
+
+    #[inline(always)]
+    fn reject(self, _: &Headers, _: Reason, _: u64) -> Action {
+        Action::Pass
     }
 }
 
@@ -251,16 +258,21 @@ impl Packet for Buffer {
         };
         (a == 0 && p == 0).then_some(())
     }
+
+    #[inline(always)]
+    fn reject(self, h: &Headers, why: Reason, now: u64) -> Action {
+        Action::unpack(reject::answer(self, h, why as u32, now))
+    }
 }
 
 impl Buffer {
     /// Makes the headers linear; `false` for what is not ours to look at: a VLAN tag that the device took off, a frame
-    /// for another host.
+    /// that arrived for another host.
     #[inline(always)]
-    pub(crate) fn prepare(self) -> bool {
+    pub(crate) fn prepare(self, arrived: bool) -> bool {
         // SAFETY: the context outlives the program.
         let (tagged, kind) = unsafe { ((*self.0).vlan_present, (*self.0).pkt_type) };
-        if tagged != 0 || kind == PACKET_OTHERHOST {
+        if tagged != 0 || (arrived && kind == PACKET_OTHERHOST) {
             return false;
         }
         let want = self.frame_len().min(L4_MAX as u32 + 60);

@@ -13,7 +13,7 @@ use crate::{
     context::{Buffer, Packet},
     count, echo,
     lb::{self, Opened},
-    nat, reject, route,
+    nat, route,
 };
 use sluice_ebpf::{
     packet::{Headers, Parsed, parse},
@@ -94,7 +94,7 @@ fn locate<P: Packet>(p: P, h: &mut Headers, now: u64) -> Result<&'static mut CtE
         // Gone at once means evicted: the map is far too small for the traffic.
         Opened::Chosen => conntrack::find(h, now).ok_or_else(|| count::drop(Reason::ConntrackFull)),
         Opened::Refused(action) => Err(action),
-        Opened::Reject(reason) => Err(reject::answer(p, h, reason, now)),
+        Opened::Reject(reason) => Err(p.reject(h, reason, now)),
     }
 }
 
