@@ -142,7 +142,8 @@ fn of_listeners_in_conflict_none_wins() {
     assert_eq!((found.outcome, found.reason, found.messages.len()), (Outcome::Refused, "HostnameConflict", 2));
     assert!(model.frontends.is_empty());
 
-    let mixed = json!([http("a", json!({})), {"name": "b", "port": 80, "protocol": "TCP"}, http("c", json!({"port": 81}))]);
+    let mixed =
+        json!([http("a", json!({})), {"name": "b", "port": 80, "protocol": "TCP"}, http("c", json!({"port": 81}))]);
     let model = compile(json!([gateway(mixed)]));
     assert_eq!(verdict(&model, "Gateway", "gw").outcome, Outcome::Partial);
     assert_eq!(model.frontends.len(), 1);
@@ -233,8 +234,11 @@ fn what_cannot_be_obeyed_is_said_and_never_skipped() {
         {"filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x", "value": "a\r\nb: c"}]}}],
             "matches": [{"path": {"value": "/i"}}], "backendRefs": [{"name": "s", "port": 80}]},
     ]);
-    let objects =
-        json!([gateway(json!([http("a", json!({}))])), route("r", json!({"name": "gw"}), json!({"rules": rules})), service("s")]);
+    let objects = json!([
+        gateway(json!([http("a", json!({}))])),
+        route("r", json!({"name": "gw"}), json!({"rules": rules})),
+        service("s")
+    ]);
     let model = compile(objects);
     let verdict = verdict(&model, "HTTPRoute", "r");
     assert_eq!((verdict.outcome, verdict.reason), (Outcome::Partial, "UnsupportedValue"));
@@ -253,7 +257,8 @@ fn what_cannot_be_obeyed_is_said_and_never_skipped() {
 fn a_route_whose_host_names_are_all_bad_serves_nothing() {
     let mut spec = to_s();
     spec["hostnames"] = json!(["not a name"]);
-    let model = compile(json!([gateway(json!([http("a", json!({}))])), route("r", json!({"name": "gw"}), spec), service("s")]));
+    let model =
+        compile(json!([gateway(json!([http("a", json!({}))])), route("r", json!({"name": "gw"}), spec), service("s")]));
     assert_eq!(verdict(&model, "HTTPRoute", "r").outcome, Outcome::Refused);
     assert!(model.http.rows().is_empty());
 }

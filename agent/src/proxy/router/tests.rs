@@ -51,13 +51,8 @@ fn named() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
 
 fn rule() -> impl Strategy<Value = Rule> {
     let method = proptest::option::weighted(0.3, select(vec!["GET", "POST"]));
-    (any::<bool>(), select(PATHS.to_vec()), method, named(), named()).prop_map(|(exact, path, method, headers, query)| Rule {
-        exact,
-        path,
-        method,
-        headers,
-        query,
-    })
+    (any::<bool>(), select(PATHS.to_vec()), method, named(), named())
+        .prop_map(|(exact, path, method, headers, query)| Rule { exact, path, method, headers, query })
 }
 
 fn route() -> impl Strategy<Value = Route> {
@@ -110,7 +105,8 @@ fn oracle(listeners: &[Option<&str>], routes: &[Route], asked: &Asked) -> Option
         };
         for name in names.into_iter().filter(|n| n.is_none_or(|n| host_holds(n, asked.host))) {
             for (index, rule) in route.rules.iter().enumerate().filter(|(_, rule)| rule_holds(rule, asked)) {
-                let path = (!rule.exact, Reverse(rule.path.len() - usize::from(!rule.exact && rule.path.ends_with('/'))));
+                let path =
+                    (!rule.exact, Reverse(rule.path.len() - usize::from(!rule.exact && rule.path.ends_with('/'))));
                 let counts = (rule.method.is_none(), Reverse(rule.headers.len()), Reverse(rule.query.len()));
                 found.push((host_rank(name), path, counts, route.created, number, index));
             }
