@@ -1,4 +1,5 @@
 //! Gateways and routes as manifests have them -> verdicts, frontends, entries.
+#![expect(clippy::needless_pass_by_value, reason = "objects are written where they are used")]
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
