@@ -11,7 +11,174 @@
 //! Each stage is one task that owns its state. `model::compile` is pure.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod api;
+pub mod cli;
+pub mod compiler;
+pub mod config;
+pub mod datapath;
 pub mod model;
 pub mod proxy;
 pub mod source;
+pub mod telemetry;
+
+use std::{io, path::Path, sync::Arc, time::Instant};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::Stages,
+    compiler::Compiler,
+    config::{AgentArgs, ConfigError},
+    datapath::{Applied, Datapath, DatapathError, network::Network},
+    model::{Model, Node},
+    proxy::Proxy,
+    source::{Snapshot, allocations, manifests},
+};
+
+/// The agent cannot run, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The flags do not fit together, or do not fit this host.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The addresses given before cannot be read.
+    #[error(transparent)]
+    Allocations(#[from] allocations::AllocationsError),
+    /// The datapath cannot be loaded.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// A socket or a signal cannot be had.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A stage ended that should not.
+    #[error("stage {stage} ended: {reason}")]
+    Stage {
+        /// Its name.
+        stage: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Runs the agent until SIGTERM or SIGINT. What is attached stays attached.
+///
+/// # Errors
+/// It cannot start, or a stage ends on its own.
+pub async fn run(args: AgentArgs) -> Result<(), RunError> {
+    args.check_pools()?;
+    config::warn_of_port_overlap(args.snat_ports);
+    let name = args.node_name()?;
+    let allocations = allocations::load(&args.state_dir)?;
+    let node = Node { name: name.clone(), zone: args.zone.clone(), pools: args.pools.clone(), allocations };
+
+    let proxy = Proxy::bind()?;
+    let datapath = datapath::Config {
+        bpf_dir: args.bpf_dir.clone(),
+        interfaces: args.interfaces.clone(),
+        mode: args.datapath,
+        snat_ports: args.snat_ports,
+    };
+    let datapath = Datapath::load(&datapath, proxy.socket()).await?;
+
+    let (snapshot_out, snapshots) = watch::channel::<Option<Arc<Snapshot>>>(None);
+    let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());
+    let (applied_out, applied) = watch::channel(Applied::default());
+    let stages = Arc::new(Stages {
+        node: name.clone(),
+        started: Instant::now(),
+        pins: datapath::load::pin_dir(&args.bpf_dir),
+        snapshots: snapshots.clone(),
+        models: models.clone(),
+        applied,
+        proxy: proxy.stats(),
+        routed: proxy.applied(),
+    });
+    let admin = admin::server::bind_unix(&args.admin_socket).await?;
+
+    let cancel = CancellationToken::new();
+    let mut tasks = Tasks::default();
+    tasks.spawn("admin", admin::server::serve_unix(admin, stages.clone()));
+    if let Some(addr) = args.metrics_addr {
+        tasks.spawn("metrics", admin::server::serve_tcp(admin::server::bind_tcp(addr).await?, stages));
+    }
+    tasks.spawn("datapath", datapath.run(models.clone(), applied_out, cancel.clone()));
+    tasks.spawn("proxy", proxy.run(models, cancel.clone()));
+    tasks.spawn("compiler", Compiler::new(node, args.state_dir).run(snapshots, model_out, cancel.clone()));
+    tasks.spawn_fallible("source", manifests::watch(args.manifests.clone(), snapshot_out, cancel.clone()));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = name, manifests = %args.manifests.display(), "agent started");
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = tasks.next() => Err(ended),
+    };
+    tracing::info!("stopping; the programs stay attached and go on forwarding");
+    cancel.cancel();
+    tasks.wait_for("proxy").await;
+    // The socket of an agent that is gone would only refuse connections.
+    if let Err(error) = std::fs::remove_file(&args.admin_socket) {
+        tracing::debug!(%error, "admin socket");
+    }
+    result
+}
+
+/// Detaches everything below the directory of the pins and removes our routes.
+///
+/// # Errors
+/// A pin or a route cannot be removed.
+pub async fn cleanup(bpf_dir: &Path) -> Result<(), RunError> {
+    datapath::load::cleanup(bpf_dir).map_err(DatapathError::from)?;
+    let network = Network::try_new().map_err(DatapathError::from)?;
+    network.sync_local_routes(&std::collections::BTreeSet::new()).await.map_err(DatapathError::from)?;
+    Ok(())
+}
+
+/// The stages' tasks, by name.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<(&'static str, Result<(), String>)>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.set.spawn(async move {
+            task.await;
+            (name, Ok(()))
+        });
+    }
+
+    fn spawn_fallible<E: ToString>(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.set.spawn(async move { (name, task.await.map_err(|e| e.to_string())) });
+    }
+
+    /// Waits for the next stage to end, which none should.
+    async fn next(&mut self) -> RunError {
+        match self.set.join_next().await {
+            Some(Ok((stage, result))) => {
+                RunError::Stage { stage, reason: result.err().unwrap_or_else(|| "it returned".into()) }
+            }
+            Some(Err(error)) => RunError::Stage { stage: "unknown", reason: error.to_string() },
+            None => RunError::Stage { stage: "all", reason: "none is left".to_owned() },
+        }
+    }
+
+    /// Waits for one stage to end, which it does after it was cancelled; the others are aborted on drop.
+    async fn wait_for(&mut self, name: &str) {
+        while let Some(ended) = self.set.join_next().await {
+            if ended.is_ok_and(|(stage, _)| stage == name) {
+                return;
+            }
+        }
+    }
+}

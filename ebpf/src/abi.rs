@@ -74,8 +74,8 @@ pub const UDP: u8 = 17;
 
 /// An address: IPv6, or IPv4 as IPv4-mapped IPv6 (`::ffff:a.b.c.d`).
 ///
-/// Order: network.
-#[repr(C)]
+/// Order: network. Aligned so that the programs compare and copy words, not bytes; no offset depends on it.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
 pub struct Addr(pub [u8; 16]);
 

@@ -1,3 +1,199 @@
-//! Pure logic of a flow, the same in the kernel and in tests: hashes, table lookup, incremental checksums, timeouts.
+//! Pure logic of a flow, the same in the kernel and in tests: hashes, table lookup, TCP state, timeouts, limits.
 //!
-//! Nothing here touches a packet or a map.
+//! Nothing here touches a packet or a map. What decides where a flow goes must give the same answer on every node, so
+//! that a packet that reaches another node after a failover still finds its backend: [`hash`] depends on nothing but
+//! the tuple, and on no byte order.
+use crate::abi::*;
+
+/// TCP flag bits as on the wire.
+pub mod tcp {
+    /// The sender has no more data.
+    pub const FIN: u8 = 1;
+    /// Opens a connection.
+    pub const SYN: u8 = 2;
+    /// Aborts a connection.
+    pub const RST: u8 = 4;
+    /// The acknowledgement field counts.
+    pub const ACK: u8 = 16;
+}
+
+/// One round of murmur3.
+#[inline(always)]
+const fn mix(h: u32, word: u32) -> u32 {
+    let k = word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
+    (h ^ k).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
+}
+
+/// Makes every bit of the result depend on every bit of the hash; without it `hash % slots` follows the port's low bits.
+#[inline(always)]
+const fn avalanche(mut h: u32) -> u32 {
+    h ^= h >> 16;
+    h = h.wrapping_mul(0x85eb_ca6b);
+    h ^= h >> 13;
+    h = h.wrapping_mul(0xc2b2_ae35);
+    h ^ (h >> 16)
+}
+
+#[inline(always)]
+const fn mix_addr(h: u32, a: &Addr) -> u32 {
+    let w = crate::csum::words(a);
+    mix(mix(mix(mix(h, w[0].to_le()), w[1].to_le()), w[2].to_le()), w[3].to_le())
+}
+
+/// The hash that chooses a flow's backend; the same on every node.
+#[must_use]
+#[inline(always)]
+pub const fn hash(t: &Tuple, proto: u8) -> u32 {
+    let h = mix_addr(mix_addr(0x9e37_79b9 ^ proto as u32, &t.src), &t.dst);
+    avalanche(mix(h, (t.src_port as u32) << 16 | t.dst_port as u32))
+}
+
+/// The hash that chooses the backend of a frontend with client affinity: the client's address alone.
+#[must_use]
+#[inline(always)]
+pub const fn hash_client(client: &Addr) -> u32 {
+    avalanche(mix_addr(0x9e37_79b9, client))
+}
+
+/// The chunk and the index in it where a hash finds its backend; `None` for an empty table.
+#[must_use]
+#[inline(always)]
+pub const fn table_position(f: &Frontend, hash: u32) -> Option<(u32, u32)> {
+    let slots = f.table_slots;
+    if slots == 0 {
+        return None;
+    }
+    let slot = hash % slots;
+    Some((f.table_chunk.wrapping_add(slot / CHUNK_SLOTS), slot % CHUNK_SLOTS))
+}
+
+/// The tuple of the packets in the other direction.
+#[must_use]
+#[inline(always)]
+pub const fn reversed(t: &Tuple) -> Tuple {
+    Tuple { src: t.dst, dst: t.src, src_port: t.dst_port, dst_port: t.src_port }
+}
+
+/// The `CT_*` bits that a packet with these TCP flags sets.
+#[must_use]
+#[inline(always)]
+pub const fn state_bits(tcp_flags: u8, dir: u8) -> u32 {
+    let fin = if dir == CT_REPLY { CT_FIN_BACKEND } else { CT_FIN_CLIENT };
+    let mut bits = if dir == CT_REPLY { CT_REPLIED } else { 0 };
+    if tcp_flags & tcp::FIN != 0 {
+        bits |= fin;
+    }
+    if tcp_flags & tcp::RST != 0 {
+        bits |= CT_RST;
+    }
+    bits
+}
+
+/// Is the connection over: reset, or ended by both sides?
+#[must_use]
+#[inline(always)]
+pub const fn closed(flags: u32) -> bool {
+    const BOTH: u32 = CT_FIN_CLIENT | CT_FIN_BACKEND;
+    flags & CT_RST != 0 || flags & BOTH == BOTH
+}
+
+/// How long an entry with these flags may be idle. Units: nanoseconds.
+#[must_use]
+#[inline(always)]
+pub const fn timeout(proto: u8, flags: u32) -> u64 {
+    let replied = flags & CT_REPLIED != 0;
+    if proto != TCP {
+        return if replied { CT_UDP_REPLIED_NS } else { CT_UDP_ONEWAY_NS };
+    }
+    if closed(flags) {
+        CT_TCP_CLOSED_NS
+    } else if replied {
+        CT_TCP_ESTABLISHED_NS
+    } else {
+        CT_TCP_OPENING_NS
+    }
+}
+
+/// Has an entry been idle for longer than its state allows?
+#[must_use]
+#[inline(always)]
+pub const fn expired(proto: u8, flags: u32, seen: u64, now: u64) -> bool {
+    now.saturating_sub(seen) > timeout(proto, flags)
+}
+
+/// How many source ports are tried for a new flow before it is dropped as [`Reason::SnatExhausted`].
+pub const PORT_PROBES: u32 = 16;
+
+/// The source port to try at the given attempt, from the configured range; `None` when the range is empty.
+#[must_use]
+#[inline(always)]
+pub const fn source_port(s: &Settings, hash: u32, attempt: u32) -> Option<u16> {
+    let (first, last) = (s.snat_first as u32, s.snat_last as u32);
+    if first == 0 || last < first {
+        return None;
+    }
+    // The hash already chose the backend, where many flows meet: take other bits of it for the port.
+    let start = avalanche(hash ^ 0x5bd1_e995);
+    // Checked, because the compiler would keep a panic for the empty range that was refused above.
+    match start.wrapping_add(attempt).checked_rem(last - first + 1) {
+        Some(n) => Some((first + n) as u16),
+        None => None,
+    }
+}
+
+/// Is this no address that a client can have: unspecified, loopback, multicast, broadcast (RFC 1122, RFC 4291)?
+#[must_use]
+#[inline(always)]
+pub const fn is_martian(a: &Addr, v6: bool) -> bool {
+    let w = crate::csum::words(a);
+    if v6 {
+        let host = u32::from_be(w[3]);
+        return a.0[0] == 0xff || (w[0] | w[1] | w[2] == 0 && host <= 1);
+    }
+    matches!(a.0[12], 0 | 127 | 224..=239 | 255)
+}
+
+/// Takes a token if there is one, filling the bucket with `rate` tokens a second up to `rate` of them.
+#[must_use]
+#[inline(always)]
+pub const fn take_token(b: &mut Bucket, now: u64, rate: u32) -> bool {
+    const SECOND: u64 = 1_000_000_000;
+    let rate = rate as u64;
+    if rate == 0 {
+        return false;
+    }
+    let idle = now.saturating_sub(b.filled);
+    if idle >= SECOND {
+        *b = Bucket { filled: now, tokens: rate };
+    } else {
+        let new = idle * rate / SECOND;
+        let tokens = b.tokens + new;
+        b.tokens = if tokens > rate { rate } else { tokens };
+        // Only by what was taken out of the time: a fraction of a token is not lost.
+        b.filled += new * SECOND / rate;
+    }
+    if b.tokens == 0 {
+        return false;
+    }
+    b.tokens -= 1;
+    true
+}
+
+/// Sequence and acknowledgement number and flags of the RST that answers a segment; `None` for an RST, which is never
+/// answered. `len`: bytes of payload. Source: RFC 9293, section 3.10.7.1.
+#[must_use]
+#[inline(always)]
+pub const fn reset_for(flags: u8, seq: u32, ack: u32, len: u32) -> Option<(u32, u32, u8)> {
+    if flags & tcp::RST != 0 {
+        return None;
+    }
+    if flags & tcp::ACK != 0 {
+        return Some((ack, 0, tcp::RST));
+    }
+    let syn = (flags & tcp::SYN != 0) as u32;
+    let fin = (flags & tcp::FIN != 0) as u32;
+    Some((0, seq.wrapping_add(len).wrapping_add(syn).wrapping_add(fin), tcp::RST | tcp::ACK))
+}
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,9 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod abi;
+pub mod csum;
 pub mod flow;
+pub mod packet;
 #[cfg(feature = "user")]
 pub mod user;
 

@@ -1,3 +1,101 @@
-//! Placeholder entry until the programs land.
+//! The programs: map statics and entry points.
+//!
+//! Every hook does the same three things: it parses, asks the path of its hook for an [`Action`](action::Action), and
+//! turns that into the kernel's code. The paths are generic over [`Packet`](context::Packet), so XDP and TC cannot
+//! drift apart; what each may do with a packet is in `context.rs`.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
+
+use aya_ebpf::{
+    bindings::{sk_action::SK_PASS, xdp_action::XDP_PASS},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap},
+    macros::{btf_map, classifier, sk_lookup, xdp},
+    programs::{SkLookupContext, TcContext, XdpContext},
+};
+use sluice_ebpf::*;
+
+mod action;
+mod conntrack;
+mod context;
+mod count;
+mod echo;
+mod lb;
+mod lookup;
+mod nat;
+mod path;
+mod reject;
+mod route;
+
+#[btf_map]
+static FRONTENDS: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize }> = HashMap::new();
+#[btf_map]
+static BACKENDS: HashMap<u32, Backend, { MAX_BACKENDS as usize }> = HashMap::new();
+#[btf_map]
+static TABLES: Array<TableChunk, { MAX_CHUNKS as usize }> = Array::new();
+#[btf_map]
+static VIPS: HashMap<Addr, Vip, { MAX_VIPS as usize }> = HashMap::new();
+#[btf_map]
+static CONNTRACK: LruHashMap<CtKey, CtEntry, { MAX_CONNTRACK as usize }> = LruHashMap::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<Counters, { MAX_FRONTENDS as usize }> = PerCpuArray::new();
+#[btf_map]
+static REASONS: PerCpuArray<u64, { Reason::CAPACITY as usize }> = PerCpuArray::new();
+#[btf_map]
+static UPLINKS: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::new();
+#[btf_map]
+static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+static REJECTS: PerCpuArray<Bucket, 1> = PerCpuArray::new();
+#[btf_map]
+static PROXY: SockMap<1> = SockMap::new();
+
+/// XDP on an uplink: flows whose backend is on another node, in both directions.
+#[xdp]
+pub fn sluice_xdp(ctx: XdpContext) -> u32 {
+    let frame = context::Frame(ctx.ctx);
+    frame.finish(path::ingress(frame))
+}
+
+/// TC ingress on an uplink: everything that XDP passed.
+#[classifier]
+pub fn sluice_ingress(ctx: TcContext) -> i32 {
+    let buffer = context::Buffer(ctx.skb.skb);
+    if !buffer.prepare() {
+        return context::NEXT;
+    }
+    buffer.finish(path::ingress(buffer))
+}
+
+/// TC egress on an uplink: replies of backends on this node.
+#[classifier]
+pub fn sluice_egress(ctx: TcContext) -> i32 {
+    let buffer = context::Buffer(ctx.skb.skb);
+    if !buffer.prepare() {
+        return context::NEXT;
+    }
+    buffer.finish(path::egress(buffer))
+}
+
+/// `sk_lookup` in the node's network namespace: layer 7 frontends to the proxy's socket.
+#[sk_lookup]
+pub fn sluice_lookup(ctx: SkLookupContext) -> u32 {
+    lookup::steer(&ctx);
+    SK_PASS
+}
+
+/// XDP that passes everything.
+#[xdp]
+pub fn sluice_pass(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The helpers are offered to programs under a GPL-compatible licence only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,2 +1,69 @@
-//! `cargo xtask`.
-fn main() {}
+//! `cargo xtask`: the one entry for people and for CI.
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use xtask::{
+    check, ebpf, install, root,
+    test::{self, Level},
+};
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  demo [--keep]         show the main job in network namespaces; installs and builds what it needs (root)
+  test [LEVEL]...       run the tests: unit, packets, netns; no LEVEL: all of them (root but for unit);
+                        words after `--` select tests by name
+  check                 format, lints, documentation, sizes: what must hold before a push
+  build-ebpf            build the eBPF programs; installs what they are built with
+  build                 build the `sluice` binary as it ships: target/dist/sluice
+  bench control         measure the control plane (root); --services N, --json FILE
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<()> {
+    let Some((command, rest)) = arguments.split_first() else {
+        bail!("no command\n\n{USAGE}");
+    };
+    match command.as_str() {
+        "demo" => test::demo(rest),
+        "test" => {
+            let (levels, filter) = split(rest);
+            let levels = levels.iter().map(|l| l.parse()).collect::<Result<Vec<Level>>>()?;
+            test::test(if levels.is_empty() { &Level::ALL } else { &levels }, filter)
+        }
+        "check" => check::check(),
+        "build-ebpf" => {
+            install::ebpf_toolchain()?;
+            println!("{}", ebpf::build(&root())?.display());
+            Ok(())
+        }
+        "build" => test::build(),
+        "bench" => {
+            let (name, rest) = rest.split_first().map_or(("control", rest), |(n, r)| (n.as_str(), r));
+            test::bench(name, rest)
+        }
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("command {other:?} is not known\n\n{USAGE}"),
+    }
+}
+
+/// Words before and after `--`.
+fn split(words: &[String]) -> (&[String], &[String]) {
+    match words.iter().position(|w| w == "--") {
+        Some(at) => (&words[..at], &words[at + 1..]),
+        None => (words, &[]),
+    }
+}

@@ -6,6 +6,9 @@
 //! but still serve are used; policies Cluster and Local are decided apart.
 //!
 //! What kube-proxy leaves to the order of a map is decided here by what the slices say, then by their names.
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,

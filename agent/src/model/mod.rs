@@ -5,6 +5,8 @@
 pub mod addr;
 pub mod endpoints;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
 pub mod gateway;
 pub mod http;
 pub mod ipam;
@@ -46,6 +48,8 @@ pub type Allocations = BTreeMap<ObjectRef, Vec<IpAddr>>;
 /// What this node must do.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
+    /// Counts models; set by the stage that compiles, 0 before the first.
+    pub rev: u64,
     /// Every frontend and what becomes of its flows.
     pub frontends: BTreeMap<Frontend, Target>,
     /// Addresses of objects, for status and for the next compile.

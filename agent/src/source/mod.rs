@@ -1,4 +1,6 @@
 //! Where objects come from: watches what the model needs and emits a [`Snapshot`] once everything has been read once.
+pub mod allocations;
+pub mod manifests;
 pub mod snapshot;
 
 pub use snapshot::Snapshot;

@@ -1,0 +1,255 @@
+//! The stages' outputs -> what the admin API answers. Reads every stage, changes nothing.
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
+
+use sluice_ebpf::MAX_CHUNKS;
+use tokio::sync::watch;
+
+use super::view;
+use crate::{
+    datapath::{
+        Applied, UplinkStatus,
+        load::XdpKind,
+        maps::TableError,
+        observe::{self, FrontendCount},
+    },
+    model::{
+        Frontend, Model, ObjectRef, Outcome, Target, Verdict,
+        http::{HttpModel, listing::RouteRow},
+    },
+    proxy,
+    source::Snapshot,
+};
+
+/// The ends of every arrow, to look at.
+#[derive(Clone)]
+pub struct Stages {
+    /// The node's name.
+    pub node: String,
+    /// When the agent started.
+    pub started: Instant,
+    /// The directory of this layout's pins.
+    pub pins: PathBuf,
+    /// What the source said last; `None` before everything was read once.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The newest model.
+    pub models: watch::Receiver<Arc<Model>>,
+    /// What is programmed.
+    pub applied: watch::Receiver<Applied>,
+    /// What the proxy counts.
+    pub proxy: Arc<proxy::Stats>,
+    /// What the proxy routes by.
+    pub routed: watch::Receiver<Option<Arc<HttpModel>>>,
+}
+
+impl Stages {
+    /// What keeps the node from being ready; empty when it is.
+    #[must_use]
+    pub fn blockers(&self) -> Vec<String> {
+        let unread = self.snapshots.borrow().is_none().then(|| "source: the objects are not read yet".to_owned());
+        let unrouted = self.routed.borrow().is_none().then(|| "proxy: no route table yet".to_owned());
+        unread.into_iter().chain(self.applied.borrow().blocker()).chain(unrouted).collect()
+    }
+
+    /// `GET /api/v1/status`.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn status(&self) -> Result<view::Status, TableError> {
+        let (model, applied, blockers) = (self.models.borrow().clone(), self.applied.borrow().clone(), self.blockers());
+        let faults = self.snapshots.borrow().as_ref().map_or_else(Vec::new, |s| s.faults.clone());
+        let faults = faults.into_iter().map(|f| view::Fault {
+            origin: f.line.map_or_else(|| f.origin.clone(), |line| format!("{}:{line}", f.origin)),
+            reason: f.reason,
+        });
+        let broken = model.verdicts.iter().filter(|(_, v)| matches!(v.outcome, Outcome::Partial | Outcome::Refused));
+        let reasons = observe::reasons(&self.pins)?.into_iter().filter(|(_, n)| *n > 0);
+        Ok(view::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ready: blockers.is_empty(),
+            blockers,
+            model_rev: model.rev,
+            programmed_rev: applied.rev,
+            programmed_in_us: u64::try_from(applied.took.as_micros()).unwrap_or(u64::MAX),
+            frontends: applied.frontends,
+            backends: applied.backends,
+            table_chunks: (applied.table_chunks, MAX_CHUNKS),
+            uplinks: applied.uplinks.iter().map(uplink).collect(),
+            faults: faults.collect(),
+            unprogrammed: applied.faults,
+            problems: broken.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
+            reasons: reasons.map(|(name, n)| (name.to_owned(), n)).collect(),
+            pins: self.pins.display().to_string(),
+        })
+    }
+
+    /// `GET /api/v1/services`.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn services(&self) -> Result<Vec<view::Service>, TableError> {
+        let model = self.models.borrow().clone();
+        let counts = observe::frontends(&self.pins)?;
+        let mut by_owner: BTreeMap<ObjectRef, Vec<(&Frontend, &Target)>> = BTreeMap::new();
+        for (frontend, target) in &model.frontends {
+            by_owner.entry(owner(target)).or_default().push((frontend, target));
+        }
+        let listed = |object: &ObjectRef| matches!(object.kind.as_str(), "Service" | "Gateway");
+        let seen = model.verdicts.iter().filter(|(o, v)| listed(o) && v.outcome != Outcome::Ignored);
+        let mut objects: Vec<ObjectRef> = seen.map(|(o, _)| o.clone()).collect();
+        objects.extend(by_owner.keys().filter(|o| !model.verdicts.contains_key(o)).cloned());
+        objects.sort();
+        let view = |object: ObjectRef| {
+            let frontends = by_owner.get(&object).map_or(&[][..], Vec::as_slice);
+            service(&model, &object, frontends, &counts)
+        };
+        Ok(objects.into_iter().map(view).collect())
+    }
+
+    /// `GET /api/v1/backends`.
+    #[must_use]
+    pub fn backends(&self) -> Vec<view::Backend> {
+        let model = self.models.borrow().clone();
+        let mut rows = Vec::new();
+        for (frontend, target) in &model.frontends {
+            let Target::Endpoints(endpoints) = target else { continue };
+            let active = endpoints.backends.iter().map(|b| (b, "active"));
+            for (backend, state) in active.chain(endpoints.draining.iter().map(|b| (b, "draining"))) {
+                rows.push(view::Backend {
+                    frontend: frontend.to_string(),
+                    service: endpoints.service.to_string(),
+                    backend: SocketAddr::new(backend.addr, backend.port.get()).to_string(),
+                    locality: format!("{:?}", backend.locality).to_lowercase(),
+                    state: state.to_owned(),
+                });
+            }
+        }
+        rows
+    }
+
+    /// `GET /api/v1/routes`.
+    #[must_use]
+    pub fn routes(&self) -> Vec<RouteRow> {
+        self.models.borrow().http.rows()
+    }
+
+    /// `GET /api/v1/flows`.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn flows(&self, limit: usize) -> Result<view::Flows, TableError> {
+        let (flows, total) = observe::flows(&self.pins, limit)?;
+        Ok(view::Flows { total, flows: flows.iter().map(flow).collect() })
+    }
+
+    /// `GET /api/v1/objects/KIND/NAMESPACE/NAME`; the kind in any case.
+    #[must_use]
+    pub fn object(&self, kind: &str, name: &str) -> Option<view::Object> {
+        let model = self.models.borrow().clone();
+        let same = |o: &ObjectRef| o.kind.eq_ignore_ascii_case(kind) && o.object.to_string() == name;
+        model.verdicts.iter().find(|(o, _)| same(o)).map(|(o, v)| object_view(o, Some(v)))
+    }
+}
+
+fn service(
+    model: &Model,
+    object: &ObjectRef,
+    frontends: &[(&Frontend, &Target)],
+    counts: &BTreeMap<Frontend, FrontendCount>,
+) -> view::Service {
+    let mut ports: Vec<_> = frontends.iter().map(|(f, _)| (f.port, f.proto)).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let mut backends: Option<Vec<(IpAddr, u16)>> = None;
+    let mut total = FrontendCount::default();
+    for (frontend, target) in frontends {
+        if let Target::Endpoints(e) = target {
+            backends.get_or_insert_default().extend(e.backends.iter().map(|b| (b.addr, b.port.get())));
+        }
+        if let Some(count) = counts.get(frontend) {
+            total.flows += count.flows;
+            total.request_bytes += count.request_bytes;
+            total.reply_bytes += count.reply_bytes;
+            total.dropped_packets += count.dropped_packets;
+        }
+    }
+    let backends = backends.map(|mut all| {
+        all.sort_unstable();
+        all.dedup();
+        all.len()
+    });
+    view::Service {
+        object: object_view(object, model.verdicts.get(object)),
+        addresses: model.allocations.get(object).into_iter().flatten().map(ToString::to_string).collect(),
+        ports: ports.iter().map(|(port, proto)| format!("{port}/{proto}")).collect(),
+        backends,
+        flows: total.flows,
+        bytes: total.request_bytes + total.reply_bytes,
+        dropped: total.dropped_packets,
+    }
+}
+
+/// The object that a frontend belongs to.
+fn owner(target: &Target) -> ObjectRef {
+    match target {
+        Target::Endpoints(e) => ObjectRef::new("Service", e.service.clone()),
+        Target::Proxy { gateway } => ObjectRef::new("Gateway", gateway.clone()),
+    }
+}
+
+fn object_view(object: &ObjectRef, verdict: Option<&Verdict>) -> view::Object {
+    view::Object {
+        kind: object.kind.clone(),
+        name: object.object.to_string(),
+        outcome: verdict.map_or("accepted", |v| outcome(v.outcome)).to_owned(),
+        reason: verdict.map_or("Accepted", |v| v.reason).to_owned(),
+        messages: verdict.map_or_else(Vec::new, |v| v.messages.clone()),
+    }
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Accepted => "accepted",
+        Outcome::Partial => "partial",
+        Outcome::Refused => "refused",
+        Outcome::Ignored => "ignored",
+    }
+}
+
+fn uplink(status: &UplinkStatus) -> view::Uplink {
+    let UplinkStatus { name, xdp, tc, v4, v6, note } = status;
+    let programs = match (xdp, tc) {
+        (Some(XdpKind::Native), true) => "native XDP + TC",
+        (Some(XdpKind::Generic), true) => "generic XDP + TC",
+        (None, true) => "TC",
+        (_, false) => "none",
+    };
+    let addresses = v4.iter().map(ToString::to_string).chain(v6.iter().map(ToString::to_string));
+    view::Uplink {
+        name: name.clone(),
+        programs: programs.to_owned(),
+        addresses: addresses.collect(),
+        note: note.clone(),
+    }
+}
+
+fn flow(flow: &observe::Flow) -> view::Flow {
+    let pair = |ip, port| SocketAddr::new(ip, port).to_string();
+    view::Flow {
+        proto: flow.proto.to_string(),
+        client: pair(flow.client, flow.client_port),
+        frontend: pair(flow.vip, flow.port),
+        backend: pair(flow.backend, flow.backend_port),
+        snat: flow.snat.map(|(ip, port)| pair(ip, port)),
+        state: flow.state.to_owned(),
+        idle_seconds: flow.idle_seconds,
+        age_seconds: flow.age_seconds,
+    }
+}

@@ -1,0 +1,128 @@
+//! Every metric with its help text, read from the stages at the moment of the scrape.
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::{
+    datapath::{maps::TableError, observe},
+    telemetry::{Family, Kind, Labels},
+};
+
+use super::Stages;
+
+/// All families.
+///
+/// # Errors
+/// A map cannot be read.
+pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
+    let (applied, model) = (stages.applied.borrow().clone(), stages.models.borrow().clone());
+    let one = |value: f64| vec![(Labels::new(), value)];
+    let gauge = |name, help, value: f64| Family { name, kind: Kind::Gauge, help, samples: one(value) };
+    let mut all = vec![
+        gauge(
+            "sluice_ready",
+            "Whether the node forwards what the objects ask for, 0 or 1",
+            bool_value(stages.blockers().is_empty()),
+        ),
+        gauge("sluice_model_revision", "Revision of the newest model, desired", count(model.rev)),
+        gauge("sluice_programmed_revision", "Revision that is in the maps, observed", count(applied.rev)),
+        gauge(
+            "sluice_programmed_seconds",
+            "Time that the last change took to program, in seconds",
+            applied.took.as_secs_f64(),
+        ),
+        gauge("sluice_frontends", "Frontends in the maps, observed", count(applied.frontends as u64)),
+        gauge("sluice_backends", "Backends in the maps, observed", count(applied.backends as u64)),
+        gauge("sluice_table_chunks", "Chunks of lookup table in use, observed", count(applied.table_chunks.into())),
+        gauge(
+            "sluice_unprogrammed",
+            "Things that could not be programmed, observed",
+            count(applied.faults.len() as u64),
+        ),
+    ];
+    let frontends = observe::frontends(&stages.pins)?;
+    let mut per_frontend = |name, help, value: fn(&observe::FrontendCount) -> u64| {
+        let samples = frontends.iter().map(|(f, c)| (vec![("frontend", f.to_string())], count(value(c)))).collect();
+        all.push(Family { name, kind: Kind::Counter, help, samples });
+    };
+    per_frontend("sluice_frontend_flows", "Flows begun, observed", |c| c.flows);
+    per_frontend("sluice_frontend_request_packets", "Packets from clients, observed", |c| c.request_packets);
+    per_frontend("sluice_frontend_request_bytes", "Bytes from clients, observed", |c| c.request_bytes);
+    per_frontend("sluice_frontend_reply_packets", "Packets from backends, observed", |c| c.reply_packets);
+    per_frontend("sluice_frontend_reply_bytes", "Bytes from backends, observed", |c| c.reply_bytes);
+    per_frontend("sluice_frontend_dropped_packets", "Packets refused or dropped, observed", |c| c.dropped_packets);
+    let reasons = observe::reasons(&stages.pins)?;
+    let samples = reasons.into_iter().map(|(name, n)| (vec![("reason", name.to_owned())], count(n))).collect();
+    let help = "Packets for owned VIPs that were not forwarded, by reason, observed";
+    all.push(Family { name: "sluice_packets", kind: Kind::Counter, help, samples });
+    proxy(stages, &mut all);
+    Ok(all)
+}
+
+/// What the proxy counts.
+fn proxy(stages: &Stages, all: &mut Vec<Family>) {
+    let p = &stages.proxy;
+    let responses = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(&p.responses);
+    all.push(Family {
+        name: "sluice_proxy_responses",
+        kind: Kind::Counter,
+        help: "Responses by status class, observed",
+        samples: responses.map(|(class, n)| (vec![("class", class.to_owned())], count(n.load(Relaxed)))).collect(),
+    });
+    let (counter, gauge) = (Kind::Counter, Kind::Gauge);
+    for (name, kind, help, value) in [
+        ("sluice_proxy_connections", counter, "Connections accepted, observed", &p.accepted),
+        (
+            "sluice_proxy_unclaimed_connections",
+            counter,
+            "Connections closed because no listener has their address",
+            &p.unclaimed,
+        ),
+        ("sluice_proxy_own_responses", counter, "Responses that the proxy made itself, observed", &p.own_responses),
+        (
+            "sluice_proxy_refused_requests",
+            counter,
+            "Requests refused as malformed or unsafe, observed",
+            &p.refused_requests,
+        ),
+        ("sluice_proxy_connect_errors", counter, "Upstream connections that could not be opened", &p.connect_errors),
+        (
+            "sluice_proxy_upstream_errors",
+            counter,
+            "Upstream exchanges that broke before a response",
+            &p.upstream_errors,
+        ),
+        ("sluice_proxy_timeouts", counter, "Requests that ran out of time, observed", &p.timeouts),
+        ("sluice_proxy_retries", counter, "Tries beyond the first, observed", &p.retries),
+        ("sluice_proxy_upstream_connects", counter, "Upstream connections opened, observed", &p.upstream_connects),
+        (
+            "sluice_proxy_active_connections",
+            gauge,
+            "Connections of clients that are open, observed",
+            &p.active_connections,
+        ),
+        (
+            "sluice_proxy_active_requests",
+            gauge,
+            "Requests whose response is not finished, observed",
+            &p.active_requests,
+        ),
+        (
+            "sluice_proxy_idle_upstream_connections",
+            gauge,
+            "Upstream connections that are open and idle",
+            &p.idle_upstream,
+        ),
+        ("sluice_proxy_tunnels", gauge, "Upgraded connections that are open, observed", &p.tunnels),
+    ] {
+        all.push(Family { name, kind, help, samples: vec![(Labels::new(), count(value.load(Relaxed)))] });
+    }
+}
+
+/// A count as a sample; exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "the format has no integers; counts beyond 2^53 lose their last digits")]
+fn count(n: u64) -> f64 {
+    n as f64
+}
+
+fn bool_value(b: bool) -> f64 {
+    if b { 1.0 } else { 0.0 }
+}

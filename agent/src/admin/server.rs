@@ -1,0 +1,175 @@
+//! HTTP/1.1 on a Unix socket, and the health and metrics part of it on TCP where asked.
+use std::{convert::Infallible, fs, io, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener, UnixStream},
+};
+
+use super::{Stages, metrics, view};
+use crate::telemetry::exposition;
+
+/// The media type of the metrics.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// Flows listed where no limit is given.
+const FLOW_LIMIT: usize = 100;
+
+/// Which paths a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// All of them: whoever may open the socket may read everything.
+    Everything,
+    /// Health and metrics.
+    Public,
+}
+
+/// Binds the Unix socket, replacing one that nobody serves. Only root may connect.
+///
+/// # Errors
+/// Another agent serves the socket, or it cannot be made.
+pub async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        let text = format!("admin socket {} is served by another process", path.display());
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+    }
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("admin socket {}: {e}", path.display()));
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(named)?;
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(named)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(named)?;
+    Ok(listener)
+}
+
+/// Binds the TCP address of health and metrics.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|e| io::Error::new(e.kind(), format!("--metrics-addr {addr}: {e}")))
+}
+
+/// Serves the Unix socket until dropped.
+pub async fn serve_unix(listener: UnixListener, stages: Arc<Stages>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connection(stream, stages.clone(), Scope::Everything),
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+/// Serves health and metrics on TCP until dropped.
+pub async fn serve_tcp(listener: TcpListener, stages: Arc<Stages>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connection(stream, stages.clone(), Scope::Public),
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+/// An accept fails when descriptors run out; spinning would not free any.
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "admin: accept");
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+}
+
+fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, stages: Arc<Stages>, scope: Scope) {
+    tokio::spawn(async move {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let stages = stages.clone();
+            async move { Ok::<_, Infallible>(respond(&request, stages, scope).await) }
+        });
+        // A client that goes away in the middle is its own affair.
+        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    });
+}
+
+async fn respond(request: &Request<Incoming>, stages: Arc<Stages>, scope: Scope) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return problem(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: the admin API changes nothing");
+    }
+    let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
+    // Maps are read by system calls, up to some hundred thousand of them for flows.
+    let answer = tokio::task::spawn_blocking(move || answer(&path, &query, &stages, scope)).await;
+    answer.unwrap_or_else(|e| problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))
+}
+
+fn answer(path: &str, query: &str, stages: &Stages, scope: Scope) -> Response<Full<Bytes>> {
+    match path {
+        "/livez" => text(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" => {
+            let blockers = stages.blockers();
+            let status = if blockers.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            text(status, TEXT, if blockers.is_empty() { "ok\n".to_owned() } else { blockers.join("\n") + "\n" })
+        }
+        "/metrics" => match metrics::families(stages).map(exposition) {
+            Ok(Ok(body)) => text(StatusCode::OK, OPEN_METRICS, body),
+            Ok(Err(e)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+            Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+        },
+        _ if scope == Scope::Public => not_found(path),
+        "/api/v1/status" => json(stages.status()),
+        "/api/v1/services" => json(stages.services()),
+        "/api/v1/backends" => ok(stages.backends()),
+        "/api/v1/routes" => ok(stages.routes()),
+        "/api/v1/flows" => match limit(query) {
+            Ok(limit) => json(stages.flows(limit)),
+            Err(reason) => problem(StatusCode::BAD_REQUEST, &reason),
+        },
+        _ => match path.strip_prefix("/api/v1/objects/").and_then(|rest| rest.split_once('/')) {
+            Some((kind, name)) => match stages.object(kind, name) {
+                Some(object) => ok(object),
+                None => problem(StatusCode::NOT_FOUND, &format!("no {kind} {name} is known to this node")),
+            },
+            None => not_found(path),
+        },
+    }
+}
+
+fn limit(query: &str) -> Result<usize, String> {
+    match query.split('&').find_map(|pair| pair.strip_prefix("limit=")) {
+        None => Ok(FLOW_LIMIT),
+        Some(n) => n.parse().map_err(|_| format!("limit {n:?}: want a number")),
+    }
+}
+
+fn json<T: Serialize, E: ToString>(value: Result<T, E>) -> Response<Full<Bytes>> {
+    match value.map_err(|e| e.to_string()).and_then(|v| serde_json::to_string(&v).map_err(|e| e.to_string())) {
+        Ok(body) => text(StatusCode::OK, JSON, body),
+        Err(reason) => problem(StatusCode::INTERNAL_SERVER_ERROR, &reason),
+    }
+}
+
+fn ok(value: impl Serialize) -> Response<Full<Bytes>> {
+    json(Ok::<_, Infallible>(value))
+}
+
+fn not_found(path: &str) -> Response<Full<Bytes>> {
+    problem(StatusCode::NOT_FOUND, &format!("no such path: {path}"))
+}
+
+fn problem(status: StatusCode, reason: &str) -> Response<Full<Bytes>> {
+    let body = serde_json::to_string(&view::Problem { error: reason.to_owned() }).unwrap_or_default();
+    text(status, JSON, body)
+}
+
+fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,159 @@
+//! What the admin API answers: shared by the server, which builds it, and the command line, which shows it.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /api/v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// The node's name.
+    pub node: String,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// Whether the node forwards what the objects ask for.
+    pub ready: bool,
+    /// What keeps it from being ready.
+    pub blockers: Vec<String>,
+    /// The revision of the newest model.
+    pub model_rev: u64,
+    /// The revision that is programmed.
+    pub programmed_rev: u64,
+    /// How long the last change took to program, in microseconds.
+    pub programmed_in_us: u64,
+    /// Frontends in the maps.
+    pub frontends: usize,
+    /// Backends in the maps.
+    pub backends: usize,
+    /// Chunks of lookup table in use, and how many there are.
+    pub table_chunks: (u32, u32),
+    /// The interfaces.
+    pub uplinks: Vec<Uplink>,
+    /// Files and documents that could not be read.
+    pub faults: Vec<Fault>,
+    /// What could not be programmed.
+    pub unprogrammed: Vec<String>,
+    /// Objects that do not work, or not wholly.
+    pub problems: Vec<Object>,
+    /// Packets by reason, those that were counted at least once.
+    pub reasons: BTreeMap<String, u64>,
+    /// The directory of the pinned maps.
+    pub pins: String,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// The programs on it: `native XDP + TC`, `TC`, `none`.
+    pub programs: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// What is wrong, or why XDP is not used.
+    pub note: Option<String>,
+}
+
+/// Something that could not be read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// File and line, or the resource.
+    pub origin: String,
+    /// What was found and what was wanted.
+    pub reason: String,
+}
+
+/// What became of one object.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Object {
+    /// Its kind.
+    pub kind: String,
+    /// `namespace/name`.
+    pub name: String,
+    /// `accepted`, `partial`, `refused` or `ignored`.
+    pub outcome: String,
+    /// For machines.
+    pub reason: String,
+    /// For people.
+    pub messages: Vec<String>,
+}
+
+/// One of `GET /api/v1/services`: a Service or a Gateway that is ours.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    /// What became of it.
+    #[serde(flatten)]
+    pub object: Object,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// `80/TCP`.
+    pub ports: Vec<String>,
+    /// Distinct backends that new flows may go to; absent for a Gateway.
+    pub backends: Option<usize>,
+    /// Flows begun.
+    pub flows: u64,
+    /// Bytes in both directions.
+    pub bytes: u64,
+    /// Packets refused or dropped.
+    pub dropped: u64,
+}
+
+/// One of `GET /api/v1/backends`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// `203.0.113.1:80/TCP`.
+    pub frontend: String,
+    /// `namespace/name`.
+    pub service: String,
+    /// `10.244.1.2:8080`.
+    pub backend: String,
+    /// `local`, `remote` or `unknown`.
+    pub locality: String,
+    /// `active`, or `draining`: it keeps its flows and gets no new one.
+    pub state: String,
+}
+
+/// `GET /api/v1/flows`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flows {
+    /// How many are tracked.
+    pub total: usize,
+    /// Those that were asked for.
+    pub flows: Vec<Flow>,
+}
+
+/// One tracked flow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flow {
+    /// `TCP` or `UDP`.
+    pub proto: String,
+    /// The client's address and port.
+    pub client: String,
+    /// The frontend's address and port.
+    pub frontend: String,
+    /// The backend's address and port.
+    pub backend: String,
+    /// The source that the backend sees, where it was changed.
+    pub snat: Option<String>,
+    /// `opening`, `established`, `closing` or `closed`; for UDP `oneway` or `replied`.
+    pub state: String,
+    /// Seconds since the client's last packet.
+    pub idle_seconds: u64,
+    /// Seconds since the flow began.
+    pub age_seconds: u64,
+}
+
+/// The body of an answer that is no success.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// What was wrong.
+    pub error: String,
+}

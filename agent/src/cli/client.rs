@@ -1,0 +1,74 @@
+//! One GET over the agent's Unix socket.
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use crate::admin::view;
+
+/// The agent gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing serves the socket.
+    #[error("no agent answers at {socket}: {source}; is `sluice agent` running, with this --admin-socket?")]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the agent's answer broke off: {0}")]
+    Broken(#[from] hyper::Error),
+    /// The agent refused.
+    #[error("{reason}")]
+    Refused {
+        /// What the agent said.
+        reason: String,
+    },
+    /// The answer is not what this version expects.
+    #[error("unexpected answer to {path}: {source}; is the agent of another version?")]
+    Unexpected {
+        /// What was asked.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The object's name has another form.
+    #[error("object {object:?}: want KIND/NAMESPACE/NAME, as service/default/web")]
+    Object {
+        /// What was given.
+        object: String,
+    },
+}
+
+/// The body of a successful answer.
+///
+/// # Errors
+/// The agent cannot be reached, or answers with another status than 200.
+pub async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
+    let connect = |source| ClientError::Connect { socket: socket.to_owned(), source };
+    let stream = UnixStream::connect(socket).await.map_err(connect)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let request = Request::get(path).header("host", "sluice").body(Empty::<Bytes>::new());
+    let request = request.map_err(|_| ClientError::Object { object: path.to_owned() })?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    driver.abort();
+    if status == StatusCode::OK {
+        return Ok(body);
+    }
+    let reason = serde_json::from_slice::<view::Problem>(&body).map_or_else(|_| status.to_string(), |p| p.error);
+    Err(ClientError::Refused { reason })
+}

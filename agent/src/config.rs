@@ -1,0 +1,250 @@
+//! The command line as written -> settings as used; the one list of defaults.
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::{datapath, model::pool as pools};
+
+/// A load balancer for Kubernetes: addresses, eBPF forwarding and a layer 7 proxy in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of this node: forward what the objects ask for
+    #[command(after_long_help = AGENT_HELP)]
+    Agent(AgentArgs),
+    /// Show what the agent does and what keeps it from doing more
+    Status(InspectArgs),
+    /// Show the Services and Gateways, their addresses and ports
+    Services(InspectArgs),
+    /// Show the backends of each frontend and where they run
+    Backends(InspectArgs),
+    /// Show the layer 7 routes in the order in which they are tried
+    Routes(InspectArgs),
+    /// Show tracked flows: client, VIP, chosen backend
+    Flows(FlowsArgs),
+    /// Say why an object works or does not
+    Why(WhyArgs),
+    /// Detach the programs and remove every pin and route: forwarding stops
+    Cleanup(CleanupArgs),
+}
+
+const AGENT_HELP: &str = "\
+The agent reads ordinary Kubernetes YAML (Service, EndpointSlice, Gateway, HTTPRoute) below the manifests \
+directory and follows every change. It needs the capabilities BPF, NET_ADMIN and PERFMON, and a bpffs at /sys/fs/bpf.
+
+When it ends, however it ends, the programs stay attached and go on forwarding layer 4 flows; `sluice cleanup` removes them.
+
+Example:
+  sluice agent --manifests /etc/sluice --interface eth0 --pool 203.0.113.0/24 --pool 2001:db8:113::/112";
+
+/// Flags of `sluice agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Directory of Kubernetes YAML or JSON, read with its sub-directories and watched for change
+    #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS")]
+    pub manifests: PathBuf,
+    /// Interface towards clients and other nodes; repeat for several [default: those of the default routes]
+    #[arg(long = "interface", value_name = "IF", env = "SLUICE_INTERFACES", value_delimiter = ',')]
+    pub interfaces: Vec<String>,
+    /// Range that addresses are given from, where an object has none; repeat for several
+    #[arg(long = "pool", value_name = "CIDR", env = "SLUICE_POOLS", value_delimiter = ',', value_parser = pool)]
+    pub pools: Vec<IpNet>,
+    /// Name of this node, compared with `nodeName` of endpoints [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node: Option<String>,
+    /// Zone of this node, compared with the hints of endpoints
+    #[arg(long, value_name = "ZONE", env = "NODE_ZONE")]
+    pub zone: Option<String>,
+    /// Which programs forward
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, env = "SLUICE_DATAPATH")]
+    pub datapath: datapath::Mode,
+    /// Directory of the pinned maps and links, on a bpffs
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
+    pub bpf_dir: PathBuf,
+    /// Directory where given addresses are remembered
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/sluice", env = "SLUICE_STATE_DIR")]
+    pub state_dir: PathBuf,
+    /// Unix socket of the admin API
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_ADMIN_SOCKET, env = "SLUICE_ADMIN_SOCKET")]
+    pub admin_socket: PathBuf,
+    /// TCP address that serves /livez, /readyz and /metrics as well
+    #[arg(long, value_name = "ADDR:PORT", env = "SLUICE_METRICS_ADDR")]
+    pub metrics_addr: Option<SocketAddr>,
+    /// Source ports for flows to endpoints on other nodes; keep them out of net.ipv4.ip_local_port_range
+    #[arg(long, value_name = "FIRST-LAST", default_value = "10000-29999", value_parser = port_range)]
+    pub snat_ports: (u16, u16),
+    /// Log format
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = "SLUICE_LOG_FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// How logs are written. The level comes from `RUST_LOG`, `info` where it is not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Flags that every inspection command has.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// Unix socket of the agent's admin API
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_ADMIN_SOCKET, env = "SLUICE_ADMIN_SOCKET")]
+    pub admin_socket: PathBuf,
+    /// Output form
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Flags of `sluice flows`.
+#[derive(Debug, Args)]
+pub struct FlowsArgs {
+    /// The common flags.
+    #[command(flatten)]
+    pub inspect: InspectArgs,
+    /// Flows shown at most
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+}
+
+/// Flags of `sluice why`.
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// The object: `service/NAMESPACE/NAME`, `gateway/NAMESPACE/NAME`, `httproute/NAMESPACE/NAME`
+    pub object: String,
+    /// The common flags.
+    #[command(flatten)]
+    pub inspect: InspectArgs,
+}
+
+/// Flags of `sluice cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Directory of the pinned maps and links
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
+    pub bpf_dir: PathBuf,
+}
+
+/// Form of an inspection command's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table for people.
+    #[default]
+    Table,
+    /// The API's JSON.
+    Json,
+}
+
+const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/sluice";
+const DEFAULT_ADMIN_SOCKET: &str = "/run/sluice/admin.sock";
+
+/// Settings that cannot be used together, or on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Two pools share addresses.
+    #[error("--pool: {0}")]
+    Pools(String),
+    /// The host has no name and none was given.
+    #[error("--node: the host has no usable name ({0}); want one")]
+    NodeName(String),
+}
+
+impl AgentArgs {
+    /// The name of this node.
+    ///
+    /// # Errors
+    /// None was given and the host has none.
+    pub fn node_name(&self) -> Result<String, ConfigError> {
+        match &self.node {
+            Some(name) => Ok(name.clone()),
+            None => match nix::unistd::gethostname() {
+                Ok(name) if !name.is_empty() => Ok(name.to_string_lossy().into_owned()),
+                Ok(_) => Err(ConfigError::NodeName("it is empty".to_owned())),
+                Err(e) => Err(ConfigError::NodeName(e.to_string())),
+            },
+        }
+    }
+
+    /// Refuses pools that share addresses.
+    ///
+    /// # Errors
+    /// Every overlap.
+    pub fn check_pools(&self) -> Result<(), ConfigError> {
+        let overlaps = pools::check_pools(&self.pools);
+        if overlaps.is_empty() { Ok(()) } else { Err(ConfigError::Pools(overlaps.join("; "))) }
+    }
+}
+
+/// A range in which the host part is empty, so that a typing error does not become a larger range.
+fn pool(text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text.parse().map_err(|e| format!("{e}; want a range as 203.0.113.0/24"))?;
+    if net.addr() != net.network() {
+        return Err(format!("has bits set behind its prefix; want {}", net.trunc()));
+    }
+    Ok(net)
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let wanted = || "want FIRST-LAST with 1024 <= FIRST <= LAST <= 65535".to_owned();
+    let (first, last) = text.split_once('-').ok_or_else(wanted)?;
+    let (first, last) = (first.parse().map_err(|_| wanted())?, last.parse().map_err(|_| wanted())?);
+    if (1024..=last).contains(&first) { Ok((first, last)) } else { Err(wanted()) }
+}
+
+/// Warns where the range of source ports meets the host's own: two flows might then share a tuple.
+pub fn warn_of_port_overlap((first, last): (u16, u16)) {
+    let path = Path::new("/proc/sys/net/ipv4/ip_local_port_range");
+    let Ok(text) = std::fs::read_to_string(path) else { return };
+    let bounds: Vec<u16> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    if let [low, high] = bounds[..]
+        && first <= high
+        && low <= last
+    {
+        tracing::warn!(
+            reason = format!("--snat-ports {first}-{last} meets net.ipv4.ip_local_port_range {low}-{high}"),
+            "a flow of this host and a forwarded flow may take the same source port"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pool_with_host_bits_is_refused_with_the_range_that_was_meant() {
+        assert_eq!(pool("203.0.113.9/24").unwrap_err(), "has bits set behind its prefix; want 203.0.113.0/24");
+        assert!(pool("203.0.113.0/24").is_ok());
+        assert!(pool("nonsense").unwrap_err().contains("want a range"));
+    }
+
+    #[test]
+    fn a_port_range_is_ordered_and_above_the_privileged_ports() {
+        assert_eq!(port_range("10000-29999"), Ok((10_000, 29_999)));
+        for wrong in ["", "5", "80-90", "3000-2000", "1024-70000"] {
+            assert!(port_range(wrong).is_err(), "{wrong}");
+        }
+    }
+}

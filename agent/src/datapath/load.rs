@@ -1,0 +1,331 @@
+//! The object in the kernel: loads the programs, creates or adopts the pinned maps, attaches or swaps the links.
+//!
+//! Invariant: a pinned map is adopted only when its shape is the object's; a link is swapped, never dropped and made
+//! again, so that no packet meets an interface without a program.
+//!
+//! # Design
+//! aya adopts a pinned map of any shape without a look, and typed access to it would then read and write past its
+//! values. So every pin is compared first, and all mismatches are told at once.
+use std::{
+    fs, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapInfo, SockMap},
+    programs::{
+        SchedClassifier, SkLookup, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, LinkOrder},
+        tc::TcAttachOptions,
+    },
+};
+use sluice_ebpf::{LAYOUT, PROXY_TCP, map, program, user};
+
+use super::maps::{TableError, open};
+
+/// The eBPF object, built by `build.rs`.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/programs"));
+
+/// The programs could not be brought into the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The directory of the pins cannot be used.
+    #[error("bpf directory {dir}: {reason}")]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What was found and what was wanted.
+        reason: String,
+    },
+    /// Pinned maps have another shape than this version's.
+    #[error(
+        "{dir} holds maps that this version cannot use: {mismatches}; run `sluice cleanup --bpf-dir {root}` to remove them \
+         (established connections are then forgotten)"
+    )]
+    Incompatible {
+        /// The directory of this layout.
+        dir: PathBuf,
+        /// The directory that was configured.
+        root: PathBuf,
+        /// Every mismatch.
+        mismatches: String,
+    },
+    /// The kernel or the object refused.
+    #[error("eBPF object: {what}: {source}")]
+    Object {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A program could not be attached.
+    #[error("attach {program} to {interface}: {reason}")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The interface, or the namespace.
+        interface: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A map could not be opened or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+/// How XDP is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum XdpKind {
+    /// In the driver.
+    Native,
+    /// On the socket buffer: works everywhere, saves little.
+    Generic,
+}
+
+impl XdpKind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Native => "xdp-native",
+            Self::Generic => "xdp-generic",
+        }
+    }
+}
+
+/// The programs and where their pins are.
+pub struct Programs {
+    ebpf: Ebpf,
+    dir: PathBuf,
+}
+
+/// The directory of this layout's pins.
+#[must_use]
+pub fn pin_dir(root: &Path) -> PathBuf {
+    root.join(format!("v{LAYOUT}"))
+}
+
+impl Programs {
+    /// Loads the object; its maps are pinned below `root`, or adopted from there.
+    ///
+    /// # Errors
+    /// The directory is no bpffs, a pin is incompatible, or the kernel refuses a map or a program.
+    pub fn load(root: &Path) -> Result<Self, LoadError> {
+        let dir = pin_dir(root);
+        prepare(root, &dir)?;
+        compare(root, &dir)?;
+        let mut loader = EbpfLoader::new();
+        for name in map::ALL {
+            loader.map_pin_path(name, dir.join(name));
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|e| object("create the maps", e))?;
+        let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        for name in names.iter().filter(|n| *n != program::PASS) {
+            let loaded = match ebpf.program_mut(name) {
+                Some(aya::programs::Program::Xdp(p)) => p.load(),
+                Some(aya::programs::Program::SchedClassifier(p)) => p.load(),
+                Some(aya::programs::Program::SkLookup(p)) => p.load(),
+                _ => continue,
+            };
+            loaded.map_err(|e| object(&format!("load the program {name}"), e))?;
+        }
+        Ok(Self { ebpf, dir })
+    }
+
+    /// The directory of the pins.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Puts the proxy's listening socket where `sk_lookup` finds it.
+    ///
+    /// # Errors
+    /// The kernel refuses the socket.
+    pub fn set_proxy_socket(&self, socket: &impl std::os::fd::AsRawFd) -> Result<(), LoadError> {
+        let mut sockets: SockMap<aya::maps::MapData> = open(&self.dir, map::PROXY)?;
+        sockets.set(PROXY_TCP, socket, 0).map_err(|e| object("hand over the proxy's socket", e))
+    }
+
+    /// Attaches XDP to an interface, in one mode; a link in the other mode is removed.
+    ///
+    /// # Errors
+    /// The driver has no XDP, or a foreign program is attached.
+    pub fn attach_xdp(&mut self, interface: &str, kind: XdpKind) -> Result<(), LoadError> {
+        let other = if kind == XdpKind::Native { XdpKind::Generic } else { XdpKind::Native };
+        self.detach(other.label(), interface)?;
+        let pin = self.pin(kind.label(), interface);
+        let wrong = |reason: String| attach_error(program::XDP, interface, reason);
+        let xdp: &mut Xdp = typed(&mut self.ebpf, program::XDP)?;
+        if swap(&pin, xdp.fd().map_err(|e| wrong(e.to_string()))?.as_fd()).map_err(|e| wrong(e.to_string()))? {
+            return Ok(());
+        }
+        let mode = if kind == XdpKind::Native { XdpMode::Driver } else { XdpMode::Skb };
+        let id = xdp.attach(interface, mode).map_err(|e| wrong(explain(&e)))?;
+        let link = xdp.take_link(id).map_err(|e| wrong(explain(&e)))?;
+        let link = FdLink::try_from(link).map_err(|e| wrong(e.to_string()))?;
+        link.pin(&pin).map_err(|e| wrong(explain(&e))).map(drop)
+    }
+
+    /// Removes XDP from an interface where it is ours.
+    ///
+    /// # Errors
+    /// The pin cannot be removed.
+    pub fn detach_xdp(&self, interface: &str) -> Result<(), LoadError> {
+        self.detach(XdpKind::Native.label(), interface)?;
+        self.detach(XdpKind::Generic.label(), interface)
+    }
+
+    /// Attaches both TC programs to an interface, before those of others.
+    ///
+    /// # Errors
+    /// The kernel refuses a link.
+    pub fn attach_tc(&mut self, interface: &str) -> Result<(), LoadError> {
+        for (name, label, at) in [
+            (program::INGRESS, "tc-ingress", TcAttachType::Ingress),
+            (program::EGRESS, "tc-egress", TcAttachType::Egress),
+        ] {
+            let pin = self.pin(label, interface);
+            let wrong = |reason: String| attach_error(name, interface, reason);
+            let tc: &mut SchedClassifier = typed(&mut self.ebpf, name)?;
+            if swap(&pin, tc.fd().map_err(|e| wrong(e.to_string()))?.as_fd()).map_err(|e| wrong(e.to_string()))? {
+                continue;
+            }
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = tc.attach_with_options(interface, at, options).map_err(|e| wrong(explain(&e)))?;
+            let link = tc.take_link(id).map_err(|e| wrong(explain(&e)))?;
+            let link = FdLink::try_from(link).map_err(|e| wrong(e.to_string()))?;
+            link.pin(&pin).map_err(|e| wrong(explain(&e)))?;
+        }
+        Ok(())
+    }
+
+    /// Attaches `sk_lookup` to this process's network namespace.
+    ///
+    /// # Errors
+    /// The kernel refuses the link.
+    pub fn attach_lookup(&mut self) -> Result<(), LoadError> {
+        const NAMESPACE: &str = "/proc/self/ns/net";
+        let pin = self.pin("sk-lookup", "netns");
+        let wrong = |reason: String| attach_error(program::LOOKUP, NAMESPACE, reason);
+        let lookup: &mut SkLookup = typed(&mut self.ebpf, program::LOOKUP)?;
+        if swap(&pin, lookup.fd().map_err(|e| wrong(e.to_string()))?.as_fd()).map_err(|e| wrong(e.to_string()))? {
+            return Ok(());
+        }
+        let namespace = fs::File::open(NAMESPACE).map_err(|e| wrong(e.to_string()))?;
+        let id = lookup.attach(namespace).map_err(|e| wrong(explain(&e)))?;
+        let link = lookup.take_link(id).map_err(|e| wrong(explain(&e)))?;
+        let link: FdLink = link.into();
+        link.pin(&pin).map_err(|e| wrong(explain(&e))).map(drop)
+    }
+
+    fn pin(&self, label: &str, interface: &str) -> PathBuf {
+        self.dir.join("links").join(format!("{label}-{interface}"))
+    }
+
+    fn detach(&self, label: &str, interface: &str) -> Result<(), LoadError> {
+        let pin = self.pin(label, interface);
+        match fs::remove_file(&pin) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(directory(&pin, e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Gives a pinned link another program. `false` when there is none, or its interface is gone and the pin with it.
+fn swap(pin: &Path, program: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
+    if !pin.exists() {
+        return Ok(false);
+    }
+    match user::update_link(pin, program) {
+        Ok(()) => Ok(true),
+        // The interface is gone (ENOLINK), perhaps replaced by another of the same name.
+        Err(e) if e.raw_os_error() == Some(nix::libc::ENOLINK) => fs::remove_file(pin).map(|()| false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes the directories; the root must be on a bpffs, which is mounted where nothing is.
+fn prepare(root: &Path, dir: &Path) -> Result<(), LoadError> {
+    const BPFFS: &str = "/sys/fs/bpf";
+    if root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
+        let none: Option<&str> = None;
+        nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), none)
+            .map_err(|e| directory(Path::new(BPFFS), format!("is no bpffs and cannot be mounted as one: {e}")))?;
+    }
+    fs::create_dir_all(dir.join("links")).map_err(|e| directory(dir, e))?;
+    if !is_bpffs(root) {
+        return Err(directory(root, "is not on a bpffs; want a directory below /sys/fs/bpf"));
+    }
+    Ok(())
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
+}
+
+/// Compares every pinned map with the object's definition of it.
+fn compare(root: &Path, dir: &Path) -> Result<(), LoadError> {
+    let wanted = aya_obj::Object::parse(OBJECT).map_err(|e| object("parse", e))?;
+    let mut mismatches = Vec::new();
+    for name in map::ALL {
+        let (Ok(found), Some(want)) = (MapInfo::from_pin(dir.join(name)), wanted.maps.get(name)) else { continue };
+        let kind = found.map_type().map_or(0, |t| t as u32);
+        let pairs = [
+            ("type", kind, want.map_type()),
+            ("key size", found.key_size(), want.key_size()),
+            ("value size", found.value_size(), want.value_size()),
+            ("max entries", found.max_entries(), want.max_entries()),
+        ];
+        let wrong = pairs.iter().filter(|(_, found, want)| found != want);
+        mismatches.extend(wrong.map(|(what, found, want)| format!("{name}: {what} {found}, want {want}")));
+    }
+    if mismatches.is_empty() {
+        return Ok(());
+    }
+    Err(LoadError::Incompatible { dir: dir.into(), root: root.into(), mismatches: mismatches.join("; ") })
+}
+
+/// Detaches everything and removes every pin below the directory.
+///
+/// # Errors
+/// Something below the directory cannot be removed.
+pub fn cleanup(root: &Path) -> Result<(), LoadError> {
+    match fs::remove_dir_all(root) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(directory(root, e)),
+        _ => Ok(()),
+    }
+}
+
+fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| object(name, io::Error::other("is not in the object")))?;
+    program.try_into().map_err(|e| object(name, e))
+}
+
+/// An error with its causes: aya's own text leaves out what the kernel said.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
+
+fn object(what: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LoadError {
+    LoadError::Object { what: what.to_owned(), source: source.into() }
+}
+
+fn directory(dir: &Path, reason: impl ToString) -> LoadError {
+    LoadError::Directory { dir: dir.to_owned(), reason: reason.to_string() }
+}
+
+fn attach_error(program: &'static str, interface: &str, reason: String) -> LoadError {
+    LoadError::Attach { program, interface: interface.to_owned(), reason }
+}

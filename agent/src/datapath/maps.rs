@@ -1,0 +1,182 @@
+//! The maps: one way to write them, in the kernel or in memory, and one way to read back what they hold.
+use std::{io, path::Path};
+
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use sluice_ebpf::{Addr, Backend, Counters, Frontend, FrontendKey, TableChunk, Vip, map};
+
+use super::plan::{Observed, Op, chunks};
+
+/// A map could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("map {map}: {reason}")]
+pub struct TableError {
+    /// The map's name.
+    pub map: &'static str,
+    /// What the kernel said; `E2BIG` is a full map.
+    pub reason: String,
+}
+
+/// Something that operations can be run on.
+pub trait Tables {
+    /// Runs one operation. Removing what is not there is no error.
+    ///
+    /// # Errors
+    /// The write fails; earlier operations stay in effect.
+    fn run(&mut self, op: &Op) -> Result<(), TableError>;
+}
+
+/// The pinned maps that the agent writes.
+pub struct Pinned {
+    frontends: HashMap<MapData, FrontendKey, Frontend>,
+    backends: HashMap<MapData, u32, Backend>,
+    tables: Array<MapData, TableChunk>,
+    vips: HashMap<MapData, Addr, Vip>,
+    counters: PerCpuArray<MapData, Counters>,
+    cpus: usize,
+}
+
+impl Pinned {
+    /// Opens the maps below the directory of the pins.
+    ///
+    /// # Errors
+    /// A pin is missing or of another kind.
+    pub fn open(dir: &Path) -> Result<Self, TableError> {
+        Ok(Self {
+            frontends: open(dir, map::FRONTENDS)?,
+            backends: open(dir, map::BACKENDS)?,
+            tables: open(dir, map::TABLES)?,
+            vips: open(dir, map::VIPS)?,
+            counters: open(dir, map::COUNTERS)?,
+            cpus: aya::util::nr_cpus().map_err(|(path, error)| fault(map::COUNTERS, format!("{path}: {error}")))?,
+        })
+    }
+
+    /// Reads everything back.
+    ///
+    /// # Errors
+    /// A read fails.
+    pub fn observe(&self) -> Result<Observed, TableError> {
+        let mut observed = Observed::default();
+        for row in self.backends.iter() {
+            let (id, backend) = row.map_err(|e| fault(map::BACKENDS, e))?;
+            observed.backends.insert(id, backend);
+        }
+        for row in self.vips.iter() {
+            let (addr, vip) = row.map_err(|e| fault(map::VIPS, e))?;
+            observed.vips.insert(addr, vip);
+        }
+        for row in self.frontends.iter() {
+            let (key, frontend) = row.map_err(|e| fault(map::FRONTENDS, e))?;
+            let mut slots = Vec::with_capacity(frontend.table_slots as usize);
+            for chunk in 0..chunks(frontend.table_slots) {
+                let chunk = self.tables.get(&(frontend.table_chunk + chunk), 0).map_err(|e| fault(map::TABLES, e))?;
+                slots.extend(chunk.ids);
+            }
+            slots.truncate(frontend.table_slots as usize);
+            observed.frontends.insert(key, (frontend, slots));
+        }
+        Ok(observed)
+    }
+}
+
+/// Opens a pinned map as the type that its user wants.
+pub(super) fn open<M: TryFrom<aya::maps::Map, Error = MapError>>(
+    dir: &Path,
+    name: &'static str,
+) -> Result<M, TableError> {
+    let data = MapData::from_pin(dir.join(name)).map_err(|e| fault(name, e))?;
+    let map = aya::maps::Map::from_map_data(data).map_err(|e| fault(name, e))?;
+    M::try_from(map).map_err(|e| fault(name, e))
+}
+
+pub(super) fn fault(map: &'static str, error: impl ToString) -> TableError {
+    TableError { map, reason: error.to_string() }
+}
+
+/// Removing what is gone already is what was wanted.
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+impl Tables for Pinned {
+    fn run(&mut self, op: &Op) -> Result<(), TableError> {
+        match op {
+            Op::PutBackend(id, backend) => self.backends.insert(id, backend, 0).map_err(|e| fault(map::BACKENDS, e)),
+            Op::WriteTable(first, chunks) => (*first..)
+                .zip(chunks)
+                .try_for_each(|(index, chunk)| self.tables.set(index, chunk, 0).map_err(|e| fault(map::TABLES, e))),
+            Op::ResetCounters(id) => {
+                let zeros = PerCpuValues::try_from(vec![Counters::default(); self.cpus])
+                    .map_err(|e| fault(map::COUNTERS, e))?;
+                self.counters.set(*id, zeros, 0).map_err(|e| fault(map::COUNTERS, e))
+            }
+            Op::PutFrontend(key, value) => self.frontends.insert(key, value, 0).map_err(|e| fault(map::FRONTENDS, e)),
+            Op::PutVip(addr, vip) => self.vips.insert(addr, vip, 0).map_err(|e| fault(map::VIPS, e)),
+            Op::DeleteFrontend(key) => absent_is_fine(self.frontends.remove(key)).map_err(|e| fault(map::FRONTENDS, e)),
+            Op::DeleteVip(addr) => absent_is_fine(self.vips.remove(addr)).map_err(|e| fault(map::VIPS, e)),
+            Op::DeleteBackend(id) => absent_is_fine(self.backends.remove(id)).map_err(|e| fault(map::BACKENDS, e)),
+        }
+    }
+}
+
+/// The maps in memory, with the invariant that the programs rely on.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Memory {
+    pub(crate) frontends: std::collections::BTreeMap<FrontendKey, Frontend>,
+    pub(crate) backends: std::collections::BTreeMap<u32, Backend>,
+    pub(crate) vips: std::collections::BTreeMap<Addr, Vip>,
+    tables: std::collections::BTreeMap<u32, TableChunk>,
+}
+
+#[cfg(test)]
+impl Memory {
+    /// Runs one operation.
+    pub(crate) fn run(&mut self, op: &Op) {
+        match op {
+            Op::PutBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
+            Op::WriteTable(first, chunks) => self.tables.extend((*first..).zip(chunks.iter().copied())),
+            Op::ResetCounters(_) => {}
+            Op::PutFrontend(key, value) => drop(self.frontends.insert(*key, *value)),
+            Op::PutVip(addr, vip) => drop(self.vips.insert(*addr, *vip)),
+            Op::DeleteFrontend(key) => drop(self.frontends.remove(key)),
+            Op::DeleteVip(addr) => drop(self.vips.remove(addr)),
+            Op::DeleteBackend(id) => drop(self.backends.remove(id)),
+        }
+    }
+
+    fn slots(&self, frontend: &Frontend) -> Vec<u32> {
+        let chunks = (0..chunks(frontend.table_slots)).map(|c| self.tables[&(frontend.table_chunk + c)]);
+        chunks.flat_map(|chunk| chunk.ids).take(frontend.table_slots as usize).collect()
+    }
+
+    /// Every slot of every frontend leads to a backend that is there; no two tables and no two ids overlap.
+    pub(crate) fn check(&self) {
+        let (mut used, mut ids) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        for frontend in self.frontends.values() {
+            assert!(ids.insert(frontend.id), "two frontends have the id {}", frontend.id);
+            assert!(self.slots(frontend).iter().all(|id| self.backends.contains_key(id)), "a slot without a backend");
+            for chunk in 0..chunks(frontend.table_slots) {
+                assert!(used.insert(frontend.table_chunk + chunk), "two tables in one place");
+            }
+        }
+    }
+
+    /// The distinct backends that a frontend's table leads to.
+    pub(crate) fn places(&self, key: &FrontendKey) -> Vec<(Addr, u16)> {
+        let ids: std::collections::BTreeSet<u32> = self.slots(&self.frontends[key]).into_iter().collect();
+        let mut places: Vec<_> = ids.iter().map(|id| (self.backends[id].addr, self.backends[id].port)).collect();
+        places.sort_unstable();
+        places
+    }
+
+    /// What a restart would read.
+    pub(crate) fn observed(&self) -> Observed {
+        let frontends = self.frontends.iter().map(|(k, f)| (*k, (*f, self.slots(f)))).collect();
+        Observed { frontends, backends: self.backends.clone(), vips: self.vips.clone() }
+    }
+}

@@ -1,0 +1,200 @@
+//! The host's interfaces and routes, by netlink: which interfaces are uplinks, which addresses they have, and the local
+//! routes by which packets for the proxy's VIPs reach a socket.
+//!
+//! Reads and writes happen in the network namespace that the process started in. Only routes that carry
+//! [`ROUTE_PROTOCOL`] are ours; no other is touched.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use futures_util::TryStreamExt;
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressScope},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+/// What marks a route as ours; free in `/etc/iproute2/rt_protos`.
+pub const ROUTE_PROTOCOL: u8 = 83;
+/// The kernel's table of local addresses.
+const LOCAL_TABLE: u32 = 255;
+
+/// A netlink request failed.
+#[derive(Debug, thiserror::Error)]
+#[error("netlink: {what}: {source}")]
+pub struct NetworkError {
+    what: String,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// An interface of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index; another one means another device, whatever its name.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is one end of a veth pair.
+    pub veth: bool,
+    /// Whether it is up.
+    pub up: bool,
+    /// Its first global IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its first global IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// A netlink socket in this network namespace.
+#[derive(Clone)]
+pub struct Network {
+    handle: Handle,
+}
+
+impl Network {
+    /// Opens the socket; must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The socket cannot be opened.
+    pub fn try_new() -> Result<Self, NetworkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|e| failed("open the socket", e))?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Every interface, by name.
+    ///
+    /// # Errors
+    /// A dump fails.
+    pub async fn links(&self) -> Result<BTreeMap<String, Link>, NetworkError> {
+        let messages: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(|e| failed("list the interfaces", e))?;
+        let mut links: BTreeMap<u32, Link> = messages.iter().filter_map(link).map(|link| (link.index, link)).collect();
+        let addresses: Vec<_> =
+            self.handle.address().get().execute().try_collect().await.map_err(|e| failed("list the addresses", e))?;
+        for message in addresses {
+            let Some(link) = links.get_mut(&message.header.index) else { continue };
+            if message.header.scope != AddressScope::Universe {
+                continue;
+            }
+            // For IPv4 `Local` is the host's own address and `Address` the peer's on point-to-point links.
+            let find = |want_local: bool| {
+                message.attributes.iter().find_map(|a| match a {
+                    AddressAttribute::Local(ip) if want_local => Some(*ip),
+                    AddressAttribute::Address(ip) if !want_local => Some(*ip),
+                    _ => None,
+                })
+            };
+            match find(true).or_else(|| find(false)) {
+                Some(IpAddr::V4(ip)) => _ = link.v4.get_or_insert(ip),
+                Some(IpAddr::V6(ip)) => _ = link.v6.get_or_insert(ip),
+                None => {}
+            }
+        }
+        Ok(links.into_values().map(|link| (link.name.clone(), link)).collect())
+    }
+
+    /// The interfaces that default routes leave by: the uplinks, where none is named.
+    ///
+    /// # Errors
+    /// A dump fails.
+    pub async fn default_interfaces(&self) -> Result<BTreeSet<String>, NetworkError> {
+        let mut indexes = BTreeSet::new();
+        for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
+            let routes: Vec<RouteMessage> = self.dump_routes(message).await?;
+            let defaults = routes
+                .iter()
+                .filter(|r| r.header.destination_prefix_length == 0 && r.header.kind == RouteType::Unicast);
+            indexes.extend(defaults.flat_map(|r| r.attributes.iter()).filter_map(|a| match a {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            }));
+        }
+        let links = self.links().await?;
+        Ok(links.into_values().filter(|l| indexes.contains(&l.index) && l.name != "lo").map(|l| l.name).collect())
+    }
+
+    /// Makes our local routes those of `vips`: adds what is missing, removes what is not wanted.
+    ///
+    /// # Errors
+    /// A dump, an addition or a removal fails; the rest is done all the same.
+    pub async fn sync_local_routes(&self, vips: &BTreeSet<IpAddr>) -> Result<(), NetworkError> {
+        let mut present = BTreeMap::new();
+        for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
+            let ours = |r: &RouteMessage| r.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL);
+            for route in self.dump_routes(message).await?.into_iter().filter(ours) {
+                if let Some(ip) = destination(&route) {
+                    present.insert(ip, route);
+                }
+            }
+        }
+        let missing: Vec<_> = vips.iter().filter(|ip| !present.contains_key(ip)).collect();
+        let mut result = Ok(());
+        if !missing.is_empty() {
+            let loopback = self.links().await?.get("lo").map_or(1, |l| l.index);
+            for &ip in missing {
+                let added = self.handle.route().add(local_route(ip, loopback)).replace().execute().await;
+                result = result.and(added.map_err(|e| failed(format!("add the local route to {ip}"), e)));
+            }
+        }
+        for (ip, route) in present.into_iter().filter(|(ip, _)| !vips.contains(ip)) {
+            let removed = self.handle.route().del(route).execute().await;
+            result = result.and(removed.map_err(|e| failed(format!("remove the local route to {ip}"), e)));
+        }
+        result
+    }
+
+    async fn dump_routes(&self, message: RouteMessage) -> Result<Vec<RouteMessage>, NetworkError> {
+        self.handle.route().get(message).execute().try_collect().await.map_err(|e| failed("list the routes", e))
+    }
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let name = message.attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let veth = message.attributes.iter().any(|a| match a {
+        LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Veth)),
+        _ => false,
+    });
+    let up = message.header.flags.contains(LinkFlags::Up);
+    Some(Link { index: message.header.index, name, veth, up, v4: None, v6: None })
+}
+
+fn destination(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    })
+}
+
+fn local_route(ip: IpAddr, loopback: u32) -> RouteMessage {
+    let protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    match ip {
+        IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(ip, 32)
+            .output_interface(loopback)
+            .table_id(LOCAL_TABLE)
+            .kind(RouteType::Local)
+            .scope(RouteScope::Host)
+            .protocol(protocol)
+            .build(),
+        IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(ip, 128)
+            .output_interface(loopback)
+            .table_id(LOCAL_TABLE)
+            .kind(RouteType::Local)
+            .protocol(protocol)
+            .build(),
+    }
+}
+
+fn failed(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> NetworkError {
+    NetworkError { what: what.into(), source: source.into() }
+}

@@ -1,0 +1,312 @@
+//! Desired rows and what is in the maps -> ordered operations. Pure: the state changes as if every operation succeeds;
+//! when one fails, the state is thrown away and read from the maps again.
+//!
+//! Order: backends, then tables, then the frontends that name them, then VIPs; removals in reverse, and what a packet in
+//! flight may still read (tables, backends) is kept for two ticks. So at no moment does a frontend name a backend or a
+//! table that is not there.
+//!
+//! Start-up, resync and a single change take this one path.
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_ebpf::{
+    Addr, Backend, CHUNK_SLOTS, Frontend, FrontendKey, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_VIPS, TableChunk,
+    Vip,
+};
+
+use super::{
+    maglev::{self, Place},
+    rows::{FrontendRow, Rows},
+    space::{Run, Space},
+};
+
+/// One write to one map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Adds or replaces a backend.
+    PutBackend(u32, Backend),
+    /// Writes chunks from this index on.
+    WriteTable(u32, Vec<TableChunk>),
+    /// Sets a frontend's counters to zero before their id is used again.
+    ResetCounters(u32),
+    /// Adds or replaces a frontend: publishes its table.
+    PutFrontend(FrontendKey, Frontend),
+    /// Adds or replaces a VIP.
+    PutVip(Addr, Vip),
+    /// Removes a frontend.
+    DeleteFrontend(FrontendKey),
+    /// Removes a VIP.
+    DeleteVip(Addr),
+    /// Removes a backend.
+    DeleteBackend(u32),
+}
+
+/// What the maps held when they were read.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The frontends, each with its table's slots.
+    pub frontends: BTreeMap<FrontendKey, (Frontend, Vec<u32>)>,
+    /// The backends.
+    pub backends: BTreeMap<u32, Backend>,
+    /// The VIPs.
+    pub vips: BTreeMap<Addr, Vip>,
+}
+
+/// What is in the maps, with the ids and places that are in use.
+#[derive(Debug)]
+pub struct State {
+    frontends: BTreeMap<FrontendKey, (FrontendRow, Frontend)>,
+    backends: BTreeMap<Place, Held>,
+    vips: BTreeMap<Addr, Vip>,
+    chunks: Space,
+    frontend_ids: Space,
+    backend_ids: Space,
+    tick: u64,
+    /// Tables that no frontend names any more, with the tick at which they were left.
+    retired: Vec<(u64, Run)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    id: u32,
+    flags: u16,
+    /// The tick since which no row wants it.
+    unwanted_since: Option<u64>,
+}
+
+/// The flags of a row whose table is not ours: no desired row equals it.
+const FOREIGN: u32 = u32::MAX;
+
+/// Ticks for which what a packet may still read is kept.
+const KEEP_TICKS: u64 = 2;
+
+impl State {
+    /// The state of maps that were just read.
+    #[must_use]
+    pub fn new(observed: &Observed) -> Self {
+        let mut state = Self {
+            frontends: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            vips: observed.vips.clone(),
+            chunks: Space::new(0, MAX_CHUNKS),
+            frontend_ids: Space::new(0, MAX_FRONTENDS),
+            // 0 in a table means no backend.
+            backend_ids: Space::new(1, MAX_BACKENDS),
+            tick: 0,
+            retired: Vec::new(),
+        };
+        for (&id, backend) in &observed.backends {
+            state.backend_ids.reserve(one(id));
+            let held = Held { id, flags: backend.flags, unwanted_since: None };
+            state.backends.insert((backend.addr, backend.port), held);
+        }
+        for (&key, (frontend, slots)) in &observed.frontends {
+            state.frontend_ids.reserve(one(frontend.id));
+            state.chunks.reserve(Run { start: frontend.table_chunk, len: chunks(frontend.table_slots) });
+            state.frontends.insert(key, (observed_row(frontend, slots, &observed.backends), *frontend));
+        }
+        state
+    }
+
+    /// The operations that lead from here to `desired`, and what could not be placed, as sentences.
+    pub fn plan(&mut self, desired: &Rows) -> (Vec<Op>, Vec<String>) {
+        let (mut ops, mut faults) = (Vec::new(), Vec::new());
+        self.put_backends(desired, &mut ops, &mut faults);
+        for (key, row) in &desired.frontends {
+            if self.frontends.get(key).is_none_or(|(placed, _)| placed != row)
+                && let Err(fault) = self.put_frontend(*key, row, &mut ops)
+            {
+                faults.push(fault);
+            }
+        }
+        for (&addr, &vip) in &desired.vips {
+            if self.vips.get(&addr) != Some(&vip) {
+                if self.vips.len() >= MAX_VIPS as usize && !self.vips.contains_key(&addr) {
+                    faults.push(format!("VIP {}: {MAX_VIPS} are in use, the most there can be", super::rows::ip(addr)));
+                    continue;
+                }
+                ops.push(Op::PutVip(addr, vip));
+                self.vips.insert(addr, vip);
+            }
+        }
+        self.delete(desired, &mut ops);
+        (ops, faults)
+    }
+
+    fn put_backends(&mut self, desired: &Rows, ops: &mut Vec<Op>, faults: &mut Vec<String>) {
+        for (&(addr, port), &flags) in &desired.backends {
+            let known = self.backends.get(&(addr, port)).copied();
+            let id = match known.map(|held| held.id).or_else(|| self.backend_ids.take_one()) {
+                Some(id) => id,
+                None => {
+                    let ip = super::rows::ip(addr);
+                    faults.push(format!("backend {ip} port {port}: {MAX_BACKENDS} are in use, the most there can be"));
+                    continue;
+                }
+            };
+            if known.is_none_or(|held| held.flags != flags) {
+                ops.push(Op::PutBackend(id, Backend { addr, port, flags }));
+            }
+            self.backends.insert((addr, port), Held { id, flags, unwanted_since: None });
+        }
+    }
+
+    fn put_frontend(&mut self, key: FrontendKey, row: &FrontendRow, ops: &mut Vec<Op>) -> Result<(), String> {
+        let name = || format!("frontend {} port {}", super::rows::ip(key.vip), key.port);
+        let before = self.frontends.get(&key).cloned();
+        let id = match before.as_ref().map(|(_, value)| value.id) {
+            Some(id) => id,
+            None => {
+                let id = self.frontend_ids.take_one();
+                let id = id.ok_or_else(|| format!("{}: {MAX_FRONTENDS} are in use, the most there can be", name()))?;
+                ops.push(Op::ResetCounters(id));
+                id
+            }
+        };
+        // A backend that found no id is left out of the table; `put_backends` has said so.
+        let ids: Vec<(Place, u32)> =
+            row.backends.iter().filter_map(|place| Some((*place, self.backends.get(place)?.id))).collect();
+        let mut value = Frontend { id, flags: row.flags, backends: count(ids.len()), ..Frontend::default() };
+        match before {
+            Some((old_row, old)) if old_row.flags != FOREIGN && old_row.backends == row.backends => {
+                value.table_chunk = old.table_chunk;
+                value.table_slots = old.table_slots;
+            }
+            before => {
+                let (run, slots) =
+                    self.take_table(ids.len()).ok_or_else(|| format!("{}: no space for its table", name()))?;
+                if slots > 0 {
+                    ops.push(Op::WriteTable(run.start, write(&ids, slots)));
+                }
+                value.table_chunk = run.start;
+                value.table_slots = slots;
+                if let Some((_, old)) = before {
+                    self.retire(&old);
+                }
+            }
+        }
+        ops.push(Op::PutFrontend(key, value));
+        self.frontends.insert(key, (row.clone(), value));
+        Ok(())
+    }
+
+    /// Space for a table of so many backends; a smaller one where the array is nearly full.
+    fn take_table(&mut self, backends: usize) -> Option<(Run, u32)> {
+        let mut slots = maglev::slots(backends);
+        if slots == 0 {
+            return Some((Run { start: 0, len: 0 }, 0));
+        }
+        loop {
+            if let Some(run) = self.chunks.take(chunks(slots)) {
+                return Some((run, slots));
+            }
+            slots = maglev::smaller(slots)?;
+        }
+    }
+
+    fn retire(&mut self, value: &Frontend) {
+        if value.table_slots > 0 {
+            self.retired.push((self.tick, Run { start: value.table_chunk, len: chunks(value.table_slots) }));
+        }
+    }
+
+    fn delete(&mut self, desired: &Rows, ops: &mut Vec<Op>) {
+        let gone: Vec<_> = self.frontends.keys().filter(|k| !desired.frontends.contains_key(k)).copied().collect();
+        for key in gone {
+            if let Some((_, value)) = self.frontends.remove(&key) {
+                ops.push(Op::DeleteFrontend(key));
+                self.frontend_ids.release(one(value.id));
+                self.retire(&value);
+            }
+        }
+        let gone: Vec<_> = self.vips.keys().filter(|a| !desired.vips.contains_key(a)).copied().collect();
+        for addr in gone {
+            self.vips.remove(&addr);
+            ops.push(Op::DeleteVip(addr));
+        }
+        for (place, held) in &mut self.backends {
+            if !desired.backends.contains_key(place) {
+                held.unwanted_since.get_or_insert(self.tick);
+            }
+        }
+    }
+
+    /// Lets time pass: removes what no packet in flight can read any more. Call it about once a second.
+    pub fn tick(&mut self) -> Vec<Op> {
+        self.tick += 1;
+        let tick = self.tick;
+        let old = |since: u64| tick - since >= KEEP_TICKS;
+        let chunks = &mut self.chunks;
+        self.retired.retain(|(since, run)| {
+            let keep = !old(*since);
+            if !keep {
+                chunks.release(*run);
+            }
+            keep
+        });
+        let mut ops = Vec::new();
+        let ids = &mut self.backend_ids;
+        self.backends.retain(|_, held| {
+            let keep = !held.unwanted_since.is_some_and(old);
+            if !keep {
+                ops.push(Op::DeleteBackend(held.id));
+                ids.release(one(held.id));
+            }
+            keep
+        });
+        ops
+    }
+
+    /// Occupancy for metrics: frontends, backends, table chunks in use.
+    #[must_use]
+    pub fn occupancy(&self) -> (usize, usize, u32) {
+        (self.frontends.len(), self.backends.len(), MAX_CHUNKS - self.chunks.available())
+    }
+}
+
+/// The row that would have led to what was found. A table that we would not have written is no row of ours: its
+/// frontend is written again.
+fn observed_row(frontend: &Frontend, slots: &[u32], backends: &BTreeMap<u32, Backend>) -> FrontendRow {
+    let ids: BTreeSet<u32> = slots.iter().copied().collect();
+    let mut places: Vec<Place> = ids.iter().filter_map(|id| backends.get(id)).map(|b| (b.addr, b.port)).collect();
+    places.sort_unstable();
+    let table = maglev::table(&places, frontend.table_slots);
+    let same = table.len() == slots.len()
+        && table.iter().zip(slots).all(|(index, id)| {
+            backends.get(id).is_some_and(|b| places.get(*index as usize) == Some(&(b.addr, b.port)))
+        });
+    if same {
+        FrontendRow { flags: frontend.flags, backends: places }
+    } else {
+        FrontendRow { flags: FOREIGN, backends: Vec::new() }
+    }
+}
+
+fn write(ids: &[(Place, u32)], slots: u32) -> Vec<TableChunk> {
+    let places: Vec<Place> = ids.iter().map(|(place, _)| *place).collect();
+    let table: Vec<u32> = maglev::table(&places, slots).into_iter().map(|index| ids[index as usize].1).collect();
+    table
+        .chunks(CHUNK_SLOTS as usize)
+        .map(|part| {
+            let mut chunk = TableChunk::default();
+            chunk.ids[..part.len()].copy_from_slice(part);
+            chunk
+        })
+        .collect()
+}
+
+/// Chunks that hold so many slots.
+#[must_use]
+pub fn chunks(slots: u32) -> u32 {
+    slots.div_ceil(CHUNK_SLOTS)
+}
+
+fn one(id: u32) -> Run {
+    Run { start: id, len: 1 }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

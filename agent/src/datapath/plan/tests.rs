@@ -1,0 +1,161 @@
+//! Plans against a model of the maps: after every single operation, not only at the end, the maps must be whole.
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use sluice_ebpf::{BACKEND_LOCAL, FRONTEND_PROXY, TCP};
+
+use super::*;
+use crate::datapath::maps::Memory;
+
+fn place(n: u8) -> Place {
+    (Addr::v4([10, 244, 1, n]), 8080)
+}
+
+fn key(n: u8) -> FrontendKey {
+    FrontendKey { vip: Addr::v4([203, 0, 113, n]), port: 80, proto: TCP, family: 4 }
+}
+
+/// Rows of frontends with these backends.
+fn rows(frontends: &[(u8, &[u8])]) -> Rows {
+    let mut rows = Rows::default();
+    for (n, backends) in frontends {
+        let mut places: Vec<_> = backends.iter().map(|b| place(*b)).collect();
+        places.sort_unstable();
+        places.dedup();
+        rows.backends.extend(places.iter().map(|p| (*p, BACKEND_LOCAL)));
+        rows.frontends.insert(key(*n), FrontendRow { flags: 0, backends: places });
+        rows.vips.insert(key(*n).vip, Vip { flags: 1, frontends: 1 });
+    }
+    rows
+}
+
+/// Runs the operations one by one, checking after each.
+fn run(memory: &mut Memory, ops: &[Op]) {
+    for op in ops {
+        memory.run(op);
+        memory.check();
+    }
+}
+
+#[test]
+fn a_frontend_is_written_after_its_backends_and_its_table() {
+    let mut state = State::new(&Observed::default());
+    let (ops, faults) = state.plan(&rows(&[(1, &[1, 2, 3])]));
+    assert!(faults.is_empty(), "{faults:?}");
+    let kinds: Vec<_> = ops.iter().map(std::mem::discriminant).collect();
+    let expected = [
+        Op::PutBackend(0, Backend::default()),
+        Op::PutBackend(0, Backend::default()),
+        Op::PutBackend(0, Backend::default()),
+        Op::ResetCounters(0),
+        Op::WriteTable(0, Vec::new()),
+        Op::PutFrontend(key(1), Frontend::default()),
+        Op::PutVip(Addr::NONE, Vip::default()),
+    ];
+    assert_eq!(kinds, expected.iter().map(std::mem::discriminant).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_same_rows_again_need_no_operation() {
+    let mut state = State::new(&Observed::default());
+    let desired = rows(&[(1, &[1, 2, 3]), (2, &[2, 4])]);
+    assert!(!state.plan(&desired).0.is_empty());
+    assert_eq!(state.plan(&desired), (vec![], vec![]));
+}
+
+#[test]
+fn a_restart_with_the_same_rows_needs_no_operation() {
+    let desired = rows(&[(1, &[1, 2, 3]), (2, &[2, 4]), (3, &[])]);
+    let mut memory = Memory::default();
+    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
+    let mut restarted = State::new(&memory.observed());
+    assert_eq!(restarted.plan(&desired), (vec![], vec![]));
+}
+
+#[test]
+fn an_endpoint_that_leaves_costs_one_table_and_one_frontend() {
+    let mut state = State::new(&Observed::default());
+    state.plan(&rows(&[(1, &[1, 2, 3]), (2, &[1])]));
+    let (ops, _) = state.plan(&rows(&[(1, &[1, 2]), (2, &[1])]));
+    assert!(matches!(ops[..], [Op::WriteTable(..), Op::PutFrontend(..)]), "{ops:?}");
+}
+
+#[test]
+fn a_backend_outlives_its_last_table_by_two_ticks() {
+    let mut state = State::new(&Observed::default());
+    state.plan(&rows(&[(1, &[1, 2])]));
+    state.plan(&rows(&[(1, &[1])]));
+    assert_eq!(state.tick(), vec![]);
+    assert!(matches!(state.tick()[..], [Op::DeleteBackend(_)]));
+    assert_eq!(state.tick(), vec![]);
+}
+
+#[test]
+fn a_backend_that_returns_in_time_keeps_its_id() {
+    let mut state = State::new(&Observed::default());
+    state.plan(&rows(&[(1, &[1, 2])]));
+    state.plan(&rows(&[(1, &[1])]));
+    state.tick();
+    let (ops, _) = state.plan(&rows(&[(1, &[1, 2])]));
+    assert!(!ops.iter().any(|op| matches!(op, Op::PutBackend(..))), "{ops:?}");
+    assert_eq!(state.tick(), vec![]);
+}
+
+#[test]
+fn a_table_of_another_make_is_replaced() {
+    let desired = rows(&[(1, &[1, 2])]);
+    let mut memory = Memory::default();
+    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
+    let mut observed = memory.observed();
+    observed.frontends.values_mut().for_each(|(_, slots)| slots.reverse());
+    let (ops, _) = State::new(&observed).plan(&desired);
+    assert!(matches!(ops[..], [Op::WriteTable(..), Op::PutFrontend(..)]), "{ops:?}");
+}
+
+#[test]
+fn a_full_table_array_gives_smaller_tables_and_then_a_fault_by_name() {
+    let mut state = State::new(&Observed::default());
+    state.chunks = Space::new(0, chunks(251));
+    let (_, faults) = state.plan(&rows(&[(1, &[1, 2, 3])]));
+    assert!(faults.is_empty(), "three backends fit the smallest table: {faults:?}");
+    let (_, faults) = state.plan(&rows(&[(1, &[1, 2, 3]), (2, &[1])]));
+    assert_eq!(faults, ["frontend 203.0.113.2 port 80: no space for its table"]);
+}
+
+#[test]
+fn a_proxy_frontend_has_no_table() {
+    let mut desired = rows(&[(1, &[])]);
+    desired.frontends.values_mut().for_each(|row| row.flags = FRONTEND_PROXY);
+    let (ops, _) = State::new(&Observed::default()).plan(&desired);
+    assert!(!ops.iter().any(|op| matches!(op, Op::WriteTable(..))));
+}
+
+fn any_rows() -> impl Strategy<Value = BTreeMap<u8, Vec<u8>>> {
+    proptest::collection::btree_map(0_u8..6, proptest::collection::vec(0_u8..12, 0..12), 0..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn the_maps_are_whole_after_every_operation(history in proptest::collection::vec((any_rows(), 0_u8..4), 1..8), restart in any::<bool>()) {
+        let (mut memory, mut state) = (Memory::default(), State::new(&Observed::default()));
+        for (wanted, ticks) in history {
+            let listed: Vec<(u8, &[u8])> = wanted.iter().map(|(n, b)| (*n, b.as_slice())).collect();
+            let desired = rows(&listed);
+            let (ops, faults) = state.plan(&desired);
+            prop_assert!(faults.is_empty(), "{faults:?}");
+            run(&mut memory, &ops);
+            for _ in 0..ticks {
+                run(&mut memory, &state.tick());
+            }
+            prop_assert_eq!(memory.frontends.len(), desired.frontends.len());
+            prop_assert_eq!(&memory.vips, &desired.vips);
+            for (key, row) in &desired.frontends {
+                prop_assert_eq!(&memory.places(key), &row.backends);
+            }
+            if restart {
+                state = State::new(&memory.observed());
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The datapath's task: each new model becomes rows, a plan, writes; time and the host's interfaces are followed.
+//!
+//! In: models. Out: [`Applied`]. Invariant: programs are attached only after the first model is in the maps, so that a
+//! node that starts never rejects what it is about to serve; on exit everything stays attached and forwards.
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sluice_ebpf::{Settings, map};
+use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    applied::Applied,
+    load::{LoadError, Programs},
+    maps::{Pinned, TableError, Tables, fault, open},
+    network::{Network, NetworkError},
+    plan::{Op, State},
+    rows::rows,
+    sweep::{Wanted, sweep},
+    uplink::{Mode, Uplinks},
+};
+use crate::model::{Model, Target};
+
+/// How often interfaces are looked at and what was left behind is removed.
+const TICK: Duration = Duration::from_secs(1);
+/// Ticks between two walks over conntrack.
+const SWEEP_TICKS: u64 = 10;
+/// Replies (RST, ICMP unreachable) that one CPU may make in a second.
+const REJECT_RATE: u32 = 1_000;
+
+/// The stage's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory of the pins; the layout's version is added.
+    pub bpf_dir: PathBuf,
+    /// The uplinks; empty: those of the default routes.
+    pub interfaces: Vec<String>,
+    /// Which programs forward.
+    pub mode: Mode,
+    /// Source ports for flows to other nodes, first and last.
+    pub snat_ports: (u16, u16),
+}
+
+/// The stage cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The programs cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A map cannot be used.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The host's interfaces cannot be read.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+/// The stage's state.
+pub struct Datapath {
+    programs: Programs,
+    pinned: Pinned,
+    state: State,
+    uplinks: Uplinks,
+    network: Network,
+    wanted: Arc<Wanted>,
+    /// The VIPs that have local routes.
+    routed: Option<BTreeSet<IpAddr>>,
+    lookup_attached: bool,
+    sweeping: Option<JoinHandle<()>>,
+    sweep_due: bool,
+    /// A write failed: the state was read again and the model must be planned anew.
+    dirty: bool,
+    applied: Applied,
+}
+
+impl Datapath {
+    /// Loads the programs, adopts or creates the maps. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// The kernel refuses, a pin is incompatible, or there is no permission.
+    pub async fn load(config: &Config, proxy: &impl std::os::fd::AsRawFd) -> Result<Self, DatapathError> {
+        let network = Network::try_new()?;
+        let interfaces = match &config.interfaces[..] {
+            [] => network.default_interfaces().await?.into_iter().collect(),
+            named => named.to_vec(),
+        };
+        let programs = Programs::load(&config.bpf_dir)?;
+        programs.set_proxy_socket(proxy)?;
+        let dir = programs.dir();
+        let mut settings: aya::maps::Array<aya::maps::MapData, Settings> = open(dir, map::SETTINGS)?;
+        let (snat_first, snat_last) = config.snat_ports;
+        let row = Settings { snat_first, snat_last, reject_rate: REJECT_RATE };
+        settings.set(0, row, 0).map_err(|e| fault(map::SETTINGS, e))?;
+        let pinned = Pinned::open(dir)?;
+        let state = State::new(&pinned.observe()?);
+        let uplinks = Uplinks::open(dir, interfaces, config.mode)?;
+        Ok(Self {
+            programs,
+            pinned,
+            state,
+            uplinks,
+            network,
+            wanted: Arc::default(),
+            routed: None,
+            lookup_attached: false,
+            sweeping: None,
+            sweep_due: false,
+            dirty: false,
+            applied: Applied::default(),
+        })
+    }
+
+    /// Follows the models until cancelled.
+    pub async fn run(
+        mut self,
+        mut models: watch::Receiver<Arc<Model>>,
+        out: watch::Sender<Applied>,
+        cancel: CancellationToken,
+    ) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks: u64 = 0;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = models.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let model = models.borrow_and_update().clone();
+                    if model.rev > 0 {
+                        self.apply(&model).await;
+                    }
+                }
+                _ = tick.tick() => {
+                    ticks += 1;
+                    self.sweep_due |= ticks.is_multiple_of(SWEEP_TICKS);
+                    let model = models.borrow().clone();
+                    self.pass_time(&model).await;
+                }
+            }
+            self.sweep_if_due();
+            out.send_replace(self.applied.clone());
+        }
+    }
+
+    async fn apply(&mut self, model: &Model) {
+        let began = Instant::now();
+        let rows = rows(model);
+        let (ops, mut faults) = self.state.plan(&rows);
+        if let Err(error) = self.write(&ops) {
+            faults.push(error.to_string());
+        }
+        let first = self.applied.rev == 0;
+        self.wanted = Arc::new(Wanted::new(&rows));
+        // An endpoint or a frontend that left may have flows that must move at once.
+        self.sweep_due |= !first && ops.iter().any(|op| matches!(op, Op::PutFrontend(..) | Op::DeleteFrontend(_)));
+        if let Err(error) = self.route(proxy_vips(model)).await {
+            faults.push(error.to_string());
+        }
+        let (frontends, backends, table_chunks) = self.state.occupancy();
+        let took = began.elapsed();
+        for reason in faults.iter().filter(|f| !self.applied.faults.contains(f)) {
+            tracing::warn!(rev = model.rev, reason, "not programmed");
+        }
+        self.applied = Applied {
+            rev: model.rev,
+            took,
+            ops: ops.len(),
+            frontends,
+            backends,
+            table_chunks,
+            faults,
+            uplinks: std::mem::take(&mut self.applied.uplinks),
+        };
+        if first {
+            self.attach().await;
+            tracing::info!(rev = model.rev, frontends, backends, ops = ops.len(), elapsed = ?took, "programmed");
+        } else {
+            tracing::debug!(rev = model.rev, frontends, backends, ops = ops.len(), elapsed = ?took, "programmed");
+        }
+    }
+
+    /// Brings the local routes in step when the proxy's VIPs have changed.
+    async fn route(&mut self, vips: BTreeSet<IpAddr>) -> Result<(), NetworkError> {
+        if self.routed.as_ref() != Some(&vips) {
+            self.routed = None;
+            self.network.sync_local_routes(&vips).await?;
+            self.routed = Some(vips);
+        }
+        Ok(())
+    }
+
+    async fn pass_time(&mut self, model: &Model) {
+        if self.applied.rev == 0 {
+            return;
+        }
+        if self.dirty {
+            self.dirty = false;
+            self.apply(model).await;
+        }
+        let ops = self.state.tick();
+        if let Err(error) = self.write(&ops) {
+            tracing::warn!(reason = %error, "clean-up");
+        }
+        self.attach().await;
+    }
+
+    /// Attaches what is not attached; follows interfaces that come, go or change.
+    async fn attach(&mut self) {
+        let uplinks = match self.network.links().await {
+            Ok(links) => self.uplinks.refresh(&mut self.programs, &links).map_err(DatapathError::from),
+            Err(e) => Err(e.into()),
+        };
+        match uplinks {
+            Ok(statuses) => {
+                if statuses != self.applied.uplinks {
+                    for status in statuses.iter().filter(|s| !s.tc) {
+                        tracing::error!(iface = %status.name, reason = status.note.as_deref(), "uplink is not attached");
+                    }
+                }
+                self.applied.uplinks = statuses;
+            }
+            Err(error) => tracing::error!(%error, "uplinks"),
+        }
+        if !self.lookup_attached {
+            match self.programs.attach_lookup() {
+                Ok(()) => self.lookup_attached = true,
+                Err(error) if self.applied.faults.contains(&error.to_string()) => {}
+                Err(error) => {
+                    tracing::error!(%error, "layer 7 frontends cannot be steered to the proxy");
+                    self.applied.faults.push(error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Writes until one fails; then the state is what the maps hold, and the next tick plans again.
+    fn write(&mut self, ops: &[Op]) -> Result<(), TableError> {
+        let result = ops.iter().try_for_each(|op| self.pinned.run(op));
+        if result.is_err() {
+            self.dirty = true;
+            match self.pinned.observe() {
+                Ok(observed) => self.state = State::new(&observed),
+                Err(error) => tracing::error!(%error, "the maps cannot be read back"),
+            }
+        }
+        result
+    }
+
+    fn sweep_if_due(&mut self) {
+        if !self.sweep_due || self.applied.rev == 0 || self.sweeping.as_ref().is_some_and(|s| !s.is_finished()) {
+            return;
+        }
+        self.sweep_due = false;
+        let (dir, wanted) = (self.programs.dir().to_owned(), self.wanted.clone());
+        self.sweeping = Some(tokio::task::spawn_blocking(move || match sweep(&dir, &wanted) {
+            Ok(0) => {}
+            Ok(removed) => tracing::debug!(removed, "conntrack swept"),
+            Err(error) => tracing::warn!(%error, "conntrack sweep"),
+        }));
+    }
+}
+
+fn proxy_vips(model: &Model) -> BTreeSet<IpAddr> {
+    let proxied = model.frontends.iter().filter(|(_, target)| matches!(target, Target::Proxy { .. }));
+    proxied.map(|(frontend, _)| frontend.vip).collect()
+}

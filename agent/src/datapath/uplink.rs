@@ -1,0 +1,140 @@
+//! Uplinks: attaches the programs to the interfaces that were asked for, follows their coming, going and renumbering.
+//!
+//! # Design
+//! `auto` takes native XDP where the driver has it, except on veth: there XDP turns segmentation offload off, which costs
+//! bulk transfers four fifths of their rate, and frames sent back are lost unless the peer runs XDP too.
+use std::{collections::BTreeMap, path::Path};
+
+use aya::maps::{HashMap, MapData};
+use sluice_ebpf::{Addr, Uplink, map};
+
+use super::{
+    applied::UplinkStatus,
+    load::{LoadError, Programs, XdpKind},
+    maps::{TableError, fault, open},
+    network::Link,
+};
+
+/// Which programs forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+pub enum Mode {
+    /// Native XDP where the driver has it and gains by it, TC always.
+    #[default]
+    Auto,
+    /// Native XDP and TC; a fault where the driver has no XDP.
+    Xdp,
+    /// Generic XDP and TC.
+    XdpGeneric,
+    /// TC alone.
+    Tc,
+}
+
+/// The interfaces that the programs are attached to.
+pub struct Uplinks {
+    wanted: Vec<String>,
+    mode: Mode,
+    rows: HashMap<MapData, u32, Uplink>,
+    attached: BTreeMap<String, (u32, UplinkStatus)>,
+}
+
+impl Uplinks {
+    /// Nothing attached yet.
+    ///
+    /// # Errors
+    /// The map of uplinks cannot be opened.
+    pub fn open(dir: &Path, wanted: Vec<String>, mode: Mode) -> Result<Self, TableError> {
+        Ok(Self { wanted, mode, rows: open(dir, map::UPLINKS)?, attached: BTreeMap::new() })
+    }
+
+    /// Brings attachments and addresses in step with the host's interfaces; returns what became of each.
+    ///
+    /// # Errors
+    /// The map of uplinks cannot be written.
+    pub fn refresh(
+        &mut self,
+        programs: &mut Programs,
+        links: &BTreeMap<String, Link>,
+    ) -> Result<Vec<UplinkStatus>, TableError> {
+        self.write_rows(links)?;
+        let mut statuses = Vec::new();
+        for name in self.wanted.clone() {
+            let status = match links.get(&name) {
+                None => {
+                    self.attached.remove(&name);
+                    UplinkStatus::detached(&name, "no such interface; it is attached when it appears".to_owned())
+                }
+                Some(link) => match self.attached.get(&name) {
+                    Some((index, status)) if *index == link.index && status.tc => status.clone(),
+                    _ => self.attach(programs, link),
+                },
+            };
+            let (v4, v6) = links.get(&name).map_or((None, None), |l| (l.v4, l.v6));
+            statuses.push(UplinkStatus { v4, v6, ..status });
+        }
+        Ok(statuses)
+    }
+
+    fn write_rows(&mut self, links: &BTreeMap<String, Link>) -> Result<(), TableError> {
+        let wrong = |e: aya::maps::MapError| fault(map::UPLINKS, e);
+        let wanted: BTreeMap<u32, Uplink> =
+            self.wanted.iter().filter_map(|n| links.get(n)).map(|l| (l.index, row(l))).collect();
+        let found: BTreeMap<u32, Uplink> = self.rows.iter().collect::<Result<_, _>>().map_err(wrong)?;
+        for (index, row) in wanted.iter().filter(|(index, row)| found.get(index) != Some(row)) {
+            self.rows.insert(index, row, 0).map_err(wrong)?;
+        }
+        for index in found.keys().filter(|index| !wanted.contains_key(index)) {
+            self.rows.remove(index).map_err(wrong)?;
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, programs: &mut Programs, link: &Link) -> UplinkStatus {
+        let name = &link.name;
+        let status = match programs.attach_tc(name) {
+            Err(e) => UplinkStatus::detached(name, e.to_string()),
+            Ok(()) => {
+                let (xdp, note) = self.attach_xdp(programs, link);
+                UplinkStatus { name: name.clone(), xdp, tc: true, v4: link.v4, v6: link.v6, note }
+            }
+        };
+        tracing::info!(iface = %name, xdp = ?status.xdp, tc = status.tc, reason = status.note.as_deref(), "uplink");
+        self.attached.insert(name.clone(), (link.index, status.clone()));
+        status
+    }
+
+    fn attach_xdp(&self, programs: &mut Programs, link: &Link) -> (Option<XdpKind>, Option<String>) {
+        let name = &link.name;
+        let settle = |result: Result<(), LoadError>, kind| match result {
+            Ok(()) => (Some(kind), None),
+            Err(e) => (None, Some(format!("TC alone: {e}"))),
+        };
+        match self.mode {
+            Mode::Auto if !link.veth => settle(programs.attach_xdp(name, XdpKind::Native), XdpKind::Native),
+            Mode::Xdp => settle(programs.attach_xdp(name, XdpKind::Native), XdpKind::Native),
+            Mode::XdpGeneric => settle(programs.attach_xdp(name, XdpKind::Generic), XdpKind::Generic),
+            Mode::Auto => {
+                (None, without(programs, name).or(Some("TC alone: XDP on veth costs more than it saves".into())))
+            }
+            Mode::Tc => (None, without(programs, name)),
+        }
+    }
+}
+
+/// Removes XDP of an earlier run; a note when that fails.
+fn without(programs: &Programs, name: &str) -> Option<String> {
+    programs.detach_xdp(name).err().map(|e| e.to_string())
+}
+
+fn row(link: &Link) -> Uplink {
+    Uplink {
+        v4: link.v4.map_or(Addr::NONE, |ip| Addr::v4(ip.octets())),
+        v6: link.v6.map_or(Addr::NONE, |ip| Addr(ip.octets())),
+        flags: 0,
+    }
+}
+
+impl UplinkStatus {
+    fn detached(name: &str, note: String) -> Self {
+        Self { name: name.to_owned(), xdp: None, tc: false, v4: None, v6: None, note: Some(note) }
+    }
+}

@@ -1,0 +1,264 @@
+//! A directory of Kubernetes manifests as a source: all `*.yaml`, `*.yml` and `*.json` below it, watched for change.
+//!
+//! inotify says when to look and which files to distrust; what is there is found by looking: each burst of events leads
+//! to one scan, in which a file that is as it was costs one `stat`. A scan now and then makes up for lost events.
+//!
+//! # Design
+//! A file that is being written is read when its writer closes it, not when its first bytes arrive: half a manifest may
+//! parse. A directory that disappears or cannot be read keeps its objects, as a Kubernetes API that does not answer.
+mod parse;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode, ModifyKind},
+};
+use tokio::{sync, sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::snapshot::Snapshot;
+use tree::{Scan, Tree};
+
+/// How long events are gathered before a scan.
+const COALESCE: Duration = Duration::from_millis(1);
+/// Time between scans without an event.
+const RESCAN: Duration = Duration::from_secs(5);
+/// How long the end of a write is waited for.
+const SETTLE: Duration = Duration::from_millis(250);
+/// Events that wait for the next scan at most; beyond it they are dropped: the scan that is due sees what they told.
+const EVENTS: usize = 4096;
+
+/// Why the source stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A relative path has no meaning: the working directory is gone.
+    #[error("manifests directory {} cannot be made absolute", path.display())]
+    Directory {
+        /// The path as given.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Our fault.
+    #[error("reading manifests in {} failed", path.display())]
+    Scan {
+        /// The directory.
+        path: PathBuf,
+        /// The panic.
+        #[source]
+        source: tokio::task::JoinError,
+    },
+}
+
+/// Sends a [`Snapshot`] of the manifests below `dir`, first when all have been read once, then whenever they change,
+/// until `cancel`. While `dir` does not exist there is no snapshot; one that disappears keeps its objects.
+///
+/// # Errors
+/// When `dir` cannot be made absolute, or on a panic. What is wrong with files is in the snapshots' faults.
+pub async fn watch(
+    dir: PathBuf,
+    tx: sync::watch::Sender<Option<Arc<Snapshot>>>,
+    cancel: CancellationToken,
+) -> Result<(), SourceError> {
+    let root = match std::path::absolute(&dir) {
+        Ok(root) => root,
+        Err(source) => return Err(SourceError::Directory { path: dir, source }),
+    };
+    let (events, mut inbox) = mpsc::channel(EVENTS);
+    let mut reader = Reader::new(&root, events);
+    let mut pending = Pending { rewatch: true, whole: true, due: true, ..Pending::default() };
+    let mut rescan = tokio::time::interval(RESCAN);
+    rescan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    rescan.reset();
+    loop {
+        if pending.due {
+            let (touched, writing, rewatch, whole) = pending.take();
+            let scan = tokio::task::spawn_blocking(move || {
+                let quick = if whole { None } else { reader.scan_touched(&touched, &writing) };
+                let snapshot = quick.unwrap_or_else(|| reader.scan(&touched, &writing, rewatch));
+                (reader, snapshot)
+            });
+            let (returned, snapshot) = scan.await.map_err(|source| SourceError::Scan { path: root.clone(), source })?;
+            reader = returned;
+            if let Some(snapshot) = snapshot {
+                tx.send_replace(Some(snapshot));
+            }
+            pending.due = std::mem::take(&mut reader.again);
+            (pending.rewatch, pending.whole) = (pending.due, pending.due);
+        }
+        let settled = pending.settled_at();
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            Some(event) = inbox.recv(), if !pending.due => {
+                tokio::time::sleep(COALESCE).await;
+                pending.note(event);
+                while let Ok(event) = inbox.try_recv() {
+                    pending.note(event);
+                }
+            }
+            () = tokio::time::sleep_until(settled.unwrap_or_else(Instant::now)), if settled.is_some() => pending.due = true,
+            _ = rescan.tick() => (pending.due, pending.rewatch, pending.whole) = (true, true, true),
+            () = std::future::ready(()), if pending.due => {}
+        }
+    }
+}
+
+/// What events told since the last scan.
+#[derive(Default)]
+struct Pending {
+    /// A scan is due.
+    due: bool,
+    /// Directories may have come or gone.
+    rewatch: bool,
+    /// Events may be lost: the touched paths are not all that changed.
+    whole: bool,
+    touched: BTreeSet<PathBuf>,
+    /// Files between their first write and their close, and when they count as closed.
+    writing: BTreeMap<PathBuf, Instant>,
+}
+
+impl Pending {
+    fn note(&mut self, event: Event) {
+        let Event { kind, paths, attrs: _ } = event;
+        let is_data = matches!(kind, EventKind::Modify(ModifyKind::Data(_)));
+        let is_structure =
+            matches!(kind, EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+        self.due |= !is_data;
+        self.rewatch |= paths.is_empty();
+        self.whole |= paths.is_empty();
+        for path in paths {
+            let is_manifest = tree::format_of(&path).is_some();
+            self.rewatch |= is_structure && !is_manifest;
+            if is_data && is_manifest {
+                self.writing.entry(path.clone()).or_insert_with(|| Instant::now() + SETTLE);
+            } else {
+                self.writing.remove(&path);
+            }
+            self.touched.insert(path);
+        }
+    }
+
+    /// What the next scan must know: files to read anew, files to leave alone, whether directories may have changed,
+    /// whether more may have changed than is told.
+    fn take(&mut self) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>, bool, bool) {
+        let now = Instant::now();
+        self.writing.retain(|_, settled| *settled > now);
+        let writing = self.writing.keys().cloned().collect::<BTreeSet<_>>();
+        let touched = std::mem::take(&mut self.touched);
+        // Those that are not read now are still to be read.
+        self.touched.extend(touched.intersection(&writing).cloned());
+        self.due = false;
+        (touched, writing, std::mem::take(&mut self.rewatch), std::mem::take(&mut self.whole))
+    }
+
+    /// When the first of the files that are being written counts as closed.
+    fn settled_at(&self) -> Option<Instant> {
+        self.writing.values().min().copied()
+    }
+}
+
+/// The tree and the watches on its directories.
+struct Reader {
+    root: PathBuf,
+    tree: Tree,
+    /// None where the kernel has no inotify instance left: then scans are made now and then alone.
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+    /// Watches were moved: what happened meanwhile may be lost.
+    again: bool,
+}
+
+impl Reader {
+    fn new(root: &Path, events: mpsc::Sender<Event>) -> Self {
+        let relevant = root.to_owned();
+        let forward = move |event: notify::Result<Event>| {
+            let event = event.unwrap_or_else(|_| Event::new(EventKind::Other));
+            // Reading makes events too. A path above the root matters when it is one that leads to the root.
+            let is_ours = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
+            let is_relevant = event.paths.is_empty()
+                || event.paths.iter().any(|path| path.starts_with(&relevant) || relevant.starts_with(path));
+            if !is_ours && is_relevant {
+                // Full: a scan is due already. Closed: the source has stopped.
+                let _ = events.try_send(event);
+            }
+        };
+        let watcher = notify::recommended_watcher(forward)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "manifests cannot be watched, they are looked at every {} s", RESCAN.as_secs());
+            })
+            .ok();
+        Self {
+            root: root.to_owned(),
+            tree: Tree::new(root.to_owned()),
+            watcher,
+            watched: BTreeSet::new(),
+            again: false,
+        }
+    }
+
+    /// Reads what was touched, where that is enough.
+    fn scan_touched(
+        &mut self,
+        touched: &BTreeSet<PathBuf>,
+        writing: &BTreeSet<PathBuf>,
+    ) -> Option<Option<Arc<Snapshot>>> {
+        let watched = &self.watched;
+        let is_dir = |path: &Path| watched.contains(path);
+        self.tree.scan_touched(Scan { touched, writing, enter: &mut |_| {} }, &is_dir)
+    }
+
+    /// One scan; watches each directory before it is read, so that nothing happens unseen in between.
+    fn scan(
+        &mut self,
+        touched: &BTreeSet<PathBuf>,
+        writing: &BTreeSet<PathBuf>,
+        rewatch: bool,
+    ) -> Option<Arc<Snapshot>> {
+        let Self { root, tree, watcher, watched, again: _ } = self;
+        let mut entered = BTreeSet::new();
+        let mut enter = |path: &Path| {
+            if rewatch || !watched.contains(path) {
+                begin(watcher, path);
+            }
+            entered.insert(path.to_owned());
+        };
+        // The way to the root: it may appear, or be replaced.
+        if let Some(above) = root.ancestors().skip(1).find(|a| a.is_dir()) {
+            enter(above);
+        }
+        let snapshot = tree.scan(Scan { touched, writing, enter: &mut enter });
+        let mut left = watched.difference(&entered).peekable();
+        if left.peek().is_some() {
+            for path in left {
+                if let Some(watcher) = watcher {
+                    // Not watched any more: the directory was deleted.
+                    let _ = watcher.unwatch(path);
+                }
+            }
+            // A directory that was renamed has one watch for both names, and that one is gone now.
+            entered.iter().for_each(|path| begin(watcher, path));
+            self.again = true;
+        }
+        *watched = entered;
+        snapshot
+    }
+}
+
+/// Watches a directory; one that is watched already stays so.
+fn begin(watcher: &mut Option<RecommendedWatcher>, path: &Path) {
+    let Some(watcher) = watcher else { return };
+    if let Err(error) = watcher.watch(path, RecursiveMode::NonRecursive) {
+        tracing::debug!(path = %path.display(), %error, "directory is not watched, it is looked at now and then");
+    }
+}

@@ -1,0 +1,145 @@
+use super::*;
+
+fn yaml(text: &str) -> (Vec<Document>, Vec<Flaw>) {
+    parse(text, Format::Yaml, &[])
+}
+
+fn json(text: &str) -> (Vec<Document>, Vec<Flaw>) {
+    parse(text, Format::Json, &[])
+}
+
+fn names(documents: &[Document]) -> Vec<(u64, String)> {
+    let name = |d: &Document| d.objects.iter().map(|o| (d.line, o.describe().1.name)).collect::<Vec<_>>();
+    documents.iter().flat_map(name).collect()
+}
+
+fn only_flaw((documents, flaws): (Vec<Document>, Vec<Flaw>)) -> Flaw {
+    assert_eq!(names(&documents), []);
+    let [flaw] = <[Flaw; 1]>::try_from(flaws).unwrap();
+    flaw
+}
+
+#[test]
+fn documents_are_cut_where_yaml_cuts_them() {
+    let text = "\u{feff}%YAML 1.2\n# nothing yet\n---\n---   # still nothing\n\napiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  annotations:\n    text: |\n      ---\n      ----\n...\n# between\n--- {apiVersion: v1, kind: Service, metadata: {name: b}}\n---\r\napiVersion: v1\r\nkind: Service\r\nmetadata: {name: c}\r\n---";
+    let (documents, flaws) = yaml(text);
+    assert_eq!(flaws, []);
+    assert_eq!(names(&documents), [(4, "a".into()), (16, "b".into()), (17, "c".into())]);
+    assert_eq!(names(&yaml("").0), []);
+}
+
+#[test]
+fn lists_are_unpacked_and_typed_lists_lend_their_kind() {
+    let list = "apiVersion: v1\nkind: List\nmetadata: {}\nitems:\n- {apiVersion: v1, kind: Service, metadata: {name: a}}\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: b, namespace: other}\n";
+    let (documents, flaws) = yaml(list);
+    assert_eq!(flaws, []);
+    assert_eq!(names(&documents), [(1, "a".into()), (1, "b".into())]);
+    assert_eq!(documents[0].unknown, ["apps/v1 Deployment"]);
+    let typed = r#"{"items": [{"metadata": {"name": "a"}}], "kind": "ServiceList", "apiVersion": "v1"}"#;
+    assert_eq!(names(&json(typed).0), [(1, "a".into())]);
+    assert_eq!(json(r#"{"apiVersion": "v1", "kind": "List", "items": null}"#).1, []);
+}
+
+#[test]
+fn json_values_follow_each_other() {
+    let (documents, flaws) = json(
+        "\n{\"apiVersion\":\"v1\",\"kind\":\"Service\",\n\"metadata\":{\"name\":\"a\"}}\n\n{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{\"name\":\"b\"}}\n",
+    );
+    assert_eq!(flaws, []);
+    assert_eq!(names(&documents), [(2, "a".into()), (5, "b".into())]);
+}
+
+#[test]
+fn null_is_the_default_as_the_api_server_writes_it() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, namespace: null, labels: null, creationTimestamp: null}\naddressType: IPv4\nendpoints: null\nports: null\n";
+    let (documents, flaws) = yaml(slice);
+    assert_eq!(flaws, []);
+    assert_eq!(documents[0].objects[0].describe(), ("EndpointSlice", ObjectName::new("default", "s")));
+}
+
+#[test]
+fn s15_a_slice_port_without_a_name_gets_the_one_that_the_api_server_writes() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv4\nports: [{port: 80}, {name: web}]\n";
+    let (documents, _) = yaml(slice);
+    let Object::Slice(slice) = &documents[0].objects[0] else { panic!("{documents:?}") };
+    assert_eq!(slice.ports.iter().map(|p| p.name.as_deref()).collect::<Vec<_>>(), [Some(""), Some("web")]);
+}
+
+#[test]
+fn same_kind_of_another_group_is_unknown() {
+    let (documents, flaws) =
+        yaml("apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: nonsense}");
+    assert_eq!(flaws, []);
+    assert_eq!((names(&documents), documents[0].unknown.len()), (vec![], 1));
+}
+
+#[test]
+fn a_number_out_of_range_is_read_and_judged_later() {
+    let (documents, flaws) = yaml(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports: [{port: 70000, targetPort: web}, {port: -1, targetPort: 8080}]",
+    );
+    assert_eq!(flaws, []);
+    let Object::Service(service) = &documents[0].objects[0] else { panic!("{documents:?}") };
+    assert_eq!(service.spec.ports.iter().map(|p| p.port).collect::<Vec<_>>(), [70_000, -1]);
+}
+
+#[test]
+fn a_flaw_names_line_object_field_found_and_wanted() {
+    let broken = "# one\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  ports:\n  - port: 80\n  - port: eighty\n";
+    let flaw = only_flaw(yaml(broken));
+    assert_eq!(flaw.line, Some(10), "{flaw:?}");
+    assert_eq!(flaw.reason, "Service default/web: spec.ports[1].port: found \"eighty\", want a valid number");
+
+    let broken = "\n{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n \"metadata\": {\"name\": \"web\"},\n \"spec\": {\"ports\": [{\"port\": \"eighty\"}]}}";
+    let flaw = only_flaw(json(broken));
+    assert_eq!(flaw.line, Some(4), "{flaw:?}");
+    assert_eq!(flaw.reason, "Service default/web: spec.ports[0].port: invalid type: string \"eighty\", expected i64");
+}
+
+#[test]
+fn a_flaw_in_a_list_names_the_element() {
+    let broken = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: b}\n  spec:\n    ports: 80\n";
+    let flaw = only_flaw(yaml(broken));
+    assert_eq!(flaw.line, Some(11), "{flaw:?}");
+    assert_eq!(flaw.reason, "Service default/b: items[1].spec.ports: found \"80\", want sequence start");
+}
+
+#[test]
+fn syntax_errors_and_missing_names_have_a_line_and_spare_their_neighbours() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: good}\n---\nkind: [\n---\napiVersion: v1\nkind: Service\n---\nkind: Service\nmetadata: {name: x}\n---\njust text\n";
+    let (documents, flaws) = yaml(text);
+    assert_eq!(names(&documents), [(1, "good".into())]);
+    let lines = flaws.iter().map(|f| f.line).collect::<Vec<_>>();
+    assert!(matches!(lines[..], [Some(5..=6), Some(6..=7), Some(9..=10), Some(12..=13)]), "{flaws:?}");
+    assert_eq!(flaws[1].reason, "metadata.name: missing in a Service, want a name");
+    assert!(flaws[2].reason.starts_with("apiVersion: missing"), "{flaws:?}");
+    assert_eq!(flaws[0].reason, "kind: found \"[\", want string scalar");
+    assert_eq!(flaws[3].reason, "found \"just text\", want mapping start");
+    assert_eq!(json("{\"apiVersion\": \"v1\",\n\n oops").1[0].line, Some(3));
+}
+
+#[test]
+fn a_document_that_was_read_before_keeps_its_objects_wherever_it_moves() {
+    let doc = |name: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n");
+    let (before, _) = yaml(&format!("{}---\n{}", doc("a"), doc("b")));
+    let (after, _) = parse(&format!("{}---\n{}---\n{}", doc("a"), doc("new"), doc("b")), Format::Yaml, &before);
+    let address = |d: &Document| match &d.objects[0] {
+        Object::Service(s) => Arc::as_ptr(s),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(names(&after), [(1, "a".into()), (4, "new".into()), (8, "b".into())]);
+    assert_eq!((address(&before[0]), address(&before[1])), (address(&after[0]), address(&after[2])));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics_and_lines_lie_in_it(text in "(apiVersion: v1|kind: (Service|List)|metadata: \\{name: a\\}|items:|- |  |---|\\.\\.\\.|[{}\\[\\]:\"#%|&*!]|\n|\r\n|é){0,40}") {
+        for format in [Format::Yaml, Format::Json] {
+            let (documents, flaws) = parse(&text, format, &[]);
+            let last = u64::try_from(text.lines().count()).unwrap() + 1;
+            for line in documents.iter().map(|d| d.line).chain(flaws.iter().filter_map(|f| f.line)) {
+                proptest::prop_assert!((1..=last).contains(&line), "line {line} of {last}: {flaws:?}");
+            }
+        }
+    }
+}

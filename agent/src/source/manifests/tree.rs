@@ -1,0 +1,363 @@
+//! The files below a directory, what was last read from each, and the snapshot that they make together.
+//!
+//! A file is read again when it was touched or is another one than before (inode, size, times). One that cannot be
+//! read keeps its last good objects. Names that begin with a dot are not looked at: editors' temporary files, and the
+//! directories behind a ConfigMap volume's `..data`, which is reached through the links beside it.
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fs,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::parse::{self, Document, Flaw, Format, Object};
+use crate::{
+    api::ObjectName,
+    source::snapshot::{Fault, Snapshot},
+};
+
+/// Bytes of one file at most; a larger one is a fault.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Directories below each other at most; what lies deeper is not read.
+const MAX_DEPTH: usize = 16;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    root: PathBuf,
+    files: BTreeMap<PathBuf, File>,
+    /// Directories that could not be read.
+    unreadable: BTreeMap<PathBuf, String>,
+    snapshot: Arc<Snapshot>,
+    /// Kinds that nobody reads and that were reported.
+    unknown: BTreeSet<String>,
+    /// Whether everything has been read once.
+    complete: bool,
+}
+
+/// What was last read from a file.
+#[derive(Debug, Default)]
+struct File {
+    stamp: Option<Stamp>,
+    documents: Vec<Document>,
+    flaws: Vec<Flaw>,
+    /// All of it could be read once.
+    was_good: bool,
+}
+
+/// Tells a file from the one that was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    id: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            id: (metadata.dev(), metadata.ino()),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// What a scan must know.
+pub(super) struct Scan<'a> {
+    /// Paths to read even if they look unchanged: times are coarse.
+    pub(super) touched: &'a BTreeSet<PathBuf>,
+    /// Files that somebody is writing; what was read from them before stays.
+    pub(super) writing: &'a BTreeSet<PathBuf>,
+    /// Called for each directory before its entries are read.
+    pub(super) enter: &'a mut dyn FnMut(&Path),
+}
+
+/// One pass over the tree.
+struct Pass<'a, 'b> {
+    scan: &'a mut Scan<'b>,
+    /// Files and directories by device and inode: a second way to the same one is not taken.
+    seen: BTreeSet<(u64, u64)>,
+    found: BTreeSet<PathBuf>,
+    unreadable: BTreeMap<PathBuf, String>,
+    changed: bool,
+}
+
+impl<'a, 'b> Pass<'a, 'b> {
+    fn new(scan: &'a mut Scan<'b>) -> Self {
+        Self { scan, seen: BTreeSet::new(), found: BTreeSet::new(), unreadable: BTreeMap::new(), changed: false }
+    }
+}
+
+impl Tree {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root, ..Self::default() }
+    }
+
+    /// Brings the tree up to date. The snapshot, if it is another one than before; none until the root was read once.
+    pub(super) fn scan(&mut self, mut scan: Scan<'_>) -> Option<Arc<Snapshot>> {
+        let mut pass = Pass::new(&mut scan);
+        let root = self.root.clone();
+        match fs::metadata(&root) {
+            Ok(metadata) => self.enter(&root, &metadata, 0, &mut pass),
+            Err(e) => {
+                pass.unreadable.insert(root, format!("cannot be read: {e}; want a directory of manifests"));
+            }
+        }
+        let Pass { found, unreadable, changed, .. } = pass;
+        let before = self.files.len();
+        // What lies in a directory that cannot be read is neither there nor gone.
+        self.files.retain(|path, _| found.contains(path) || unreadable.keys().any(|dir| path.starts_with(dir)));
+        let changed = changed || self.files.len() != before || unreadable != self.unreadable;
+        self.unreadable = unreadable;
+        let was_complete = self.complete;
+        self.complete |= !self.unreadable.contains_key(&self.root);
+        if !self.complete {
+            if changed {
+                self.report(&[], &self.faults());
+            }
+            return None;
+        }
+        (changed || !was_complete).then(|| self.build())
+    }
+
+    /// Reads the files that were touched and nothing else, when that is all that can have changed: a change of one file
+    /// among thousands must not cost a look at each. `None` when it takes a whole scan to know.
+    ///
+    /// `is_dir` tells directories that were entered; a path that is none of them and no manifest is of no interest as
+    /// long as it is a plain file or gone: what an atomic write leaves behind.
+    pub(super) fn scan_touched(
+        &mut self,
+        mut scan: Scan<'_>,
+        is_dir: &dyn Fn(&Path) -> bool,
+    ) -> Option<Option<Arc<Snapshot>>> {
+        if !self.complete || !self.unreadable.is_empty() {
+            return None;
+        }
+        let mut known = Vec::new();
+        for path in scan.touched {
+            match (fs::symlink_metadata(path), format_of(path)) {
+                _ if is_dir(path) => return None,
+                (Ok(metadata), Some(format)) if metadata.is_file() && self.files.contains_key(path) => {
+                    known.push((path.clone(), format, metadata));
+                }
+                (Ok(metadata), None) if metadata.is_file() => {}
+                (Err(e), None) if e.kind() == io::ErrorKind::NotFound => {}
+                _ => return None,
+            }
+        }
+        let mut pass = Pass::new(&mut scan);
+        let count = known.len();
+        for (path, format, metadata) in known {
+            self.visit(&path, format, &metadata, &mut pass);
+        }
+        // Two names of one file, or a file that went away in between.
+        if pass.found.len() != count {
+            return None;
+        }
+        let changed = pass.changed;
+        Some(changed.then(|| self.build()))
+    }
+
+    /// Reads a directory, or the one file that the root may be.
+    fn enter(&mut self, path: &Path, metadata: &fs::Metadata, depth: usize, pass: &mut Pass<'_, '_>) {
+        if !pass.seen.insert((metadata.dev(), metadata.ino())) {
+            return;
+        }
+        if depth > MAX_DEPTH {
+            pass.unreadable.insert(path.to_owned(), format!("is deeper than {MAX_DEPTH} directories"));
+            return;
+        }
+        (pass.scan.enter)(path);
+        let mut entries = match fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+            Ok(entries) => entries,
+            // Deleted since it was seen.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && depth > 0 => return,
+            Err(e) => {
+                pass.unreadable.insert(path.to_owned(), format!("cannot be read: {e}; want a directory of manifests"));
+                return;
+            }
+        };
+        entries.sort_unstable_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let child = entry.path();
+            let format = format_of(&child);
+            if format.is_none() && entry.file_type().is_ok_and(|t| t.is_file()) {
+                continue;
+            }
+            // Follows links; one that leads nowhere is as good as absent.
+            let Ok(metadata) = fs::metadata(&child) else { continue };
+            match format {
+                _ if metadata.is_dir() => self.enter(&child, &metadata, depth + 1, pass),
+                Some(format) if metadata.is_file() => self.visit(&child, format, &metadata, pass),
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads a file if it is not as it was.
+    fn visit(&mut self, path: &Path, format: Format, metadata: &fs::Metadata, pass: &mut Pass<'_, '_>) {
+        if !pass.seen.insert((metadata.dev(), metadata.ino())) {
+            return;
+        }
+        pass.found.insert(path.to_owned());
+        let known = self.files.get(path);
+        let same = known.is_some_and(|f| f.stamp == Some(Stamp::of(metadata))) && !pass.scan.touched.contains(path);
+        if same || pass.scan.writing.contains(path) {
+            if known.is_none() {
+                pass.found.remove(path);
+            }
+            return;
+        }
+        let file = self.files.entry(path.to_owned()).or_default();
+        match read(path) {
+            Ok((stamp, text)) => {
+                file.stamp = Some(stamp);
+                pass.changed |= file.update(&text, format);
+            }
+            // Deleted since it was seen; the next scan, for which there is an event, agrees or not.
+            Err(Unreadable::Gone) if file.stamp.is_none() => {
+                self.files.remove(path);
+            }
+            Err(Unreadable::Gone) => {
+                pass.found.remove(path);
+            }
+            Err(Unreadable::Because(reason)) => {
+                file.stamp = Some(Stamp::of(metadata));
+                let flaws = vec![Flaw { line: None, reason }];
+                pass.changed |= file.flaws != flaws;
+                file.flaws = flaws;
+            }
+        }
+    }
+
+    /// Makes the snapshot from the files, in the order of their paths.
+    fn build(&mut self) -> Arc<Snapshot> {
+        let mut faults = self.faults();
+        let mut next = Snapshot::default();
+        let mut origins = BTreeMap::<(&str, ObjectName), (&Path, u64)>::new();
+        for (path, file) in &mut self.files {
+            for Document { line, objects, unknown, .. } in &mut file.documents {
+                for kind in unknown {
+                    if !self.unknown.contains(kind) {
+                        tracing::info!(kind = %kind, file = %path.display(), "kind is not read, ignored");
+                        self.unknown.insert(kind.clone());
+                    }
+                }
+                for object in objects {
+                    let (kind, name) = object.describe();
+                    match origins.entry((kind, name.clone())) {
+                        Entry::Vacant(free) => {
+                            free.insert((path, *line));
+                            insert(&mut next, &self.snapshot, &name, object);
+                        }
+                        Entry::Occupied(winner) => {
+                            let (winner, at) = winner.get();
+                            let reason = format!(
+                                "{kind} {name} is also in {}, line {at}, which counts as the first by path; want it once",
+                                winner.display()
+                            );
+                            let origin = path.display().to_string();
+                            faults.push(Fault { origin, line: Some(*line), reason });
+                        }
+                    }
+                }
+            }
+        }
+        next.faults = faults;
+        self.report(&self.snapshot.faults, &next.faults);
+        self.snapshot = Arc::new(next);
+        Arc::clone(&self.snapshot)
+    }
+
+    /// What is wrong with directories and files, in the order of their paths.
+    fn faults(&self) -> Vec<Fault> {
+        let dirs = self.unreadable.iter().map(|(path, reason)| (path, None, reason));
+        let files = self.files.iter().flat_map(|(path, f)| f.flaws.iter().map(move |w| (path, w.line, &w.reason)));
+        let fault = |(path, line, reason): (&PathBuf, _, &String)| Fault {
+            origin: path.display().to_string(),
+            line,
+            reason: reason.clone(),
+        };
+        dirs.chain(files).map(fault).collect()
+    }
+
+    /// Logs faults that were not there before.
+    fn report(&self, before: &[Fault], now: &[Fault]) {
+        for Fault { origin, line, reason } in now.iter().filter(|f| !before.contains(f)) {
+            tracing::warn!(file = %origin, line = *line, reason = %reason, "manifest is not read, last good objects stay");
+        }
+        if now.is_empty() && !before.is_empty() {
+            tracing::info!(root = %self.root.display(), "all manifests are read again");
+        }
+    }
+}
+
+impl File {
+    /// Takes over a text; whether anything is different now.
+    fn update(&mut self, text: &str, format: Format) -> bool {
+        let (documents, flaws) = parse::parse(text, format, &self.documents);
+        let is_good = flaws.is_empty();
+        let flaws_before = std::mem::replace(&mut self.flaws, flaws);
+        if !is_good && self.was_good {
+            return self.flaws != flaws_before;
+        }
+        self.was_good = is_good;
+        self.documents = documents;
+        true
+    }
+}
+
+/// Inserts an object; one that equals the last snapshot's is that one.
+fn insert(into: &mut Snapshot, last: &Snapshot, name: &ObjectName, object: &mut Object) {
+    fn keep<T: PartialEq>(last: Option<&Arc<T>>, object: &mut Arc<T>) -> Arc<T> {
+        if let Some(last) = last.filter(|last| !Arc::ptr_eq(last, object) && ***last == **object) {
+            *object = Arc::clone(last);
+        }
+        Arc::clone(object)
+    }
+    match object {
+        Object::Service(o) => drop(into.services.insert(name.clone(), keep(last.services.get(name), o))),
+        Object::Slice(o) => drop(into.slices.insert(name.clone(), keep(last.slices.get(name), o))),
+        Object::Gateway(o) => drop(into.gateways.insert(name.clone(), keep(last.gateways.get(name), o))),
+        Object::HttpRoute(o) => drop(into.http_routes.insert(name.clone(), keep(last.http_routes.get(name), o))),
+    }
+}
+
+/// How a file is written, by its extension; `None` for one that is no manifest.
+pub(super) fn format_of(path: &Path) -> Option<Format> {
+    match path.extension()?.to_str()? {
+        "yaml" | "yml" => Some(Format::Yaml),
+        "json" => Some(Format::Json),
+        _ => None,
+    }
+}
+
+enum Unreadable {
+    Gone,
+    Because(String),
+}
+
+fn read(path: &Path) -> Result<(Stamp, String), Unreadable> {
+    let fail = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Unreadable::Gone,
+        io::ErrorKind::InvalidData => Unreadable::Because("is not text, want UTF-8".to_owned()),
+        _ => Unreadable::Because(format!("cannot be read: {e}")),
+    };
+    let file = fs::File::open(path).map_err(fail)?;
+    let metadata = file.metadata().map_err(fail)?;
+    if metadata.len() > MAX_FILE_BYTES {
+        let text = format!("has {} bytes, want {MAX_FILE_BYTES} at most", metadata.len());
+        return Err(Unreadable::Because(text));
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(fail)?;
+    Ok((Stamp::of(&metadata), text))
+}

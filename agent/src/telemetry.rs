@@ -1,0 +1,119 @@
+//! Log format, and how metrics are written: names carry their unit, labels are bounded.
+//!
+//! Metrics are read from the stages when they are asked for: nothing is counted twice, nothing is kept here. Which there
+//! are, with their help texts, is in `admin/metrics.rs`.
+use std::{fmt, io::IsTerminal};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Starts logging to standard error; `RUST_LOG` selects, `info` where it does not.
+pub fn start(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second call in one process is a test's; the first subscriber stays.
+    let _ = match format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
+
+/// One metric with all its samples, as read at one moment.
+#[derive(Debug)]
+pub struct Family {
+    /// Its name without the suffix `_total`.
+    pub name: &'static str,
+    /// Whether it only grows.
+    pub kind: Kind,
+    /// One sentence without its full stop: desired or observed, and in which unit.
+    pub help: &'static str,
+    /// Labels and value of each sample.
+    pub samples: Vec<(Labels, f64)>,
+}
+
+/// Names and values that tell samples of one family apart.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// The type of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes both ways.
+    Gauge,
+}
+
+/// Families read once, for one answer.
+#[derive(Debug)]
+struct Families(Vec<Family>);
+
+impl Collector for Families {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for family in &self.0 {
+            let kind = match family.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            };
+            let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
+            if let [(labels, value)] = &family.samples[..]
+                && labels.is_empty()
+            {
+                encode(family.kind, *value, metric)?;
+                continue;
+            }
+            for (labels, value) in &family.samples {
+                encode(family.kind, *value, metric.encode_family(labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode(kind: Kind, value: f64, to: MetricEncoder<'_>) -> fmt::Result {
+    match kind {
+        Kind::Counter => ConstCounter::new(value).encode(to),
+        Kind::Gauge => ConstGauge::new(value).encode(to),
+    }
+}
+
+/// The text that a scrape gets, in the OpenMetrics format.
+///
+/// # Errors
+/// A name or a label cannot be written.
+pub fn exposition(families: Vec<Family>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Families(families)));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_has_help_type_suffix_and_escaped_labels() {
+        let samples = vec![(vec![("name", "a\"b".to_owned())], 3.0)];
+        let text = exposition(vec![Family { name: "sluice_x", kind: Kind::Counter, help: "Things", samples }]);
+        let expected = "# HELP sluice_x Things\n# TYPE sluice_x counter\nsluice_x_total{name=\"a\\\"b\"} 3.0\n# EOF\n";
+        assert_eq!(text.unwrap(), expected);
+    }
+
+    #[test]
+    fn a_family_without_labels_has_one_plain_sample() {
+        let samples = vec![(vec![], 7.0)];
+        let text = exposition(vec![Family { name: "sluice_y", kind: Kind::Gauge, help: "Things", samples }]);
+        assert!(text.unwrap().contains("\nsluice_y 7.0\n"));
+    }
+}

@@ -1,0 +1,286 @@
+//! The packet as each hook gives it: [`Frame`] in XDP, [`Buffer`] in TC; the only place that reads kernel contexts.
+//!
+//! # Design
+//!
+//! The two differ in three things, which are the methods of [`Packet`]: where the bytes are, how a layer 4 checksum is
+//! adjusted, and which code means what. XDP sees raw bytes, so it must finish a checksum that a local sender left to
+//! the device; TC has the kernel's helpers, which know about offloads.
+use crate::action::Action;
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, xdp_action::*, xdp_md},
+    helpers::*,
+};
+use core::{arch::asm, ffi::c_void, mem::offset_of};
+use sluice_ebpf::{
+    UDP, csum,
+    packet::{Bounds, Headers, L4_MAX},
+};
+
+/// TCX: on to the next program.
+pub(crate) const NEXT: i32 = -1;
+/// The address family of the pseudo header is IPv6: keeps `CHECKSUM_COMPLETE` right (Linux 6.16, ignored before).
+const BPF_F_IPV6: u64 = 128;
+/// A checksum of zero stays zero.
+const BPF_F_MARK_MANGLED_0: u64 = 32;
+/// `skb->pkt_type` of a frame for another host.
+const PACKET_OTHERHOST: u32 = 3;
+
+/// A packet at a hook.
+pub(crate) trait Packet: Copy {
+    /// Is it XDP, where only whole flows between nodes are handled?
+    const XDP: bool;
+    /// The kernel's context.
+    fn ctx(self) -> *mut c_void;
+    /// The linear bytes, to be asked anew after every helper that may move them.
+    fn bounds(self) -> Bounds;
+    /// All bytes, from the Ethernet header on.
+    fn frame_len(self) -> u32;
+    /// Is it a super-packet that will be cut by the device?
+    fn is_gso(self) -> bool;
+    /// The interface it came in on, or goes out of.
+    fn ifindex(self) -> u32;
+    /// Adjusts the layer 4 checksum to addresses and ports that have been written; the differences are the sums of
+    /// `csum::diff_addrs` and `csum::diff_ports`, `new` the sum of the pseudo header now.
+    fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, new: u64) -> Option<()>;
+}
+
+const _: () = {
+    assert!(offset_of!(xdp_md, data) == 0 && offset_of!(xdp_md, data_end) == 4);
+    assert!(offset_of!(__sk_buff, data) == 76 && offset_of!(__sk_buff, data_end) == 80);
+};
+
+/// Loads a packet pointer from the context.
+///
+/// The fields are declared as `u32`, and the verifier makes pointers of them. The compiler must not know the former: it
+/// would spill 32 bits of the pointer to the stack, which the verifier refuses.
+///
+/// # Safety
+/// `ctx` is the program's context, with such a field at `OFFSET`.
+#[inline(always)]
+unsafe fn load<const OFFSET: usize>(ctx: *mut c_void) -> usize {
+    let p: usize;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("{p} = *(u32 *)({ctx} + {at})", p = out(reg) p, ctx = in(reg) ctx, at = const OFFSET, options(nostack));
+    }
+    p
+}
+
+/// Offset of the checksum in the layer 4 header.
+#[inline(always)]
+const fn check_offset(h: &Headers) -> usize {
+    h.l4() + if h.key.proto == UDP { 6 } else { 16 }
+}
+
+/// A frame in XDP.
+#[derive(Clone, Copy)]
+pub(crate) struct Frame(pub(crate) *mut xdp_md);
+
+impl Packet for Frame {
+    const XDP: bool = true;
+
+    #[inline(always)]
+    fn ctx(self) -> *mut c_void {
+        self.0.cast()
+    }
+
+    #[inline(always)]
+    fn bounds(self) -> Bounds {
+        // SAFETY: the context outlives the program; between `data` and `data_end` is the packet, 2-aligned.
+        unsafe { Bounds::new(load::<0>(self.ctx()), load::<4>(self.ctx())) }
+    }
+
+    #[inline(always)]
+    fn frame_len(self) -> u32 {
+        self.bounds().len() as u32
+    }
+
+    #[inline(always)]
+    fn is_gso(self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn ifindex(self) -> u32 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, new: u64) -> Option<()> {
+        let (b, at) = (self.bounds(), check_offset(h));
+        let old = b.read::<u16>(at)?;
+        if h.key.proto == UDP && old == 0 {
+            return Some(());
+        }
+        let check = if csum::is_partial(old, csum::pseudo(&h.key.tuple, h.key.proto, h.l4_len, h.v6)) {
+            b.write(at, csum::fold(new))?;
+            let sum = sum_l4(self.0, h.l4() as u32, h.l4_len);
+            if sum == u64::MAX {
+                return None;
+            }
+            !csum::fold(sum)
+        } else {
+            csum::apply(old, addrs + ports)
+        };
+        self.bounds().write(at, if h.key.proto == UDP { csum::udp(check) } else { check })
+    }
+}
+
+impl Frame {
+    /// The kernel's code.
+    #[inline(always)]
+    pub(crate) fn finish(self, action: Action) -> u32 {
+        match action {
+            Action::Pass => XDP_PASS,
+            Action::Drop => XDP_DROP,
+            Action::Bounce => XDP_TX,
+            // SAFETY: a helper with scalar arguments.
+            Action::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+        }
+    }
+}
+
+/// The sum of `len` bytes at `off`, or `u64::MAX` when they are not all there.
+///
+/// A global function: the verifier checks it once, alone, and not at every place that calls it. The pieces have
+/// constant sizes, since "512 more bytes are there" can be proved and "`len` more" cannot.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sum_l4(ctx: *mut xdp_md, off: u32, len: u32) -> u64 {
+    if off as usize > L4_MAX {
+        return u64::MAX;
+    }
+    let b = Frame(ctx).bounds();
+    let (mut at, mut left, mut sum) = (off as usize, len, 0u64);
+    // 512 bytes at a time for frames of up to 9216 bytes, then what remains.
+    for _ in 0..18 {
+        if left < 512 || add::<512>(b, &mut at, &mut left, &mut sum).is_none() {
+            break;
+        }
+    }
+    if left >= 512 {
+        return u64::MAX;
+    }
+    let rest = (|| {
+        bit::<256>(b, &mut at, &mut left, &mut sum)?;
+        bit::<128>(b, &mut at, &mut left, &mut sum)?;
+        bit::<64>(b, &mut at, &mut left, &mut sum)?;
+        bit::<32>(b, &mut at, &mut left, &mut sum)?;
+        bit::<16>(b, &mut at, &mut left, &mut sum)?;
+        bit::<8>(b, &mut at, &mut left, &mut sum)?;
+        bit::<4>(b, &mut at, &mut left, &mut sum)?;
+        if left & 2 != 0 {
+            sum += b.read::<u16>(at)? as u64;
+            at += 2;
+        }
+        if left & 1 != 0 {
+            // The last byte together with the one before it, which was summed already.
+            let [_, last] = b.read::<[u8; 2]>(at - 1)?;
+            sum += u16::from_ne_bytes([last, 0]) as u64;
+        }
+        Some(())
+    })();
+    if rest.is_none() { u64::MAX } else { sum }
+}
+
+/// Adds `N` bytes if the binary representation of the length has that bit.
+#[inline(always)]
+fn bit<const N: u32>(b: Bounds, at: &mut usize, left: &mut u32, sum: &mut u64) -> Option<()> {
+    if *left & N != 0 { add::<N>(b, at, left, sum) } else { Some(()) }
+}
+
+/// Adds `N` bytes.
+#[inline(always)]
+fn add<const N: u32>(b: Bounds, at: &mut usize, left: &mut u32, sum: &mut u64) -> Option<()> {
+    let p = b.at(*at, N as usize)?;
+    // SAFETY: `at` checked that the bytes are there; the helper only reads them.
+    let s = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, p as *mut _, N, *sum as u32) };
+    *sum = s as u32 as u64;
+    *at += N as usize;
+    *left -= N;
+    Some(())
+}
+
+/// A socket buffer in TC.
+#[derive(Clone, Copy)]
+pub(crate) struct Buffer(pub(crate) *mut __sk_buff);
+
+impl Packet for Buffer {
+    const XDP: bool = false;
+
+    #[inline(always)]
+    fn ctx(self) -> *mut c_void {
+        self.0.cast()
+    }
+
+    #[inline(always)]
+    fn bounds(self) -> Bounds {
+        // SAFETY: the context outlives the program; between `data` and `data_end` is the packet's head, 2-aligned.
+        unsafe { Bounds::new(load::<76>(self.ctx()), load::<80>(self.ctx())) }
+    }
+
+    #[inline(always)]
+    fn frame_len(self) -> u32 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn is_gso(self) -> bool {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.0).gso_size != 0 }
+    }
+
+    #[inline(always)]
+    fn ifindex(self) -> u32 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, _new: u64) -> Option<()> {
+        let at = check_offset(h) as u32;
+        let zero = if h.key.proto == UDP { BPF_F_MARK_MANGLED_0 } else { 0 };
+        let pseudo = BPF_F_PSEUDO_HDR as u64 | if h.v6 { BPF_F_IPV6 } else { 0 };
+        // Size 0: the value is a difference.
+        // SAFETY: helpers that check the offset themselves.
+        let (a, p) = unsafe {
+            let a = bpf_l4_csum_replace(self.0, at, 0, csum::fold32(addrs) as u64, pseudo | zero);
+            (a, bpf_l4_csum_replace(self.0, at, 0, csum::fold32(ports) as u64, zero))
+        };
+        (a == 0 && p == 0).then_some(())
+    }
+}
+
+impl Buffer {
+    /// Makes the headers linear; `false` for what is not ours to look at: a VLAN tag that the device took off, a frame
+    /// for another host.
+    #[inline(always)]
+    pub(crate) fn prepare(self) -> bool {
+        // SAFETY: the context outlives the program.
+        let (tagged, kind) = unsafe { ((*self.0).vlan_present, (*self.0).pkt_type) };
+        if tagged != 0 || kind == PACKET_OTHERHOST {
+            return false;
+        }
+        let want = self.frame_len().min(L4_MAX as u32 + 60);
+        if (self.bounds().len() as u32) < want {
+            // SAFETY: a helper; failing, it leaves the packet cut off, which the parse finds.
+            unsafe { bpf_skb_pull_data(self.0, want) };
+        }
+        true
+    }
+
+    /// The kernel's code.
+    #[inline(always)]
+    pub(crate) fn finish(self, action: Action) -> i32 {
+        match action {
+            Action::Pass => NEXT,
+            Action::Drop => TC_ACT_SHOT,
+            // SAFETY: a helper with scalar arguments.
+            Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) as i32 },
+            // SAFETY: without a next hop the kernel looks for one itself.
+            Action::Redirect(ifindex) => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 },
+        }
+    }
+}

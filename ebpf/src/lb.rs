@@ -1,0 +1,231 @@
+//! A new flow: from the frontend to a backend, and on to the entries that the rest of the flow follows.
+//!
+//! Comes in: a whole TCP or UDP packet without a living entry. Goes out: either the entries exist, or an action. The
+//! packet itself is not touched.
+//!
+//! # Design
+//!
+//! The steps are functions of their own, one after the other and not nested, because a program has 512 bytes of stack
+//! for all frames at once. They share [`Choice`] and return a packed [`Opened`], since only one register comes back.
+use crate::{
+    BACKENDS, FRONTENDS, TABLES, UPLINKS, VIPS,
+    action::Action,
+    conntrack,
+    context::Packet,
+    count,
+    route::{self, Hop},
+};
+use sluice_ebpf::{flow, packet::Headers, *};
+
+/// What was chosen for a flow, in the form in which it is entered.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Choice {
+    /// The reply entry; its `to` is what the client sent, reversed.
+    pub(crate) entry: CtEntry,
+    /// The reply entry's key, but for the port, which must first be reserved.
+    pub(crate) reply: CtKey,
+    /// The flow's hash.
+    pub(crate) hash: u32,
+    /// `BACKEND_*` bits.
+    backend: u32,
+}
+
+/// What came of a new flow.
+#[must_use]
+#[derive(Clone, Copy)]
+pub(crate) enum Opened {
+    /// It has its entries, or may go on to the next step towards them.
+    Chosen,
+    /// It has none, and this is what to do with the packet.
+    Refused(Action),
+    /// A reply should say why not.
+    Reject(Reason),
+}
+
+/// Packed form of [`Opened::Chosen`].
+const CHOSEN: u64 = 0xff;
+/// Mark of the packed form of [`Opened::Reject`].
+const REJECT: u64 = 0x1000;
+
+impl Opened {
+    #[inline(always)]
+    const fn pack(self) -> u64 {
+        match self {
+            Self::Chosen => CHOSEN,
+            Self::Refused(action) => action.pack(),
+            Self::Reject(reason) => REJECT | reason as u64,
+        }
+    }
+
+    #[inline(always)]
+    const fn unpack(packed: u64) -> Self {
+        const NO_BACKEND: u64 = Opened::Reject(Reason::NoBackend).pack();
+        const NO_FRONTEND: u64 = Opened::Reject(Reason::NoFrontend).pack();
+        match packed {
+            CHOSEN => Self::Chosen,
+            NO_BACKEND => Self::Reject(Reason::NoBackend),
+            NO_FRONTEND => Self::Reject(Reason::NoFrontend),
+            _ => Self::Refused(Action::unpack(packed)),
+        }
+    }
+}
+
+/// Opens a flow.
+#[inline(always)]
+pub(crate) fn open<P: Packet>(p: P, h: &Headers, now: u64) -> Opened {
+    Opened::unpack(open_packed(p, h, now))
+}
+
+#[inline(never)]
+fn open_packed<P: Packet>(p: P, h: &Headers, now: u64) -> u64 {
+    let mut choice = Choice::default();
+    choice.entry.seen = now;
+    choice.entry.created = now;
+    choice.hash = flow::hash(&h.key.tuple, h.key.proto);
+    let packed = choose(p, h, &mut choice);
+    if packed != CHOSEN {
+        return packed;
+    }
+    let packed = find_source(p, h, &mut choice);
+    if packed != CHOSEN {
+        return packed;
+    }
+    let frontend = choice.entry.frontend;
+    match conntrack::enter(h, &mut choice) {
+        Ok(()) => {
+            count::began(frontend);
+            CHOSEN
+        }
+        Err(reason) => refuse(frontend, reason).pack(),
+    }
+}
+
+/// Drops a packet of a frontend.
+#[inline(always)]
+fn refuse(frontend: u32, why: Reason) -> Opened {
+    Opened::Refused(count::drop_of(frontend, why))
+}
+
+/// Leaves the packet to TC when this is XDP, which decides only what it can finish; drops it in TC.
+#[inline(always)]
+fn leave<P: Packet>(_: P, frontend: u32, why: Reason) -> Opened {
+    if P::XDP { Opened::Refused(Action::Pass) } else { refuse(frontend, why) }
+}
+
+/// Step 1: the frontend's table names the backend.
+#[inline(never)]
+fn choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> u64 {
+    try_choose(p, h, choice).pack()
+}
+
+#[inline(always)]
+fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
+    let t = &h.key.tuple;
+    let key = FrontendKey { vip: t.dst, port: t.dst_port, proto: h.key.proto, family: if h.v6 { 6 } else { 4 } };
+    // SAFETY: the kernel keeps the memory until the program ends; the agent replaces values, it does not write them.
+    let Some(f) = FRONTENDS.get_ptr(&key).map(|f| unsafe { &*f }) else { return unnamed(p, h) };
+    if f.flags & FRONTEND_PROXY != 0 {
+        return Opened::Refused(Action::Pass);
+    }
+    if t.src == t.dst || flow::is_martian(&t.src, h.v6) {
+        return refuse(f.id, Reason::Malformed);
+    }
+    let pick = if f.flags & FRONTEND_AFFINITY != 0 { flow::hash_client(&t.src) } else { choice.hash };
+    let id = match flow::table_position(f, pick) {
+        // SAFETY: array values are never freed; an id is read whole.
+        Some((chunk, i)) => TABLES.get_ptr(chunk).map_or(0, |c| unsafe { (*c).ids[(i % CHUNK_SLOTS) as usize] }),
+        None => 0,
+    };
+    if id == 0 {
+        return without_backend(p, f);
+    }
+    let Some(b) = BACKENDS.get_ptr(&id) else { return refuse(f.id, Reason::BackendMissing) };
+    // SAFETY: read at once; the kernel keeps the memory until the program ends.
+    unsafe {
+        choice.reply.tuple.src = (*b).addr;
+        choice.reply.tuple.src_port = (*b).port;
+        choice.backend = (*b).flags as u32;
+    }
+    if VIPS.get_ptr(&choice.reply.tuple.src).is_some() {
+        return refuse(f.id, Reason::Loop);
+    }
+    choice.reply.tuple.dst = t.src;
+    choice.reply.proto = h.key.proto;
+    choice.reply.dir = CT_REPLY;
+    choice.entry.to = flow::reversed(t);
+    choice.entry.frontend = f.id;
+    choice.entry.backend = id;
+    Opened::Chosen
+}
+
+/// Step 2: the source address towards the backend, the client's own if it is on this node.
+#[inline(never)]
+fn find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> u64 {
+    try_find_source(p, h, choice).pack()
+}
+
+#[inline(always)]
+fn try_find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
+    // What stays on this node is for TC.
+    let local = if P::XDP { Opened::Refused(Action::Pass) } else { Opened::Chosen };
+    if choice.backend & BACKEND_LOCAL as u32 != 0 {
+        return local;
+    }
+    let remote = choice.backend & BACKEND_REMOTE as u32 != 0;
+    let (to, t) = (&choice.reply.tuple, &h.key.tuple);
+    let hop = route::find(p, h, (&t.src, t.src_port), (&to.src, to.src_port), route::SKIP_NEIGH);
+    if !hop.is_routed() {
+        return match hop.result {
+            // Delivered on this node, or routed by rules that the lookup does not see: the host's stack knows.
+            route::NOT_FORWARDED | route::FORWARDING_OFF if !remote => local,
+            _ => leave(p, choice.entry.frontend, Reason::NoRoute),
+        };
+    }
+    let Some(uplink) = UPLINKS.get_ptr(&hop.ifindex) else {
+        return if remote { leave(p, choice.entry.frontend, Reason::NoSource) } else { local };
+    };
+    // SAFETY: copied at once; the kernel keeps the memory until the program ends.
+    let source = unsafe { if h.v6 { (*uplink).v6 } else { (*uplink).v4 } };
+    if source == Addr::NONE {
+        return leave(p, choice.entry.frontend, Reason::NoSource);
+    }
+    choice.reply.tuple.dst = source;
+    choice.entry.flags = CT_SNAT;
+    Opened::Chosen
+}
+
+/// No frontend has this name: ours to answer only if the address is.
+#[inline(always)]
+fn unnamed<P: Packet>(_: P, h: &Headers) -> Opened {
+    let t = &h.key.tuple;
+    // SAFETY: copied at once; the kernel keeps the memory until the program ends.
+    let Some(vip) = VIPS.get_ptr(&t.dst).map(|v| unsafe { *v }) else { return Opened::Refused(Action::Pass) };
+    if t.src == t.dst || flow::is_martian(&t.src, h.v6) {
+        return Opened::Refused(count::drop(Reason::Malformed));
+    }
+    if P::XDP || vip.flags & VIP_REJECT == 0 {
+        return Opened::Refused(Action::Pass);
+    }
+    Opened::Reject(Reason::NoFrontend)
+}
+
+/// The frontend's table is empty.
+#[inline(always)]
+fn without_backend<P: Packet>(_: P, f: &Frontend) -> Opened {
+    if f.flags & FRONTEND_DROP != 0 {
+        return refuse(f.id, Reason::NoLocalBackend);
+    }
+    if P::XDP {
+        return Opened::Refused(Action::Pass);
+    }
+    count::refused(f.id);
+    Opened::Reject(Reason::NoBackend)
+}
+
+impl Hop {
+    /// Is there a way out, whether or not the neighbour is known and the packet fits?
+    #[inline(always)]
+    pub(crate) fn is_routed(&self) -> bool {
+        matches!(self.result, route::FOUND | route::NO_NEIGHBOUR | route::TOO_BIG)
+    }
+}

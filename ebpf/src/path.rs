@@ -1,0 +1,173 @@
+//! The way of a packet through a hook: parse, find or open its flow, rewrite, send.
+//!
+//! # Design
+//!
+//! - XDP finishes flows between nodes and echo requests, and passes everything else untouched, so that a packet is
+//!   never rewritten by one hook and judged by the next. TC does all the rest, and everything where XDP is missing.
+//! - Replies to this node's own address are recognised by their port: only the configured range can be ours, so no
+//!   other traffic pays for that lookup.
+use crate::{
+    CONNTRACK, SETTINGS, VIPS,
+    action::Action,
+    conntrack,
+    context::{Buffer, Packet},
+    count, echo,
+    lb::{self, Opened},
+    nat, reject, route,
+};
+use sluice_ebpf::{
+    packet::{Headers, Parsed, parse},
+    *,
+};
+
+/// A packet that arrives on an uplink.
+#[inline(always)]
+pub(crate) fn ingress<P: Packet>(p: P) -> Action {
+    let mut h = Headers::default();
+    match parse(p.bounds(), p.frame_len(), p.is_gso(), &mut h) {
+        Parsed::Foreign => Action::Pass,
+        Parsed::Bad(reason) => bad(&mut h, reason),
+        Parsed::Icmp => echo::answer(p, &h),
+        Parsed::Flow => flow(p, &mut h),
+    }
+}
+
+/// A packet that leaves by an uplink: the reply of a backend on this node gets its frontend's name back.
+#[inline(always)]
+pub(crate) fn egress(p: Buffer) -> Action {
+    let mut h = Headers::default();
+    match parse(p.bounds(), p.frame_len(), p.is_gso(), &mut h) {
+        Parsed::Flow => {}
+        Parsed::Bad(Reason::Fragment) if is_reply(&mut h) => return count::drop(Reason::Fragment),
+        _ => return Action::Pass,
+    }
+    h.key.dir = CT_REPLY;
+    let now = conntrack::clock();
+    match conntrack::find(&h, now) {
+        Some(entry) if entry.flags & CT_SNAT == 0 => {
+            conntrack::touch(entry, &h, now);
+            translate(p, &h, entry)
+        }
+        _ => Action::Pass,
+    }
+}
+
+/// Something that is dropped if it was meant for us, and none of our business otherwise.
+#[inline(always)]
+fn bad(h: &mut Headers, reason: Reason) -> Action {
+    if VIPS.get_ptr(&h.key.tuple.dst).is_some() || (reason as u32 == Reason::Fragment as u32 && is_reply(h)) {
+        return count::drop(reason);
+    }
+    Action::Pass
+}
+
+/// Does the first fragment of a packet belong to the replies of a tracked flow?
+#[inline(always)]
+fn is_reply(h: &mut Headers) -> bool {
+    h.key.dir = CT_REPLY;
+    h.key.tuple.dst_port != 0 && CONNTRACK.get_ptr(&h.key).is_some()
+}
+
+#[inline(always)]
+fn flow<P: Packet>(p: P, h: &mut Headers) -> Action {
+    let now = conntrack::clock();
+    match locate(p, h, now) {
+        Ok(entry) => Action::unpack(send(p, h, entry, now)),
+        Err(action) => action,
+    }
+}
+
+/// The entry of the packet's flow, found or made; the key's direction says which of the two it is.
+#[inline(always)]
+fn locate<P: Packet>(p: P, h: &mut Headers, now: u64) -> Result<&'static mut CtEntry, Action> {
+    if is_source_port(h.key.tuple.dst_port) {
+        h.key.dir = CT_REPLY;
+        match conntrack::find(h, now) {
+            Some(entry) if entry.flags & CT_SNAT != 0 => return Ok(entry),
+            _ => h.key.dir = CT_REQUEST,
+        }
+    }
+    if let Some(entry) = conntrack::find(h, now) {
+        return Ok(entry);
+    }
+    match lb::open(p, h, now) {
+        // Gone at once means evicted: the map is far too small for the traffic.
+        Opened::Chosen => conntrack::find(h, now).ok_or_else(|| count::drop(Reason::ConntrackFull)),
+        Opened::Refused(action) => Err(action),
+        Opened::Reject(reason) => Err(reject::answer(p, h, reason, now)),
+    }
+}
+
+/// Is it a port that this node may have chosen for a flow?
+#[inline(always)]
+fn is_source_port(port: u16) -> bool {
+    match SETTINGS.get_ptr(0) {
+        // SAFETY: array values are never freed.
+        Some(s) => unsafe { (*s).snat_first <= port && port <= (*s).snat_last },
+        None => false,
+    }
+}
+
+/// A packet of a flow that has its entry. Not inlined, for the stack.
+#[inline(never)]
+fn send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> u64 {
+    try_send(p, h, entry, now).pack()
+}
+
+#[inline(always)]
+fn try_send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> Action {
+    if entry.flags & CT_SNAT != 0 {
+        conntrack::touch(entry, h, now);
+        return forward(p, h, entry);
+    }
+    if P::XDP {
+        return Action::Pass;
+    }
+    conntrack::touch(entry, h, now);
+    translate(p, h, entry)
+}
+
+/// Rewrites a packet that stays in the hands of the host's stack.
+#[inline(always)]
+fn translate<P: Packet>(p: P, h: &Headers, entry: &CtEntry) -> Action {
+    count::forwarded(entry.frontend, h.key.dir, p.frame_len());
+    match nat::rewrite(p, h, &entry.to, false) {
+        Some(()) => Action::Pass,
+        None => count::drop_of(entry.frontend, Reason::Rewrite),
+    }
+}
+
+/// Rewrites a packet and sends it on.
+#[inline(always)]
+fn forward<P: Packet>(p: P, h: &Headers, entry: &CtEntry) -> Action {
+    if h.ttl <= 1 {
+        return count::drop_of(entry.frontend, Reason::TtlExpired);
+    }
+    let (to, flags) = (&entry.to, if P::XDP { 0 } else { route::SKIP_NEIGH });
+    let hop = route::find(p, h, (&to.src, to.src_port), (&to.dst, to.dst_port), flags);
+    if P::XDP && (hop.result != route::FOUND || !is_uplink(p, hop.ifindex)) {
+        return Action::Pass;
+    }
+    match hop.result {
+        route::FOUND => {}
+        route::TOO_BIG => return count::drop_of(entry.frontend, Reason::TooBig),
+        _ => return count::drop_of(entry.frontend, Reason::NoRoute),
+    }
+    count::forwarded(entry.frontend, h.key.dir, p.frame_len());
+    if nat::rewrite(p, h, &entry.to, true).is_none() {
+        return count::drop_of(entry.frontend, Reason::Rewrite);
+    }
+    if !P::XDP {
+        return Action::Redirect(hop.ifindex);
+    }
+    if p.bounds().write(0, hop.eth).is_none() {
+        return count::drop_of(entry.frontend, Reason::Rewrite);
+    }
+    if hop.ifindex == p.ifindex() { Action::Bounce } else { Action::Redirect(hop.ifindex) }
+}
+
+/// May XDP send out of this interface? Only uplinks are known to take frames from it.
+#[inline(always)]
+fn is_uplink<P: Packet>(p: P, ifindex: u32) -> bool {
+    ifindex == p.ifindex() || crate::UPLINKS.get_ptr(&ifindex).is_some()
+}

@@ -1,0 +1,65 @@
+//! The kernel's routing table, asked for the way that a rewritten packet will take.
+use crate::context::Packet;
+use aya_ebpf::{bindings::bpf_fib_lookup as Params, helpers::bpf_fib_lookup};
+use sluice_ebpf::{
+    Addr,
+    csum::words,
+    packet::{Eth, Headers},
+};
+
+/// Do not resolve the neighbour: the interface is all that is asked.
+pub(crate) const SKIP_NEIGH: u32 = 4;
+
+/// The way and the neighbour were found.
+pub(crate) const FOUND: i64 = 0;
+/// Not forwarded: local, or no route.
+pub(crate) const NOT_FORWARDED: i64 = 4;
+/// Forwarding is off on the interface the packet came from.
+pub(crate) const FORWARDING_OFF: i64 = 5;
+/// The neighbour's address is not known yet.
+pub(crate) const NO_NEIGHBOUR: i64 = 7;
+/// The packet is larger than the way allows.
+pub(crate) const TOO_BIG: i64 = 8;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Where a packet goes next.
+pub(crate) struct Hop {
+    /// What the lookup returned.
+    pub(crate) result: i64,
+    /// The interface to leave by.
+    pub(crate) ifindex: u32,
+    /// The Ethernet header to leave with.
+    pub(crate) eth: Eth,
+}
+
+/// The way for a packet that will go from `src` to `dst`, each with its port.
+#[inline(always)]
+pub(crate) fn find<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr, u16), flags: u32) -> Hop {
+    // SAFETY: plain integers.
+    let mut q: Params = unsafe { core::mem::zeroed() };
+    q.l4_protocol = h.key.proto;
+    q.sport = src.1.to_be();
+    q.dport = dst.1.to_be();
+    q.ifindex = p.ifindex();
+    if P::XDP {
+        // In TC the kernel compares the buffer's own segment size.
+        q.__bindgen_anon_1.tot_len = h.total as u16;
+    }
+    if h.v6 {
+        q.family = AF_INET6;
+        q.__bindgen_anon_3.ipv6_src = words(src.0);
+        q.__bindgen_anon_4.ipv6_dst = words(dst.0);
+    } else {
+        q.family = AF_INET;
+        q.__bindgen_anon_2.tos = h.tos;
+        q.__bindgen_anon_3.ipv4_src = words(src.0)[3];
+        q.__bindgen_anon_4.ipv4_dst = words(dst.0)[3];
+    }
+    // SAFETY: the parameters live on this stack, their size is their own.
+    let result = unsafe { bpf_fib_lookup(p.ctx(), &mut q, size_of::<Params>() as i32, flags) };
+    let proto = if h.v6 { 0x86dd_u16 } else { 0x0800 };
+    let eth = Eth { dst: bytemuck::cast(q.dmac), src: bytemuck::cast(q.smac), proto: proto.to_be() };
+    Hop { result, ifindex: q.ifindex, eth }
+}

@@ -1,0 +1,98 @@
+//! Installs what is missing, saying so first; where it cannot, says in one sentence what to install.
+//!
+//! Everything that a fresh machine lacks is named here and nowhere else.
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    ebpf::{self, Toolchain},
+    run::{cargo, is_root, on_path, output, run},
+};
+
+/// What the eBPF programs are built with: a compiler with the sources of `core`, and the linker of its LLVM.
+///
+/// # Errors
+/// Something is missing that cannot be installed here.
+pub fn ebpf_toolchain() -> Result<()> {
+    let toolchain = match ebpf::toolchain() {
+        Ok(found) => found,
+        Err(reason) => {
+            compiler(&format!("{reason:#}"))?;
+            ebpf::toolchain()?
+        }
+    };
+    let linker = ebpf::linker(&toolchain);
+    if output(Command::new(&linker).arg("--version")).is_none() {
+        bpf_linker(&toolchain)?;
+    }
+    Ok(())
+}
+
+/// Programs that the demo and the tests run besides our own.
+///
+/// # Errors
+/// A package is missing that cannot be installed here.
+pub fn inspection_tools() -> Result<()> {
+    let missing: Vec<_> = ["bpftool"].into_iter().filter(|t| !on_path(t)).collect();
+    if missing.is_empty() { Ok(()) } else { apt(&missing) }
+}
+
+fn compiler(reason: &str) -> Result<()> {
+    if on_path("rustup") {
+        eprintln!("      adding the component rust-src to the Rust toolchain in use");
+        let mut add = Command::new("rustup");
+        add.args(["component", "add", "rust-src"]);
+        if run(&mut add).is_ok() {
+            return Ok(());
+        }
+        eprintln!("      rustup could not add it; trying the system's compiler");
+    }
+    apt(&["rustc-web", "rust-web-src"]).with_context(|| reason.to_owned())
+}
+
+fn bpf_linker(toolchain: &Toolchain) -> Result<()> {
+    let llvm = toolchain.llvm;
+    let prefix = format!("/usr/lib/llvm-{llvm}");
+    if !std::path::Path::new(&prefix).join("bin/llvm-config").exists() {
+        apt(&[&format!("llvm-{llvm}-dev")])?;
+    }
+    let dir = ebpf::linker_dir(toolchain);
+    eprintln!(
+        "      building bpf-linker {} for LLVM {llvm} into {} (about a minute, once)",
+        ebpf::LINKER_VERSION,
+        dir.display()
+    );
+    let mut install = cargo();
+    // Not through our workspace: its `.cargo/config.toml` and profiles are none of the linker's business.
+    install
+        .current_dir("/")
+        .args(["install", "bpf-linker", "--version", ebpf::LINKER_VERSION, "--locked", "--quiet"])
+        .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
+        .arg(&dir)
+        .env("LLVM_PREFIX", prefix)
+        // Its time goes to LLVM, which comes compiled: optimising the rest costs more than it saves.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    run(&mut install)
+}
+
+fn apt(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if !on_path("apt-get") {
+        bail!("please install {list} (names of Debian's packages) and run this again");
+    }
+    if !is_root() {
+        bail!("please run `sudo apt-get install {list}` and then this again");
+    }
+    eprintln!("      installing {list} with apt-get");
+    let apt_get = || {
+        let mut c = Command::new("apt-get");
+        c.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq");
+        c
+    };
+    // A fresh machine has no package lists, or old ones.
+    run(apt_get().arg("update"))?;
+    run(apt_get().args(["install", "-y", "--no-install-recommends"]).args(packages))
+}

@@ -1,0 +1,154 @@
+//! `cargo xtask test`, `demo` and `bench`: builds what they need, then runs it.
+//!
+//! # Design
+//! All of them use the release profile: the demo, the benches and the tests then share one build of everything, and
+//! 10,000 connections do not wait for an unoptimised proxy.
+use std::{process::Command, str::FromStr};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    ebpf, install, root,
+    run::{Steps, cargo, is_root, run},
+};
+
+/// What a test needs to run; each level includes nothing of the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// Pure code, and the proxy on loopback.
+    Unit,
+    /// The real programs on single packets, in the kernel.
+    Packets,
+    /// The real agent between network namespaces.
+    Netns,
+}
+
+impl Level {
+    /// Every level, least powerful first.
+    pub const ALL: [Self; 3] = [Self::Unit, Self::Packets, Self::Netns];
+}
+
+impl FromStr for Level {
+    type Err = anyhow::Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Ok(match s {
+            "unit" => Self::Unit,
+            "packets" => Self::Packets,
+            "netns" => Self::Netns,
+            other => bail!("test level {other:?}: want unit, packets or netns"),
+        })
+    }
+}
+
+/// Runs the levels; `filter` goes to the test binaries.
+///
+/// # Errors
+/// A level fails, or cannot run here.
+pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
+    let privileged = levels.iter().any(|l| *l != Level::Unit);
+    if privileged && !is_root() {
+        bail!("the levels packets and netns load eBPF programs and make network namespaces: run them as root");
+    }
+    let mut steps = Steps::new(levels.len() + 2);
+    prepare(&mut steps, privileged)?;
+    for level in levels {
+        match level {
+            Level::Unit => steps.step("unit: pure code, and the proxy on loopback", || {
+                run(cargo()
+                    .args([
+                        "test",
+                        "--release",
+                        "--workspace",
+                        "--exclude",
+                        "sluice-tests",
+                        "--lib",
+                        "--bins",
+                        "--tests",
+                    ])
+                    .arg("--")
+                    .args(filter))
+            })?,
+            Level::Packets => steps.step("packets: the real programs, packet by packet", || {
+                run(cargo()
+                    .args([
+                        "test",
+                        "--release",
+                        "--package",
+                        "sluice-tests",
+                        "--test",
+                        "packets",
+                        "--test",
+                        "abi",
+                        "--",
+                    ])
+                    .args(filter))
+            })?,
+            Level::Netns => steps.step("netns: the real agent between network namespaces", || {
+                run(cargo()
+                    .args(["test", "--release", "--package", "sluice-tests", "--lib", "--test", "netns*", "--"])
+                    .args(["--test-threads=1"])
+                    .args(filter))
+            })?,
+        }
+    }
+    Ok(())
+}
+
+/// Runs the demo; `arguments` go to it.
+///
+/// # Errors
+/// Not root, a build fails, or a line of the demo's summary is not true.
+pub fn demo(arguments: &[String]) -> Result<()> {
+    if !is_root() {
+        bail!("the demo makes network namespaces and loads eBPF programs: run it as root");
+    }
+    let mut steps = Steps::new(3);
+    prepare(&mut steps, true)?;
+    steps.step("demo", || run(release("demo").args(arguments)))
+}
+
+/// Runs a benchmark: `control`; `arguments` go to it.
+///
+/// # Errors
+/// Not root, no such benchmark, or it finds a wrong answer.
+pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
+    if name != "control" {
+        bail!("benchmark {name:?}: want control");
+    }
+    if !is_root() {
+        bail!("the benchmarks make network namespaces and load eBPF programs: run them as root");
+    }
+    let mut steps = Steps::new(3);
+    prepare(&mut steps, true)?;
+    steps.step("bench control", || run(release("bench_control").args(arguments)))
+}
+
+/// Builds the binary as it ships.
+///
+/// # Errors
+/// A build fails.
+pub fn build() -> Result<()> {
+    install::ebpf_toolchain()?;
+    run(cargo().args(["build", "--profile", "dist", "--package", "sluice"]))?;
+    println!("{}", root().join("target/dist/sluice").display());
+    Ok(())
+}
+
+fn release(binary: &str) -> Command {
+    Command::new(root().join("target/release").join(binary))
+}
+
+/// The two first steps of everything: tools and eBPF programs, then all that is ours.
+fn prepare(steps: &mut Steps, privileged: bool) -> Result<()> {
+    steps.step("eBPF toolchain and programs", || {
+        install::ebpf_toolchain()?;
+        if privileged {
+            install::inspection_tools()?;
+        }
+        ebpf::build(&root()).map(drop)
+    })?;
+    steps.step("build the agent and the tests", || {
+        run(cargo().args(["build", "--release", "--package", "sluice", "--package", "sluice-tests"]))
+    })
+}
