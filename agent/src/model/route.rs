@@ -4,7 +4,10 @@
 //! `NotAllowedByListeners` (kind and namespace), `NoMatchingListenerHostname`. Rules are compiled by `model::rule`.
 //!
 //! Order: the most specific host name as the route has it, then the match's rank, then the oldest route, then the
-//! lesser namespace/name, then the first rule. Source: gateway-api `HTTPRouteRule.matches` and GEP on precedence.
+//! lesser namespace/name, then the first rule. Source: `HTTPRouteRule.matches` and `HTTPRoute.spec.hostnames`.
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -7,6 +7,9 @@
 //! Host names and paths are looked up in hash maps, wildcards and prefixes by shortening the request's own name or path:
 //! the cost grows with the length of the request, not with the number of rules. Many rules on one path that differ in
 //! an exact header (sandboxes, canaries) are found by that header's value.
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
