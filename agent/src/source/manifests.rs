@@ -77,15 +77,16 @@ pub async fn watch(
     };
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let mut reader = Reader::new(&root, events);
-    let mut pending = Pending { rewatch: true, due: true, ..Pending::default() };
+    let mut pending = Pending { rewatch: true, whole: true, due: true, ..Pending::default() };
     let mut rescan = tokio::time::interval(RESCAN);
     rescan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     rescan.reset();
     loop {
         if pending.due {
-            let (touched, writing, rewatch) = pending.take();
+            let (touched, writing, rewatch, whole) = pending.take();
             let scan = tokio::task::spawn_blocking(move || {
-                let snapshot = reader.scan(&touched, &writing, rewatch);
+                let quick = if whole { None } else { reader.scan_touched(&touched, &writing) };
+                let snapshot = quick.unwrap_or_else(|| reader.scan(&touched, &writing, rewatch));
                 (reader, snapshot)
             });
             let (returned, snapshot) = scan.await.map_err(|source| SourceError::Scan { path: root.clone(), source })?;
@@ -94,7 +95,7 @@ pub async fn watch(
                 tx.send_replace(Some(snapshot));
             }
             pending.due = std::mem::take(&mut reader.again);
-            pending.rewatch = pending.due;
+            (pending.rewatch, pending.whole) = (pending.due, pending.due);
         }
         let settled = pending.settled_at();
         tokio::select! {
@@ -107,7 +108,7 @@ pub async fn watch(
                 }
             }
             () = tokio::time::sleep_until(settled.unwrap_or_else(Instant::now)), if settled.is_some() => pending.due = true,
-            _ = rescan.tick() => (pending.due, pending.rewatch) = (true, true),
+            _ = rescan.tick() => (pending.due, pending.rewatch, pending.whole) = (true, true, true),
             () = std::future::ready(()), if pending.due => {}
         }
     }
@@ -120,6 +121,8 @@ struct Pending {
     due: bool,
     /// Directories may have come or gone.
     rewatch: bool,
+    /// Events may be lost: the touched paths are not all that changed.
+    whole: bool,
     touched: BTreeSet<PathBuf>,
     /// Files between their first write and their close, and when they count as closed.
     writing: BTreeMap<PathBuf, Instant>,
@@ -133,6 +136,7 @@ impl Pending {
             matches!(kind, EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         self.due |= !is_data;
         self.rewatch |= paths.is_empty();
+        self.whole |= paths.is_empty();
         for path in paths {
             let is_manifest = tree::format_of(&path).is_some();
             self.rewatch |= is_structure && !is_manifest;
@@ -145,8 +149,9 @@ impl Pending {
         }
     }
 
-    /// What the next scan must know: files to read anew, files to leave alone, whether directories may have changed.
-    fn take(&mut self) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>, bool) {
+    /// What the next scan must know: files to read anew, files to leave alone, whether directories may have changed,
+    /// whether more may have changed than is told.
+    fn take(&mut self) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>, bool, bool) {
         let now = Instant::now();
         self.writing.retain(|_, settled| *settled > now);
         let writing = self.writing.keys().cloned().collect::<BTreeSet<_>>();
@@ -154,7 +159,7 @@ impl Pending {
         // Those that are not read now are still to be read.
         self.touched.extend(touched.intersection(&writing).cloned());
         self.due = false;
-        (touched, writing, std::mem::take(&mut self.rewatch))
+        (touched, writing, std::mem::take(&mut self.rewatch), std::mem::take(&mut self.whole))
     }
 
     /// When the first of the files that are being written counts as closed.
@@ -200,6 +205,17 @@ impl Reader {
             watched: BTreeSet::new(),
             again: false,
         }
+    }
+
+    /// Reads what was touched, where that is enough.
+    fn scan_touched(
+        &mut self,
+        touched: &BTreeSet<PathBuf>,
+        writing: &BTreeSet<PathBuf>,
+    ) -> Option<Option<Arc<Snapshot>>> {
+        let watched = &self.watched;
+        let is_dir = |path: &Path| watched.contains(path);
+        self.tree.scan_touched(Scan { touched, writing, enter: &mut |_| {} }, &is_dir)
     }
 
     /// One scan; watches each directory before it is read, so that nothing happens unseen in between.
