@@ -91,8 +91,13 @@ fn s142_cleanup_leaves_no_pin_and_the_host_as_it_was() {
     scene.agent.stop().expect("it ends well");
     scene.agent.cleanup().expect("it cleans up");
     assert!(!scene.agent.bpf_dir().exists());
-    let outcome = Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).map(|c| c.answer);
-    assert!(outcome.is_err(), "nobody forwards any more: {outcome:?}");
+    // The kernel lets go of a link a moment after its last pin.
+    eventually("nobody forwards any more", APPLIED, || {
+        match Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).map(|c| c.answer) {
+            Ok(answer) => Err(format!("{answer:?}")),
+            Err(_) => Ok(()),
+        }
+    });
     for pod in ["a1", "b1"] {
         let direct = (scene.lab.pod(pod).v4, TCP_PORT).into();
         Connection::open(&scene.lab.client, direct).expect("pods are reached as before");
@@ -203,7 +208,7 @@ fn without_permission_it_says_what_it_needs() {
     let output = lab.node1.enter(|| command.output()).expect("a process");
     let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
     assert!(!output.status.success());
-    assert!(said.contains("permi"), "it does not speak of permission: {said}");
+    assert!(said.contains("not permitted") && said.contains("net_admin"), "found and wanted: {said}");
     assert!(said.lines().filter(|l| l.starts_with("sluice:")).count() == 1, "not one sentence: {said}");
 }
 
