@@ -28,6 +28,17 @@ pub(super) enum Object {
 }
 
 impl Object {
+    /// Whether it is the very same object.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Service(a), Self::Service(b)) => Arc::ptr_eq(a, b),
+            (Self::Slice(a), Self::Slice(b)) => Arc::ptr_eq(a, b),
+            (Self::Gateway(a), Self::Gateway(b)) => Arc::ptr_eq(a, b),
+            (Self::HttpRoute(a), Self::HttpRoute(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     /// Kind and name.
     pub(super) fn describe(&self) -> (&'static str, ObjectName) {
         match self {
