@@ -100,9 +100,10 @@ fn report(before: &Model, after: &Model) {
             continue;
         }
         let (kind, ns, name) = (&object.kind, &object.object.ns, &object.object.name);
-        let addresses = after.allocations.get(object);
+        let addresses: Vec<_> = after.allocations.get(object).into_iter().flatten().map(ToString::to_string).collect();
+        let addresses = addresses.join(",");
         match verdict.outcome {
-            Outcome::Accepted => tracing::info!(%kind, %ns, %name, ?addresses, "accepted"),
+            Outcome::Accepted => tracing::info!(%kind, %ns, %name, addresses, "accepted"),
             Outcome::Ignored => tracing::debug!(%kind, %ns, %name, reason = verdict.reason, "ignored"),
             Outcome::Partial | Outcome::Refused => {
                 let reason = verdict.messages.join("; ");

@@ -97,6 +97,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         models: models.clone(),
         applied,
         proxy: proxy.stats(),
+        routed: proxy.applied(),
     });
     let admin = admin::server::bind_unix(&args.admin_socket).await?;
 

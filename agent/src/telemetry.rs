@@ -2,7 +2,7 @@
 //!
 //! Metrics are read from the stages when they are asked for: nothing is counted twice, nothing is kept here. Which there
 //! are, with their help texts, is in `admin/metrics.rs`.
-use std::fmt;
+use std::{fmt, io::IsTerminal};
 
 use prometheus_client::{
     collector::Collector,
@@ -17,7 +17,10 @@ use crate::config::LogFormat;
 /// Starts logging to standard error; `RUST_LOG` selects, `info` where it does not.
 pub fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second call in one process is a test's; the first subscriber stays.
     let _ = match format {
         LogFormat::Text => builder.with_target(false).try_init(),

@@ -18,7 +18,11 @@ use crate::{
         maps::TableError,
         observe::{self, FrontendCount},
     },
-    model::{Frontend, Model, ObjectRef, Outcome, Target, Verdict},
+    model::{
+        Frontend, Model, ObjectRef, Outcome, Target, Verdict,
+        http::{HttpModel, listing::RouteRow},
+    },
+    proxy,
     source::Snapshot,
 };
 
@@ -38,7 +42,9 @@ pub struct Stages {
     /// What is programmed.
     pub applied: watch::Receiver<Applied>,
     /// What the proxy counts.
-    pub proxy: Arc<crate::proxy::Stats>,
+    pub proxy: Arc<proxy::Stats>,
+    /// What the proxy routes by.
+    pub routed: watch::Receiver<Option<Arc<HttpModel>>>,
 }
 
 impl Stages {
@@ -46,7 +52,8 @@ impl Stages {
     #[must_use]
     pub fn blockers(&self) -> Vec<String> {
         let unread = self.snapshots.borrow().is_none().then(|| "source: the objects are not read yet".to_owned());
-        unread.into_iter().chain(self.applied.borrow().blocker()).collect()
+        let unrouted = self.routed.borrow().is_none().then(|| "proxy: no route table yet".to_owned());
+        unread.into_iter().chain(self.applied.borrow().blocker()).chain(unrouted).collect()
     }
 
     /// `GET /api/v1/status`.
@@ -129,8 +136,8 @@ impl Stages {
 
     /// `GET /api/v1/routes`.
     #[must_use]
-    pub fn routes(&self) -> Vec<String> {
-        Vec::new()
+    pub fn routes(&self) -> Vec<RouteRow> {
+        self.models.borrow().http.rows()
     }
 
     /// `GET /api/v1/flows`.

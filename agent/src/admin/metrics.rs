@@ -1,4 +1,6 @@
 //! Every metric with its help text, read from the stages at the moment of the scrape.
+use std::sync::atomic::Ordering::Relaxed;
+
 use crate::{
     datapath::{maps::TableError, observe},
     telemetry::{Family, Kind, Labels},
@@ -51,7 +53,68 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
     let samples = reasons.into_iter().map(|(name, n)| (vec![("reason", name.to_owned())], count(n))).collect();
     let help = "Packets for owned VIPs that were not forwarded, by reason, observed";
     all.push(Family { name: "sluice_packets", kind: Kind::Counter, help, samples });
+    proxy(stages, &mut all);
     Ok(all)
+}
+
+/// What the proxy counts.
+fn proxy(stages: &Stages, all: &mut Vec<Family>) {
+    let p = &stages.proxy;
+    let responses = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(&p.responses);
+    all.push(Family {
+        name: "sluice_proxy_responses",
+        kind: Kind::Counter,
+        help: "Responses by status class, observed",
+        samples: responses.map(|(class, n)| (vec![("class", class.to_owned())], count(n.load(Relaxed)))).collect(),
+    });
+    let (counter, gauge) = (Kind::Counter, Kind::Gauge);
+    for (name, kind, help, value) in [
+        ("sluice_proxy_connections", counter, "Connections accepted, observed", &p.accepted),
+        (
+            "sluice_proxy_unclaimed_connections",
+            counter,
+            "Connections closed because no listener has their address",
+            &p.unclaimed,
+        ),
+        ("sluice_proxy_own_responses", counter, "Responses that the proxy made itself, observed", &p.own_responses),
+        (
+            "sluice_proxy_refused_requests",
+            counter,
+            "Requests refused as malformed or unsafe, observed",
+            &p.refused_requests,
+        ),
+        ("sluice_proxy_connect_errors", counter, "Upstream connections that could not be opened", &p.connect_errors),
+        (
+            "sluice_proxy_upstream_errors",
+            counter,
+            "Upstream exchanges that broke before a response",
+            &p.upstream_errors,
+        ),
+        ("sluice_proxy_timeouts", counter, "Requests that ran out of time, observed", &p.timeouts),
+        ("sluice_proxy_retries", counter, "Tries beyond the first, observed", &p.retries),
+        ("sluice_proxy_upstream_connects", counter, "Upstream connections opened, observed", &p.upstream_connects),
+        (
+            "sluice_proxy_active_connections",
+            gauge,
+            "Connections of clients that are open, observed",
+            &p.active_connections,
+        ),
+        (
+            "sluice_proxy_active_requests",
+            gauge,
+            "Requests whose response is not finished, observed",
+            &p.active_requests,
+        ),
+        (
+            "sluice_proxy_idle_upstream_connections",
+            gauge,
+            "Upstream connections that are open and idle",
+            &p.idle_upstream,
+        ),
+        ("sluice_proxy_tunnels", gauge, "Upgraded connections that are open, observed", &p.tunnels),
+    ] {
+        all.push(Family { name, kind, help, samples: vec![(Labels::new(), count(value.load(Relaxed)))] });
+    }
 }
 
 /// A count as a sample; exact up to 2^53.

@@ -1,12 +1,251 @@
-//! `HttpRoute`, as far as it is read.
+//! `HTTPRoute` (gateway.networking.k8s.io/v1), as far as it is read.
+//!
+//! Enumerations stay text here: a value that is not known is for `model::route` to refuse, with the object's name.
+//! What is recognised but not served yet (`retry`, `sessionPersistence`, some filters) is kept as raw JSON, so that the
+//! model can say so instead of ignoring it.
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::meta::ObjectMeta;
 
-/// A `HttpRoute`.
+/// A `HTTPRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRoute {
     /// Name, labels and so on.
     pub metadata: ObjectMeta,
+    /// What is wanted.
+    pub spec: HttpRouteSpec,
+}
+
+/// `spec` of a HTTPRoute.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteSpec {
+    /// The Gateways it attaches to.
+    pub parent_refs: Vec<ParentRef>,
+    /// The host names it serves, exact or `*.suffix`; those of the listener when empty.
+    pub hostnames: Vec<String>,
+    /// The rules, in order.
+    pub rules: Vec<HttpRouteRule>,
+}
+
+/// A reference to a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ParentRef {
+    /// The API group; gateway.networking.k8s.io when absent.
+    pub group: Option<String>,
+    /// The kind; `Gateway` when absent.
+    pub kind: Option<String>,
+    /// The namespace; the route's own when absent.
+    pub namespace: Option<String>,
+    /// The name.
+    pub name: String,
+    /// The listener's name; all listeners when absent.
+    pub section_name: Option<String>,
+    /// The listener's port; all ports when absent.
+    pub port: Option<i64>,
+}
+
+/// One rule: matches, filters, backends.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteRule {
+    /// Its name.
+    pub name: Option<String>,
+    /// One of these must hold; every request matches when empty.
+    pub matches: Vec<HttpRouteMatch>,
+    /// What is changed on the way.
+    pub filters: Vec<HttpRouteFilter>,
+    /// Where requests go.
+    pub backend_refs: Vec<HttpBackendRef>,
+    /// How long it may take.
+    pub timeouts: Option<HttpRouteTimeouts>,
+    /// Not served yet.
+    pub retry: Option<Value>,
+    /// Not served yet.
+    pub session_persistence: Option<Value>,
+}
+
+/// One match: all of its parts must hold.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteMatch {
+    /// The path; prefix `/` when absent.
+    pub path: Option<HttpPathMatch>,
+    /// Headers.
+    pub headers: Vec<HttpValueMatch>,
+    /// Query parameters.
+    pub query_params: Vec<HttpValueMatch>,
+    /// The method.
+    pub method: Option<String>,
+}
+
+/// How a path must be.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpPathMatch {
+    /// `Exact`, `PathPrefix` (the default), `RegularExpression`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The path; `/` when absent.
+    pub value: Option<String>,
+}
+
+/// How a header or a query parameter must be.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpValueMatch {
+    /// `Exact` (the default), `RegularExpression`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Which header or parameter.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A change on the way. `kind` says which of the others is set.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteFilter {
+    /// `RequestHeaderModifier` and so on.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Changes of request headers.
+    pub request_header_modifier: Option<HttpHeaderFilter>,
+    /// Changes of response headers.
+    pub response_header_modifier: Option<HttpHeaderFilter>,
+    /// An answer that sends the client elsewhere.
+    pub request_redirect: Option<HttpRequestRedirect>,
+    /// Changes of host and path.
+    pub url_rewrite: Option<HttpUrlRewrite>,
+}
+
+/// Changes of headers: `set` replaces, `add` appends, `remove` deletes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpHeaderFilter {
+    /// Headers that get exactly this value.
+    pub set: Vec<HttpHeader>,
+    /// Headers that get one value more.
+    pub add: Vec<HttpHeader>,
+    /// Headers that go.
+    pub remove: Vec<String>,
+}
+
+/// A header.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpHeader {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A redirect: what is absent stays as in the request.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRequestRedirect {
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// The host.
+    pub hostname: Option<String>,
+    /// The path.
+    pub path: Option<HttpPathModifier>,
+    /// The port; that of the scheme, or of the listener, when absent.
+    pub port: Option<i64>,
+    /// 301, 302 (the default), 303, 307, 308.
+    pub status_code: Option<i64>,
+}
+
+/// A rewrite: what is absent stays as in the request.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpUrlRewrite {
+    /// The host.
+    pub hostname: Option<String>,
+    /// The path.
+    pub path: Option<HttpPathModifier>,
+}
+
+/// A change of a path.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpPathModifier {
+    /// `ReplaceFullPath`, `ReplacePrefixMatch`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The new path.
+    pub replace_full_path: Option<String>,
+    /// What takes the place of the prefix that matched.
+    pub replace_prefix_match: Option<String>,
+}
+
+/// A backend with its share.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpBackendRef {
+    /// The API group; core when absent or empty.
+    pub group: Option<String>,
+    /// The kind; `Service` when absent.
+    pub kind: Option<String>,
+    /// The namespace; the route's own when absent.
+    pub namespace: Option<String>,
+    /// The name.
+    pub name: String,
+    /// The port of the Service.
+    pub port: Option<i64>,
+    /// Its share; 1 when absent.
+    pub weight: Option<i64>,
+    /// What is changed on the way to this backend.
+    pub filters: Vec<HttpRouteFilter>,
+}
+
+/// How long a request may take. Units: Gateway API durations, `500ms`, `1m30s`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteTimeouts {
+    /// From the request to the end of the response, over all tries.
+    pub request: Option<String>,
+    /// For one try.
+    pub backend_request: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_route_and_ignores_what_it_does_not_know() {
+        let route: HttpRoute = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "shop"},
+            "spec": {
+                "useDefaultGateways": "None",
+                "parentRefs": [{"name": "edge", "sectionName": "web", "port": 80}],
+                "hostnames": ["shop.example.com"],
+                "rules": [{
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/cart"}, "method": "GET",
+                        "headers": [{"name": "x-sandbox", "value": "pr-7"}],
+                        "queryParams": [{"type": "RegularExpression", "name": "v", "value": "1.*"}]}],
+                    "filters": [{"type": "URLRewrite", "urlRewrite": {"path":
+                        {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}}],
+                    "backendRefs": [{"name": "cart", "port": 8080, "weight": 9}],
+                    "timeouts": {"request": "10s", "backendRequest": "2s"},
+                    "retry": {"attempts": 2}
+                }]
+            },
+            "status": {"parents": []}
+        }))
+        .unwrap();
+        let rule = &route.spec.rules[0];
+        assert_eq!(route.metadata.namespace, "default");
+        assert_eq!(rule.matches[0].headers[0].value, "pr-7");
+        assert_eq!(rule.matches[0].query_params[0].kind.as_deref(), Some("RegularExpression"));
+        assert_eq!(rule.backend_refs[0].weight, Some(9));
+        assert!(rule.retry.is_some());
+        assert_eq!(rule.timeouts.as_ref().unwrap().backend_request.as_deref(), Some("2s"));
+    }
 }

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     admin::view,
     config::{InspectArgs, Output},
+    model::http::listing::RouteRow,
 };
 
 /// Runs one inspection command and returns what to print.
@@ -19,7 +20,7 @@ pub async fn inspect(args: &InspectArgs, command: Inspect) -> Result<String, Cli
         Inspect::Status => show(args, "/api/v1/status", tables::status).await?,
         Inspect::Services => show::<Vec<view::Service>>(args, "/api/v1/services", |s| tables::services(s)).await?,
         Inspect::Backends => show::<Vec<view::Backend>>(args, "/api/v1/backends", |b| tables::backends(b)).await?,
-        Inspect::Routes => show::<serde_json::Value>(args, "/api/v1/routes", tables::routes).await?,
+        Inspect::Routes => show::<Vec<RouteRow>>(args, "/api/v1/routes", |r| tables::routes(r)).await?,
         Inspect::Flows { limit } => show(args, &format!("/api/v1/flows?limit={limit}"), tables::flows).await?,
         Inspect::Why { object } => {
             let [kind, ns, name] = object.split('/').collect::<Vec<_>>()[..] else {

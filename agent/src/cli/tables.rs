@@ -3,7 +3,10 @@ use std::fmt::Write;
 
 use comfy_table::{Cell, Table, presets::NOTHING};
 
-use crate::admin::view;
+use crate::{
+    admin::view,
+    model::http::listing::{BackendRow, RouteRow},
+};
 
 /// A table without lines: columns two spaces apart, as kubectl prints them.
 fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -99,8 +102,27 @@ pub fn backends(backends: &[view::Backend]) -> String {
 
 /// `sluice routes`.
 #[must_use]
-pub fn routes(v: &serde_json::Value) -> String {
-    v.to_string()
+pub fn routes(routes: &[RouteRow]) -> String {
+    let rows = routes.iter().map(|r| {
+        vec![
+            r.frontends.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            format!("{}/{}", r.gateway, r.listener),
+            r.hostname.clone(),
+            r.matches.clone(),
+            format!("{}#{}", r.route, r.rule),
+            list(&r.actions, "-"),
+            r.backends.iter().map(share).collect::<Vec<_>>().join(", "),
+        ]
+    });
+    let header = ["FRONTENDS", "LISTENER", "HOST", "MATCH", "ROUTE", "ACTIONS", "BACKENDS (WEIGHT, READY)"];
+    or_none(routes.len(), "no route is attached to a Gateway that is ours", table(&header, rows))
+}
+
+fn share(b: &BackendRow) -> String {
+    match &b.fault {
+        Some(fault) => format!("{} ({}, 500: {fault})", b.service, b.weight),
+        None => format!("{} ({}, {})", b.service, b.weight, b.ready.len()),
+    }
 }
 
 /// `sluice flows`.

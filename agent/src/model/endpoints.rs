@@ -6,6 +6,9 @@
 //! but still serve are used; policies Cluster and Local are decided apart.
 //!
 //! What kube-proxy leaves to the order of a map is decided here by what the slices say, then by their names.
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -200,6 +203,8 @@ fn merge<'a>(
     let mut skipped = Vec::new();
     for slice in slices {
         if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
+            let (name, found) = (slice.metadata.object_name(), &slice.address_type);
+            skipped.push(format!("EndpointSlice {name}: addressType is {found:?}, want IPv4 or IPv6"));
             continue;
         }
         let ports = slice.ports.iter().filter(|p| p.name.as_deref() == Some(port_name) && p.protocol() == protocol);

@@ -1,13 +1,21 @@
 //! Who gets which address.
 //!
 //! # Design
-//! Four rounds, the oldest claim first in each: what status shows, what the object had, what it asks for, the lowest
+//! Four rounds, the oldest claim first in each: what the object had, what status shows, what it asks for, the lowest
 //! free address. The first two come before anybody gets something new, so that no order of events and no restart takes
-//! an address from an object that has it; a newcomer that asks for it is refused. An address that contradicts what the
+//! an address from an object that has it; a newcomer that asks for it is refused. Where the two differ, status is right,
+//! for others have read it, unless another object had the address. An address that contradicts what the
 //! object now asks for is not kept. One that no pool contains any more is kept: a pool that shrinks must not cut flows.
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Allocations, Node, ObjectRef, Outcome, Verdict, endpoints::Family, pool::Pool};
+use super::{
+    Allocations, Node, ObjectRef, Outcome, Verdict,
+    endpoints::{Family, unusable},
+    pool::Pool,
+};
 
 /// The annotation that asks for addresses, separated by commas.
 pub const ADDRESSES: &str = "sluice.dev/addresses";
@@ -41,6 +49,16 @@ impl Claim {
         self.requested.iter().copied().find(|a| family.admits(*a))
     }
 
+    /// Whether an address that the object has is one that it wants.
+    fn may_keep(&self, family: Family, addr: IpAddr) -> bool {
+        unusable(addr).is_none() && self.request(family).is_none_or(|requested| requested == addr)
+    }
+
+    /// The address that status shows, if it may be kept.
+    fn shown(&self, family: Family) -> Option<IpAddr> {
+        self.in_status.iter().copied().find(|a| family.admits(*a)).filter(|a| self.may_keep(family, *a))
+    }
+
     /// Whether both may have one address.
     fn shares_with(&self, other: &Self) -> bool {
         self.sharing_key.is_some()
@@ -65,7 +83,7 @@ pub fn assign(claims: &[Claim], node: &Node) -> (Allocations, Vec<(ObjectRef, Ve
     }
     open.sort_by(|a, b| (&a.claim.created, &a.claim.object).cmp(&(&b.claim.created, &b.claim.object)));
 
-    for round in [Round::Status, Round::Kept, Round::Requested, Round::Free] {
+    for round in [Round::Kept, Round::Status, Round::Requested, Round::Free] {
         open.retain_mut(|entry| match book.serve(entry, round, node) {
             Ok(()) => true,
             Err(verdict) => {
@@ -81,8 +99,8 @@ pub fn assign(claims: &[Claim], node: &Node) -> (Allocations, Vec<(ObjectRef, Ve
 /// Where addresses come from, in the order of the rounds.
 #[derive(Clone, Copy)]
 enum Round {
-    Status,
     Kept,
+    Status,
     Requested,
     Free,
 }
@@ -154,11 +172,11 @@ impl<'a> Book<'a> {
 
     fn serve(&mut self, entry: &mut Entry<'a>, round: Round, node: &Node) -> Result<(), Verdict> {
         match round {
-            Round::Status => self.adopt_status(entry),
             Round::Kept => {
                 self.keep(entry, node);
                 Ok(())
             }
+            Round::Status => self.adopt_status(entry),
             Round::Requested => self.grant_request(entry),
             Round::Free => self.give_free(entry),
         }
@@ -166,9 +184,7 @@ impl<'a> Book<'a> {
 
     fn adopt_status(&mut self, entry: &mut Entry<'a>) -> Result<(), Verdict> {
         for family in entry.families.clone() {
-            let shown = entry.claim.in_status.iter().copied().find(|a| family.admits(*a));
-            let Some(addr) = shown.filter(|a| super::endpoints::unusable(*a).is_none()) else { continue };
-            if entry.claim.request(family).is_none_or(|requested| requested == addr) {
+            if let Some(addr) = entry.claim.shown(family).filter(|_| entry.lacks(family)) {
                 self.hold(entry, addr).map_err(|holder| taken(addr, "shown in status", holder))?;
             }
         }
@@ -179,8 +195,8 @@ impl<'a> Book<'a> {
         let previous = node.allocations.get(&entry.claim.object);
         for family in entry.families.clone() {
             let had = previous.into_iter().flatten().copied().find(|a| family.admits(*a));
-            let Some(addr) = had.filter(|a| super::endpoints::unusable(*a).is_none()) else { continue };
-            if entry.lacks(family) && entry.claim.request(family).is_none_or(|requested| requested == addr) {
+            let Some(addr) = had.filter(|a| entry.claim.may_keep(family, *a)) else { continue };
+            if entry.claim.shown(family).is_none_or(|shown| shown == addr) {
                 // Taken: the object gets another one, or is refused the one it asks for.
                 let _ = self.hold(entry, addr);
             }

@@ -4,15 +4,22 @@
 //! are ordered: same input, same output.
 pub mod addr;
 pub mod endpoints;
+pub mod filter;
+#[cfg(test)]
+mod fixture;
 pub mod gateway;
+pub mod http;
 pub mod ipam;
 pub mod pool;
+pub mod route;
+pub mod rule;
 pub mod service;
 pub mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -47,6 +54,8 @@ pub struct Model {
     pub frontends: BTreeMap<Frontend, Target>,
     /// Addresses of objects, for status and for the next compile.
     pub allocations: Allocations,
+    /// The layer 7 part: listeners, rules, their backends.
+    pub http: Arc<http::HttpModel>,
     /// One per object that was considered, accepted or not.
     pub verdicts: BTreeMap<ObjectRef, Verdict>,
 }

@@ -3,10 +3,13 @@
 //! A port that cannot be programmed is left out and named in the verdict; the others work. The same `VIP:port` claimed
 //! twice belongs to the older object, then to the lesser name.
 mod demand;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
+    sync::Arc,
 };
 
 pub use demand::CLASS;
@@ -31,7 +34,7 @@ const ANNOTATION_PREFIX: &str = "sluice.dev/";
 /// What the Services that are ours claim.
 #[must_use]
 pub fn claims(snapshot: &Snapshot) -> Vec<Claim> {
-    let claim = |service: &std::sync::Arc<Service>| match Demand::of(service) {
+    let claim = |service: &Arc<Service>| match Demand::of(service) {
         Demand::Addresses(claim) => Some(claim),
         Demand::Nothing(_) | Demand::Impossible(_) => None,
     };

@@ -1,28 +1,240 @@
-//! stub
-use crate::model::Model;
-use std::{io, net::TcpListener, sync::Arc};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-/// s
-pub struct Proxy(TcpListener);
-/// s
-#[derive(Default)]
-pub struct Stats;
+//! The layer 7 proxy: [`Model`] -> HTTP served at every VIP and port that is a Gateway's listener.
+//!
+//! One listening socket takes them all: the `sk_lookup` program steers each frontend to it, and the local address of an
+//! accepted connection says which frontend the client dialled. HTTP/1.1 and HTTP/2 with prior knowledge come in,
+//! HTTP/1.1 goes out over pooled connections.
+//!
+//! ```text
+//! listener -> connection (protocol, clocks) -> exchange --+-- request   checks, one form of every head
+//!                                                         +-- router    host, path, headers -> rule
+//!                                                         +-- upstream  endpoint, connection, tries
+//!                                                         +-- body      frames both ways
+//! ```
+//!
+//! # Design
+//! - The route table is replaced as a whole; a request keeps the rule it was routed by, so no change breaks it.
+//! - No body is collected, no queue is unbounded: a frame is read from one side when the other has room for it.
+//! - A request that two servers could read differently is refused, never repaired by guessing.
+pub mod stats;
+
+mod body;
+mod connection;
+mod exchange;
+mod headers;
+mod io;
+mod pool;
+mod request;
+mod respond;
+mod router;
+mod settings;
+mod table;
+mod tunnel;
+mod upstream;
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use socket2::{Domain, Socket, Type};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use settings::Settings;
+pub use stats::Stats;
+
+use self::{
+    stats::{add, sub},
+    table::Table,
+};
+use crate::model::{Model, http::HttpModel};
+
+/// How many connections may wait to be accepted. Beyond it the kernel drops SYNs.
+const BACKLOG: i32 = 4096;
+/// How often pools are looked through for connections that were idle too long.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How long accepting pauses when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The proxy before it runs.
+#[derive(Debug)]
+pub struct Proxy {
+    socket: TcpListener,
+    shared: Arc<Shared>,
+    applied: watch::Sender<Option<Arc<HttpModel>>>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    stats: Arc<Stats>,
+    table: ArcSwap<Table>,
+    /// Cancelled when no new request is wanted.
+    drain: CancellationToken,
+    /// Cancelled when no request is waited for.
+    kill: CancellationToken,
+    tasks: TaskTracker,
+}
+
 impl Proxy {
-    /// s
-    pub fn bind() -> io::Result<Self> {
-        Ok(Self(TcpListener::bind("[::]:0")?))
+    /// Opens the listening socket: dual stack, any port. It accepts nothing before [`Proxy::run`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn bind() -> std::io::Result<Self> {
+        Self::bind_with(Settings::default())
     }
-    /// s
+
+    /// [`Proxy::bind`] with other limits.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn bind_with(settings: Settings) -> std::io::Result<Self> {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+        socket.set_only_v6(false)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SocketAddr::from(([0_u16; 8], 0)).into())?;
+        socket.listen(BACKLOG)?;
+        let shared = Arc::new(Shared {
+            settings,
+            stats: Arc::new(Stats::default()),
+            table: ArcSwap::default(),
+            drain: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        Ok(Self { socket: socket.into(), shared, applied: watch::Sender::new(None) })
+    }
+
+    /// The listening socket, for the map that steers frontends to it.
+    #[must_use]
     pub fn socket(&self) -> &TcpListener {
-        &self.0
+        &self.socket
     }
-    /// s
+
+    /// What is counted.
+    #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
-        Arc::default()
+        Arc::clone(&self.shared.stats)
     }
-    /// s
-    pub async fn run(self, _m: watch::Receiver<Arc<Model>>, c: CancellationToken) {
-        c.cancelled().await
+
+    /// The model that requests are routed by now; `None` before the first.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<Option<Arc<HttpModel>>> {
+        self.applied.subscribe()
     }
+
+    /// Serves every model from revision 1 on until `cancel`, then lets requests in flight finish within [`Settings::drain`].
+    pub async fn run(self, mut models: watch::Receiver<Arc<Model>>, cancel: CancellationToken) {
+        let Self { socket, shared, applied } = self;
+        let listener = match tokio::net::TcpListener::from_std(socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "the proxy's socket cannot be watched");
+                return;
+            }
+        };
+        // Before the first model nobody knows what is a listener: connections wait in the backlog.
+        let first = tokio::select! {
+            first = models.wait_for(|model| model.rev > 0) => first.map(|model| Arc::clone(&model.http)),
+            () = cancel.cancelled() => return,
+        };
+        let Ok(first) = first else { return };
+        apply(&shared, &first, &applied);
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), cancel.clone()));
+        let mut sweep = tokio::time::interval(SWEEP);
+        let mut open = true;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                changed = models.changed(), if open => match changed {
+                    Ok(()) => {
+                        let model = Arc::clone(&models.borrow_and_update().http);
+                        apply(&shared, &model, &applied);
+                    }
+                    Err(_) => open = false,
+                },
+                _ = sweep.tick() => {
+                    for upstream in shared.table.load().upstreams() {
+                        upstream.sweep(shared.settings.upstream_idle);
+                    }
+                }
+            }
+        }
+        let _ = accepting.await;
+        shared.drain.cancel();
+        shared.tasks.close();
+        if tokio::time::timeout(shared.settings.drain, shared.tasks.wait()).await.is_err() {
+            let left = shared.stats.active_requests.load(Relaxed);
+            tracing::warn!(requests = left, "requests were cut: the drain took too long");
+            shared.kill.cancel();
+            shared.tasks.wait().await;
+        }
+    }
+}
+
+/// Puts a model's table in place.
+fn apply(shared: &Arc<Shared>, model: &Arc<HttpModel>, applied: &watch::Sender<Option<Arc<HttpModel>>>) {
+    let same = applied.borrow().as_ref().is_some_and(|old| Arc::ptr_eq(old, model));
+    if same {
+        return;
+    }
+    let old = shared.table.load_full();
+    let next = Arc::new(old.next(model, &shared.settings, &shared.stats));
+    shared.table.store(Arc::clone(&next));
+    old.retire(&next);
+    add(&shared.stats.tables);
+    applied.send_replace(Some(Arc::clone(model)));
+}
+
+/// Accepts until `cancel`; the socket closes with it.
+async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>, cancel: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(shared.settings.max_connections));
+    loop {
+        let accepted = async {
+            // Never closed.
+            let permit = Arc::clone(&permits).acquire_owned().await.ok();
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            () = cancel.cancelled() => return,
+            accepted = accepted => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        add(&shared.stats.accepted);
+        let Ok(local) = stream.local_addr() else { continue };
+        let (peer, local) = (canonical(peer), canonical(local));
+        if shared.table.load().site(local).is_none() {
+            add(&shared.stats.unclaimed);
+            continue;
+        }
+        let _ = stream.set_nodelay(true);
+        let served = Arc::clone(&shared);
+        shared.tasks.spawn(async move {
+            add(&served.stats.active_connections);
+            tokio::select! {
+                () = connection::serve(Arc::clone(&served), stream, peer, local) => {}
+                () = served.kill.cancelled() => {}
+            }
+            sub(&served.stats.active_connections);
+            drop(permit);
+        });
+    }
+}
+
+/// IPv4 as IPv4, not as IPv6 that contains it, and no scope or flow label.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = addr.ip().to_canonical();
+    SocketAddr::new(ip, addr.port())
 }

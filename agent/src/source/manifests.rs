@@ -1,7 +1,8 @@
 //! A directory of Kubernetes manifests as a source: all `*.yaml`, `*.yml` and `*.json` below it, watched for change.
 //!
 //! inotify says when to look and which files to distrust; what is there is found by looking: each burst of events leads
-//! to one scan, in which a file that is as it was costs one `stat`. A scan now and then makes up for lost events.
+//! to one scan, in which a file that is as it was costs one `stat`. Where the content of known files alone can have
+//! changed, these alone are looked at. A full scan now and then makes up for lost events.
 //!
 //! # Design
 //! A file that is being written is read when its writer closes it, not when its first bytes arrive: half a manifest may
@@ -129,13 +130,10 @@ impl Pending {
     fn note(&mut self, event: Event) {
         let Event { kind, paths, attrs: _ } = event;
         let is_data = matches!(kind, EventKind::Modify(ModifyKind::Data(_)));
-        let is_structure =
-            matches!(kind, EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         self.due |= !is_data;
         self.rewatch |= paths.is_empty();
         for path in paths {
             let is_manifest = tree::format_of(&path).is_some();
-            self.rewatch |= is_structure && !is_manifest;
             if is_data && is_manifest {
                 self.writing.entry(path.clone()).or_insert_with(|| Instant::now() + SETTLE);
             } else {
@@ -202,6 +200,17 @@ impl Reader {
         }
     }
 
+    /// Whether a directory, or a link to one, may have come or gone under a name that an event told.
+    fn may_be_directory(&self, path: &Path) -> bool {
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        self.watched.contains(path) || path.symlink_metadata().map_or(is_hidden, |metadata| !metadata.is_file())
+    }
+
+    /// Whether an event can have changed no more than what a known file holds.
+    fn is_content(&self, path: &Path) -> bool {
+        tree::format_of(path).is_none() || (self.tree.has(path) && path.symlink_metadata().is_ok_and(|m| m.is_file()))
+    }
+
     /// One scan; watches each directory before it is read, so that nothing happens unseen in between.
     fn scan(
         &mut self,
@@ -209,6 +218,10 @@ impl Reader {
         writing: &BTreeSet<PathBuf>,
         rewatch: bool,
     ) -> Option<Arc<Snapshot>> {
+        let rewatch = rewatch || touched.iter().any(|path| self.may_be_directory(path));
+        if !rewatch && !touched.is_empty() && touched.iter().all(|path| self.is_content(path)) {
+            return self.tree.refresh(Scan { touched, writing, enter: &mut |_| {} });
+        }
         let Self { root, tree, watcher, watched, again: _ } = self;
         let mut entered = BTreeSet::new();
         let mut enter = |path: &Path| {

@@ -1,6 +1,9 @@
 //! The topology: a lan with a client and two nodes, pods behind the nodes.
 use std::{net::IpAddr, path::PathBuf};
 
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
 use super::{
     addr::{self, ip},
     namespace::Namespace,
@@ -10,7 +13,7 @@ use super::{
 };
 
 /// What to build.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LabSpec {
     /// The first part of the run's id.
     pub kind: String,
@@ -21,7 +24,7 @@ pub struct LabSpec {
 }
 
 /// One pod.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PodSpec {
     /// Its name, unique.
     pub name: String,
@@ -73,6 +76,7 @@ pub struct Lab {
     pub lan: Namespace,
     /// The pods, in the order of the spec.
     pub pods: Vec<Pod>,
+    spec: LabSpec,
     _pass: Option<Pass>,
     // Last: the names go when everything that lives in the namespaces has ended.
     run: Run,
@@ -82,6 +86,10 @@ pub struct Lab {
 pub const UPLINK: &str = "eth0";
 /// The bridge in the lan.
 const BRIDGE: &str = "br0";
+/// The bridge's ends of the nodes' uplinks.
+const BEHIND_UPLINKS: [&str; 2] = ["node1", "node2"];
+/// Where a lab that is handed over describes itself, in its directory.
+const SPEC: &str = "lab.json";
 
 impl Lab {
     /// Builds it, with every pod serving.
@@ -106,16 +114,13 @@ impl Lab {
         build_client(&client)?;
         build_node(&node1, 1)?;
         build_node(&node2, 2)?;
-        let mut counts = [0u8; 2];
         let mut pods = Vec::new();
-        for pod in &spec.pods {
-            let (node, count) = if pod.node == 1 { (&node1, &mut counts[0]) } else { (&node2, &mut counts[1]) };
-            *count += 1;
-            let space = build_pod(&run, node, pod, *count)?;
-            pods.push(Pod::start(pod, *count, space)?);
+        for (pod, n) in numbered(spec) {
+            let space = build_pod(&run, if pod.node == 1 { &node1 } else { &node2 }, pod, n)?;
+            pods.push(Pod::start(pod, n, space)?);
         }
-        let pass = if spec.xdp { Some(Pass::attach(&lan, &["node1", "node2"])?) } else { None };
-        Ok(Self { client, node1, node2, lan, pods, _pass: pass, run })
+        let pass = spec.xdp.then(|| Pass::attach(&lan, &BEHIND_UPLINKS)).transpose()?;
+        Ok(Self { client, node1, node2, lan, pods, spec: spec.clone(), _pass: pass, run })
     }
 
     /// A pod by its name.
@@ -153,10 +158,53 @@ impl Lab {
         self.run.dir()
     }
 
-    /// Leaves everything standing for the process that adopts the run; the servers in the pods end with this one.
-    pub fn release(self) {
-        self.run.release();
+    /// Connects node1 to the lan, again: its uplink, with its addresses and routes.
+    ///
+    /// # Errors
+    /// It has an uplink.
+    pub fn connect_node1(&self) -> anyhow::Result<()> {
+        self.lan.net(async |net| net.veth("node1", Some(BRIDGE), UPLINK, &self.node1).await)?;
+        build_node(&self.node1, 1)
     }
+
+    /// Gives it to another process, which `heir` starts and which calls [`Lab::adopt`]. The servers in the pods stop
+    /// here and start again there.
+    ///
+    /// # Errors
+    /// What `heir` returns. It must return when the other process has the lab.
+    pub fn hand_over<T>(self, heir: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let Self { spec, pods, _pass: pass, run, .. } = self;
+        let text = serde_json::to_string(&spec).context("describe the lab")?;
+        std::fs::write(run.dir().join(SPEC), text).context("write the lab's description")?;
+        drop((pods, pass));
+        run.hand_over(heir)
+    }
+
+    /// Takes over a lab that another process has built.
+    ///
+    /// # Errors
+    /// There is none of that id.
+    pub fn adopt(id: &str) -> anyhow::Result<Self> {
+        let run = Run::adopt(id)?;
+        let text = std::fs::read_to_string(run.dir().join(SPEC)).context("read the lab's description")?;
+        let spec: LabSpec = serde_json::from_str(&text).context("read the lab's description")?;
+        let [lan, client, node1, node2] = ["lan", "client", "node1", "node2"].map(|role| run.open_namespace(role));
+        let (lan, client, node1, node2) = (lan?, client?, node1?, node2?);
+        let pods = numbered(&spec).map(|(pod, n)| Pod::start(pod, n, run.open_namespace(&pod.name)?));
+        let pods = pods.collect::<anyhow::Result<_>>()?;
+        let pass = spec.xdp.then(|| Pass::attach(&lan, &BEHIND_UPLINKS)).transpose()?;
+        Ok(Self { client, node1, node2, lan, pods, spec, _pass: pass, run })
+    }
+}
+
+/// Each pod with its number on its node, from 1.
+fn numbered(spec: &LabSpec) -> impl Iterator<Item = (&PodSpec, u8)> {
+    let mut counts = [0u8; 2];
+    spec.pods.iter().map(move |pod| {
+        let count = &mut counts[usize::from(pod.node == 2)];
+        *count += 1;
+        (pod, *count)
+    })
 }
 
 fn build_client(client: &Namespace) -> anyhow::Result<()> {

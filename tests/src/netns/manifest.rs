@@ -31,6 +31,13 @@ impl Service {
         self.spec("loadBalancerIP", json!(vip))
     }
 
+    /// Sets an annotation.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.0["metadata"]["annotations"][name] = json!(value);
+        self
+    }
+
     /// IPv6 alone.
     #[must_use]
     pub fn v6(self) -> Self {
@@ -98,7 +105,7 @@ impl Slice {
     /// Adds a pod that is ready.
     #[must_use]
     pub fn pod(self, pod: &Pod) -> Self {
-        self.pod_with(pod, json!({"ready": true, "serving": true, "terminating": false}))
+        self.pod_with(pod, &json!({"ready": true, "serving": true, "terminating": false}))
     }
 
     /// Adds pods that are ready.
@@ -109,7 +116,7 @@ impl Slice {
 
     /// Adds a pod under some conditions.
     #[must_use]
-    pub fn pod_with(self, pod: &Pod, conditions: Value) -> Self {
+    pub fn pod_with(self, pod: &Pod, conditions: &Value) -> Self {
         let address = pod.ip(self.v6).to_string();
         self.endpoint(json!({
             "addresses": [address], "conditions": conditions, "nodeName": pod.node_name(),
@@ -145,7 +152,7 @@ pub fn gateway(name: &str, port: u16, address: Option<&str>) -> Value {
 
 /// An HTTPRoute on a Gateway; `rules` as the API has them.
 #[must_use]
-pub fn http_route(name: &str, gateway: &str, hostnames: &[&str], rules: Value) -> Value {
+pub fn http_route(name: &str, gateway: &str, hostnames: &[&str], rules: &Value) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": {"name": name, "namespace": "default"},

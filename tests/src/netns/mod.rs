@@ -21,24 +21,32 @@
 //! - `/sys/class/net` is never read: after `setns` it still shows the namespace in which sysfs was mounted.
 pub mod addr;
 pub mod agent;
+pub mod connection;
 pub mod http;
 pub mod lab;
 pub mod link;
 pub mod load;
 pub mod manifest;
+pub mod maps;
 pub mod namespace;
+pub mod outcome;
 pub mod pass;
 pub mod ping;
 pub mod pod;
 pub mod run;
+pub mod scene;
 pub mod serve;
 pub mod udp;
 pub mod wait;
 
 pub use agent::{Agent, AgentSpec, Datapath};
+pub use connection::Connection;
 pub use lab::{Lab, LabSpec, PodSpec};
-pub use load::{Failure, Tally};
+pub use load::Load;
+pub use maps::Maps;
 pub use namespace::Namespace;
+pub use outcome::{Answer, Failure, Tally};
 pub use pod::Pod;
 pub use run::Run;
+pub use scene::Scene;
 pub use wait::eventually;

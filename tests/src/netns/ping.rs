@@ -7,7 +7,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{load::Failure, namespace::Namespace};
+use super::{namespace::Namespace, outcome::Failure};
 
 /// How long to wait for an answer.
 const LIMIT: Duration = Duration::from_secs(1);

@@ -46,7 +46,8 @@ static LIVE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 #[derive(Debug)]
 pub struct Run {
     id: String,
-    _lock: Flock<File>,
+    // `None` when it was handed over.
+    lock: Option<Flock<File>>,
 }
 
 impl Run {
@@ -71,10 +72,10 @@ impl Run {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).context("open the run's directory to readers")?;
         let lock = lock(&dir.join("lock"), FlockArg::LockExclusiveNonblock)?;
         live.insert(id.clone());
-        Ok(Self { id, _lock: lock })
+        Ok(Self { id, lock: Some(lock) })
     }
 
-    /// Takes over a run whose owner has called [`Run::release`] and is about to end.
+    /// Takes over a run whose owner is in [`Run::hand_over`].
     ///
     /// # Errors
     /// There is none of that id.
@@ -83,13 +84,19 @@ impl Run {
         handle_signals();
         let lock = lock(&dir_of(id).join("lock"), FlockArg::LockExclusive)?;
         live().insert(id.to_owned());
-        Ok(Self { id: id.to_owned(), _lock: lock })
+        Ok(Self { id: id.to_owned(), lock: Some(lock) })
     }
 
-    /// Ends ownership without removing anything. Another process must be waiting in [`Run::adopt`].
-    pub fn release(self) {
+    /// Gives it to another process, which `heir` starts and which calls [`Run::adopt`]; nothing is removed.
+    ///
+    /// # Errors
+    /// What `heir` returns. It must return when the other process has the run.
+    pub fn hand_over<T>(mut self, heir: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        // Nobody may sweep while nobody holds it.
+        let _births = lock(&Path::new(RUNS).join(".lock"), FlockArg::LockExclusive)?;
         live().remove(&self.id);
-        std::mem::forget(self);
+        self.lock = None;
+        heir()
     }
 
     /// The ids of runs that somebody holds.

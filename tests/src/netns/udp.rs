@@ -5,8 +5,8 @@ use std::{
 };
 
 use super::{
-    load::{Answer, Failure},
     namespace::Namespace,
+    outcome::{Answer, Failure},
 };
 
 /// How long to wait for an answer.
@@ -43,7 +43,7 @@ impl Flow {
         })
     }
 
-    /// Sends a datagram of `len` bytes, and wants it back behind the line that says who answers.
+    /// Sends a datagram of `len` bytes, and wants it back behind the line that says who answers, cut to its own length.
     ///
     /// # Errors
     /// See [`Failure`]. ICMP port unreachable is [`Failure::Refused`].
@@ -53,7 +53,8 @@ impl Flow {
         let mut buffer = vec![0; BUFFER];
         let got = self.socket.recv(&mut buffer)?;
         let end = buffer[..got].iter().position(|b| *b == b'\n').ok_or(Failure::Wrong)?;
-        if buffer[end + 1..got] != sent[..] {
+        let back = &buffer[end + 1..got];
+        if !sent.starts_with(back) || got < len {
             return Err(Failure::Wrong);
         }
         Answer::parse(&String::from_utf8_lossy(&buffer[..end]))

@@ -87,6 +87,13 @@ struct Pass<'a, 'b> {
     changed: bool,
 }
 
+impl<'a, 'b> Pass<'a, 'b> {
+    fn new(scan: &'a mut Scan<'b>) -> Self {
+        let (seen, found, unreadable) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        Self { scan, seen, found, unreadable, changed: false }
+    }
+}
+
 impl Tree {
     pub(super) fn new(root: PathBuf) -> Self {
         Self { root, ..Self::default() }
@@ -94,13 +101,7 @@ impl Tree {
 
     /// Brings the tree up to date. The snapshot, if it is another one than before; none until the root was read once.
     pub(super) fn scan(&mut self, mut scan: Scan<'_>) -> Option<Arc<Snapshot>> {
-        let mut pass = Pass {
-            scan: &mut scan,
-            seen: BTreeSet::new(),
-            found: BTreeSet::new(),
-            unreadable: BTreeMap::new(),
-            changed: false,
-        };
+        let mut pass = Pass::new(&mut scan);
         let root = self.root.clone();
         match fs::metadata(&root) {
             Ok(metadata) => self.enter(&root, &metadata, 0, &mut pass),
@@ -123,6 +124,54 @@ impl Tree {
             return None;
         }
         (changed || !was_complete).then(|| self.build())
+    }
+
+    /// Whether a path was a manifest at the last scan.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// As [`Self::scan`], for when nothing but the content of known files can have changed. Cost: that of what changed,
+    /// and a copy of the index.
+    pub(super) fn refresh(&mut self, mut scan: Scan<'_>) -> Option<Arc<Snapshot>> {
+        let paths = scan.touched;
+        let mut pass = Pass::new(&mut scan);
+        let mut before = Vec::new();
+        for path in paths {
+            let (Some(format), Some(file)) = (format_of(path), self.files.get(path)) else { continue };
+            let Ok(metadata) = fs::metadata(path) else { continue };
+            before.push((path, file.objects().cloned().collect::<Vec<_>>()));
+            self.visit(path, format, &metadata, &mut pass);
+        }
+        if !pass.changed {
+            return None;
+        }
+        Some(self.patch(&before).unwrap_or_else(|| self.build()))
+    }
+
+    /// The last snapshot with other objects of the same names; `None` when there is more to it.
+    fn patch(&mut self, before: &[(&PathBuf, Vec<Object>)]) -> Option<Arc<Snapshot>> {
+        let files = before.iter().map(|(path, old)| Some((self.files.get(*path)?, old))).collect::<Option<Vec<_>>>()?;
+        let is_plain = |(file, old): &(&File, &Vec<Object>)| {
+            file.flaws.is_empty()
+                && file.documents.iter().flat_map(|d| &d.unknown).all(|kind| self.unknown.contains(kind))
+                && file.objects().map(Object::describe).eq(old.iter().map(Object::describe))
+        };
+        // Without faults each object is the only one of its name.
+        if !self.snapshot.faults.is_empty() || !files.iter().all(is_plain) {
+            return None;
+        }
+        let mut next = Snapshot::clone(&self.snapshot);
+        for (path, old) in before {
+            let documents = self.files.get_mut(*path).into_iter().flat_map(|f| &mut f.documents);
+            for (object, old) in documents.flat_map(|d| &mut d.objects).zip(old) {
+                if !object.is(old) {
+                    insert(&mut next, &self.snapshot, &object.describe().1, object);
+                }
+            }
+        }
+        self.snapshot = Arc::new(next);
+        Some(Arc::clone(&self.snapshot))
     }
 
     /// Reads a directory, or the one file that the root may be.
@@ -263,6 +312,10 @@ impl Tree {
 }
 
 impl File {
+    fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.documents.iter().flat_map(|d| &d.objects)
+    }
+
     /// Takes over a text; whether anything is different now.
     fn update(&mut self, text: &str, format: Format) -> bool {
         let (documents, flaws) = parse::parse(text, format, &self.documents);

@@ -2,12 +2,14 @@
 //!
 //! The binary is `$SLUICE_BIN`, else `sluice` beside this executable's profile directory. Its log goes to a file, and to
 //! standard error when the test that owns it panics.
+mod ask;
+mod spec;
+
 use std::{
     fs::{self, File},
-    io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -16,13 +18,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
 
-use super::{
-    addr,
-    lab::{Lab, UPLINK},
-    namespace::Namespace,
-};
+use super::{lab::Lab, namespace::Namespace};
+pub use spec::{AgentSpec, Datapath};
 
 /// How long the agent may take to be ready.
 const READY: Duration = Duration::from_secs(20);
@@ -30,60 +28,6 @@ const READY: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(10);
 /// Lines of the log that are shown when something fails.
 const LOG_LINES: usize = 60;
-
-/// `--datapath`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Datapath {
-    /// The agent decides; on veth that is TC.
-    Auto,
-    /// XDP in the driver, and TC.
-    Xdp,
-    /// XDP on socket buffers, and TC.
-    XdpGeneric,
-    /// TC alone.
-    Tc,
-}
-
-impl Datapath {
-    /// The value of the flag.
-    #[must_use]
-    pub fn flag(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Xdp => "xdp",
-            Self::XdpGeneric => "xdp-generic",
-            Self::Tc => "tc",
-        }
-    }
-}
-
-/// How to run it.
-#[derive(Clone, Debug)]
-pub struct AgentSpec {
-    /// `--datapath`.
-    pub datapath: Datapath,
-    /// `--pool`, each.
-    pub pools: Vec<String>,
-    /// `--interface`, each.
-    pub interfaces: Vec<String>,
-    /// Other arguments.
-    pub extra: Vec<String>,
-}
-
-impl AgentSpec {
-    /// On the uplink, with the default pools.
-    #[must_use]
-    pub fn new(datapath: Datapath) -> Self {
-        let pools = addr::POOLS.map(str::to_owned).to_vec();
-        Self { datapath, pools, interfaces: vec![UPLINK.to_owned()], extra: Vec::new() }
-    }
-
-    /// With other pools.
-    #[must_use]
-    pub fn pools(self, pools: &[&str]) -> Self {
-        Self { pools: pools.iter().map(|p| (*p).to_owned()).collect(), ..self }
-    }
-}
 
 /// The agent, running or not.
 #[derive(Debug)]
@@ -136,7 +80,8 @@ impl Agent {
         let log = File::options().create(true).append(true).open(self.log_path()).context("open the agent's log")?;
         let mut command = Command::new(binary()?);
         command.arg("agent").args(self.arguments()).stdin(Stdio::null());
-        command.stdout(log.try_clone()?).stderr(log);
+        // A group of its own: ^C in a terminal is for us, who then end it.
+        command.stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = self.space.enter(|| command.spawn()).context("start the agent")?;
         self.child = Some(child);
         Ok(())
@@ -232,91 +177,6 @@ impl Agent {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.dir.join("admin.sock")
-    }
-
-    /// Writes objects to a file, as one change: a file of another name, then `rename`.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(&self, file: &str, objects: &[Value]) -> anyhow::Result<()> {
-        let text: Vec<String> = objects.iter().map(|o| format!("{o:#}\n")).collect();
-        self.write_text(file, &text.join("---\n"))
-    }
-
-    /// Writes a text to a file, as one change.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write_text(&self, file: &str, text: &str) -> anyhow::Result<()> {
-        let (new, path) = (self.manifests().join(format!(".{file}.new")), self.manifests().join(file));
-        fs::write(&new, text).with_context(|| format!("write {}", new.display()))?;
-        fs::rename(&new, &path).with_context(|| format!("rename to {}", path.display()))
-    }
-
-    /// Removes a file.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn remove(&self, file: &str) -> anyhow::Result<()> {
-        fs::remove_file(self.manifests().join(file)).with_context(|| format!("remove {file}"))
-    }
-
-    /// Runs `sluice <arguments>` against this agent's admin socket.
-    ///
-    /// # Errors
-    /// There is no binary.
-    pub fn cli(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        let mut command = Command::new(binary()?);
-        command.args(arguments).arg("--admin-socket").arg(self.socket()).stdin(Stdio::null());
-        command.output().with_context(|| format!("run sluice {}", arguments.join(" ")))
-    }
-
-    /// The same, with its standard output; it must end well.
-    ///
-    /// # Errors
-    /// It does not end well.
-    pub fn show(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = self.cli(arguments)?;
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        anyhow::ensure!(output.status.success(), "sluice {} ended with {}: {err}", arguments.join(" "), output.status);
-        Ok(out.into_owned())
-    }
-
-    /// The same with `-o json`, parsed.
-    ///
-    /// # Errors
-    /// It does not end well, or does not print JSON.
-    pub fn show_json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let text = self.show(&[arguments, &["-o", "json"]].concat())?;
-        serde_json::from_str(&text).with_context(|| format!("sluice {} -o json printed:\n{text}", arguments.join(" ")))
-    }
-
-    /// Runs `sluice cleanup` on its pins, in the node's namespace.
-    ///
-    /// # Errors
-    /// It does not end well.
-    pub fn cleanup(&self) -> anyhow::Result<String> {
-        let mut command = Command::new(binary()?);
-        command.arg("cleanup").arg("--bpf-dir").arg(&self.bpf_dir).stdin(Stdio::null());
-        let output = self.space.enter(|| command.output()).context("run sluice cleanup")?;
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        anyhow::ensure!(output.status.success(), "sluice cleanup ended with {}: {err}", output.status);
-        Ok(out.into_owned())
-    }
-
-    /// GET on the admin socket: status and body.
-    ///
-    /// # Errors
-    /// Nobody listens, or the answer is not HTTP.
-    pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let mut stream = UnixStream::connect(self.socket()).context("connect to the admin socket")?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: sluice\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).context("read from the admin socket")?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("the admin socket's answer is not HTTP")?;
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("the answer has no status")?;
-        Ok((status, body.to_owned()))
     }
 
     /// All it has logged.

@@ -1,0 +1,137 @@
+//! The rules as people read them: what `sluice routes` shows.
+use std::{net::SocketAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Action, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget};
+
+/// One entry of one listener. Rows of a listener are in the order in which they are tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRow {
+    /// Where clients dial it.
+    pub frontends: Vec<SocketAddr>,
+    /// The Gateway, `namespace/name`.
+    pub gateway: String,
+    /// The listener's name.
+    pub listener: String,
+    /// The host name as the route has it; that of the listener where the route has none.
+    pub hostname: String,
+    /// What must hold: method, path (`=` exact, `~` pattern, `/*` prefix), headers, `?` query parameters.
+    pub matches: String,
+    /// The HTTPRoute, `namespace/name`.
+    pub route: String,
+    /// Which of its rules, from 0.
+    pub rule: usize,
+    /// What is changed on the way, or answered, in words.
+    pub actions: Vec<String>,
+    /// Who gets which share.
+    pub backends: Vec<BackendRow>,
+}
+
+/// A backend with its share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendRow {
+    /// The Service port, `namespace/name:port`; empty when the reference is bad.
+    pub service: String,
+    /// Its weight.
+    pub weight: u32,
+    /// The endpoints that get requests.
+    pub ready: Vec<SocketAddr>,
+    /// Why requests for it are answered with 500.
+    pub fault: Option<String>,
+}
+
+impl HttpModel {
+    /// All entries of all listeners, each listener once however many addresses it has.
+    #[must_use]
+    pub fn rows(&self) -> Vec<RouteRow> {
+        let mut groups: Vec<(Vec<SocketAddr>, &Arc<Vec<HttpListener>>)> = Vec::new();
+        for (frontend, listeners) in &self.frontends {
+            match groups.iter_mut().find(|(_, seen)| Arc::ptr_eq(seen, listeners)) {
+                Some((frontends, _)) => frontends.push(*frontend),
+                None => groups.push((vec![*frontend], listeners)),
+            }
+        }
+        let mut rows = Vec::new();
+        for (frontends, listeners) in groups {
+            for listener in listeners.iter() {
+                self.listener_rows(&frontends, listener, &mut rows);
+            }
+        }
+        rows
+    }
+
+    fn listener_rows(&self, frontends: &[SocketAddr], listener: &HttpListener, rows: &mut Vec<RouteRow>) {
+        for entry in &listener.entries {
+            let hostname = if entry.hostname == super::Hostname::Any { &listener.hostname } else { &entry.hostname };
+            rows.push(RouteRow {
+                frontends: frontends.to_vec(),
+                gateway: listener.gateway.to_string(),
+                listener: listener.name.clone(),
+                hostname: hostname.to_string(),
+                matches: entry.matches.to_string(),
+                route: entry.rule.route.to_string(),
+                rule: entry.rule.index,
+                actions: actions(&entry.rule),
+                backends: self.backend_rows(&entry.rule),
+            });
+        }
+    }
+
+    fn backend_rows(&self, rule: &HttpRule) -> Vec<BackendRow> {
+        let Action::Forward(shares) = &rule.action else { return Vec::new() };
+        let row = |Share { weight, to, request: _, response: _ }: &Share| match to {
+            ShareTarget::Service(service) => BackendRow {
+                service: service.to_string(),
+                weight: *weight,
+                ready: self.addresses(service),
+                fault: None,
+            },
+            ShareTarget::Invalid(fault) => {
+                BackendRow { service: String::new(), weight: *weight, ready: Vec::new(), fault: Some(fault.clone()) }
+            }
+        };
+        shares.iter().map(row).collect()
+    }
+
+    /// The endpoints of a Service port that get requests.
+    #[must_use]
+    pub fn addresses(&self, service: &super::ServicePort) -> Vec<SocketAddr> {
+        let backends = self.services.get(service).map_or(&[][..], Vec::as_slice);
+        backends.iter().map(|b| SocketAddr::new(b.addr, b.port.get())).collect()
+    }
+}
+
+fn actions(rule: &HttpRule) -> Vec<String> {
+    let mut out = Vec::new();
+    let changed = |path: &PathChange| match path {
+        PathChange::Full(path) => format!("path {path}"),
+        PathChange::Prefix(prefix) => format!("prefix {prefix:?}"),
+    };
+    for (edits, of) in [(&rule.request, "request"), (&rule.response, "response")] {
+        out.extend(edits.set.iter().map(|(name, _)| format!("set {of} header {name}")));
+        out.extend(edits.add.iter().map(|(name, _)| format!("add {of} header {name}")));
+        out.extend(edits.remove.iter().map(|name| format!("remove {of} header {name}")));
+    }
+    if let Some(rewrite) = &rule.rewrite {
+        out.extend(rewrite.hostname.iter().map(|h| format!("rewrite host {}", String::from_utf8_lossy(h.as_bytes()))));
+        out.extend(rewrite.path.iter().map(|p| format!("rewrite {}", changed(p))));
+    }
+    out.extend(rule.timeouts.request.iter().map(|t| format!("request timeout {t:?}")));
+    out.extend(rule.timeouts.backend.iter().map(|t| format!("backend timeout {t:?}")));
+    match &rule.action {
+        Action::Forward(_) => {}
+        Action::Redirect(to) => {
+            let mut words = vec![format!("redirect {}", to.status.as_u16())];
+            words.extend(to.scheme.map(|s| format!("scheme {s}")));
+            words.extend(to.hostname.iter().map(|h| format!("host {h}")));
+            words.extend(to.port.map(|p| format!("port {p}")));
+            words.extend(to.path.iter().map(changed));
+            out.push(words.join(", "));
+        }
+        Action::Refuse(why) => out.push(format!("answer 500: {why}")),
+    }
+    out
+}

@@ -1,0 +1,297 @@
+//! What must hold for a rule to apply, and which match comes first when several hold.
+use std::{borrow::Cow, cmp::Reverse, fmt};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use regex::Regex;
+
+/// The part of a request that rules see.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The path in normal form.
+    pub path: &'a str,
+    /// The query, as sent.
+    pub query: Option<&'a str>,
+    /// The headers; `host` is one of them.
+    pub headers: &'a HeaderMap,
+}
+
+/// All of these must hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpMatch {
+    /// The path.
+    pub path: PathMatch,
+    /// The method; any when `None`.
+    pub method: Option<Method>,
+    /// Headers, each name once.
+    pub headers: Vec<HeaderMatch>,
+    /// Query parameters, each name once.
+    pub query: Vec<QueryMatch>,
+}
+
+/// How the path must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PathMatch {
+    /// Equal.
+    Exact(String),
+    /// Matched as a whole.
+    Regex(Pattern),
+    /// Equal, or below it by whole segments. No slash at the end: the root is empty.
+    Prefix(String),
+}
+
+/// How a header must be. Several values of one header are compared joined by commas.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderMatch {
+    /// Which.
+    pub name: HeaderName,
+    /// Its value.
+    pub value: ValueMatch<HeaderValue>,
+}
+
+/// How a query parameter must be. Of several values the first counts; escapes and `+` are decoded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryMatch {
+    /// Which, by exact name.
+    pub name: String,
+    /// Its value.
+    pub value: ValueMatch<String>,
+}
+
+/// How a value must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ValueMatch<T> {
+    /// Equal.
+    Exact(T),
+    /// Matched as a whole.
+    Regex(Pattern),
+}
+
+/// A regular expression that must match the whole text. Compares by its text.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    text: String,
+    regex: Regex,
+}
+
+/// How large a compiled regular expression may be. Beyond it the match is refused. Units: bytes.
+const PATTERN_SIZE_LIMIT: usize = 256 << 10;
+
+impl Pattern {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// When it does not parse or is too large; the text says which.
+    pub fn try_new(text: &str) -> Result<Self, String> {
+        let build = |t: &str| regex::RegexBuilder::new(t).size_limit(PATTERN_SIZE_LIMIT).build();
+        // Alone first: `a)(b` must not become valid by the group around it.
+        build(text)
+            .and_then(|_| build(&format!("^(?:{text})$")))
+            .map_err(|e| e.to_string())
+            .map(|regex| Self { text: text.to_owned(), regex })
+    }
+
+    fn holds(&self, text: &str) -> bool {
+        self.regex.is_match(text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl HttpMatch {
+    /// Whether a request has all of it.
+    #[must_use]
+    pub fn holds(&self, request: &RequestHead<'_>) -> bool {
+        self.path.holds(request.path) && self.holds_beside_path(request)
+    }
+
+    /// [`HttpMatch::holds`] for a request whose path is known to match.
+    #[must_use]
+    pub fn holds_beside_path(&self, request: &RequestHead<'_>) -> bool {
+        self.method.as_ref().is_none_or(|m| m == request.method)
+            && self.headers.iter().all(|h| h.holds(request.headers))
+            && self.query.iter().all(|q| q.holds(request.query))
+    }
+
+    /// The more specific match has the lesser rank: path, method, number of headers, number of query parameters.
+    #[must_use]
+    pub fn rank(&self) -> impl Ord + use<> {
+        let (kind, len) = match &self.path {
+            PathMatch::Exact(path) => (0, path.len()),
+            PathMatch::Regex(pattern) => (1, pattern.text.len()),
+            PathMatch::Prefix(prefix) => (2, prefix.len()),
+        };
+        (kind, Reverse(len), self.method.is_none(), Reverse(self.headers.len()), Reverse(self.query.len()))
+    }
+}
+
+impl PathMatch {
+    /// Whether a path in normal form is meant.
+    #[must_use]
+    pub fn holds(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(want) => want == path,
+            Self::Regex(pattern) => pattern.holds(path),
+            Self::Prefix(prefix) => {
+                path.strip_prefix(prefix.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('/'))
+            }
+        }
+    }
+}
+
+impl HeaderMatch {
+    fn holds(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(&self.name).iter();
+        let Some(first) = values.next() else { return false };
+        let joined = match values.next() {
+            None => Cow::Borrowed(first.as_bytes()),
+            Some(second) => {
+                let mut all = [first.as_bytes(), second.as_bytes()].join(&b","[..]);
+                for value in values {
+                    all.push(b',');
+                    all.extend_from_slice(value.as_bytes());
+                }
+                Cow::Owned(all)
+            }
+        };
+        match &self.value {
+            ValueMatch::Exact(want) => want.as_bytes() == joined.as_ref(),
+            ValueMatch::Regex(pattern) => std::str::from_utf8(&joined).is_ok_and(|text| pattern.holds(text)),
+        }
+    }
+}
+
+impl QueryMatch {
+    fn holds(&self, query: Option<&str>) -> bool {
+        let mut pairs = query.unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let Some((_, value)) = pairs.find(|(name, _)| query_decode(name) == self.name) else { return false };
+        let value = query_decode(value);
+        match &self.value {
+            ValueMatch::Exact(want) => *want == value,
+            ValueMatch::Regex(pattern) => pattern.holds(&value),
+        }
+    }
+}
+
+/// Decodes `%XX` and `+`; a broken escape stays as it is, bytes that are no UTF-8 become U+FFFD.
+fn query_decode(text: &str) -> Cow<'_, str> {
+    if !text.bytes().any(|b| matches!(b, b'%' | b'+')) {
+        return Cow::Borrowed(text);
+    }
+    let bytes = text.as_bytes();
+    let digit = |i: usize| bytes.get(i).and_then(|b| char::from(*b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while let Some(&b) = bytes.get(i) {
+        match (b, digit(i + 1), digit(i + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(high * 16 + low);
+                i += 2;
+            }
+            (b'+', _, _) => out.push(b' '),
+            _ => out.push(b),
+        }
+        i += 1;
+    }
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
+}
+
+impl fmt::Display for HttpMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(method) = &self.method {
+            write!(f, "{method} ")?;
+        }
+        match &self.path {
+            PathMatch::Exact(path) => write!(f, "={path}")?,
+            PathMatch::Regex(pattern) => write!(f, "~{}", pattern.text)?,
+            PathMatch::Prefix(prefix) => write!(f, "{prefix}/*")?,
+        }
+        for HeaderMatch { name, value } in &self.headers {
+            match value {
+                ValueMatch::Exact(v) => write!(f, " {name}: {}", String::from_utf8_lossy(v.as_bytes()))?,
+                ValueMatch::Regex(p) => write!(f, " {name}: ~{}", p.text)?,
+            }
+        }
+        for QueryMatch { name, value } in &self.query {
+            match value {
+                ValueMatch::Exact(v) => write!(f, " ?{name}={v}")?,
+                ValueMatch::Regex(p) => write!(f, " ?{name}=~{}", p.text)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    fn header(name: &'static str, value: ValueMatch<HeaderValue>) -> HeaderMatch {
+        HeaderMatch { name: HeaderName::from_static(name), value }
+    }
+
+    fn exact(value: &'static str) -> ValueMatch<HeaderValue> {
+        ValueMatch::Exact(HeaderValue::from_static(value))
+    }
+
+    #[test]
+    fn a_prefix_matches_by_segment() {
+        let prefix = PathMatch::Prefix("/foo".into());
+        for (path, want) in [("/foo", true), ("/foo/", true), ("/foo/bar", true), ("/foobar", false), ("/", false)] {
+            assert_eq!(prefix.holds(path), want, "{path}");
+        }
+        assert!(PathMatch::Prefix(String::new()).holds("/anything"));
+    }
+
+    #[test]
+    fn h104_values_of_one_header_are_joined_and_compared_by_case() {
+        let map = headers(&[("x-a", "1"), ("x-a", "2"), ("x-b", "Yes")]);
+        assert!(header("x-a", exact("1,2")).holds(&map));
+        assert!(!header("x-a", exact("1")).holds(&map));
+        assert!(header("x-b", exact("Yes")).holds(&map));
+        assert!(!header("x-b", exact("yes")).holds(&map));
+        assert!(!header("x-c", exact("")).holds(&map));
+    }
+
+    #[test]
+    fn h104_patterns_are_anchored() {
+        let map = headers(&[("x-a", "release-12")]);
+        let pattern = |text| ValueMatch::Regex(Pattern::try_new(text).unwrap());
+        assert!(header("x-a", pattern("release-[0-9]+")).holds(&map));
+        assert!(!header("x-a", pattern("release")).holds(&map));
+        assert!(!header("x-a", pattern("release|nothing")).holds(&map));
+        assert!(Pattern::try_new("a)(b").is_err());
+        assert!(Pattern::try_new("(a{1000}){1000}").is_err());
+    }
+
+    #[test]
+    fn h105_a_query_parameter_counts_once_and_decoded() {
+        let query = |name: &str, value: &str| QueryMatch { name: name.into(), value: ValueMatch::Exact(value.into()) };
+        let given = Some("b=2&a=x%20y&a=z&c&d=1+1&e=%zz");
+        for (name, value, want) in [
+            ("a", "x y", true),
+            ("a", "z", false),
+            ("b", "2", true),
+            ("c", "", true),
+            ("d", "1 1", true),
+            ("f", "", false),
+        ] {
+            assert_eq!(query(name, value).holds(given), want, "{name}={value}");
+        }
+        assert!(query("e", "%zz").holds(given));
+        assert!(!query("a", "").holds(None));
+    }
+}

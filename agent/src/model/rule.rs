@@ -1,0 +1,313 @@
+//! One rule of a HTTPRoute -> its matches and what is done.
+//!
+//! What cannot be obeyed is never ignored: a match that makes no sense is dropped, a filter that is not served makes
+//! the rule answer 500, a backend that cannot be used makes its share answer 500; each with a [`Fault`].
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::{
+    Port, filter,
+    http::{
+        Action, HeaderEdits, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts,
+        matching::{HeaderMatch, PathMatch, QueryMatch, ValueMatch},
+        path,
+    },
+};
+use crate::{
+    api::{
+        HttpRoute, ObjectName, Service,
+        http_route::{HttpBackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteTimeouts, HttpValueMatch},
+        service,
+    },
+    source::Snapshot,
+};
+
+/// Something in a route that is not obeyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// CamelCase, as in the conditions of the API.
+    pub reason: &'static str,
+    /// What was found and what was wanted.
+    pub message: String,
+}
+
+impl Fault {
+    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    fn at(self, place: &str) -> Self {
+        Self { reason: self.reason, message: format!("{place}: {}", self.message) }
+    }
+}
+
+/// A rule with the matches that lead to it.
+#[derive(Debug)]
+pub struct CompiledRule {
+    /// One of these must hold.
+    pub matches: Vec<Arc<HttpMatch>>,
+    /// What is done.
+    pub rule: Arc<HttpRule>,
+}
+
+/// Compiles the rules of a route, in order.
+#[must_use]
+pub fn compile(
+    snapshot: &Snapshot,
+    name: &ObjectName,
+    route: &HttpRoute,
+    faults: &mut Vec<Fault>,
+) -> Vec<CompiledRule> {
+    let default = [HttpRouteRule::default()];
+    // As the API server defaults it: one rule that matches everything.
+    let rules = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
+    rules.iter().enumerate().map(|(i, rule)| compile_one(snapshot, name, i, rule, faults)).collect()
+}
+
+fn compile_one(
+    snapshot: &Snapshot,
+    route: &ObjectName,
+    index: usize,
+    spec: &HttpRouteRule,
+    faults: &mut Vec<Fault>,
+) -> CompiledRule {
+    let place = format!("rule {index}");
+    let mut matches = Vec::new();
+    for spec in &spec.matches {
+        match compile_match(spec) {
+            Ok(one) => matches.push(Arc::new(one)),
+            Err(fault) => faults.push(fault.at(&place)),
+        }
+    }
+    if spec.matches.is_empty() {
+        matches.push(Arc::new(HttpMatch {
+            path: PathMatch::Prefix(String::new()),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }));
+    }
+    for (what, found) in [("retry", &spec.retry), ("sessionPersistence", &spec.session_persistence)] {
+        if found.is_some() {
+            faults.push(
+                Fault::new("UnsupportedValue", format!("{what} is not supported yet; served without")).at(&place),
+            );
+        }
+    }
+    let mut rule = HttpRule {
+        route: route.clone(),
+        index,
+        request: HeaderEdits::default(),
+        response: HeaderEdits::default(),
+        rewrite: None,
+        timeouts: Timeouts::default(),
+        action: Action::Refuse("the rule has no backendRefs".to_owned()),
+    };
+    let prefixes_only = matches.iter().all(|m| matches!(m.path, PathMatch::Prefix(_)));
+    let filters = filter::compile(&spec.filters, prefixes_only);
+    let timeouts = timeouts(spec.timeouts.as_ref());
+    match filters.and_then(|f| timeouts.map(|t| (f, t))) {
+        Err(fault) => {
+            rule.action = Action::Refuse(fault.message.clone());
+            faults.push(fault.at(&place));
+        }
+        Ok((filters, timeouts)) => {
+            rule.timeouts = timeouts;
+            rule.request = filters.request;
+            rule.response = filters.response;
+            rule.rewrite = filters.rewrite;
+            if let Some(redirect) = filters.redirect {
+                rule.action = Action::Redirect(redirect);
+            } else if !spec.backend_refs.is_empty() {
+                let share = |spec| share(snapshot, route, spec, faults, &place);
+                rule.action = Action::Forward(spec.backend_refs.iter().map(share).collect());
+            }
+        }
+    }
+    CompiledRule { matches, rule: Arc::new(rule) }
+}
+
+fn share(
+    snapshot: &Snapshot,
+    route: &ObjectName,
+    spec: &HttpBackendRef,
+    faults: &mut Vec<Fault>,
+    place: &str,
+) -> Share {
+    let weight = u32::try_from(spec.weight.unwrap_or(1).clamp(0, 1_000_000)).unwrap_or(0);
+    let found = backend(snapshot, route, spec).and_then(|port| Ok((port, filter::compile(&spec.filters, false)?)));
+    let found = found.and_then(|(port, filters)| match (filters.redirect, filters.rewrite) {
+        (None, None) => Ok((port, filters.request, filters.response)),
+        _ => {
+            Err(Fault::new("UnsupportedValue", "RequestRedirect and URLRewrite of a backendRef are not supported yet"))
+        }
+    });
+    match found {
+        Ok((port, request, response)) => Share { weight, to: ShareTarget::Service(port), request, response },
+        Err(fault) => {
+            let to = ShareTarget::Invalid(fault.message.clone());
+            faults.push(fault.at(place));
+            Share { weight, to, request: HeaderEdits::default(), response: HeaderEdits::default() }
+        }
+    }
+}
+
+/// The Service port that a reference names. A reference across namespaces is refused whether or not it exists.
+fn backend(snapshot: &Snapshot, route: &ObjectName, spec: &HttpBackendRef) -> Result<ServicePort, Fault> {
+    let (group, kind) = (spec.group.as_deref().unwrap_or(""), spec.kind.as_deref().unwrap_or("Service"));
+    if (group, kind) != ("", "Service") {
+        let slash = if group.is_empty() { "" } else { "/" };
+        return Err(Fault::new(
+            "InvalidKind",
+            format!("backendRef {:?} is a {group}{slash}{kind}, want a Service", spec.name),
+        ));
+    }
+    let name = ObjectName::new(spec.namespace.as_deref().unwrap_or(&route.ns), &spec.name);
+    if name.ns != route.ns {
+        let why = format!("backendRef {name} is in another namespace; ReferenceGrants are not read yet");
+        return Err(Fault::new("RefNotPermitted", why));
+    }
+    let Some(service) = snapshot.services.get(&name) else {
+        return Err(Fault::new("BackendNotFound", format!("Service {name} does not exist")));
+    };
+    if service.spec.type_ == "ExternalName" {
+        return Err(Fault::new("UnsupportedValue", format!("Service {name} is of type ExternalName")));
+    }
+    let Some(number) = spec.port else {
+        return Err(Fault::new("UnsupportedValue", format!("backendRef {name} has no port")));
+    };
+    let port = Port::try_new(number).and_then(|port| Some((port, service_port(service, port)?)));
+    let Some((port, found)) = port else {
+        return Err(Fault::new("BackendNotFound", format!("Service {name} has no TCP port {number}")));
+    };
+    if let Some(spoken @ ("kubernetes.io/h2c" | "kubernetes.io/wss" | "https")) = found.app_protocol.as_deref() {
+        let why = format!("Service {name} port {port}: appProtocol {spoken} is not supported yet, want HTTP/1.1");
+        return Err(Fault::new("UnsupportedProtocol", why));
+    }
+    Ok(ServicePort { service: name, port })
+}
+
+/// The TCP port of a Service with this number.
+#[must_use]
+pub fn service_port(service: &Service, port: Port) -> Option<&service::ServicePort> {
+    service.spec.ports.iter().find(|p| p.port == i64::from(port.get()) && p.protocol() == "TCP")
+}
+
+fn compile_match(spec: &HttpRouteMatch) -> Result<HttpMatch, Fault> {
+    let bad = |what: String| Fault::new("UnsupportedValue", what);
+    let method = match spec.method.as_deref() {
+        None | Some("") => None,
+        Some(text) => {
+            Some(Method::from_bytes(text.as_bytes()).map_err(|_| bad(format!("method {text:?} is no HTTP method")))?)
+        }
+    };
+    let mut headers: Vec<HeaderMatch> = Vec::new();
+    for one in &spec.headers {
+        let name = HeaderName::from_bytes(one.name.as_bytes())
+            .map_err(|_| bad(format!("{:?} is no header name", one.name)))?;
+        // The first entry of a name wins.
+        if headers.iter().all(|h| h.name != name) {
+            let value = value(one, |text| {
+                HeaderValue::from_str(text).map_err(|_| bad(format!("{text:?} is no header value")))
+            })?;
+            headers.push(HeaderMatch { name, value });
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let mut query = Vec::new();
+    for one in spec.query_params.iter().filter(|one| seen.insert(one.name.as_str())) {
+        query.push(QueryMatch { name: one.name.clone(), value: value(one, |text| Ok(text.to_owned()))? });
+    }
+    Ok(HttpMatch { path: path_match(spec)?, method, headers, query })
+}
+
+fn path_match(spec: &HttpRouteMatch) -> Result<PathMatch, Fault> {
+    let bad = |what: String| Fault::new("UnsupportedValue", what);
+    let (kind, text) = spec.path.as_ref().map_or((None, None), |p| (p.kind.as_deref(), p.value.as_deref()));
+    let (kind, text) = (kind.unwrap_or("PathPrefix"), text.unwrap_or("/"));
+    let normal = || path::normalise(text).map_err(|e| bad(format!("path {text:?}: {e}")));
+    match kind {
+        "Exact" => Ok(PathMatch::Exact(normal()?.into_owned())),
+        "PathPrefix" => Ok(PathMatch::Prefix(normal()?.trim_end_matches('/').to_owned())),
+        "RegularExpression" => {
+            Pattern::try_new(text).map(PathMatch::Regex).map_err(|e| bad(format!("path pattern {text:?}: {e}")))
+        }
+        other => Err(bad(format!("path type {other:?}, want \"Exact\", \"PathPrefix\" or \"RegularExpression\""))),
+    }
+}
+
+fn value<T>(spec: &HttpValueMatch, exact: impl FnOnce(&str) -> Result<T, Fault>) -> Result<ValueMatch<T>, Fault> {
+    match spec.kind.as_deref().unwrap_or("Exact") {
+        "Exact" => exact(&spec.value).map(ValueMatch::Exact),
+        "RegularExpression" => Pattern::try_new(&spec.value)
+            .map(ValueMatch::Regex)
+            .map_err(|e| Fault::new("UnsupportedValue", format!("{}: pattern {:?}: {e}", spec.name, spec.value))),
+        other => Err(Fault::new(
+            "UnsupportedValue",
+            format!("{}: match type {other:?}, want \"Exact\" or \"RegularExpression\"", spec.name),
+        )),
+    }
+}
+
+fn timeouts(spec: Option<&HttpRouteTimeouts>) -> Result<Timeouts, Fault> {
+    let read = |what: &str, text: Option<&String>| match text {
+        None => Ok(None),
+        Some(text) => match duration(text) {
+            Some(d) => Ok(Some(d).filter(|d| !d.is_zero())),
+            None => {
+                Err(Fault::new("UnsupportedValue", format!("timeouts.{what} {text:?}, want for example \"1m30s\"")))
+            }
+        },
+    };
+    let Some(spec) = spec else { return Ok(Timeouts::default()) };
+    Ok(Timeouts {
+        request: read("request", spec.request.as_ref())?,
+        backend: read("backendRequest", spec.backend_request.as_ref())?,
+    })
+}
+
+/// Reads a Gateway API duration: one to four of `<1 to 5 digits><h|m|s|ms>`. Source: GEP-2257.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let number: u64 = rest.get(..digits).filter(|_| (1..=5).contains(&digits))?.parse().ok()?;
+        rest = &rest[digits..];
+        let (unit, millis) = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)]
+            .into_iter()
+            .find(|(unit, _)| rest.starts_with(unit))?;
+        total += Duration::from_millis(number * millis);
+        rest = &rest[unit.len()..];
+        if rest.is_empty() {
+            return Some(total);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_durations_as_the_api_has_them() {
+        let ms = Duration::from_millis;
+        for (text, want) in [
+            ("500ms", Some(ms(500))),
+            ("0s", Some(ms(0))),
+            ("1m30s", Some(ms(90_000))),
+            ("1h2m3s4ms", Some(ms(3_723_004))),
+            ("1h1h1h1h1h", None),
+            ("", None),
+            ("10", None),
+            ("s", None),
+            ("1.5s", None),
+            ("-1s", None),
+            ("123456s", None),
+        ] {
+            assert_eq!(duration(text), want, "{text:?}");
+        }
+    }
+}

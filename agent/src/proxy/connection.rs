@@ -1,0 +1,135 @@
+//! One client connection: finds out the protocol, serves requests, drains.
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use hyper::{body::Incoming, server::conn, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::Instant};
+
+use super::{
+    Shared,
+    exchange::{self, Connection},
+    io::{Activity, ClientStream, HEAD_TIMED_OUT},
+};
+
+/// What an HTTP/2 client says first. Source: RFC 9113 part 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How often HTTP/2 connections are asked whether they are alive, and how long they may take to answer.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// How much of a response is kept per HTTP/2 stream while the client does not take it. Units: bytes.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// Serves a connection until it ends or, after the drain began, until its requests are done.
+pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+    let sniffed = tokio::select! {
+        head = tokio::time::timeout(shared.settings.header_timeout, sniff(&mut stream)) => head,
+        () = shared.drain.cancelled() => return,
+    };
+    let head = match sniffed {
+        Ok(Some(head)) => head,
+        Ok(None) => return,
+        Err(_) => {
+            let _ = stream.try_write(HEAD_TIMED_OUT);
+            return;
+        }
+    };
+    let http2 = head.starts_with(PREFACE);
+    let activity = Arc::new(Activity::default());
+    let io = ClientStream::new(stream, head, Arc::clone(&activity), !http2, &shared.settings);
+    let connection = Arc::new(Connection { shared: Arc::clone(&shared), peer, local, activity });
+    if http2 { serve_http2(&shared, io, connection).await } else { serve_http1(&shared, io, connection).await }
+}
+
+/// Reads until the protocol is certain. `None` when the client leaves without a byte.
+async fn sniff(stream: &mut TcpStream) -> Option<Bytes> {
+    let mut head = BytesMut::with_capacity(PREFACE.len());
+    loop {
+        let n = stream.read_buf(&mut head).await.ok()?;
+        if n == 0 {
+            return (!head.is_empty()).then(|| head.freeze());
+        }
+        let known = head.len().min(PREFACE.len());
+        if head[..known] != PREFACE[..known] || known == PREFACE.len() {
+            return Some(head.freeze());
+        }
+    }
+}
+
+async fn serve_http1(shared: &Shared, io: ClientStream, connection: Arc<Connection>) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let connection = Arc::clone(&connection);
+        async move { Ok::<_, Infallible>(exchange::serve(connection, request).await) }
+    });
+    let mut server = conn::http1::Builder::new();
+    server
+        .half_close(true)
+        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .max_headers(shared.settings.max_headers)
+        .max_buf_size(shared.settings.max_head);
+    let serving = server.serve_connection(TokioIo::new(io), service).with_upgrades();
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = shared.drain.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::trace!(%error, "client connection ended");
+    }
+}
+
+async fn serve_http2(shared: &Shared, io: ClientStream, connection: Arc<Connection>) {
+    let activity = Arc::clone(&connection.activity);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let connection = Arc::clone(&connection);
+        async move { Ok::<_, Infallible>(exchange::serve(connection, request).await) }
+    });
+    let mut server = conn::http2::Builder::new(TokioExecutor::new());
+    server
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(shared.settings.max_streams)
+        .max_header_list_size(u32::try_from(shared.settings.max_head).unwrap_or(u32::MAX))
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1);
+    let serving = server.serve_connection(TokioIo::new(io), service);
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = async { tokio::select! { () = shared.drain.cancelled() => {}, () = idle(shared, &activity) => {} } } => {
+            serving.as_mut().graceful_shutdown();
+            // GOAWAY is answered by a PING of hyper's own; a client that does not answer is not waited for.
+            loop {
+                let grace = shared.settings.header_timeout;
+                match tokio::time::timeout(grace, &mut serving).await {
+                    Ok(result) => break result,
+                    Err(_) if activity.in_flight() == 0 => return,
+                    Err(_) => {}
+                }
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::trace!(%error, "client connection ended");
+    }
+}
+
+/// Returns when a connection had no request for the idle timeout.
+async fn idle(shared: &Shared, activity: &Activity) {
+    let limit = shared.settings.idle_timeout;
+    let mut seen = activity.begun();
+    let mut since = Instant::now();
+    let mut tick = tokio::time::interval((limit / 8).max(Duration::from_millis(10)));
+    loop {
+        tick.tick().await;
+        if activity.in_flight() > 0 || activity.begun() != seen {
+            seen = activity.begun();
+            since = Instant::now();
+        } else if since.elapsed() >= limit {
+            return;
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One request: checked, routed, sent upstream, answered.
+//!
+//! A request keeps the rule it was routed by, whatever the table becomes; only its endpoint is looked up late.
+use std::{net::SocketAddr, sync::Arc};
+
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+
+use super::{
+    Shared,
+    body::{RequestBody, ResponseBody},
+    headers,
+    io::{Active, Activity},
+    request::{self, Canonical},
+    respond,
+    router::Routed,
+    stats::add,
+    tunnel,
+    upstream::{self, Sent},
+};
+use crate::model::http::{Action, HttpMatch, HttpRule, RequestHead, Share, ShareTarget};
+
+/// A client's connection, as far as its requests need it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// What all connections share.
+    pub shared: Arc<Shared>,
+    /// The client.
+    pub peer: SocketAddr,
+    /// The address it dialled.
+    pub local: SocketAddr,
+    /// What the connection is doing.
+    pub activity: Arc<Activity>,
+}
+
+/// Answers one request.
+pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let stats = &connection.shared.stats;
+    let active = Active::new(&connection.activity, stats);
+    let response = answer(&connection, request).await;
+    stats.response(response.status());
+    response.map(|body| body.counted(active))
+}
+
+async fn answer(connection: &Connection, request: Request<Incoming>) -> Response<ResponseBody> {
+    let shared = &connection.shared;
+    let (mut parts, incoming) = request.into_parts();
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let start = shared.settings.start_traces;
+    let canonical = match request::canonicalise(&mut parts, connection.peer, connection.local, start) {
+        Ok(canonical) => canonical,
+        Err(refusal) => {
+            add(&shared.stats.refused_requests);
+            add(&shared.stats.own_responses);
+            return respond::closing(respond::plain(refusal.status, refusal.reason));
+        }
+    };
+    let own = |status, reason: &str| {
+        add(&shared.stats.own_responses);
+        respond::plain(status, reason)
+    };
+    let Some((matches, rule)) = route(shared, connection.local, &canonical, &parts) else {
+        return own(StatusCode::NOT_FOUND, "no route matches the request");
+    };
+    let share = match &rule.action {
+        Action::Forward(shares) => match choose(shares) {
+            Some(share) => share,
+            None => return own(StatusCode::INTERNAL_SERVER_ERROR, "no backend of the route has a weight"),
+        },
+        Action::Redirect(to) => {
+            add(&shared.stats.own_responses);
+            let mut response =
+                respond::redirect(to, &canonical.host, &parts.uri, &matches.path, connection.local.port());
+            rule.response.apply(response.headers_mut());
+            return response;
+        }
+        Action::Refuse(_) => return own(StatusCode::INTERNAL_SERVER_ERROR, "the route cannot be served"),
+    };
+    let ShareTarget::Service(service) = &share.to else {
+        return own(StatusCode::INTERNAL_SERVER_ERROR, "a backend of the route is not valid");
+    };
+    change(&mut parts, &rule, share, &matches);
+    let websocket = upgrade.filter(|_| canonical.websocket);
+    if websocket.is_some() {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    let body = RequestBody::new(incoming, shared.settings.body_timeout);
+    match upstream::send(shared, service, parts, body, rule.timeouts).await {
+        Ok(sent) => finish(shared, sent, websocket, share, &rule),
+        Err(failure) => {
+            let (status, reason) = failure.answer();
+            // The request's body may be half read.
+            respond::closing(own(status, reason))
+        }
+    }
+}
+
+fn route(
+    shared: &Shared,
+    local: SocketAddr,
+    canonical: &Canonical,
+    parts: &Parts,
+) -> Option<(Arc<HttpMatch>, Arc<HttpRule>)> {
+    let table = shared.table.load();
+    let head = RequestHead {
+        method: &parts.method,
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    };
+    match table.site(local)?.route(&canonical.host, &head) {
+        Routed::Entry(entry) => Some((Arc::clone(&entry.matches), Arc::clone(&entry.rule))),
+        Routed::NoListener | Routed::NoEntry => None,
+    }
+}
+
+/// By weight, at random; `None` when nobody has one.
+fn choose(shares: &[Share]) -> Option<&Share> {
+    let total: u64 = shares.iter().map(|s| u64::from(s.weight)).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut left = fastrand::u64(..total);
+    shares.iter().find(|share| {
+        let weight = u64::from(share.weight);
+        let chosen = left < weight;
+        left = left.saturating_sub(weight);
+        chosen
+    })
+}
+
+/// Changes the request as the rule and the share want it, and gives it the form of HTTP/1.1.
+fn change(parts: &mut Parts, rule: &HttpRule, share: &Share, matches: &HttpMatch) {
+    rule.request.apply(&mut parts.headers);
+    share.request.apply(&mut parts.headers);
+    if let Some(rewrite) = &rule.rewrite {
+        if let Some(host) = &rewrite.hostname {
+            parts.headers.insert(header::HOST, host.clone());
+        }
+        if let Some(path) = &rewrite.path {
+            let path = respond::changed(path, parts.uri.path(), &matches.path);
+            let target = parts.uri.query().map_or_else(|| path.clone(), |q| format!("{path}?{q}"));
+            if let Ok(target) = http::uri::PathAndQuery::try_from(target) {
+                parts.uri = target.into();
+            }
+        }
+    }
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+}
+
+/// Brings a response into its form for the client.
+fn finish(
+    shared: &Arc<Shared>,
+    sent: Sent,
+    websocket: Option<OnUpgrade>,
+    share: &Share,
+    rule: &HttpRule,
+) -> Response<ResponseBody> {
+    let Sent { mut response, lease, pending, deadline } = sent;
+    let broken = |reason| {
+        add(&shared.stats.upstream_errors);
+        add(&shared.stats.own_responses);
+        respond::plain(StatusCode::BAD_GATEWAY, reason)
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let agreed = headers::has_token(response.headers(), &header::UPGRADE, "websocket");
+        let Some(client) = websocket.filter(|_| agreed) else {
+            return broken("the backend switched protocols unasked");
+        };
+        return tunnel::open(shared, client, response, pending);
+    }
+    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(one), None) if one.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        _ => return broken("the backend sent a transfer coding other than chunked"),
+    }
+    headers::remove_hop_by_hop(response.headers_mut());
+    share.response.apply(response.headers_mut());
+    rule.response.apply(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    response.map(|body| ResponseBody::upstream(body, Some(lease), pending, deadline))
+}

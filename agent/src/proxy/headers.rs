@@ -1,0 +1,262 @@
+//! Headers that a proxy removes, replaces or adds, for both directions.
+//!
+//! The client is untrusted: what it says about itself in `X-Forwarded-*`, `Forwarded` and `X-Real-IP` is replaced by
+//! what the connection shows, before any rule sees it.
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Headers of one hop. Source: RFC 9110 part 7.6.1, and those that came before it.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Headers that `Connection` must not name: removing them would change what a request means or who sent it.
+fn end_to_end(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "authorization"
+            | "cookie"
+            | "set-cookie"
+            | "cache-control"
+            | "via"
+            | "forwarded"
+            | "date"
+            | "location"
+            | "x-request-id"
+            | "x-real-ip"
+            | "traceparent"
+            | "tracestate"
+            | "baggage"
+            | "origin"
+            | "range"
+            | "expect"
+    ) || ["content-", "x-forwarded-", "if-", "access-control-", "sec-"].iter().any(|p| name.starts_with(p))
+}
+
+/// Removes the headers of one hop, and those that `Connection` names unless they are end to end.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+        .filter(|name| !end_to_end(name.as_str()))
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Whether a comma-separated header has a token, in any case.
+#[must_use]
+pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
+}
+
+/// Removes from trailers what must not be there: framing, routing, authentication. Source: RFC 9110 part 6.5.1.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    let forbidden = |name: &HeaderName| {
+        HOP_BY_HOP.contains(name)
+            || name.as_str().starts_with("content-")
+            || name.as_str().starts_with("x-forwarded-")
+            || matches!(
+                name.as_str(),
+                "host"
+                    | "authorization"
+                    | "cookie"
+                    | "set-cookie"
+                    | "cache-control"
+                    | "expect"
+                    | "location"
+                    | "age"
+                    | "max-forwards"
+                    | "range"
+                    | "proxy-authenticate"
+                    | "www-authenticate"
+                    | "vary"
+                    | "expires"
+                    | "date"
+                    | "forwarded"
+                    | "x-real-ip"
+            )
+    };
+    let found: Vec<HeaderName> = trailers.keys().filter(|name| forbidden(name)).cloned().collect();
+    for name in found {
+        trailers.remove(name);
+    }
+}
+
+/// Replaces what the client says about itself by what the connection shows.
+///
+/// Servers that hand headers on as variables take `X_Real_IP` for `X-Real-IP`, so the claims, the framing and the host
+/// do not pass in that spelling either.
+pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local: SocketAddr, authority: &HeaderValue) {
+    let claim = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
+    let framing = |name: &str| matches!(name, "content-length" | "transfer-encoding" | "host" | "connection");
+    let claimed = |name: &HeaderName| match name.as_str() {
+        name if name.contains('_') => {
+            let name = name.replace('_', "-");
+            claim(&name) || framing(&name)
+        }
+        name => claim(name),
+    };
+    let claims: Vec<HeaderName> = headers.keys().filter(|name| claimed(name)).cloned().collect();
+    for name in claims {
+        headers.remove(name);
+    }
+    if let Ok(ip) = HeaderValue::from_str(&peer.ip().to_string()) {
+        headers.insert("x-real-ip", ip.clone());
+        headers.insert("x-forwarded-for", ip);
+    }
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    headers.insert("x-forwarded-host", authority.clone());
+    headers.insert("x-forwarded-port", HeaderValue::from(local.port()));
+}
+
+/// Longest `tracestate` that is passed on. Beyond it the header is dropped. Units: bytes.
+const TRACESTATE_LIMIT: usize = 512;
+/// Longest `baggage` that is passed on. Beyond it the header is dropped. Units: bytes.
+const BAGGAGE_LIMIT: usize = 8 << 10;
+/// Longest `X-Request-Id` that is passed on. Beyond it a new one is made. Units: bytes.
+const REQUEST_ID_LIMIT: usize = 128;
+
+/// Continues the client's trace, or starts one; sees to a request id.
+///
+/// A valid `traceparent` goes on as it is: the proxy records no span that could be a parent. An invalid one is replaced
+/// and takes `tracestate` with it. Source: W3C Trace Context part 3.2 and 4.
+pub(super) fn set_trace(headers: &mut HeaderMap, start: bool) {
+    let mut given = headers.get_all("traceparent").iter();
+    let valid = matches!((given.next(), given.next()), (Some(one), None) if is_traceparent(one.as_bytes()));
+    if !valid {
+        headers.remove("traceparent");
+        headers.remove("tracestate");
+        if start && let Ok(value) = HeaderValue::from_str(&new_traceparent()) {
+            headers.insert("traceparent", value);
+        }
+    }
+    for (name, limit) in [("tracestate", TRACESTATE_LIMIT), ("baggage", BAGGAGE_LIMIT)] {
+        if headers.get_all(name).iter().map(HeaderValue::len).sum::<usize>() > limit {
+            headers.remove(name);
+        }
+    }
+    let mut ids = headers.get_all("x-request-id").iter();
+    let graphic =
+        |v: &HeaderValue| (1..=REQUEST_ID_LIMIT).contains(&v.len()) && v.as_bytes().iter().all(u8::is_ascii_graphic);
+    let kept = matches!((ids.next(), ids.next()), (Some(one), None) if graphic(one));
+    if !kept {
+        let id = format!("{:032x}", fastrand::u128(1..));
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            headers.insert("x-request-id", value);
+        }
+    }
+}
+
+fn is_traceparent(text: &[u8]) -> bool {
+    let hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let some = |part: &[u8]| hex(part) && part.iter().any(|b| *b != b'0');
+    let (Some(version), Some(trace), Some(parent), Some(flags)) =
+        (text.get(..2), text.get(3..35), text.get(36..52), text.get(53..55))
+    else {
+        return false;
+    };
+    let dashes = text[2] == b'-' && text[35] == b'-' && text[52] == b'-';
+    let length = text.len() == 55 || (version != b"00" && text[55] == b'-');
+    dashes && length && hex(version) && version != b"ff" && some(trace) && some(parent) && hex(flags)
+}
+
+fn new_traceparent() -> String {
+    // Flags 0: nothing is recorded here.
+    format!("00-{:032x}-{:016x}-00", fastrand::u128(1..), fastrand::u64(1..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn h76_h78_connection_takes_its_own_and_nothing_else() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Hop, Host, authorization, x-forwarded-for"),
+            ("connection", "close, bad token"),
+            ("x-hop", "1"),
+            ("host", "a"),
+            ("authorization", "b"),
+            ("x-forwarded-for", "c"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
+            ("proxy-connection", "keep-alive"),
+            ("x-stays", "1"),
+        ]);
+        remove_hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "host", "x-forwarded-for", "x-stays"]);
+    }
+
+    #[test]
+    fn h110_traceparents_are_checked() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert!(is_traceparent(good.as_bytes()));
+        assert!(is_traceparent(format!("cc{}-what-the-future", &good[2..]).as_bytes()));
+        for bad in [
+            "",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+            "00_0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
+            assert!(!is_traceparent(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn h110_traces_are_continued_or_restarted() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let mut headers = map(&[("traceparent", good), ("tracestate", "a=b"), ("x-request-id", "r1")]);
+        set_trace(&mut headers, true);
+        assert_eq!(headers["traceparent"], good);
+        assert_eq!(headers["tracestate"], "a=b");
+        assert_eq!(headers["x-request-id"], "r1");
+
+        let mut headers = map(&[("traceparent", "junk"), ("tracestate", "a=b"), ("x-request-id", "two words")]);
+        set_trace(&mut headers, true);
+        assert!(is_traceparent(headers["traceparent"].as_bytes()));
+        assert!(!headers.contains_key("tracestate"));
+        assert_eq!(headers["x-request-id"].len(), 32);
+
+        let mut headers = HeaderMap::new();
+        set_trace(&mut headers, false);
+        assert!(!headers.contains_key("traceparent"));
+    }
+
+    #[test]
+    fn h17_trailers_lose_what_belongs_in_a_head() {
+        let mut trailers = map(&[("content-length", "3"), ("host", "x"), ("authorization", "x"), ("grpc-status", "0")]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers.len(), 1);
+    }
+}

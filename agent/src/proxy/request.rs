@@ -1,0 +1,159 @@
+//! A request's head as it came in -> the head that rules see and that goes upstream.
+//!
+//! Everything that two servers could read differently is refused here or brought into one form: framing, target, host,
+//! path, expectation. After this, `host` is in the headers exactly once, the target is in origin form and normal.
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
+
+use super::headers;
+use crate::model::http::{host::Authority, path};
+
+/// A request that is not served, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The status.
+    pub status: StatusCode,
+    /// For the client.
+    pub reason: &'static str,
+}
+
+fn refuse<T>(status: StatusCode, reason: &'static str) -> Result<T, Refusal> {
+    Err(Refusal { status, reason })
+}
+
+fn bad<T>(reason: &'static str) -> Result<T, Refusal> {
+    refuse(StatusCode::BAD_REQUEST, reason)
+}
+
+/// What the checks found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Canonical {
+    /// The host for rules: lower case, without port.
+    pub host: String,
+    /// The authority as sent.
+    pub authority: HeaderValue,
+    /// The client asks for a WebSocket.
+    pub websocket: bool,
+}
+
+/// Checks a head and brings it into its one form.
+///
+/// # Errors
+/// With the status that the client gets.
+pub(super) fn canonicalise(
+    parts: &mut Parts,
+    peer: SocketAddr,
+    local: SocketAddr,
+    start: bool,
+) -> Result<Canonical, Refusal> {
+    method(&parts.method)?;
+    framing(parts)?;
+    expectation(&mut parts.headers)?;
+    let authority = authority(parts)?;
+    let Some(host) = authority.to_str().ok().and_then(Authority::try_new) else { return bad("malformed host") };
+    let host = host.host.into_owned();
+    target(parts)?;
+    parts.headers.insert(header::HOST, authority.clone());
+
+    let websocket = parts.version == Version::HTTP_11
+        && parts.method == Method::GET
+        && headers::has_token(&parts.headers, &header::CONNECTION, "upgrade")
+        && parts.headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    headers::remove_hop_by_hop(&mut parts.headers);
+    join_cookies(&mut parts.headers);
+    headers::set_forwarded(&mut parts.headers, peer, local, &authority);
+    headers::set_trace(&mut parts.headers, start);
+    Ok(Canonical { host, authority, websocket })
+}
+
+fn method(method: &Method) -> Result<(), Refusal> {
+    match *method {
+        Method::CONNECT => refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served"),
+        Method::TRACE => refuse(StatusCode::METHOD_NOT_ALLOWED, "TRACE is not served"),
+        _ => Ok(()),
+    }
+}
+
+/// hyper takes any list that ends in `chunked`; the other codings would go upstream undecoded.
+fn framing(parts: &Parts) -> Result<(), Refusal> {
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(one), None) if one.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => bad("transfer coding other than chunked"),
+    }
+}
+
+/// hyper answers `100-continue` itself when the body is read, so the header ends here.
+fn expectation(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let known = |v: &HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get_all(header::EXPECT).iter().all(known) {
+        headers.remove(header::EXPECT);
+        return Ok(());
+    }
+    refuse(StatusCode::EXPECTATION_FAILED, "unknown expectation")
+}
+
+/// The one authority of the request. In an absolute target it beats `Host` (RFC 9112 part 3.2.2); `:authority` must
+/// not contradict it (RFC 9113 part 8.3.1).
+fn authority(parts: &Parts) -> Result<HeaderValue, Refusal> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return bad("more than one host");
+    }
+    let http2 = parts.version == Version::HTTP_2;
+    if parts.uri.scheme_str().is_some_and(|s| !s.eq_ignore_ascii_case("http")) {
+        return bad("scheme other than http");
+    }
+    match (parts.uri.authority(), host) {
+        (Some(target), Some(host)) if http2 && !host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes()) => {
+            bad("host differs from authority")
+        }
+        // HTTP/1.1 wants a Host beside an absolute target too.
+        (Some(_), None) if parts.version == Version::HTTP_11 => bad("no host"),
+        (Some(target), _) => HeaderValue::from_str(target.as_str()).or_else(|_| bad("malformed host")),
+        (None, Some(host)) => Ok(host.clone()),
+        // HTTP/1.0 may have none; there is nothing to route on then.
+        (None, None) => bad("no host"),
+    }
+}
+
+fn target(parts: &mut Parts) -> Result<(), Refusal> {
+    let given = parts.uri.path();
+    if parts.uri.scheme().is_none() && parts.uri.authority().is_some() {
+        return bad("target is no path");
+    }
+    // `OPTIONS *` asks about the proxy, of which there is nothing to say; the other methods have no such target.
+    if given == "*" {
+        return bad("target is no path");
+    }
+    let given = if given.is_empty() { "/" } else { given };
+    let normal = match path::normalise(given) {
+        Ok(normal) => normal,
+        Err(path::PathFault::Relative) => return bad("target is no path"),
+        Err(path::PathFault::Escape) => return bad("broken escape in path"),
+        Err(path::PathFault::Character) => return bad("forbidden character in path"),
+        Err(path::PathFault::HiddenDots) => return bad("hidden dot segment in path"),
+    };
+    let target = match parts.uri.query() {
+        Some(query) if query.bytes().all(|b| b.is_ascii_graphic()) => format!("{normal}?{query}"),
+        Some(_) => return bad("forbidden character in query"),
+        None => normal.into_owned(),
+    };
+    let Ok(target) = PathAndQuery::try_from(target) else { return bad("malformed target") };
+    parts.uri = Uri::from(target);
+    Ok(())
+}
+
+/// HTTP/2 may split cookies into fields, HTTP/1 may not. Source: RFC 9113 part 8.2.3.
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, whole);
+    }
+}

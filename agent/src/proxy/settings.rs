@@ -1,0 +1,61 @@
+//! Limits of the proxy, in one place.
+use std::time::Duration;
+
+/// Every limit has a default that suits an edge; `config` may override.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Client connections at a time. At the bound new ones wait in the backlog.
+    pub max_connections: usize,
+    /// How long a client may take for a request's head once it has begun, and for the first byte of a connection.
+    /// Then 408 and close.
+    pub header_timeout: Duration,
+    /// How long a client's connection may stay without a request. Then it is closed, HTTP/2 with GOAWAY.
+    pub idle_timeout: Duration,
+    /// How long a request's body may make no progress. Then both sides are cut.
+    pub body_timeout: Duration,
+    /// How long a client may accept no byte of a response. Then it is cut.
+    pub write_timeout: Duration,
+    /// How large a request's head may be. Beyond it 431, or 414 for the target. Units: bytes.
+    pub max_head: usize,
+    /// How many fields a request's head may have. Beyond it 431.
+    pub max_headers: usize,
+    /// HTTP/2 streams of one connection at a time; beyond it they are refused.
+    pub max_streams: u32,
+    /// How long opening a connection to an endpoint may take. Then another endpoint is tried.
+    pub connect_timeout: Duration,
+    /// How many endpoints are tried when connections cannot be opened. Then 503.
+    pub max_tries: usize,
+    /// How long an unused upstream connection is kept. Below the 5 s that common servers close theirs after: a request
+    /// that meets the closing cannot always be repeated.
+    pub upstream_idle: Duration,
+    /// How many unused connections are kept per endpoint; what is beyond it is closed after use.
+    pub max_idle_per_endpoint: usize,
+    /// How long an upgraded connection may carry no byte. Then it is cut.
+    pub tunnel_idle: Duration,
+    /// How long requests in flight may take after the proxy is told to stop. Then they are cut.
+    pub drain: Duration,
+    /// Whether a request without `traceparent` gets one.
+    pub start_traces: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_connections: 65_536,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            max_head: 64 << 10,
+            max_headers: 100,
+            max_streams: 200,
+            connect_timeout: Duration::from_secs(3),
+            max_tries: 3,
+            upstream_idle: Duration::from_secs(4),
+            max_idle_per_endpoint: 256,
+            tunnel_idle: Duration::from_secs(600),
+            drain: Duration::from_secs(30),
+            start_traces: true,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The route table in use: what is read for every request, replaced as a whole.
+//!
+//! A new table keeps what did not change: indices whose listeners are equal, and every backend address with its
+//! connections. Requests hold the table they began with; nothing of it is changed under them.
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use super::{pool::Upstream, router::Site, settings::Settings, stats::Stats};
+use crate::model::http::{HttpModel, ServicePort};
+
+/// What the proxy knows at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    sites: HashMap<SocketAddr, Arc<Site>>,
+    clusters: HashMap<ServicePort, Vec<Arc<Upstream>>>,
+    upstreams: BTreeMap<SocketAddr, Arc<Upstream>>,
+}
+
+impl Table {
+    /// The table for a model, with what it shares with this one.
+    #[must_use]
+    pub(super) fn next(&self, model: &HttpModel, settings: &Settings, stats: &Arc<Stats>) -> Self {
+        let mut sites: HashMap<SocketAddr, Arc<Site>> = HashMap::with_capacity(model.frontends.len());
+        let mut made: Vec<Arc<Site>> = Vec::new();
+        for (frontend, listeners) in &model.frontends {
+            let known = made.iter().find(|site| Arc::ptr_eq(site.listeners(), listeners)).cloned();
+            let known = known.or_else(|| self.sites.get(frontend).filter(|s| s.listeners() == listeners).cloned());
+            let site = known.unwrap_or_else(|| {
+                let site = Arc::new(Site::new(Arc::clone(listeners)));
+                made.push(Arc::clone(&site));
+                site
+            });
+            sites.insert(*frontend, site);
+        }
+        let mut upstreams: BTreeMap<SocketAddr, Arc<Upstream>> = BTreeMap::new();
+        let mut upstream = |addr: SocketAddr| {
+            let known = || self.upstreams.get(&addr).cloned();
+            let new = || Arc::new(Upstream::new(addr, settings, Arc::clone(stats)));
+            Arc::clone(upstreams.entry(addr).or_insert_with(|| known().unwrap_or_else(new)))
+        };
+        let cluster = |service| model.addresses(service).into_iter().map(&mut upstream).collect();
+        let clusters = model.services.keys().map(|s| (s.clone(), s)).map({
+            let mut cluster = cluster;
+            move |(key, service)| (key, cluster(service))
+        });
+        let clusters = clusters.collect();
+        Self { sites, clusters, upstreams }
+    }
+
+    /// Closes the idle connections of addresses that `next` does not have.
+    pub(super) fn retire(&self, next: &Self) {
+        for (addr, upstream) in &self.upstreams {
+            if !next.upstreams.contains_key(addr) {
+                upstream.retire();
+            }
+        }
+    }
+
+    /// What is served at an address that clients dial.
+    #[must_use]
+    pub(super) fn site(&self, frontend: SocketAddr) -> Option<&Arc<Site>> {
+        self.sites.get(&frontend)
+    }
+
+    /// The backend addresses of a Service port.
+    #[must_use]
+    pub(super) fn cluster(&self, service: &ServicePort) -> &[Arc<Upstream>] {
+        self.clusters.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every backend address.
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
+}

@@ -1,0 +1,101 @@
+//! A connection after `101 Switching Protocols`: bytes both ways, until both sides are done or nothing moves.
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use http::{HeaderValue, Response, header};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{
+    Shared,
+    body::ResponseBody,
+    headers,
+    pool::Pending,
+    stats::{add, sub},
+};
+
+/// How much is read at a time. Units: bytes.
+const CHUNK: usize = 16 << 10;
+
+/// Passes the backend's 101 on and copies both ways once both sides have switched.
+pub(super) fn open(
+    shared: &Arc<Shared>,
+    client: OnUpgrade,
+    mut response: Response<Incoming>,
+    pending: Pending,
+) -> Response<ResponseBody> {
+    let upstream = hyper::upgrade::on(&mut response);
+    let (shared, tasks) = (Arc::clone(shared), shared.tasks.clone());
+    tasks.spawn(async move {
+        let _pending = pending;
+        add(&shared.stats.tunnels);
+        let copied = async {
+            let (client, upstream) =
+                futures_util::future::try_join(client, upstream).await.map_err(io::Error::other)?;
+            copy(&shared, TokioIo::new(client), TokioIo::new(upstream)).await
+        };
+        tokio::select! {
+            result = copied => {
+                if let Err(error) = result {
+                    tracing::trace!(%error, "tunnel ended");
+                }
+            }
+            () = shared.kill.cancelled() => {}
+        }
+        sub(&shared.stats.tunnels);
+    });
+    headers::remove_hop_by_hop(response.headers_mut());
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    response.map(|_| ResponseBody::own(""))
+}
+
+async fn copy<A, B>(shared: &Shared, client: A, upstream: B) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let moved = AtomicU64::new(0);
+    let (client_read, client_write) = tokio::io::split(client);
+    let (upstream_read, upstream_write) = tokio::io::split(upstream);
+    let both = futures_util::future::try_join(
+        one_way(client_read, upstream_write, &moved),
+        one_way(upstream_read, client_write, &moved),
+    );
+    let idle = async {
+        loop {
+            let before = moved.load(Relaxed);
+            tokio::time::sleep(shared.settings.tunnel_idle).await;
+            if moved.load(Relaxed) == before {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        result = both => result.map(drop),
+        () = idle => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Copies until the end, then closes the other side for writing.
+async fn one_way(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    moved: &AtomicU64,
+) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let n = from.read(&mut chunk).await?;
+        if n == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&chunk[..n]).await?;
+        moved.fetch_add(n as u64, Relaxed);
+    }
+}

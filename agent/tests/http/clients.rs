@@ -1,0 +1,143 @@
+//! Clients that are slow, idle, or there when the proxy stops.
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use serde_json::json;
+use sluice::proxy::Settings;
+
+use crate::harness::{Bed, Client, Origin, SOON, any_listener, catch_all, header, status};
+
+fn short() -> Settings {
+    Settings {
+        header_timeout: Duration::from_millis(200),
+        idle_timeout: Duration::from_millis(600),
+        body_timeout: Duration::from_millis(200),
+        write_timeout: Duration::from_millis(300),
+        drain: Duration::from_secs(2),
+        ..Settings::default()
+    }
+}
+
+async fn bed(origin: &Origin) -> Bed {
+    Bed::with(short(), any_listener(), json!([catch_all()]), &[("a", &[origin.addr])]).await
+}
+
+#[tokio::test]
+async fn h44_a_slow_head_is_answered_408() {
+    let origin = Origin::named("a").await;
+    let bed = bed(&origin).await;
+    for begun in ["GET / HTTP/1.1\r\nHost: x\r\nX-", "P", "PRI * HTTP/2.0\r\n"] {
+        let mut client = bed.connect().await;
+        client.send(begun).await;
+        assert_eq!(status(&client.rest().await), 408, "{begun:?}");
+    }
+    // The second request of a connection has the same clock.
+    let mut client = bed.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    client.response().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.send("GET /again").await;
+    let at = tokio::time::Instant::now();
+    assert_eq!(status(&client.rest().await), 408);
+    assert!(at.elapsed() < Duration::from_millis(450));
+}
+
+#[tokio::test]
+async fn h45_h46_h47_silent_clients_are_closed() {
+    let origin = Origin::named("a").await;
+    let bed = bed(&origin).await;
+    let mut silent = bed.connect().await;
+    assert!(!silent.rest().await.contains("HTTP/1.1 200"));
+    let mut http2 = bed.connect().await;
+    http2.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    http2.rest().await;
+    let mut open_headers = bed.connect().await;
+    open_headers.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\0\0\0\0\x01\x82").await;
+    open_headers.rest().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(bed.stats.active_connections.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn h48_a_body_without_progress_is_cut() {
+    let mut origin = Origin::named("a").await;
+    let bed = bed(&origin).await;
+    let mut client = bed.connect().await;
+    client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").await;
+    assert_eq!(status(&client.rest().await), 408);
+    assert!(origin.next().await.starts_with("CUT POST"));
+}
+
+#[tokio::test]
+async fn h49_a_client_that_reads_nothing_is_cut() {
+    let origin = Origin::start(|mut client: Client, _| async move {
+        client.until("\r\n\r\n").await;
+        client.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
+        let chunk = vec![b'x'; 64 << 10];
+        while tokio::io::AsyncWriteExt::write_all(&mut client.stream, &chunk).await.is_ok() {}
+    })
+    .await;
+    let bed = bed(&origin).await;
+    let mut client = bed.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let gone = async {
+        while bed.stats.active_connections.load(Relaxed) > 0 || bed.stats.accepted.load(Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, gone).await.expect("the connection stays");
+}
+
+#[tokio::test]
+async fn h50_idle_is_not_slow() {
+    let origin = Origin::named("a").await;
+    let bed = bed(&origin).await;
+    let mut client = bed.connect().await;
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert_eq!(status(&client.response().await), 200);
+        // Longer than the head's clock, shorter than the idle one.
+        tokio::time::sleep(Duration::from_millis(350)).await;
+    }
+    assert_eq!(client.rest().await, "", "an idle connection closes without a word");
+}
+
+#[tokio::test]
+async fn a_drain_lets_requests_finish_and_takes_no_new_ones() {
+    let origin = Origin::start(|mut client: Client, seen| async move {
+        let _ = seen.send(client.until("\r\n\r\n").await);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        client.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate").await;
+    })
+    .await;
+    let mut origin = origin;
+    let bed = bed(&origin).await;
+    let mut idle = bed.connect().await;
+    let mut client = bed.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    origin.next().await;
+    bed.cancel.cancel();
+    assert_eq!(idle.rest().await, "");
+    let response = client.rest().await;
+    assert!(response.ends_with("late"), "{response}");
+    assert_eq!(header(&response, "connection"), Some("close"));
+    tokio::time::timeout(SOON, bed.task).await.expect("the drain hangs").unwrap();
+    assert!(tokio::net::TcpStream::connect(bed.addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_drain_has_a_deadline() {
+    let origin = Origin::start(|mut client: Client, seen| async move {
+        let _ = seen.send(client.until("\r\n\r\n").await);
+        let _ = client.rest().await;
+    })
+    .await;
+    let mut origin = origin;
+    let settings = Settings { drain: Duration::from_millis(100), ..Settings::default() };
+    let bed = Bed::with(settings, any_listener(), json!([catch_all()]), &[("a", &[origin.addr])]).await;
+    let mut client = bed.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    origin.next().await;
+    bed.cancel.cancel();
+    tokio::time::timeout(SOON, bed.task).await.expect("the drain hangs").unwrap();
+    assert_eq!(client.rest().await, "");
+}

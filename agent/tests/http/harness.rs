@@ -1,0 +1,314 @@
+//! A proxy on loopback, backends that record what they get, clients that speak bytes.
+//!
+//! Gateways and routes go through the real compiler; then the frontend becomes the proxy's own socket and the backends
+//! of each Service become those of the test.
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use sluice::{
+    api::{ObjectName, meta::ObjectMeta},
+    model::{
+        self, Backend, Model, Node, Port,
+        http::{HttpModel, ServicePort},
+    },
+    proxy::{Proxy, Settings, Stats},
+    source::Snapshot,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Nothing in these tests takes longer.
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+
+/// A running proxy.
+pub(crate) struct Bed {
+    pub addr: SocketAddr,
+    pub stats: Arc<Stats>,
+    pub cancel: CancellationToken,
+    pub task: JoinHandle<()>,
+    models: watch::Sender<Arc<Model>>,
+}
+
+impl Bed {
+    /// A proxy with short limits.
+    pub(crate) async fn new(listeners: Value, routes: Value, backends: &[(&str, &[SocketAddr])]) -> Self {
+        Self::with(Settings::default(), listeners, routes, backends).await
+    }
+
+    /// One listener for every host, one route for every request, to one backend.
+    pub(crate) async fn to(backend: SocketAddr) -> Self {
+        Self::new(any_listener(), json!([catch_all()]), &[("a", &[backend])]).await
+    }
+
+    pub(crate) async fn with(
+        settings: Settings,
+        listeners: Value,
+        routes: Value,
+        backends: &[(&str, &[SocketAddr])],
+    ) -> Self {
+        let proxy = Proxy::bind_with(settings).unwrap();
+        let port = proxy.socket().local_addr().unwrap().port();
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (models, receiver) = watch::channel(Arc::new(compile(addr, listeners, routes, backends)));
+        let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.stats(), proxy.applied());
+        let task = tokio::spawn(proxy.run(receiver, cancel.clone()));
+        applied.wait_for(Option::is_some).await.unwrap();
+        Self { addr, stats, cancel, task, models }
+    }
+
+    /// Changes what is served and waits until it is.
+    pub(crate) async fn serve(&self, listeners: Value, routes: Value, backends: &[(&str, &[SocketAddr])]) {
+        let before = self.stats.tables.load(Relaxed);
+        self.models.send_replace(Arc::new(compile(self.addr, listeners, routes, backends)));
+        while self.stats.tables.load(Relaxed) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        Client::connect(self.addr).await
+    }
+
+    /// Sends bytes on a new connection and reads until the proxy closes it.
+    pub(crate) async fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut client = self.connect().await;
+        client.send(bytes).await;
+        client.rest().await
+    }
+
+    /// A GET with more header lines, closing; the whole response.
+    pub(crate) async fn get(&self, path: &str, host: &str, headers: &str) -> String {
+        self.raw(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n")).await
+    }
+}
+
+pub(crate) fn any_listener() -> Value {
+    json!([{"name": "web", "protocol": "HTTP"}])
+}
+
+/// A route without hostnames and matches, to Service `a`.
+pub(crate) fn catch_all() -> Value {
+    json!({"metadata": {"name": "all"}, "spec": {"parentRefs": [{"name": "gw"}],
+        "rules": [{"backendRefs": [{"name": "a", "port": 80}]}]}})
+}
+
+/// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint.
+pub(crate) fn compile(
+    addr: SocketAddr,
+    mut listeners: Value,
+    routes: Value,
+    backends: &[(&str, &[SocketAddr])],
+) -> Model {
+    for listener in listeners.as_array_mut().unwrap() {
+        listener["port"] = json!(addr.port());
+    }
+    let gateway = json!({"metadata": {"name": "gw"}, "spec": {"gatewayClassName": "sluice", "listeners": listeners}});
+    let mut snapshot = Snapshot::default();
+    let name = |meta: &ObjectMeta| ObjectName::new(&meta.namespace, &meta.name);
+    let gateway: sluice::api::Gateway = serde_json::from_value(gateway).unwrap();
+    snapshot.gateways.insert(name(&gateway.metadata), Arc::new(gateway));
+    for route in routes.as_array().unwrap() {
+        let route: sluice::api::HttpRoute = serde_json::from_value(route.clone()).unwrap();
+        snapshot.http_routes.insert(name(&route.metadata), Arc::new(route));
+    }
+    for (service, _) in backends {
+        let service = json!({"metadata": {"name": service}, "spec": {"ports": [{"port": 80}]}});
+        let service: sluice::api::Service = serde_json::from_value(service).unwrap();
+        snapshot.services.insert(name(&service.metadata), Arc::new(service));
+    }
+    let pool = "192.0.2.0/24".parse().unwrap();
+    let node = Node { name: "n1".into(), zone: None, pools: vec![pool], allocations: BTreeMap::new() };
+    let mut model = model::compile(&snapshot, &node);
+    let mut http = HttpModel::clone(&model.http);
+    http.frontends = http.frontends.into_values().map(|listeners| (addr, listeners)).collect();
+    for (service, addrs) in backends {
+        let key = ServicePort { service: ObjectName::new("default", *service), port: Port::try_new(80).unwrap() };
+        let backend = |a: &SocketAddr| Backend {
+            addr: a.ip(),
+            port: Port::try_new(a.port().into()).unwrap(),
+            locality: model::Locality::Local,
+        };
+        if let Some(slot) = http.services.get_mut(&key) {
+            *slot = addrs.iter().map(backend).collect();
+        }
+    }
+    model.http = Arc::new(http);
+    model.rev = 1;
+    model
+}
+
+/// A client's connection.
+pub(crate) struct Client {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(addr).await.unwrap(), buffer: Vec::new() }
+    }
+
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Reads until the other side closes; what was read before a reset counts.
+    pub(crate) async fn rest(&mut self) -> String {
+        let all = async { while self.more().await {} };
+        tokio::time::timeout(SOON, all).await.expect("the connection stays open");
+        text(&std::mem::take(&mut self.buffer))
+    }
+
+    /// Reads one response with Content-Length, or without body.
+    pub(crate) async fn response(&mut self) -> String {
+        let one = async {
+            loop {
+                if let Some(end) = message_end(&self.buffer) {
+                    return text(&self.buffer.drain(..end).collect::<Vec<_>>());
+                }
+                assert!(self.more().await, "closed after {:?}", text(&self.buffer));
+            }
+        };
+        tokio::time::timeout(SOON, one).await.expect("no response")
+    }
+
+    /// Reads until `needle` is there.
+    pub(crate) async fn until(&mut self, needle: &str) -> String {
+        let found = async {
+            while !text(&self.buffer).contains(needle) {
+                assert!(self.more().await, "closed after {:?}", text(&self.buffer));
+            }
+        };
+        tokio::time::timeout(SOON, found).await.expect("never came");
+        text(&std::mem::take(&mut self.buffer))
+    }
+
+    async fn more(&mut self) -> bool {
+        matches!(self.stream.read_buf(&mut self.buffer).await, Ok(n) if n > 0)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Where the first message ends, by its own framing.
+fn message_end(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+    let lower = text(&bytes[..head]).to_lowercase();
+    if lower.contains("transfer-encoding: chunked") {
+        return bytes[head..].windows(5).position(|w| w == b"0\r\n\r\n").map(|at| head + at + 5);
+    }
+    let length =
+        lower.lines().find_map(|l| l.strip_prefix("content-length: ")).map_or(0, |n| n.trim().parse().unwrap());
+    (bytes.len() >= head + length).then_some(head + length)
+}
+
+/// The status of a response.
+pub(crate) fn status(response: &str) -> u16 {
+    let code = response.strip_prefix("HTTP/1.").and_then(|r| r.get(2..5));
+    code.and_then(|c| c.parse().ok()).unwrap_or_else(|| panic!("no response: {response:?}"))
+}
+
+/// A header of a raw message.
+pub(crate) fn header<'a>(message: &'a str, name: &str) -> Option<&'a str> {
+    let head = message.split("\r\n\r\n").next()?;
+    head.lines()
+        .skip(1)
+        .filter_map(|l| l.split_once(':'))
+        .find(|(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|(_, v)| v.trim())
+}
+
+/// A backend that does what it is told.
+pub(crate) struct Origin {
+    pub addr: SocketAddr,
+    /// What came in, one message each.
+    pub seen: mpsc::UnboundedReceiver<String>,
+    /// How many connections it had.
+    pub connections: Arc<AtomicUsize>,
+}
+
+impl Origin {
+    /// Answers every request with its name, and keeps connections open.
+    pub(crate) async fn named(name: &'static str) -> Self {
+        Self::answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()), false).await
+    }
+
+    /// Answers every request with these bytes, then closes if `close`.
+    pub(crate) async fn answering(response: impl Into<Vec<u8>>, close: bool) -> Self {
+        let response = Arc::new(response.into());
+        Self::start(move |mut client: Client, seen| {
+            let response = Arc::clone(&response);
+            async move {
+                loop {
+                    let message = loop {
+                        if let Some(end) = message_end(&client.buffer) {
+                            break text(&client.buffer.drain(..end).collect::<Vec<_>>());
+                        }
+                        if !client.more().await {
+                            let left = text(&client.buffer);
+                            if !left.is_empty() {
+                                let _ = seen.send(format!("CUT {left}"));
+                            }
+                            return;
+                        }
+                    };
+                    let _ = seen.send(message);
+                    if client.stream.write_all(&response).await.is_err() || close {
+                        return;
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Runs a script for every connection.
+    pub(crate) async fn start<F, W>(script: F) -> Self
+    where
+        F: Fn(Client, mpsc::UnboundedSender<String>) -> W + Send + 'static,
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (sender, seen) = mpsc::unbounded_channel();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Relaxed);
+                tokio::spawn(script(Client { stream, buffer: Vec::new() }, sender.clone()));
+            }
+        });
+        Self { addr, seen, connections }
+    }
+
+    /// The next message that came in.
+    pub(crate) async fn next(&mut self) -> String {
+        tokio::time::timeout(SOON, self.seen.recv()).await.expect("nothing came").unwrap()
+    }
+
+    /// Whether nothing came in so far.
+    pub(crate) fn untouched(&mut self) -> bool {
+        self.seen.try_recv().is_err()
+    }
+}
+
+/// An address where nobody listens.
+pub(crate) async fn refusing() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
+}
