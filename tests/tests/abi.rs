@@ -12,23 +12,22 @@ macro_rules! layouts {
     ($out:expr, $($name:ident { $($field:ident: $type:ty),+ $(,)? })+) => {$({
         let whole: fn($name) = |$name { $($field),+ }| { $(let _: $type = $field;)+ };
         let _ = whole;
-        writeln!($out, "struct {}: {} bytes", stringify!($name), size_of::<$name>()).unwrap();
-        $(writeln!($out, "  {:>2} {}: {}", std::mem::offset_of!($name, $field), stringify!($field), stringify!($type)).unwrap();)+
+        writeln!($out, "struct {}: {} bytes", stringify!($name), size_of::<$name>())?;
+        $(writeln!($out, "  {:>2} {}: {}", std::mem::offset_of!($name, $field), stringify!($field), stringify!($type))?;)+
     })+};
 }
 
 macro_rules! constants {
-    ($out:expr, $($name:ident),+ $(,)?) => {$(writeln!($out, "const {} = {}", stringify!($name), $name).unwrap();)+};
+    ($out:expr, $($name:ident),+ $(,)?) => {$(writeln!($out, "const {} = {}", stringify!($name), $name)?;)+};
 }
 
-fn maps(out: &mut String) {
-    let bytes = fs::read(sluice_tests::packets::object()).unwrap();
-    let object = aya_obj::Object::parse(&bytes).unwrap();
+fn maps(out: &mut String) -> std::fmt::Result {
+    let bytes = fs::read(sluice_tests::packets::object()).expect("read the object");
+    let object = aya_obj::Object::parse(&bytes).expect("parse the object");
     for name in map::ALL {
         let m = object.maps.get(name).unwrap_or_else(|| panic!("the object has no map {name}"));
         let (kind, key, value, entries) = (m.map_type(), m.key_size(), m.value_size(), m.max_entries());
-        writeln!(out, "map {name}: type {kind}, key {key}, value {value}, entries {entries}, flags {}", m.map_flags())
-            .unwrap();
+        writeln!(out, "map {name}: type {kind}, key {key}, value {value}, entries {entries}, flags {}", m.map_flags())?;
     }
     let mut others: Vec<_> = object.maps.keys().filter(|n| !map::ALL.contains(&n.as_str())).collect();
     others.sort();
@@ -38,11 +37,12 @@ fn maps(out: &mut String) {
     let mut want = [program::XDP, program::INGRESS, program::EGRESS, program::LOOKUP, program::PASS];
     want.sort_unstable();
     assert_eq!(programs, want);
+    Ok(())
 }
 
-fn snapshot() -> String {
+fn snapshot() -> Result<String, std::fmt::Error> {
     let mut out = format!("layout {LAYOUT}\n\n");
-    maps(&mut out);
+    maps(&mut out)?;
     out.push('\n');
     layouts! { out,
         FrontendKey { vip: Addr, port: u16, proto: u8, family: u8 }
@@ -61,22 +61,22 @@ fn snapshot() -> String {
         Settings { snat_first: u16, snat_last: u16, reject_rate: u32 }
         Bucket { filled: u64, tokens: u64 }
     }
-    writeln!(out, "struct Addr: {} bytes\n", size_of::<Addr>()).unwrap();
+    writeln!(out, "struct Addr: {} bytes\n", size_of::<Addr>())?;
     constants! { out,
         MAX_FRONTENDS, MAX_BACKENDS, MAX_VIPS, MAX_CHUNKS, CHUNK_SLOTS, MAX_CONNTRACK, MAX_UPLINKS, PROXY_TCP, TCP, UDP,
         FRONTEND_PROXY, FRONTEND_DROP, FRONTEND_AFFINITY, BACKEND_LOCAL, BACKEND_REMOTE, VIP_ECHO, VIP_REJECT,
         CT_REQUEST, CT_REPLY, CT_SNAT, CT_REPLIED, CT_FIN_CLIENT, CT_FIN_BACKEND, CT_RST,
     }
     for reason in Reason::ALL {
-        writeln!(out, "reason {} = {}", reason.name(), reason as u32).unwrap();
+        writeln!(out, "reason {} = {}", reason.name(), reason as u32)?;
     }
-    out
+    Ok(out)
 }
 
 #[test]
 fn the_layout_is_what_the_pins_say() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi.txt");
-    let got = snapshot();
+    let got = snapshot().expect("write to memory");
     if std::env::var_os("SLUICE_WRITE_ABI").is_some() {
         fs::write(&path, &got).unwrap();
     }
