@@ -157,7 +157,7 @@ fn is_free(choice: &Choice, closed: bool) -> bool {
     let peer = CONNTRACK.get_ptr(&request).map(|p| unsafe { &*p }).filter(|p| p.to == flow::reversed(&reply.tuple));
     let idle = |e: &CtEntry| flow::expired(reply.proto, e.flags, e.seen, now);
     let over = idle(old) && peer.is_none_or(idle);
-    if !over && !(closed && flow::closed(old.flags)) {
+    if !(over || closed && flow::closed(old.flags)) {
         return false;
     }
     if peer.is_some() {

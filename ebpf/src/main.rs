@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(clippy::needless_borrows_for_generic_args, reason = "a key by value is a copy on a stack of 512 bytes")]
 
 use aya_ebpf::{
     bindings::{sk_action::SK_PASS, xdp_action::XDP_PASS},

@@ -6,4 +6,5 @@ mod packets {
     mod programs;
     mod refused;
     mod tracking;
+    mod veth;
 }
