@@ -63,7 +63,7 @@ fn peer_lives(entry: &CtEntry, proto: u8, dir: u8, now: u64) -> bool {
 /// Notes that a packet of the flow was seen.
 #[inline(always)]
 pub(crate) fn touch(entry: &mut CtEntry, h: &Headers, now: u64) {
-    if now.saturating_sub(entry.seen) > CT_REFRESH_NS {
+    if flow::idle(entry.seen, now) > CT_REFRESH_NS {
         entry.seen = now;
     }
     let new = flow::state_bits(h.tcp_flags, h.key.dir) & !entry.flags;

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use core::{arch::asm, ffi::c_void, mem::offset_of};
 use sluice_ebpf::{
     Reason, UDP, csum,
-    packet::{Bounds, Headers, L4_MAX},
+    packet::{Bounds, Headers, L4_MAX, Parsed, parse},
 };
 
 /// TCX: on to the next program.
@@ -39,6 +39,8 @@ pub(crate) trait Packet: Copy {
     fn is_gso(self) -> bool;
     /// The interface it came in on, or goes out of.
     fn ifindex(self) -> u32;
+    /// Parses the packet into `h`, which must be fresh.
+    fn parse(self, h: &mut Headers) -> Parsed;
     /// Adjusts the layer 4 checksum to addresses and ports that have been written; the differences are the sums of
     /// `csum::diff_addrs` and `csum::diff_ports`, `new` the sum of the pseudo header now.
     fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, new: u64) -> Option<()>;
@@ -109,6 +111,11 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn parse(self, h: &mut Headers) -> Parsed {
+        Parsed::unpack(parse_frame(self.0, h))
+    }
+
+    #[inline(always)]
     fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, new: u64) -> Option<()> {
         let (b, at) = (self.bounds(), check_offset(h));
         let old = b.read::<u16>(at)?;
@@ -145,6 +152,29 @@ impl Frame {
             // SAFETY: a helper with scalar arguments.
             Action::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
         }
+    }
+}
+
+/// Parses a frame; a global function, so that the verifier walks through the parse once and then forgets its paths.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn parse_frame(ctx: *mut xdp_md, h: *mut Headers) -> u32 {
+    parse_into(Frame(ctx), h)
+}
+
+/// Parses a buffer, as [`parse_frame`] does.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn parse_buffer(ctx: *mut __sk_buff, h: *mut Headers) -> u32 {
+    parse_into(Buffer(ctx), h)
+}
+
+#[inline(always)]
+fn parse_into<P: Packet>(p: P, h: *mut Headers) -> u32 {
+    // SAFETY: the caller's own value, which the verifier wants checked all the same.
+    match unsafe { h.as_mut() } {
+        Some(h) => parse(p.bounds(), p.frame_len(), p.is_gso(), h).pack(),
+        None => Parsed::Foreign.pack(),
     }
 }
 
@@ -243,6 +273,11 @@ impl Packet for Buffer {
     fn ifindex(self) -> u32 {
         // SAFETY: the context outlives the program.
         unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    fn parse(self, h: &mut Headers) -> Parsed {
+        Parsed::unpack(parse_buffer(self.0, h))
     }
 
     #[inline(always)]

@@ -16,7 +16,7 @@ use crate::{
     nat, route,
 };
 use sluice_ebpf::{
-    packet::{Headers, Parsed, parse},
+    packet::{Headers, Parsed},
     *,
 };
 
@@ -24,7 +24,7 @@ use sluice_ebpf::{
 #[inline(always)]
 pub(crate) fn ingress<P: Packet>(p: P) -> Action {
     let mut h = Headers::default();
-    match parse(p.bounds(), p.frame_len(), p.is_gso(), &mut h) {
+    match p.parse(&mut h) {
         Parsed::Foreign => Action::Pass,
         Parsed::Bad(reason) => bad(&mut h, reason),
         Parsed::Icmp => echo::answer(p, &h),
@@ -36,7 +36,7 @@ pub(crate) fn ingress<P: Packet>(p: P) -> Action {
 #[inline(always)]
 pub(crate) fn egress(p: Buffer) -> Action {
     let mut h = Headers::default();
-    match parse(p.bounds(), p.frame_len(), p.is_gso(), &mut h) {
+    match p.parse(&mut h) {
         Parsed::Flow => {}
         Parsed::Bad(Reason::Fragment) if is_reply(&mut h) => return count::drop(Reason::Fragment),
         _ => return Action::Pass,

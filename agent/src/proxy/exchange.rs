@@ -1,30 +1,24 @@
 //! One request: checked, routed, sent upstream, answered.
 //!
-//! # Design
-//! - A request keeps the rule it was routed by; each try picks its endpoint from the table of that moment, so that no
-//!   endpoint is chosen that has left the model.
-//! - What is tried again, and only this: an endpoint that could not be connected (nothing was sent); a pooled
-//!   connection that took nothing; a pooled connection that closed before it answered, for an idempotent request
-//!   without body. Never a request that a fresh connection has taken.
+//! A request keeps the rule it was routed by, whatever the table becomes; only its endpoint is looked up late.
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use tokio::time::{Instant, timeout_at};
 
 use super::{
     Shared,
-    body::{BodyFault, RequestBody, ResponseBody},
+    body::{RequestBody, ResponseBody},
     headers,
     io::{Active, Activity},
-    pool::{Lease, Pending, Upstream},
     request::{self, Canonical},
     respond,
     router::Routed,
     stats::add,
     tunnel,
+    upstream::{self, Sent},
 };
-use crate::model::http::{Action, HttpMatch, HttpRule, RequestHead, ServicePort, Share, ShareTarget, Timeouts};
+use crate::model::http::{Action, HttpMatch, HttpRule, RequestHead, Share, ShareTarget};
 
 /// A client's connection, as far as its requests need it.
 #[derive(Debug)]
@@ -92,7 +86,7 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     let body = RequestBody::new(incoming, shared.settings.body_timeout);
-    match send(shared, service, parts, body, rule.timeouts).await {
+    match upstream::send(shared, service, parts, body, rule.timeouts).await {
         Ok(sent) => finish(shared, sent, websocket, share, &rule),
         Err(failure) => {
             let (status, reason) = failure.answer();
@@ -154,140 +148,6 @@ fn change(parts: &mut Parts, rule: &HttpRule, share: &Share, matches: &HttpMatch
     }
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-}
-
-/// Why there is no response from upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Failure {
-    NoEndpoint,
-    Unreachable,
-    Broken,
-    Timeout,
-    ClientBroken,
-    ClientStalled,
-}
-
-impl Failure {
-    fn answer(self) -> (StatusCode, &'static str) {
-        match self {
-            Self::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "the backend has no ready endpoint"),
-            Self::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "no endpoint of the backend could be connected"),
-            Self::Broken => (StatusCode::BAD_GATEWAY, "the backend broke off or sent no valid response"),
-            Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the backend did not answer in time"),
-            Self::ClientBroken => (StatusCode::BAD_REQUEST, "the request's body is malformed or incomplete"),
-            Self::ClientStalled => (StatusCode::REQUEST_TIMEOUT, "the request's body made no progress"),
-        }
-    }
-
-    /// Whose fault it is that a request did not get through.
-    fn of(error: &hyper::Error) -> Self {
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            match cause.downcast_ref::<BodyFault>() {
-                Some(BodyFault::Broken(_)) => return Self::ClientBroken,
-                Some(BodyFault::Stalled) => return Self::ClientStalled,
-                Some(BodyFault::Timeout) => return Self::Timeout,
-                None => source = cause.source(),
-            }
-        }
-        Self::Broken
-    }
-}
-
-/// A response that is on its way.
-struct Sent {
-    response: Response<Incoming>,
-    lease: Lease,
-    pending: Pending,
-    deadline: Option<Instant>,
-}
-
-async fn send(
-    shared: &Shared,
-    service: &ServicePort,
-    parts: Parts,
-    body: RequestBody,
-    timeouts: Timeouts,
-) -> Result<Sent, Failure> {
-    let settings = &shared.settings;
-    let overall = timeouts.request.map(|t| Instant::now() + t);
-    let repeatable = http_body::Body::is_end_stream(&body) && parts.method.is_idempotent();
-    let mut request = Request::from_parts(parts, body);
-    let mut tried: Vec<SocketAddr> = Vec::new();
-    let mut fresh = false;
-    loop {
-        let Some(upstream) = pick(shared.table.load().cluster(service), &tried) else {
-            return Err(if tried.is_empty() { Failure::NoEndpoint } else { Failure::Unreachable });
-        };
-        let deadline = [overall, timeouts.backend.map(|t| Instant::now() + t)].into_iter().flatten().min();
-        let pending = Pending::new(&upstream);
-        let pooled = if fresh { None } else { upstream.reuse(settings.upstream_idle) };
-        let mut lease = match pooled {
-            Some(lease) => lease,
-            None => match within(shared, deadline, upstream.connect(settings.connect_timeout)).await? {
-                Ok(lease) => lease,
-                Err(error) => {
-                    tracing::debug!(backend = %upstream.addr, %service, %error, "endpoint could not be connected");
-                    tried.push(upstream.addr);
-                    if tried.len() >= settings.max_tries {
-                        return Err(Failure::Unreachable);
-                    }
-                    add(&shared.stats.retries);
-                    continue;
-                }
-            },
-        };
-        let spare = (lease.reused && repeatable).then(|| copy(&request));
-        let mut error = match within(shared, deadline, lease.sender.try_send_request(request)).await? {
-            Ok(response) => return Ok(Sent { response, lease, pending, deadline }),
-            Err(error) => error,
-        };
-        let untouched = error.take_message();
-        let error = error.into_error();
-        let failure = Failure::of(&error);
-        let again = untouched.or_else(|| spare.filter(|_| failure == Failure::Broken && !error.is_parse()));
-        let Some(again) = again.filter(|_| lease.reused) else {
-            if failure == Failure::Broken {
-                add(&shared.stats.upstream_errors);
-                tracing::debug!(backend = %upstream.addr, %service, %error, "no response from endpoint");
-            }
-            return Err(failure);
-        };
-        request = again;
-        fresh = true;
-        add(&shared.stats.retries);
-    }
-}
-
-/// A copy of a request without body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    copy
-}
-
-async fn within<T>(shared: &Shared, deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T, Failure> {
-    match deadline {
-        None => Ok(work.await),
-        Some(at) => timeout_at(at, work).await.map_err(|_| {
-            add(&shared.stats.timeouts);
-            Failure::Timeout
-        }),
-    }
-}
-
-/// The less busy of two endpoints chosen at random, among those that were not tried.
-fn pick(cluster: &[Arc<Upstream>], tried: &[SocketAddr]) -> Option<Arc<Upstream>> {
-    let two = |from: &[&Arc<Upstream>]| {
-        let first = fastrand::usize(..from.len());
-        let second = (first + 1 + fastrand::usize(..(from.len() - 1).max(1))) % from.len();
-        let less = if from[second].pending() < from[first].pending() { second } else { first };
-        Arc::clone(from[less])
-    };
-    let left: Vec<&Arc<Upstream>> = cluster.iter().filter(|u| !tried.contains(&u.addr)).collect();
-    (!left.is_empty()).then(|| two(&left))
 }
 
 /// Brings a response into its form for the client.

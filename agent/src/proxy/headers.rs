@@ -99,9 +99,18 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
 }
 
 /// Replaces what the client says about itself by what the connection shows.
+///
+/// Servers that hand headers on as variables take `X_Real_IP` for `X-Real-IP`, so the claims, the framing and the host
+/// do not pass in that spelling either.
 pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local: SocketAddr, authority: &HeaderValue) {
-    let claimed = |name: &HeaderName| {
-        name.as_str().starts_with("x-forwarded-") || matches!(name.as_str(), "forwarded" | "x-real-ip")
+    let claim = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
+    let framing = |name: &str| matches!(name, "content-length" | "transfer-encoding" | "host" | "connection");
+    let claimed = |name: &HeaderName| match name.as_str() {
+        name if name.contains('_') => {
+            let name = name.replace('_', "-");
+            claim(&name) || framing(&name)
+        }
+        name => claim(name),
     };
     let claims: Vec<HeaderName> = headers.keys().filter(|name| claimed(name)).cloned().collect();
     for name in claims {

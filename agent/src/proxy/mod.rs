@@ -7,7 +7,7 @@
 //! ```text
 //! listener -> connection (protocol, clocks) -> exchange --+-- request   checks, one form of every head
 //!                                                         +-- router    host, path, headers -> rule
-//!                                                         +-- pool      endpoint, connection
+//!                                                         +-- upstream  endpoint, connection, tries
 //!                                                         +-- body      frames both ways
 //! ```
 //!
@@ -29,6 +29,7 @@ mod router;
 mod settings;
 mod table;
 mod tunnel;
+mod upstream;
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
@@ -127,7 +128,7 @@ impl Proxy {
         self.applied.subscribe()
     }
 
-    /// Serves every model in turn until `cancel`, then lets requests in flight finish within [`Settings::drain`].
+    /// Serves every model from revision 1 on until `cancel`, then lets requests in flight finish within [`Settings::drain`].
     pub async fn run(self, mut models: watch::Receiver<Arc<Model>>, cancel: CancellationToken) {
         let Self { socket, shared, applied } = self;
         let listener = match tokio::net::TcpListener::from_std(socket) {
@@ -137,7 +138,13 @@ impl Proxy {
                 return;
             }
         };
-        apply(&shared, &models.borrow_and_update().http, &applied);
+        // Before the first model nobody knows what is a listener: connections wait in the backlog.
+        let first = tokio::select! {
+            first = models.wait_for(|model| model.rev > 0) => first.map(|model| Arc::clone(&model.http)),
+            () = cancel.cancelled() => return,
+        };
+        let Ok(first) = first else { return };
+        apply(&shared, &first, &applied);
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), cancel.clone()));
         let mut sweep = tokio::time::interval(SWEEP);
         let mut open = true;

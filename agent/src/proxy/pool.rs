@@ -22,6 +22,9 @@ use super::{
     stats::{Stats, add, sub},
 };
 
+/// How long an endpoint that could not be connected is passed over.
+const DOWN: Duration = Duration::from_secs(2);
+
 /// One backend address.
 #[derive(Debug)]
 pub(super) struct Upstream {
@@ -29,6 +32,7 @@ pub(super) struct Upstream {
     pub addr: SocketAddr,
     pending: AtomicUsize,
     gone: AtomicBool,
+    down_until: Mutex<Option<Instant>>,
     idle: Mutex<Vec<Idle>>,
     max_idle: usize,
     stats: Arc<Stats>,
@@ -48,6 +52,7 @@ impl Upstream {
             addr,
             pending: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
+            down_until: Mutex::new(None),
             idle: Mutex::new(Vec::new()),
             max_idle: settings.max_idle_per_endpoint,
             stats,
@@ -58,6 +63,19 @@ impl Upstream {
     #[must_use]
     pub(super) fn pending(&self) -> usize {
         self.pending.load(Relaxed)
+    }
+
+    /// Passed over for [`DOWN`] from now on: it could not be connected.
+    pub(super) fn set_down(&self) {
+        *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + DOWN);
+    }
+
+    /// Whether it could not be connected lately.
+    #[must_use]
+    pub(super) fn is_down(&self) -> bool {
+        let mut until = self.down_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = until.filter(|at| *at > Instant::now());
+        until.is_some()
     }
 
     /// Closes idle connections and keeps no more: the address left the model.

@@ -146,6 +146,7 @@ pub(crate) fn compile(
         }
     }
     model.http = Arc::new(http);
+    model.rev = 1;
     model
 }
 

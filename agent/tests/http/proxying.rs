@@ -300,6 +300,16 @@ async fn h95_connections_to_an_endpoint_that_left_are_closed() {
 }
 
 #[tokio::test]
+async fn h33_another_spelling_of_a_header_does_not_pass() {
+    let mut origin = Origin::named("a").await;
+    let bed = Bed::to(origin.addr).await;
+    bed.get("/", "x", "X_Forwarded_For: 1.2.3.4\r\nx_real-ip: 1.2.3.4\r\nContent_Length: 5\r\nmy_header: 1\r\n").await;
+    let request = origin.next().await;
+    assert!(!request.contains("1.2.3.4") && header(&request, "content_length").is_none(), "{request}");
+    assert_eq!(header(&request, "my_header"), Some("1"));
+}
+
+#[tokio::test]
 async fn h109_the_client_cannot_say_who_it_is() {
     let mut origin = Origin::named("a").await;
     let bed = Bed::to(origin.addr).await;

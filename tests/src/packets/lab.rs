@@ -16,7 +16,7 @@ use sluice_ebpf::*;
 
 use super::object;
 
-/// The namespace: `up0` and `up1` are uplinks, `pod0` leads to pods. Every address has a permanent neighbour but .99.
+/// The namespace: `up0` and `up1` (MTU 1280) are uplinks, `pod0` leads to pods. Every address has a permanent neighbour but .99.
 const TOPOLOGY: &str = "
 set -e
 for d in up0 up1 pod0; do
@@ -27,6 +27,7 @@ ip link set up0 address 02:00:00:00:01:01
 ip link set up1 address 02:00:00:00:02:01
 ip link set lo up
 for d in up0 up1 pod0; do ip link set $d up; done
+ip link set up1 mtu 1280
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 >/dev/null
 ip addr add 192.0.2.1/24 dev up0
 ip addr add 2001:db8:1::1/64 dev up0 nodad
@@ -37,12 +38,10 @@ ip addr add 2001:db8:f::1/64 dev pod0 nodad
 ip route add default via 192.0.2.254
 ip -6 route add default via 2001:db8:1::fe
 ip route add unreachable 192.0.2.66
-ip route add 192.0.2.67 dev up0 mtu 576
 neigh() { ip neigh add $1 lladdr $2 dev $3 nud permanent; }
 neigh 192.0.2.254 02:00:00:00:00:fe up0
 neigh 2001:db8:1::fe 02:00:00:00:00:fe up0
 neigh 192.0.2.20 02:00:00:00:00:14 up0
-neigh 192.0.2.67 02:00:00:00:00:43 up0
 neigh 2001:db8:1::20 02:00:00:00:00:14 up0
 neigh 203.0.113.20 02:00:00:00:02:14 up1
 neigh 2001:db8:2::20 02:00:00:00:02:14 up1
