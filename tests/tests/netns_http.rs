@@ -3,7 +3,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -33,18 +33,19 @@ fn front(datapath: Datapath, rules: &Value) -> Scene {
     scene
 }
 
-/// Replaces the rules and waits until the proxy has them: each table has a rule that tells which it is.
+/// Replaces the rules and waits until they are in force: each table has a redirect that tells which it is.
 fn route(scene: &Scene, rules: &Value) {
-    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     let mark = format!("/mark-{}", COUNT.fetch_add(1, Ordering::Relaxed));
     let mut rules = rules.clone();
-    let exact =
-        json!({"matches": [{"path": {"type": "Exact", "value": mark}}], "backendRefs": [{"name": "v1", "port": 80}]});
-    rules.as_array_mut().expect("rules").push(exact);
+    rules.as_array_mut().expect("rules").push(json!({
+        "matches": [{"path": {"type": "Exact", "value": mark}}],
+        "filters": [{"type": "RequestRedirect", "requestRedirect": {"hostname": "mark.example", "statusCode": 302}}]
+    }));
     scene.write("route.yaml", &[http_route("shop", "front", &[HOST], &rules)]);
     eventually("the routes are in force", APPLIED, || {
-        let routes = scene.agent.show(&["routes"])?;
-        anyhow::ensure!(routes.contains(&mark), "{routes}");
+        let reply = client::send(&scene.lab.client, at(), Protocol::Http1, client::get(HOST, &mark))?;
+        anyhow::ensure!(reply.status == 302, "{}", reply.status);
         Ok(())
     });
 }
