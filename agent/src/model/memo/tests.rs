@@ -139,6 +139,7 @@ fn shares(before: &Model, after: &Model) -> bool {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
     #[test]
     fn any_history_leads_to_the_model_of_a_fresh_compile(
         history in prop::collection::vec(prop::collection::vec(any_event(), 1..4), 1..24),
