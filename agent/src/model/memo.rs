@@ -152,7 +152,8 @@ pub(crate) fn differences<'a, K: Ord, V>(
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
                 (Some(a), Some(b)) if is_same(*a, *b) => {
-                    (old.next(), new.next());
+                    old.next();
+                    new.next();
                     continue;
                 }
                 (Some((a, _)), Some((b, _))) => a.cmp(b),

@@ -32,8 +32,10 @@ use tree::{Scan, Tree};
 
 /// How long events are gathered before a scan.
 const COALESCE: Duration = Duration::from_millis(1);
-/// Time between scans without an event.
+/// Time between scans without an event, at least.
 const RESCAN: Duration = Duration::from_secs(5);
+/// And in terms of what the last full scan took: they make up for lost events alone, and must neither cost nor delay.
+const RESCAN_SHARE: u32 = 200;
 /// How long the end of a write is waited for.
 const SETTLE: Duration = Duration::from_millis(250);
 /// Events that wait for the next scan at most; beyond it they are dropped: the scan that is due sees what they told.
@@ -79,18 +81,21 @@ pub async fn watch(
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let mut reader = Reader::new(&root, events);
     let mut pending = Pending { rewatch: true, due: true, ..Pending::default() };
-    let mut rescan = tokio::time::interval(RESCAN);
-    rescan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    rescan.reset();
+    let mut rescan_at = Instant::now() + RESCAN;
     loop {
         if pending.due {
             let burst = pending.take();
+            let (began, is_full) = (Instant::now(), burst.rewatch);
             let scan = tokio::task::spawn_blocking(move || {
                 let snapshot = reader.scan(&burst);
                 (reader, snapshot)
             });
             let (returned, snapshot) = scan.await.map_err(|source| SourceError::Scan { path: root.clone(), source })?;
             reader = returned;
+            if is_full {
+                let share = if reader.watcher.is_some() { began.elapsed() * RESCAN_SHARE } else { RESCAN };
+                rescan_at = Instant::now() + share.max(RESCAN);
+            }
             if let Some(snapshot) = snapshot {
                 tx.send_replace(Some(snapshot));
             }
@@ -108,7 +113,7 @@ pub async fn watch(
                 }
             }
             () = tokio::time::sleep_until(settled.unwrap_or_else(Instant::now)), if settled.is_some() => pending.due = true,
-            _ = rescan.tick() => (pending.due, pending.rewatch) = (true, true),
+            () = tokio::time::sleep_until(rescan_at) => (pending.due, pending.rewatch) = (true, true),
             () = std::future::ready(()), if pending.due => {}
         }
     }
