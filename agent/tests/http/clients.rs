@@ -68,6 +68,20 @@ async fn h48_a_body_without_progress_is_cut() {
 }
 
 #[tokio::test]
+async fn h48_a_slow_body_that_makes_progress_is_not_cut() {
+    let mut origin = Origin::named("a").await;
+    let bed = bed(&origin).await;
+    let mut client = bed.connect().await;
+    client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n").await;
+    for byte in ["s", "l", "o", "w"] {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.send(byte).await;
+    }
+    assert_eq!(status(&client.response().await), 200);
+    assert!(origin.next().await.ends_with("slow"));
+}
+
+#[tokio::test]
 async fn h49_a_client_that_reads_nothing_is_cut() {
     let origin = Origin::start(|mut client: Client, _| async move {
         client.until("\r\n\r\n").await;

@@ -300,6 +300,39 @@ async fn h95_connections_to_an_endpoint_that_left_are_closed() {
 }
 
 #[tokio::test]
+async fn h95_a_request_that_outlives_its_endpoint_leaves_no_connection_behind() {
+    let release = Arc::new(tokio::sync::Notify::new());
+    let wait = Arc::clone(&release);
+    let mut old = Origin::start(move |mut client: Client, seen| {
+        let wait = Arc::clone(&wait);
+        async move {
+            let head = client.until("\r\n\r\n").await;
+            let long = head.starts_with("GET /long");
+            let _ = seen.send(head);
+            wait.notified().await;
+            client.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n").await;
+            if !long {
+                client.send("a").await;
+            }
+            let _ = seen.send(format!("closed {}", client.rest().await));
+        }
+    })
+    .await;
+    let new = Origin::named("b").await;
+    let bed = Bed::to(old.addr).await;
+    let (mut long, mut short) = (bed.connect().await, bed.connect().await);
+    long.send("GET /long HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    short.send("GET /short HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    old.next().await;
+    old.next().await;
+    bed.serve(any_listener(), json!([catch_all()]), &[("a", &[new.addr])]).await;
+    release.notify_waiters();
+    assert!(short.response().await.ends_with('a'));
+    assert_eq!(old.next().await, "closed ", "the connection is kept for an endpoint that left");
+    assert!(long.until("\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
 async fn h33_another_spelling_of_a_header_does_not_pass() {
     let mut origin = Origin::named("a").await;
     let bed = Bed::to(origin.addr).await;
