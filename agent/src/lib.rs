@@ -77,6 +77,8 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     let allocations = allocations::load(&args.state_dir)?;
     let node = Node { name: name.clone(), zone: args.zone.clone(), pools: args.pools.clone(), allocations };
 
+    // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
+    let admin = admin::server::bind_unix(&args.admin_socket).await?;
     let proxy = Proxy::bind()?;
     let datapath = datapath::Config {
         bpf_dir: args.bpf_dir.clone(),
@@ -99,7 +101,6 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         proxy: proxy.stats(),
         routed: proxy.applied(),
     });
-    let admin = admin::server::bind_unix(&args.admin_socket).await?;
 
     let cancel = CancellationToken::new();
     let mut tasks = Tasks::default();

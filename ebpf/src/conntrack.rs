@@ -63,7 +63,7 @@ fn peer_lives(entry: &CtEntry, proto: u8, dir: u8, now: u64) -> bool {
 /// Notes that a packet of the flow was seen.
 #[inline(always)]
 pub(crate) fn touch(entry: &mut CtEntry, h: &Headers, now: u64) {
-    if now.saturating_sub(entry.seen) > CT_REFRESH_NS {
+    if flow::idle(entry.seen, now) > CT_REFRESH_NS {
         entry.seen = now;
     }
     let new = flow::state_bits(h.tcp_flags, h.key.dir) & !entry.flags;
@@ -157,7 +157,7 @@ fn is_free(choice: &Choice, closed: bool) -> bool {
     let peer = CONNTRACK.get_ptr(&request).map(|p| unsafe { &*p }).filter(|p| p.to == flow::reversed(&reply.tuple));
     let idle = |e: &CtEntry| flow::expired(reply.proto, e.flags, e.seen, now);
     let over = idle(old) && peer.is_none_or(idle);
-    if !over && !(closed && flow::closed(old.flags)) {
+    if !(over || closed && flow::closed(old.flags)) {
         return false;
     }
     if peer.is_some() {

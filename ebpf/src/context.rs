@@ -5,15 +5,15 @@
 //! The two differ in three things, which are the methods of [`Packet`]: where the bytes are, how a layer 4 checksum is
 //! adjusted, and which code means what. XDP sees raw bytes, so it must finish a checksum that a local sender left to
 //! the device; TC has the kernel's helpers, which know about offloads.
-use crate::action::Action;
+use crate::{action::Action, reject};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, xdp_action::*, xdp_md},
     helpers::*,
 };
 use core::{arch::asm, ffi::c_void, mem::offset_of};
 use sluice_ebpf::{
-    UDP, csum,
-    packet::{Bounds, Headers, L4_MAX},
+    Reason, UDP, csum,
+    packet::{Bounds, Headers, L4_MAX, Parsed, parse},
 };
 
 /// TCX: on to the next program.
@@ -39,9 +39,13 @@ pub(crate) trait Packet: Copy {
     fn is_gso(self) -> bool;
     /// The interface it came in on, or goes out of.
     fn ifindex(self) -> u32;
+    /// Parses the packet into `h`, which must be fresh.
+    fn parse(self, h: &mut Headers) -> Parsed;
     /// Adjusts the layer 4 checksum to addresses and ports that have been written; the differences are the sums of
     /// `csum::diff_addrs` and `csum::diff_ports`, `new` the sum of the pseudo header now.
     fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, new: u64) -> Option<()>;
+    /// Answers a packet that has no backend; XDP leaves that to TC.
+    fn reject(self, h: &Headers, why: Reason, now: u64) -> Action;
 }
 
 const _: () = {
@@ -107,6 +111,11 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn parse(self, h: &mut Headers) -> Parsed {
+        Parsed::unpack(parse_frame(self.0, h))
+    }
+
+    #[inline(always)]
     fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, new: u64) -> Option<()> {
         let (b, at) = (self.bounds(), check_offset(h));
         let old = b.read::<u16>(at)?;
@@ -125,6 +134,11 @@ impl Packet for Frame {
         };
         self.bounds().write(at, if h.key.proto == UDP { csum::udp(check) } else { check })
     }
+
+    #[inline(always)]
+    fn reject(self, _: &Headers, _: Reason, _: u64) -> Action {
+        Action::Pass
+    }
 }
 
 impl Frame {
@@ -138,6 +152,29 @@ impl Frame {
             // SAFETY: a helper with scalar arguments.
             Action::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
         }
+    }
+}
+
+/// Parses a frame; a global function, so that the verifier walks through the parse once and then forgets its paths.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn parse_frame(ctx: *mut xdp_md, h: *mut Headers) -> u32 {
+    parse_into(Frame(ctx), h)
+}
+
+/// Parses a buffer, as [`parse_frame`] does.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn parse_buffer(ctx: *mut __sk_buff, h: *mut Headers) -> u32 {
+    parse_into(Buffer(ctx), h)
+}
+
+#[inline(always)]
+fn parse_into<P: Packet>(p: P, h: *mut Headers) -> u32 {
+    // SAFETY: the caller's own value, which the verifier wants checked all the same.
+    match unsafe { h.as_mut() } {
+        Some(h) => parse(p.bounds(), p.frame_len(), p.is_gso(), h).pack(),
+        None => Parsed::Foreign.pack(),
     }
 }
 
@@ -239,6 +276,11 @@ impl Packet for Buffer {
     }
 
     #[inline(always)]
+    fn parse(self, h: &mut Headers) -> Parsed {
+        Parsed::unpack(parse_buffer(self.0, h))
+    }
+
+    #[inline(always)]
     fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, _new: u64) -> Option<()> {
         let at = check_offset(h) as u32;
         let zero = if h.key.proto == UDP { BPF_F_MARK_MANGLED_0 } else { 0 };
@@ -251,16 +293,21 @@ impl Packet for Buffer {
         };
         (a == 0 && p == 0).then_some(())
     }
+
+    #[inline(always)]
+    fn reject(self, h: &Headers, why: Reason, now: u64) -> Action {
+        Action::unpack(reject::answer(self, h, why as u32, now))
+    }
 }
 
 impl Buffer {
     /// Makes the headers linear; `false` for what is not ours to look at: a VLAN tag that the device took off, a frame
-    /// for another host.
+    /// that arrived for another host.
     #[inline(always)]
-    pub(crate) fn prepare(self) -> bool {
+    pub(crate) fn prepare(self, arrived: bool) -> bool {
         // SAFETY: the context outlives the program.
         let (tagged, kind) = unsafe { ((*self.0).vlan_present, (*self.0).pkt_type) };
-        if tagged != 0 || kind == PACKET_OTHERHOST {
+        if tagged != 0 || (arrived && kind == PACKET_OTHERHOST) {
             return false;
         }
         let want = self.frame_len().min(L4_MAX as u32 + 60);

@@ -114,11 +114,19 @@ pub const fn timeout(proto: u8, flags: u32) -> u64 {
     }
 }
 
+/// Time since an entry was seen; nothing if another CPU's clock was ahead. Units: nanoseconds.
+#[must_use]
+#[inline(always)]
+pub const fn idle(seen: u64, now: u64) -> u64 {
+    let idle = now.wrapping_sub(seen);
+    if idle as i64 > 0 { idle } else { 0 }
+}
+
 /// Has an entry been idle for longer than its state allows?
 #[must_use]
 #[inline(always)]
 pub const fn expired(proto: u8, flags: u32, seen: u64, now: u64) -> bool {
-    now.saturating_sub(seen) > timeout(proto, flags)
+    idle(seen, now) > timeout(proto, flags)
 }
 
 /// How many source ports are tried for a new flow before it is dropped as [`Reason::SnatExhausted`].

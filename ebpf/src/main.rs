@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(clippy::needless_borrows_for_generic_args, reason = "a key by value is a copy on a stack of 512 bytes")]
 
 use aya_ebpf::{
     bindings::{sk_action::SK_PASS, xdp_action::XDP_PASS},
@@ -52,16 +53,16 @@ static PROXY: SockMap<1> = SockMap::new();
 
 /// XDP on an uplink: flows whose backend is on another node, in both directions.
 #[xdp]
-pub fn sluice_xdp(ctx: XdpContext) -> u32 {
+pub(crate) fn sluice_xdp(ctx: XdpContext) -> u32 {
     let frame = context::Frame(ctx.ctx);
     frame.finish(path::ingress(frame))
 }
 
 /// TC ingress on an uplink: everything that XDP passed.
 #[classifier]
-pub fn sluice_ingress(ctx: TcContext) -> i32 {
+pub(crate) fn sluice_ingress(ctx: TcContext) -> i32 {
     let buffer = context::Buffer(ctx.skb.skb);
-    if !buffer.prepare() {
+    if !buffer.prepare(true) {
         return context::NEXT;
     }
     buffer.finish(path::ingress(buffer))
@@ -69,9 +70,9 @@ pub fn sluice_ingress(ctx: TcContext) -> i32 {
 
 /// TC egress on an uplink: replies of backends on this node.
 #[classifier]
-pub fn sluice_egress(ctx: TcContext) -> i32 {
+pub(crate) fn sluice_egress(ctx: TcContext) -> i32 {
     let buffer = context::Buffer(ctx.skb.skb);
-    if !buffer.prepare() {
+    if !buffer.prepare(false) {
         return context::NEXT;
     }
     buffer.finish(path::egress(buffer))
@@ -79,14 +80,14 @@ pub fn sluice_egress(ctx: TcContext) -> i32 {
 
 /// `sk_lookup` in the node's network namespace: layer 7 frontends to the proxy's socket.
 #[sk_lookup]
-pub fn sluice_lookup(ctx: SkLookupContext) -> u32 {
+pub(crate) fn sluice_lookup(ctx: SkLookupContext) -> u32 {
     lookup::steer(&ctx);
     SK_PASS
 }
 
 /// XDP that passes everything.
 #[xdp]
-pub fn sluice_pass(_ctx: XdpContext) -> u32 {
+pub(crate) fn sluice_pass(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 

@@ -226,6 +226,37 @@ pub enum Parsed {
     Bad(Reason),
 }
 
+impl Parsed {
+    /// One number for it, to be returned by a function that is not inlined.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pack(self) -> u32 {
+        match self {
+            Self::Foreign => 0x100,
+            Self::Flow => 0x101,
+            Self::Icmp => 0x102,
+            Self::Bad(reason) => reason as u32,
+        }
+    }
+
+    /// What [`Self::pack`] packed.
+    #[inline(always)]
+    pub const fn unpack(packed: u32) -> Self {
+        const FRAGMENT: u32 = Reason::Fragment as u32;
+        const EXTENSION: u32 = Reason::ExtensionHeader as u32;
+        const PROTOCOL: u32 = Reason::Protocol as u32;
+        match packed {
+            0x100 => Self::Foreign,
+            0x101 => Self::Flow,
+            0x102 => Self::Icmp,
+            FRAGMENT => Self::Bad(Reason::Fragment),
+            EXTENSION => Self::Bad(Reason::ExtensionHeader),
+            PROTOCOL => Self::Bad(Reason::Protocol),
+            _ => Self::Bad(Reason::Malformed),
+        }
+    }
+}
+
 /// Parses a packet whose whole length, linear or not, is `frame`. `gso`: its lengths may be those of a larger packet.
 #[inline(always)]
 pub fn parse(b: Bounds, frame: u32, gso: bool, h: &mut Headers) -> Parsed {

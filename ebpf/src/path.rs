@@ -13,10 +13,10 @@ use crate::{
     context::{Buffer, Packet},
     count, echo,
     lb::{self, Opened},
-    nat, reject, route,
+    nat, route,
 };
 use sluice_ebpf::{
-    packet::{Headers, Parsed, parse},
+    packet::{Headers, Parsed},
     *,
 };
 
@@ -24,7 +24,7 @@ use sluice_ebpf::{
 #[inline(always)]
 pub(crate) fn ingress<P: Packet>(p: P) -> Action {
     let mut h = Headers::default();
-    match parse(p.bounds(), p.frame_len(), p.is_gso(), &mut h) {
+    match p.parse(&mut h) {
         Parsed::Foreign => Action::Pass,
         Parsed::Bad(reason) => bad(&mut h, reason),
         Parsed::Icmp => echo::answer(p, &h),
@@ -36,7 +36,7 @@ pub(crate) fn ingress<P: Packet>(p: P) -> Action {
 #[inline(always)]
 pub(crate) fn egress(p: Buffer) -> Action {
     let mut h = Headers::default();
-    match parse(p.bounds(), p.frame_len(), p.is_gso(), &mut h) {
+    match p.parse(&mut h) {
         Parsed::Flow => {}
         Parsed::Bad(Reason::Fragment) if is_reply(&mut h) => return count::drop(Reason::Fragment),
         _ => return Action::Pass,
@@ -94,7 +94,7 @@ fn locate<P: Packet>(p: P, h: &mut Headers, now: u64) -> Result<&'static mut CtE
         // Gone at once means evicted: the map is far too small for the traffic.
         Opened::Chosen => conntrack::find(h, now).ok_or_else(|| count::drop(Reason::ConntrackFull)),
         Opened::Refused(action) => Err(action),
-        Opened::Reject(reason) => Err(reject::answer(p, h, reason, now)),
+        Opened::Reject(reason) => Err(p.reject(h, reason, now)),
     }
 }
 

@@ -1,4 +1,6 @@
 //! `cargo xtask check`: format, lints, documentation, dependencies. Everything that is wrong without running a test.
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::{
@@ -6,12 +8,15 @@ use crate::{
     run::{Steps, cargo, run},
 };
 
+/// Not `advisories`: their database is fetched from the network, and a check must not change from one hour to the next.
+const DENY: [&str; 6] = ["--log-level", "error", "check", "licenses", "bans", "sources"];
+
 /// Runs every check; the first failure ends it.
 ///
 /// # Errors
 /// A check fails.
 pub fn check() -> Result<()> {
-    let mut steps = Steps::new(5);
+    let mut steps = Steps::new(6);
     steps.step("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
     steps.step("eBPF toolchain and programs", || {
         install::ebpf_toolchain()?;
@@ -22,7 +27,10 @@ pub fn check() -> Result<()> {
     steps.step("documentation", || {
         run(cargo()
             .args(["doc", "--workspace", "--no-deps", "--document-private-items"])
-            .env("RUSTDOCFLAGS", "-Dwarnings"))
+            .env("RUSTDOCFLAGS", "-Dwarnings -Arustdoc::private_intra_doc_links"))
+    })?;
+    steps.step("licences and sources of dependencies", || {
+        run(Command::new(install::cargo_deny()?).current_dir(root()).args(DENY))
     })?;
     steps.step("sizes of files", crate::sizes::check)
 }

@@ -92,9 +92,14 @@ pub fn linker(toolchain: &Toolchain) -> PathBuf {
 /// The cache directory of the linker for a compiler: one per version of the linker and of LLVM.
 #[must_use]
 pub fn linker_dir(toolchain: &Toolchain) -> PathBuf {
+    tools_dir().join(format!("bpf-linker-{LINKER_VERSION}-llvm{}", toolchain.llvm))
+}
+
+/// The cache of tools that are built once and serve every clone.
+#[must_use]
+pub fn tools_dir() -> PathBuf {
     let home = || env::var_os("HOME").map_or_else(env::temp_dir, PathBuf::from).join(".cache");
-    let cache = env::var_os("XDG_CACHE_HOME").filter(|d| !d.is_empty()).map_or_else(home, PathBuf::from);
-    cache.join(format!("sluice/tools/bpf-linker-{LINKER_VERSION}-llvm{}", toolchain.llvm))
+    env::var_os("XDG_CACHE_HOME").filter(|d| !d.is_empty()).map_or_else(home, PathBuf::from).join("sluice/tools")
 }
 
 /// Builds the object and returns its path. Quick when nothing has changed.

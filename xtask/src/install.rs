@@ -1,7 +1,10 @@
 //! Installs what is missing, saying so first; where it cannot, says in one sentence what to install.
 //!
 //! Everything that a fresh machine lacks is named here and nowhere else.
-use std::process::Command;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -9,6 +12,9 @@ use crate::{
     ebpf::{self, Toolchain},
     run::{cargo, is_root, on_path, output, run},
 };
+
+/// The version of cargo-deny that checks the dependencies.
+const DENY_VERSION: &str = "0.20.2";
 
 /// What the eBPF programs are built with: a compiler with the sources of `core`, and the linker of its LLVM.
 ///
@@ -63,19 +69,37 @@ fn bpf_linker(toolchain: &Toolchain) -> Result<()> {
         ebpf::LINKER_VERSION,
         dir.display()
     );
+    let mut install = cargo_install("bpf-linker", ebpf::LINKER_VERSION, &dir);
+    install.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]).env("LLVM_PREFIX", prefix);
+    run(&mut install)
+}
+
+/// The path of cargo-deny, built once into the cache.
+///
+/// # Errors
+/// It cannot be built.
+pub fn cargo_deny() -> Result<PathBuf> {
+    let dir = ebpf::tools_dir().join(format!("cargo-deny-{DENY_VERSION}"));
+    let binary = dir.join("bin/cargo-deny");
+    if output(Command::new(&binary).arg("--version")).is_none() {
+        eprintln!("      building cargo-deny {DENY_VERSION} into {} (about two minutes, once)", dir.display());
+        run(&mut cargo_install("cargo-deny", DENY_VERSION, &dir))?;
+    }
+    Ok(binary)
+}
+
+/// `cargo install` of a tool that runs for seconds: optimising it costs more than it saves.
+fn cargo_install(name: &str, version: &str, dir: &Path) -> Command {
     let mut install = cargo();
-    // Not through our workspace: its `.cargo/config.toml` and profiles are none of the linker's business.
+    // Not in our workspace: its `.cargo/config.toml` and profiles are none of the tool's business.
     install
         .current_dir("/")
-        .args(["install", "bpf-linker", "--version", ebpf::LINKER_VERSION, "--locked", "--quiet"])
-        .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
-        .arg(&dir)
-        .env("LLVM_PREFIX", prefix)
-        // Its time goes to LLVM, which comes compiled: optimising the rest costs more than it saves.
+        .args(["install", name, "--version", version, "--locked", "--quiet", "--root"])
+        .arg(dir)
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-    run(&mut install)
+    install
 }
 
 fn apt(packages: &[&str]) -> Result<()> {

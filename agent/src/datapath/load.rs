@@ -53,7 +53,7 @@ pub enum LoadError {
         mismatches: String,
     },
     /// The kernel or the object refused.
-    #[error("eBPF object: {what}: {source}")]
+    #[error("eBPF object: {what}: {}", explain(&**source))]
     Object {
         /// What was tried.
         what: String,
@@ -307,15 +307,17 @@ where
     program.try_into().map_err(|e| object(name, e))
 }
 
-/// An error with its causes: aya's own text leaves out what the kernel said.
-fn explain(error: &dyn std::error::Error) -> String {
+/// An error with its causes, and what would cure it: aya's own text leaves out what the kernel said.
+fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
+    let mut forbidden = false;
     while let Some(next) = cause {
         text = format!("{text}: {next}");
+        forbidden |= next.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
         cause = next.source();
     }
-    text
+    if forbidden { format!("{text}; want root, or the capabilities BPF, NET_ADMIN and PERFMON") } else { text }
 }
 
 fn object(what: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LoadError {

@@ -104,7 +104,7 @@ mod tests {
         for n in [1_usize, 2, 3, 10, 11, 40, 41, 163, 164, 655] {
             let size = slots(n);
             assert!(size as usize >= 99 * n, "{n} backends: {size}");
-            assert!((2..size).take_while(|d| d * d <= size).all(|d| size % d != 0), "{size} is not a prime");
+            assert!((2..size).take_while(|d| d * d <= size).all(|d| !size.is_multiple_of(d)), "{size} is not a prime");
         }
         assert_eq!(slots(0), 0);
         assert_eq!(slots(100_000), 65_521);

@@ -57,15 +57,15 @@ impl Pinned {
     /// A read fails.
     pub fn observe(&self) -> Result<Observed, TableError> {
         let mut observed = Observed::default();
-        for row in self.backends.iter() {
+        for row in &self.backends {
             let (id, backend) = row.map_err(|e| fault(map::BACKENDS, e))?;
             observed.backends.insert(id, backend);
         }
-        for row in self.vips.iter() {
+        for row in &self.vips {
             let (addr, vip) = row.map_err(|e| fault(map::VIPS, e))?;
             observed.vips.insert(addr, vip);
         }
-        for row in self.frontends.iter() {
+        for row in &self.frontends {
             let (key, frontend) = row.map_err(|e| fault(map::FRONTENDS, e))?;
             let mut slots = Vec::with_capacity(frontend.table_slots as usize);
             for chunk in 0..chunks(frontend.table_slots) {

@@ -69,7 +69,7 @@ pub fn frontends(dir: &Path) -> Result<BTreeMap<model::Frontend, FrontendCount>,
     let frontends: HashMap<MapData, FrontendKey, Frontend> = open(dir, map::FRONTENDS)?;
     let counters: PerCpuArray<MapData, Counters> = open(dir, map::COUNTERS)?;
     let mut counts = BTreeMap::new();
-    for row in frontends.iter() {
+    for row in &frontends {
         let (key, frontend) = row.map_err(|e| fault(map::FRONTENDS, e))?;
         let Some(key) = host_frontend(&key) else { continue };
         let mut total = FrontendCount::default();

@@ -51,7 +51,7 @@ pub fn sweep(dir: &Path, wanted: &Wanted) -> Result<usize, TableError> {
     let mut conntrack: HashMap<MapData, CtKey, CtEntry> = open(dir, map::CONNTRACK)?;
     let now = boot_nanoseconds();
     let mut doomed = Vec::new();
-    for row in conntrack.iter() {
+    for row in &conntrack {
         // An entry that vanishes while we walk is what an LRU map does.
         let Ok((key, entry)) = row else { continue };
         if key.dir == CT_REQUEST {

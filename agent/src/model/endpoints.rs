@@ -203,6 +203,8 @@ fn merge<'a>(
     let mut skipped = Vec::new();
     for slice in slices {
         if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
+            let (name, found) = (slice.metadata.object_name(), &slice.address_type);
+            skipped.push(format!("EndpointSlice {name}: addressType is {found:?}, want IPv4 or IPv6"));
             continue;
         }
         let ports = slice.ports.iter().filter(|p| p.name.as_deref() == Some(port_name) && p.protocol() == protocol);

@@ -1,7 +1,8 @@
 //! A directory of Kubernetes manifests as a source: all `*.yaml`, `*.yml` and `*.json` below it, watched for change.
 //!
 //! inotify says when to look and which files to distrust; what is there is found by looking: each burst of events leads
-//! to one scan, in which a file that is as it was costs one `stat`. A scan now and then makes up for lost events.
+//! to one scan, in which a file that is as it was costs one `stat`. Where the content of known files alone can have
+//! changed, these alone are looked at. A full scan now and then makes up for lost events.
 //!
 //! # Design
 //! A file that is being written is read when its writer closes it, not when its first bytes arrive: half a manifest may
@@ -77,16 +78,15 @@ pub async fn watch(
     };
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let mut reader = Reader::new(&root, events);
-    let mut pending = Pending { rewatch: true, whole: true, due: true, ..Pending::default() };
+    let mut pending = Pending { rewatch: true, due: true, ..Pending::default() };
     let mut rescan = tokio::time::interval(RESCAN);
     rescan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     rescan.reset();
     loop {
         if pending.due {
-            let (touched, writing, rewatch, whole) = pending.take();
+            let (touched, writing, rewatch) = pending.take();
             let scan = tokio::task::spawn_blocking(move || {
-                let quick = if whole { None } else { reader.scan_touched(&touched, &writing) };
-                let snapshot = quick.unwrap_or_else(|| reader.scan(&touched, &writing, rewatch));
+                let snapshot = reader.scan(&touched, &writing, rewatch);
                 (reader, snapshot)
             });
             let (returned, snapshot) = scan.await.map_err(|source| SourceError::Scan { path: root.clone(), source })?;
@@ -95,7 +95,7 @@ pub async fn watch(
                 tx.send_replace(Some(snapshot));
             }
             pending.due = std::mem::take(&mut reader.again);
-            (pending.rewatch, pending.whole) = (pending.due, pending.due);
+            pending.rewatch = pending.due;
         }
         let settled = pending.settled_at();
         tokio::select! {
@@ -108,7 +108,7 @@ pub async fn watch(
                 }
             }
             () = tokio::time::sleep_until(settled.unwrap_or_else(Instant::now)), if settled.is_some() => pending.due = true,
-            _ = rescan.tick() => (pending.due, pending.rewatch, pending.whole) = (true, true, true),
+            _ = rescan.tick() => (pending.due, pending.rewatch) = (true, true),
             () = std::future::ready(()), if pending.due => {}
         }
     }
@@ -121,8 +121,6 @@ struct Pending {
     due: bool,
     /// Directories may have come or gone.
     rewatch: bool,
-    /// Events may be lost: the touched paths are not all that changed.
-    whole: bool,
     touched: BTreeSet<PathBuf>,
     /// Files between their first write and their close, and when they count as closed.
     writing: BTreeMap<PathBuf, Instant>,
@@ -132,14 +130,10 @@ impl Pending {
     fn note(&mut self, event: Event) {
         let Event { kind, paths, attrs: _ } = event;
         let is_data = matches!(kind, EventKind::Modify(ModifyKind::Data(_)));
-        let is_structure =
-            matches!(kind, EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         self.due |= !is_data;
         self.rewatch |= paths.is_empty();
-        self.whole |= paths.is_empty();
         for path in paths {
             let is_manifest = tree::format_of(&path).is_some();
-            self.rewatch |= is_structure && !is_manifest;
             if is_data && is_manifest {
                 self.writing.entry(path.clone()).or_insert_with(|| Instant::now() + SETTLE);
             } else {
@@ -149,9 +143,8 @@ impl Pending {
         }
     }
 
-    /// What the next scan must know: files to read anew, files to leave alone, whether directories may have changed,
-    /// whether more may have changed than is told.
-    fn take(&mut self) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>, bool, bool) {
+    /// What the next scan must know: files to read anew, files to leave alone, whether directories may have changed.
+    fn take(&mut self) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>, bool) {
         let now = Instant::now();
         self.writing.retain(|_, settled| *settled > now);
         let writing = self.writing.keys().cloned().collect::<BTreeSet<_>>();
@@ -159,7 +152,7 @@ impl Pending {
         // Those that are not read now are still to be read.
         self.touched.extend(touched.intersection(&writing).cloned());
         self.due = false;
-        (touched, writing, std::mem::take(&mut self.rewatch), std::mem::take(&mut self.whole))
+        (touched, writing, std::mem::take(&mut self.rewatch))
     }
 
     /// When the first of the files that are being written counts as closed.
@@ -207,15 +200,15 @@ impl Reader {
         }
     }
 
-    /// Reads what was touched, where that is enough.
-    fn scan_touched(
-        &mut self,
-        touched: &BTreeSet<PathBuf>,
-        writing: &BTreeSet<PathBuf>,
-    ) -> Option<Option<Arc<Snapshot>>> {
-        let watched = &self.watched;
-        let is_dir = |path: &Path| watched.contains(path);
-        self.tree.scan_touched(Scan { touched, writing, enter: &mut |_| {} }, &is_dir)
+    /// Whether a directory, or a link to one, may have come or gone under a name that an event told.
+    fn may_be_directory(&self, path: &Path) -> bool {
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        self.watched.contains(path) || path.symlink_metadata().map_or(is_hidden, |metadata| !metadata.is_file())
+    }
+
+    /// Whether an event can have changed no more than what a known file holds.
+    fn is_content(&self, path: &Path) -> bool {
+        tree::format_of(path).is_none() || (self.tree.has(path) && path.symlink_metadata().is_ok_and(|m| m.is_file()))
     }
 
     /// One scan; watches each directory before it is read, so that nothing happens unseen in between.
@@ -225,6 +218,10 @@ impl Reader {
         writing: &BTreeSet<PathBuf>,
         rewatch: bool,
     ) -> Option<Arc<Snapshot>> {
+        let rewatch = rewatch || touched.iter().any(|path| self.may_be_directory(path));
+        if !rewatch && !touched.is_empty() && touched.iter().all(|path| self.is_content(path)) {
+            return self.tree.refresh(Scan { touched, writing, enter: &mut |_| {} });
+        }
         let Self { root, tree, watcher, watched, again: _ } = self;
         let mut entered = BTreeSet::new();
         let mut enter = |path: &Path| {

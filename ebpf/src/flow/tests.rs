@@ -1,1 +1,177 @@
+use super::*;
+use proptest::prelude::*;
 
+fn any_tuple() -> impl Strategy<Value = Tuple> {
+    (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<u16>(), any::<u16>())
+        .prop_map(|(src, dst, src_port, dst_port)| Tuple { src: Addr(src), dst: Addr(dst), src_port, dst_port })
+}
+
+proptest! {
+    #[test]
+    fn reversed_twice_is_the_same(t in any_tuple()) {
+        prop_assert_eq!(reversed(&reversed(&t)), t);
+        prop_assert_eq!((reversed(&t).src, reversed(&t).dst_port), (t.dst, t.src_port));
+    }
+
+    #[test]
+    fn a_position_lies_in_the_table(hash: u32, slots in 1u32..100_000, first in 0u32..1000) {
+        let f = Frontend { table_slots: slots, table_chunk: first, ..Default::default() };
+        let (chunk, index) = table_position(&f, hash).expect("the table is not empty");
+        prop_assert!(index < CHUNK_SLOTS);
+        prop_assert_eq!((chunk - first) * CHUNK_SLOTS + index, hash % slots);
+    }
+
+    #[test]
+    fn source_ports_stay_in_the_range_and_do_not_repeat(first in 1u16.., size in 0u16..100, hash: u32) {
+        let last = first.saturating_add(size);
+        let s = Settings { snat_first: first, snat_last: last, reject_rate: 0 };
+        let ports: std::collections::HashSet<_> =
+            (0..PORT_PROBES).map(|i| source_port(&s, hash, i).expect("the range is not empty")).collect();
+        prop_assert!(ports.iter().all(|p| (first..=last).contains(p)));
+        prop_assert_eq!(ports.len(), usize::from(last - first + 1).min(PORT_PROBES as usize));
+    }
+
+    #[test]
+    fn a_reset_fits_what_it_answers(flags: u8, seq: u32, ack: u32, len in 0u32..65_536) {
+        match reset_for(flags, seq, ack, len) {
+            None => prop_assert!(flags & tcp::RST != 0),
+            // In the window of the sender, whatever it has sent.
+            Some((s, 0, tcp::RST)) => prop_assert!(flags & tcp::ACK != 0 && s == ack),
+            Some((s, a, f)) => {
+                let counted = len + u32::from(flags & 1) + u32::from(flags >> 1 & 1);
+                prop_assert_eq!((s, a, f), (0, seq.wrapping_add(counted), tcp::RST | tcp::ACK));
+            }
+        }
+    }
+
+    #[test]
+    fn a_bucket_never_gives_more_than_its_rate(rate in 1u32..10_000, steps in prop::collection::vec(0u64..400_000_000, 1..200)) {
+        let (mut bucket, mut now, mut given) = (Bucket::default(), 1_000_000_000_000u64, 0u64);
+        let start = now;
+        for step in steps {
+            now += step;
+            given += u64::from(take_token(&mut bucket, now, rate));
+        }
+        // A full bucket at the start, and what flowed in since.
+        let most = u64::from(rate) + (now - start) * u64::from(rate) / 1_000_000_000;
+        prop_assert!(given <= most, "{} of {}", given, most);
+    }
+}
+
+#[test]
+fn a_bucket_gives_its_whole_rate_at_a_coarse_clock() {
+    // 250 ticks in a second, a rate that leaves a fraction of a token in each.
+    let (mut bucket, rate) = (Bucket::default(), 300);
+    let mut now = 5_000_000_000;
+    while take_token(&mut bucket, now, rate) {}
+    let mut given = 0;
+    for _ in 0..250 {
+        now += 4_000_000;
+        while take_token(&mut bucket, now, rate) {
+            given += 1;
+        }
+    }
+    assert!((299..=300).contains(&given), "{given} of 300");
+}
+
+#[test]
+fn a_rate_of_nothing_gives_nothing() {
+    assert!(!take_token(&mut Bucket { filled: 0, tokens: 5 }, 10_000_000_000, 0));
+}
+
+#[test]
+fn an_empty_table_has_no_position() {
+    assert_eq!(table_position(&Frontend::default(), 7), None);
+}
+
+#[test]
+fn an_empty_range_has_no_port() {
+    for (first, last) in [(0, 0), (0, 100), (50, 49)] {
+        assert_eq!(source_port(&Settings { snat_first: first, snat_last: last, reject_rate: 0 }, 1, 0), None);
+    }
+}
+
+/// The hash decides which node finds which backend: another value breaks the flows of a rolling upgrade.
+#[test]
+fn the_hash_never_changes() {
+    let t = Tuple { src: Addr::v4([198, 51, 100, 7]), dst: Addr::v4([192, 0, 2, 200]), src_port: 33000, dst_port: 80 };
+    assert_eq!((hash(&t, TCP), hash(&t, UDP), hash_client(&t.src)), (HASH_TCP, HASH_UDP, HASH_CLIENT));
+}
+
+const HASH_TCP: u32 = 41_724_434;
+const HASH_UDP: u32 = 2_942_082_019;
+const HASH_CLIENT: u32 = 3_660_100_699;
+
+#[test]
+fn the_hash_spreads_what_clients_send() {
+    for slots in [2u32, 3, 7, 61, 101] {
+        for step in [1usize, 2] {
+            let mut hits = vec![0u32; slots as usize];
+            for i in 0..20_000 {
+                let t = Tuple {
+                    src: Addr::v4([10, 1, (i >> 14) as u8, 2]),
+                    dst: Addr::v4([192, 0, 2, 10]),
+                    src_port: (32_768 + i * step) as u16,
+                    dst_port: 80,
+                };
+                hits[(hash(&t, TCP) % slots) as usize] += 1;
+            }
+            let fair = 20_000.0 / f64::from(slots);
+            let worst = hits.iter().map(|h| (f64::from(*h) - fair).abs() / fair).fold(0.0, f64::max);
+            assert!(worst < 0.30, "{slots} slots, ports by {step}: {worst}");
+        }
+    }
+}
+
+#[test]
+fn closed_means_reset_or_ended_by_both() {
+    for (flags, want) in [
+        (0, false),
+        (CT_REPLIED | CT_SNAT, false),
+        (CT_FIN_CLIENT, false),
+        (CT_FIN_BACKEND, false),
+        (CT_FIN_CLIENT | CT_FIN_BACKEND, true),
+        (CT_RST, true),
+    ] {
+        assert_eq!(closed(flags), want, "{flags:#x}");
+    }
+}
+
+#[test]
+fn flags_become_state() {
+    assert_eq!(state_bits(tcp::SYN, CT_REQUEST), 0);
+    assert_eq!(state_bits(tcp::FIN | tcp::ACK, CT_REQUEST), CT_FIN_CLIENT);
+    assert_eq!(state_bits(tcp::FIN, CT_REPLY), CT_FIN_BACKEND | CT_REPLIED);
+    assert_eq!(state_bits(tcp::RST, CT_REQUEST), CT_RST);
+    assert_eq!(state_bits(0, CT_REPLY), CT_REPLIED);
+}
+
+#[test]
+fn timeouts_follow_the_state() {
+    assert_eq!(timeout(TCP, 0), CT_TCP_OPENING_NS);
+    assert_eq!(timeout(TCP, CT_REPLIED), CT_TCP_ESTABLISHED_NS);
+    assert_eq!(timeout(TCP, CT_REPLIED | CT_RST), CT_TCP_CLOSED_NS);
+    assert_eq!(timeout(UDP, 0), CT_UDP_ONEWAY_NS);
+    assert_eq!(timeout(UDP, CT_REPLIED), CT_UDP_REPLIED_NS);
+    assert!(expired(UDP, 0, 1000, 1001 + CT_UDP_ONEWAY_NS));
+    assert!(!expired(UDP, 0, 1000, 1000 + CT_UDP_ONEWAY_NS));
+    assert!(!expired(UDP, 0, 2000, 1000), "the clock of another CPU may be ahead");
+}
+
+#[test]
+fn clients_have_unicast_addresses() {
+    let v4 = |o| is_martian(&Addr::v4(o), false);
+    for o in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [239, 1, 1, 1], [255, 255, 255, 255]] {
+        assert!(v4(o), "{o:?}");
+    }
+    for o in [[1, 1, 1, 1], [10, 0, 0, 1], [126, 0, 0, 1], [128, 0, 0, 1], [223, 255, 255, 255], [169, 254, 1, 1]] {
+        assert!(!v4(o), "{o:?}");
+    }
+    let v6 = |a: &str| is_martian(&Addr(a.parse::<std::net::Ipv6Addr>().expect("an address").octets()), true);
+    for a in ["::", "::1", "ff02::1"] {
+        assert!(v6(a), "{a}");
+    }
+    for a in ["2001:db8::1", "fe80::1", "::2", "1::"] {
+        assert!(!v6(a), "{a}");
+    }
+}

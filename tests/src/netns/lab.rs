@@ -158,6 +158,15 @@ impl Lab {
         self.run.dir()
     }
 
+    /// Connects node1 to the lan, again: its uplink, with its addresses and routes.
+    ///
+    /// # Errors
+    /// It has an uplink.
+    pub fn connect_node1(&self) -> anyhow::Result<()> {
+        self.lan.net(async |net| net.veth("node1", Some(BRIDGE), UPLINK, &self.node1).await)?;
+        build_node(&self.node1, 1)
+    }
+
     /// Gives it to another process, which `heir` starts and which calls [`Lab::adopt`]. The servers in the pods stop
     /// here and start again there.
     ///

@@ -53,6 +53,15 @@ impl Scene {
     #[must_use]
     pub fn with(spec: AgentSpec, local: u8, remote: u8) -> Self {
         let lab = Lab::build(&LabSpec::test(local, remote).xdp(spec.datapath == Datapath::Xdp)).expect("a lab");
+        Self::on(lab, spec)
+    }
+
+    /// Starts an agent without manifests in a lab.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn on(lab: Lab, spec: AgentSpec) -> Self {
         let agent = Agent::start(&lab, spec).expect("an agent");
         let maps = Maps::open(agent.bpf_dir()).expect("pinned maps");
         Self { agent, lab, maps }

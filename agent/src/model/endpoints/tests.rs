@@ -65,7 +65,7 @@ fn s27_a_slice_without_the_label_belongs_to_nobody() {
 }
 
 #[test]
-fn s28_fqdn_slices_and_the_other_family_are_ignored_without_a_word() {
+fn s28_fqdn_slices_are_left_out_with_a_word_and_the_other_family_without_one() {
     let mut snapshot = web(&[("web-a", &["{addresses: [10.0.0.1]}"])]);
     let ports = "ports: [{name: http, port: 8080}]";
     add_slice_like(
@@ -82,7 +82,7 @@ fn s28_fqdn_slices_and_the_other_family_are_ignored_without_a_word() {
     );
     let of = |family| {
         let selected = select_at(&snapshot, "http", family);
-        assert_eq!(selected.skipped, Vec::<String>::new());
+        assert_eq!(selected.skipped, ["EndpointSlice default/web-fqdn: addressType is \"FQDN\", want IPv4 or IPv6"]);
         addrs(&selected.cluster)
     };
     assert_eq!(of(Family::V4), ["10.0.0.1"]);

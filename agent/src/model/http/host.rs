@@ -24,7 +24,7 @@ impl Hostname {
         }
     }
 
-    /// Whether a host, already in the form of [`canonical`], is meant.
+    /// Whether a host, lower case and without a port or a final dot, is meant.
     #[must_use]
     pub fn holds(&self, host: &str) -> bool {
         match self {

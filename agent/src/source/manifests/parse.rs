@@ -3,17 +3,16 @@
 //! A file is cut into documents first, and a document whose text was read before is not read again: one object that
 //! changes in a file of a thousand costs one object. Each document is read twice: for its kind, then as that kind.
 //! Only kinds that the model reads are kept; what the API server would fill in is filled in.
+mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use plan::{Head, Plan};
+use serde::de::{DeserializeSeed, IgnoredAny};
 
-use crate::api::{EndpointSlice, Gateway, HttpRoute, ObjectName, Service, wire::or_default};
+use crate::api::{EndpointSlice, Gateway, HttpRoute, ObjectName, Service};
 
 /// Characters of a line that a reason repeats at most.
 const FOUND_CHARS: usize = 40;
@@ -28,6 +27,17 @@ pub(super) enum Object {
 }
 
 impl Object {
+    /// Whether it is the very same object.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Service(a), Self::Service(b)) => Arc::ptr_eq(a, b),
+            (Self::Slice(a), Self::Slice(b)) => Arc::ptr_eq(a, b),
+            (Self::Gateway(a), Self::Gateway(b)) => Arc::ptr_eq(a, b),
+            (Self::HttpRoute(a), Self::HttpRoute(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     /// Kind and name.
     pub(super) fn describe(&self) -> (&'static str, ObjectName) {
         match self {
@@ -216,192 +226,4 @@ fn yaml_reason(e: &serde_saphyr::Error, text: &str) -> String {
     let line = text.lines().nth(index(at.line())).unwrap_or_default();
     let found = line.chars().skip(index(at.column())).take(FOUND_CHARS).collect::<String>();
     if found.trim().is_empty() { want } else { format!("found {:?}, {want}", found.trim()) }
-}
-
-/// What a document is, read before the rest.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Head {
-    #[serde(deserialize_with = "or_default")]
-    api_version: String,
-    #[serde(deserialize_with = "or_default")]
-    kind: String,
-    #[serde(deserialize_with = "or_default")]
-    metadata: HeadMeta,
-    items: Option<Vec<Head>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HeadMeta {
-    #[serde(deserialize_with = "or_default")]
-    name: String,
-    #[serde(deserialize_with = "or_default")]
-    namespace: String,
-}
-
-/// What to read a document, or an element of a list, as.
-enum Plan {
-    Object(Kind, String),
-    List(Vec<Plan>),
-    Unknown(String),
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Service,
-    Slice,
-    Gateway,
-    HttpRoute,
-}
-
-impl Plan {
-    fn of(head: &Head, place: &str) -> Result<Self, String> {
-        let Head { api_version, kind, metadata, items } = head;
-        if kind.is_empty() || api_version.is_empty() {
-            let missing = if kind.is_empty() { "kind" } else { "apiVersion" };
-            return Err(format!("{place}{missing}: missing, want it, as in \"apiVersion: v1, kind: Service\""));
-        }
-        if let (Some(items), Some(of)) = (items, kind.strip_suffix("List")) {
-            let element = |(index, item): (usize, &Head)| {
-                // The elements of a ServiceList need not repeat what they are.
-                let mut item = Head { items: None, ..item.clone_head() };
-                if item.kind.is_empty() && !of.is_empty() {
-                    (item.kind, item.api_version) = (of.to_owned(), api_version.clone());
-                }
-                Self::of(&item, &format!("{place}items[{index}]."))
-            };
-            return items.iter().enumerate().map(element).collect::<Result<_, _>>().map(Self::List);
-        }
-        let known = match (api_version.as_str(), kind.as_str()) {
-            ("v1", "List") => return Ok(Self::List(Vec::new())),
-            ("v1", "Service") => Kind::Service,
-            ("discovery.k8s.io/v1", "EndpointSlice") => Kind::Slice,
-            ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "Gateway") => Kind::Gateway,
-            ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "HTTPRoute") => Kind::HttpRoute,
-            _ => return Ok(Self::Unknown(format!("{api_version} {kind}"))),
-        };
-        if metadata.name.is_empty() {
-            return Err(format!("{place}metadata.name: missing in a {kind}, want a name"));
-        }
-        let ns = if metadata.namespace.is_empty() { "default" } else { &metadata.namespace };
-        Ok(Self::Object(known, format!("{kind} {ns}/{}", metadata.name)))
-    }
-
-    fn has_objects(&self) -> bool {
-        match self {
-            Self::Object(..) => true,
-            Self::List(items) => items.iter().any(Self::has_objects),
-            Self::Unknown(_) => false,
-        }
-    }
-
-    fn unknown(&self, into: &mut Vec<String>) {
-        match self {
-            Self::Object(..) => {}
-            Self::List(items) => items.iter().for_each(|i| i.unknown(into)),
-            Self::Unknown(kind) => into.push(kind.clone()),
-        }
-    }
-
-    /// Puts the object's name before a reason.
-    fn locate(&self, reason: &str) -> String {
-        let of = match self {
-            Self::Object(_, name) => Some(name),
-            Self::List(items) => {
-                let index = reason.strip_prefix("items[").and_then(|r| r.split_once(']')?.0.parse::<usize>().ok());
-                match index.and_then(|i| items.get(i)) {
-                    Some(Self::Object(_, name)) => Some(name),
-                    _ => None,
-                }
-            }
-            Self::Unknown(_) => None,
-        };
-        of.map_or_else(|| reason.to_owned(), |name| format!("{name}: {reason}"))
-    }
-}
-
-impl Head {
-    /// Without the elements: lists are not nested.
-    fn clone_head(&self) -> Self {
-        let Self { api_version, kind, metadata: HeadMeta { name, namespace }, items: _ } = self;
-        let metadata = HeadMeta { name: name.clone(), namespace: namespace.clone() };
-        Self { api_version: api_version.clone(), kind: kind.clone(), metadata, items: None }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for &Plan {
-    type Value = Vec<Object>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Object>, D::Error> {
-        match self {
-            Plan::Object(kind, _) => Ok(vec![match kind {
-                Kind::Service => Object::Service(Arc::new(Service::deserialize(deserializer)?)),
-                Kind::Slice => Object::Slice(Arc::new(with_defaults(EndpointSlice::deserialize(deserializer)?))),
-                Kind::Gateway => Object::Gateway(Arc::new(Gateway::deserialize(deserializer)?)),
-                Kind::HttpRoute => Object::HttpRoute(Arc::new(HttpRoute::deserialize(deserializer)?)),
-            }]),
-            Plan::List(items) => deserializer.deserialize_map(ListVisitor(items)),
-            Plan::Unknown(_) => IgnoredAny::deserialize(deserializer).map(|_| Vec::new()),
-        }
-    }
-}
-
-/// As the API server writes it: an absent port name is "".
-fn with_defaults(mut slice: EndpointSlice) -> EndpointSlice {
-    for port in &mut slice.ports {
-        port.name.get_or_insert_default();
-    }
-    slice
-}
-
-/// Reads `items` of a list, each as planned.
-struct ListVisitor<'a>(&'a [Plan]);
-
-impl<'de> Visitor<'de> for ListVisitor<'_> {
-    type Value = Vec<Object>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of objects")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Object>, A::Error> {
-        let mut objects = Vec::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if key == "items" {
-                objects = map.next_value_seed(Items(self.0))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(objects)
-    }
-}
-
-struct Items<'a>(&'a [Plan]);
-
-impl<'de> DeserializeSeed<'de> for Items<'_> {
-    type Value = Vec<Object>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Object>, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Items<'_> {
-    type Value = Vec<Object>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a sequence of objects")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Object>, A::Error> {
-        let mut objects = Vec::new();
-        for plan in self.0 {
-            objects.extend(seq.next_element_seed(plan)?.into_iter().flatten());
-        }
-        // The heads were read from the same text: nothing is left but the end.
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(objects)
-    }
 }

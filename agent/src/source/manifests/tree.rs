@@ -89,7 +89,8 @@ struct Pass<'a, 'b> {
 
 impl<'a, 'b> Pass<'a, 'b> {
     fn new(scan: &'a mut Scan<'b>) -> Self {
-        Self { scan, seen: BTreeSet::new(), found: BTreeSet::new(), unreadable: BTreeMap::new(), changed: false }
+        let (seen, found, unreadable) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        Self { scan, seen, found, unreadable, changed: false }
     }
 }
 
@@ -125,42 +126,52 @@ impl Tree {
         (changed || !was_complete).then(|| self.build())
     }
 
-    /// Reads the files that were touched and nothing else, when that is all that can have changed: a change of one file
-    /// among thousands must not cost a look at each. `None` when it takes a whole scan to know.
-    ///
-    /// `is_dir` tells directories that were entered; a path that is none of them and no manifest is of no interest as
-    /// long as it is a plain file or gone: what an atomic write leaves behind.
-    pub(super) fn scan_touched(
-        &mut self,
-        mut scan: Scan<'_>,
-        is_dir: &dyn Fn(&Path) -> bool,
-    ) -> Option<Option<Arc<Snapshot>>> {
-        if !self.complete || !self.unreadable.is_empty() {
+    /// Whether a path was a manifest at the last scan.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// As [`Self::scan`], for when nothing but the content of known files can have changed. Cost: that of what changed,
+    /// and a copy of the index.
+    pub(super) fn refresh(&mut self, mut scan: Scan<'_>) -> Option<Arc<Snapshot>> {
+        let paths = scan.touched;
+        let mut pass = Pass::new(&mut scan);
+        let mut before = Vec::new();
+        for path in paths {
+            let (Some(format), Some(file)) = (format_of(path), self.files.get(path)) else { continue };
+            let Ok(metadata) = fs::metadata(path) else { continue };
+            before.push((path, file.objects().cloned().collect::<Vec<_>>()));
+            self.visit(path, format, &metadata, &mut pass);
+        }
+        if !pass.changed {
             return None;
         }
-        let mut known = Vec::new();
-        for path in scan.touched {
-            match (fs::symlink_metadata(path), format_of(path)) {
-                _ if is_dir(path) => return None,
-                (Ok(metadata), Some(format)) if metadata.is_file() && self.files.contains_key(path) => {
-                    known.push((path.clone(), format, metadata));
+        Some(self.patch(&before).unwrap_or_else(|| self.build()))
+    }
+
+    /// The last snapshot with other objects of the same names; `None` when there is more to it.
+    fn patch(&mut self, before: &[(&PathBuf, Vec<Object>)]) -> Option<Arc<Snapshot>> {
+        let files = before.iter().map(|(path, old)| Some((self.files.get(*path)?, old))).collect::<Option<Vec<_>>>()?;
+        let is_plain = |(file, old): &(&File, &Vec<Object>)| {
+            file.flaws.is_empty()
+                && file.documents.iter().flat_map(|d| &d.unknown).all(|kind| self.unknown.contains(kind))
+                && file.objects().map(Object::describe).eq(old.iter().map(Object::describe))
+        };
+        // Without faults each object is the only one of its name.
+        if !self.snapshot.faults.is_empty() || !files.iter().all(is_plain) {
+            return None;
+        }
+        let mut next = Snapshot::clone(&self.snapshot);
+        for (path, old) in before {
+            let documents = self.files.get_mut(*path).into_iter().flat_map(|f| &mut f.documents);
+            for (object, old) in documents.flat_map(|d| &mut d.objects).zip(old) {
+                if !object.is(old) {
+                    insert(&mut next, &self.snapshot, &object.describe().1, object);
                 }
-                (Ok(metadata), None) if metadata.is_file() => {}
-                (Err(e), None) if e.kind() == io::ErrorKind::NotFound => {}
-                _ => return None,
             }
         }
-        let mut pass = Pass::new(&mut scan);
-        let count = known.len();
-        for (path, format, metadata) in known {
-            self.visit(&path, format, &metadata, &mut pass);
-        }
-        // Two names of one file, or a file that went away in between.
-        if pass.found.len() != count {
-            return None;
-        }
-        let changed = pass.changed;
-        Some(changed.then(|| self.build()))
+        self.snapshot = Arc::new(next);
+        Some(Arc::clone(&self.snapshot))
     }
 
     /// Reads a directory, or the one file that the root may be.
@@ -301,6 +312,10 @@ impl Tree {
 }
 
 impl File {
+    fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.documents.iter().flat_map(|d| &d.objects)
+    }
+
     /// Takes over a text; whether anything is different now.
     fn update(&mut self, text: &str, format: Format) -> bool {
         let (documents, flaws) = parse::parse(text, format, &self.documents);

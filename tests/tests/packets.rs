@@ -1,0 +1,10 @@
+//! The real programs, packet by packet. Each case is a sentence, a packet in, an action, and the packet out in full.
+mod packets {
+    mod flows;
+    mod icmp;
+    mod malformed;
+    mod programs;
+    mod refused;
+    mod tracking;
+    mod veth;
+}
