@@ -19,6 +19,7 @@ use super::{
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
     network::{Network, NetworkError},
+    permission::{self, NotPermitted},
     plan::{Op, State},
     rows::rows,
     sweep::{Wanted, sweep},
@@ -49,6 +50,9 @@ pub struct Config {
 /// The stage cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
+    /// The process may not do what the datapath needs.
+    #[error(transparent)]
+    Permission(#[from] NotPermitted),
     /// The programs cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -84,6 +88,7 @@ impl Datapath {
     /// # Errors
     /// The kernel refuses, a pin is incompatible, or there is no permission.
     pub async fn load(config: &Config, proxy: &impl std::os::fd::AsRawFd) -> Result<Self, DatapathError> {
+        permission::check()?;
         let network = Network::try_new()?;
         let interfaces = match &config.interfaces[..] {
             [] => network.default_interfaces().await?.into_iter().collect(),
