@@ -201,9 +201,12 @@ impl Reader {
     }
 
     /// Whether a directory, or a link to one, may have come or gone under a name that an event told.
+    ///
+    /// A name that is gone and was none of these before was a file, or lived so briefly that what it was renamed to,
+    /// which has an event of its own, tells more: writers make `.web.yaml.tmp`, the kubelet makes `..data_tmp`.
     fn may_be_directory(&self, path: &Path) -> bool {
-        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        self.watched.contains(path) || path.symlink_metadata().map_or(is_hidden, |metadata| !metadata.is_file())
+        let was_way = self.watched.contains(path) || self.tree.is_hidden_way(path);
+        was_way || path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
     }
 
     /// Whether an event can have changed no more than what a known file holds.
