@@ -182,6 +182,7 @@ impl Datapath {
             table_chunks,
             faults,
             uplinks: std::mem::take(&mut self.applied.uplinks),
+            host: std::mem::take(&mut self.applied.host),
         };
         if first {
             self.attach().await;
@@ -233,6 +234,11 @@ impl Datapath {
             }
             Err(error) => tracing::error!(%error, "uplinks"),
         }
+        let host = host_faults();
+        for reason in host.iter().filter(|h| !self.applied.host.contains(h)) {
+            tracing::warn!(reason, "this host does not forward");
+        }
+        self.applied.host = host;
         if !self.lookup_attached {
             match self.programs.attach_lookup() {
                 Ok(()) => self.lookup_attached = true,
@@ -270,6 +276,17 @@ impl Datapath {
             Err(error) => tracing::warn!(%error, "conntrack sweep"),
         }));
     }
+}
+
+/// Settings without which the kernel forwards nothing: to pods here, or between nodes.
+fn host_faults() -> Vec<String> {
+    const NEEDED: [(&str, &str); 2] = [
+        ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+        ("net.ipv6.conf.all.forwarding", "/proc/sys/net/ipv6/conf/all/forwarding"),
+    ];
+    // A host without a family has no such file, and needs none.
+    let off = NEEDED.iter().filter(|(_, path)| std::fs::read_to_string(path).is_ok_and(|v| v.trim() == "0"));
+    off.map(|(name, _)| format!("{name} is 0, want 1: flows to endpoints are not forwarded")).collect()
 }
 
 fn proxy_vips(model: &Model) -> BTreeSet<IpAddr> {
