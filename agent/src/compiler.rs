@@ -1,7 +1,7 @@
-//! The stage between source and model: compiles each snapshot, counts models, remembers given addresses.
+//! The stage between source and model: compiles each snapshot, remembers given addresses.
 //!
-//! In: snapshots. Out: models. [`crate::model::compile`] is pure; the state that it needs from one run to the next, the
-//! addresses given, is kept here and on disk.
+//! In: snapshots. Out: models. [`crate::model::compile`] is pure; what it needs from one run to the next is kept here:
+//! the addresses given, on disk too, and the [`Memo`].
 use std::{
     path::PathBuf,
     sync::Arc,
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    model::{self, Model, Node, Outcome},
+    model::{Memo, Model, Node, Outcome, memo},
     source::{Snapshot, allocations},
 };
 
@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(10);
 pub struct Compiler {
     node: Node,
     state_dir: PathBuf,
-    rev: u64,
+    memo: Memo,
     /// The allocations on disk are not those in memory.
     unsaved: bool,
 }
@@ -32,7 +32,7 @@ impl Compiler {
     /// A compiler for this node; `node.allocations` are those read from `state_dir`.
     #[must_use]
     pub fn new(node: Node, state_dir: PathBuf) -> Self {
-        Self { node, state_dir, rev: 0, unsaved: false }
+        Self { node, state_dir, memo: Memo::default(), unsaved: false }
     }
 
     /// Follows the snapshots until cancelled.
@@ -55,30 +55,28 @@ impl Compiler {
                     let model = self.compile(&snapshot);
                     report(&out.borrow(), &model);
                     // The kernel first, the disk after: an address is worth nothing before it is programmed.
-                    out.send_replace(Arc::new(model));
+                    out.send_replace(model);
                     self.save();
                 }
             }
         }
     }
 
-    fn compile(&mut self, snapshot: &Snapshot) -> Model {
+    fn compile(&mut self, snapshot: &Arc<Snapshot>) -> Arc<Model> {
         let began = Instant::now();
-        let mut model = model::compile(snapshot, &self.node);
-        self.rev += 1;
-        model.rev = self.rev;
+        let model = self.memo.compile(snapshot, &self.node);
         tracing::debug!(rev = model.rev, frontends = model.frontends.len(), elapsed = ?began.elapsed(), "compiled");
-        let mut allocations = model.allocations.clone();
+        let mut allocations = Arc::clone(&model.allocations);
         if !snapshot.faults.is_empty() {
             // What cannot be read is not gone: its addresses are kept for when it can.
-            for (object, addresses) in &self.node.allocations {
-                allocations.entry(object.clone()).or_insert_with(|| addresses.clone());
+            for (object, addresses) in self.node.allocations.iter() {
+                if !allocations.contains_key(object) {
+                    Arc::make_mut(&mut allocations).insert(object.clone(), addresses.clone());
+                }
             }
         }
-        if allocations != self.node.allocations {
-            self.node.allocations = allocations;
-            self.unsaved = true;
-        }
+        self.unsaved |= allocations != self.node.allocations;
+        self.node.allocations = allocations;
         model
     }
 
@@ -95,11 +93,17 @@ impl Compiler {
 
 /// Logs what changed for each object, once, where it is decided.
 fn report(before: &Model, after: &Model) {
-    for (object, verdict) in &after.verdicts {
-        if before.verdicts.get(object) == Some(verdict) {
-            continue;
-        }
+    if Arc::ptr_eq(&before.verdicts, &after.verdicts) {
+        return;
+    }
+    for memo::Difference { key: object, old: _, new } in
+        memo::differences(&before.verdicts, &after.verdicts, |before, after| before == after)
+    {
         let (kind, ns, name) = (&object.kind, &object.object.ns, &object.object.name);
+        let Some(verdict) = new else {
+            tracing::info!(%kind, %ns, %name, "gone");
+            continue;
+        };
         let addresses: Vec<_> = after.allocations.get(object).into_iter().flatten().map(ToString::to_string).collect();
         let addresses = addresses.join(",");
         match verdict.outcome {
@@ -110,8 +114,5 @@ fn report(before: &Model, after: &Model) {
                 tracing::warn!(%kind, %ns, %name, outcome = ?verdict.outcome, reason, "not wholly accepted");
             }
         }
-    }
-    for object in before.verdicts.keys().filter(|o| !after.verdicts.contains_key(o)) {
-        tracing::info!(kind = %object.kind, ns = %object.object.ns, name = %object.object.name, "gone");
     }
 }

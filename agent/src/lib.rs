@@ -74,7 +74,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     args.check_pools()?;
     config::warn_of_port_overlap(args.snat_ports);
     let name = args.node_name()?;
-    let allocations = allocations::load(&args.state_dir)?;
+    let allocations = Arc::new(allocations::load(&args.state_dir)?);
     let node = Node { name: name.clone(), zone: args.zone.clone(), pools: args.pools.clone(), allocations };
 
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.

@@ -1,11 +1,13 @@
 //! Model -> maps, programs, links: the stage that makes the kernel forward.
 //!
-//! The path: [`rows`] (what must be in the maps) -> [`plan`] (ordered operations, pure) -> [`maps`] (the writes);
+//! The path: [`desired`] (what must be in the maps, as [`rows`]) -> [`plan`] (ordered operations, pure) -> [`maps`] (the
+//! writes);
 //! [`load`] brings the programs in and attaches them, [`uplink`] decides where, [`stage`] is the task that runs it all.
 //! [`sweep`] and [`observe`] read conntrack and counters.
 //!
 //! Invariant: the kernel forwards without us. Maps and links are pinned; a start adopts them, an end leaves them.
 pub mod applied;
+pub mod desired;
 pub mod load;
 pub mod maglev;
 pub mod maps;

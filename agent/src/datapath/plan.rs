@@ -5,7 +5,7 @@
 //! flight may still read (tables, backends) is kept for two ticks. So at no moment does a frontend name a backend or a
 //! table that is not there.
 //!
-//! Start-up, resync and a single change take this one path.
+//! Start-up, resync and a single change take this one path: they differ in how many rows are looked at.
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_ebpf::{
@@ -14,6 +14,7 @@ use sluice_ebpf::{
 };
 
 use super::{
+    desired::Touched,
     maglev::{self, Place},
     rows::{FrontendRow, Rows},
     space::{Run, Space},
@@ -63,14 +64,14 @@ pub struct State {
     tick: u64,
     /// Tables that no frontend names any more, with the tick at which they were left.
     retired: Vec<(u64, Run)>,
+    /// Backends that no row wants any more, with the tick since when.
+    unwanted: BTreeMap<Place, u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Held {
     id: u32,
     flags: u16,
-    /// The tick since which no row wants it.
-    unwanted_since: Option<u64>,
 }
 
 /// The flags of a row whose table is not ours: no desired row equals it.
@@ -93,10 +94,11 @@ impl State {
             backend_ids: Space::new(1, MAX_BACKENDS),
             tick: 0,
             retired: Vec::new(),
+            unwanted: BTreeMap::new(),
         };
         for (&id, backend) in &observed.backends {
             state.backend_ids.reserve(one(id));
-            let held = Held { id, flags: backend.flags, unwanted_since: None };
+            let held = Held { id, flags: backend.flags };
             state.backends.insert((backend.addr, backend.port), held);
         }
         for (&key, (frontend, slots)) in &observed.frontends {
@@ -109,17 +111,31 @@ impl State {
 
     /// The operations that lead from here to `desired`, and what could not be placed, as sentences.
     pub fn plan(&mut self, desired: &Rows) -> (Vec<Op>, Vec<String>) {
+        let everything = Touched {
+            frontends: self.frontends.keys().chain(desired.frontends.keys()).copied().collect(),
+            backends: self.backends.keys().chain(desired.backends.keys()).copied().collect(),
+            vips: self.vips.keys().chain(desired.vips.keys()).copied().collect(),
+            ..Touched::default()
+        };
+        self.follow(desired, &everything)
+    }
+
+    /// As [`Self::plan`], for when all rows but `touched` are as they were at the last plan, which had no fault.
+    pub fn follow(&mut self, desired: &Rows, touched: &Touched) -> (Vec<Op>, Vec<String>) {
         let (mut ops, mut faults) = (Vec::new(), Vec::new());
-        self.put_backends(desired, &mut ops, &mut faults);
-        for (key, row) in &desired.frontends {
-            if self.frontends.get(key).is_none_or(|(placed, _)| placed != row)
+        self.put_backends(desired, touched, &mut ops, &mut faults);
+        for key in &touched.frontends {
+            if let Some(row) = desired.frontends.get(key)
+                && self.frontends.get(key).is_none_or(|(placed, _)| placed != row)
                 && let Err(fault) = self.put_frontend(*key, row, &mut ops)
             {
                 faults.push(fault);
             }
         }
-        for (&addr, &vip) in &desired.vips {
-            if self.vips.get(&addr) != Some(&vip) {
+        for &addr in &touched.vips {
+            if let Some(&vip) = desired.vips.get(&addr)
+                && self.vips.get(&addr) != Some(&vip)
+            {
                 if self.vips.len() >= MAX_VIPS as usize && !self.vips.contains_key(&addr) {
                     faults.push(format!("VIP {}: {MAX_VIPS} are in use, the most there can be", super::rows::ip(addr)));
                     continue;
@@ -128,12 +144,13 @@ impl State {
                 self.vips.insert(addr, vip);
             }
         }
-        self.delete(desired, &mut ops);
+        self.delete(desired, touched, &mut ops);
         (ops, faults)
     }
 
-    fn put_backends(&mut self, desired: &Rows, ops: &mut Vec<Op>, faults: &mut Vec<String>) {
-        for (&(addr, port), &flags) in &desired.backends {
+    fn put_backends(&mut self, desired: &Rows, touched: &Touched, ops: &mut Vec<Op>, faults: &mut Vec<String>) {
+        for &(addr, port) in &touched.backends {
+            let Some(&flags) = desired.backends.get(&(addr, port)) else { continue };
             let known = self.backends.get(&(addr, port)).copied();
             let id = match known.map(|held| held.id).or_else(|| self.backend_ids.take_one()) {
                 Some(id) => id,
@@ -146,7 +163,8 @@ impl State {
             if known.is_none_or(|held| held.flags != flags) {
                 ops.push(Op::PutBackend(id, Backend { addr, port, flags }));
             }
-            self.backends.insert((addr, port), Held { id, flags, unwanted_since: None });
+            self.unwanted.remove(&(addr, port));
+            self.backends.insert((addr, port), Held { id, flags });
         }
     }
 
@@ -209,23 +227,22 @@ impl State {
         }
     }
 
-    fn delete(&mut self, desired: &Rows, ops: &mut Vec<Op>) {
-        let gone: Vec<_> = self.frontends.keys().filter(|k| !desired.frontends.contains_key(k)).copied().collect();
-        for key in gone {
-            if let Some((_, value)) = self.frontends.remove(&key) {
-                ops.push(Op::DeleteFrontend(key));
+    fn delete(&mut self, desired: &Rows, touched: &Touched, ops: &mut Vec<Op>) {
+        for key in touched.frontends.iter().filter(|key| !desired.frontends.contains_key(key)) {
+            if let Some((_, value)) = self.frontends.remove(key) {
+                ops.push(Op::DeleteFrontend(*key));
                 self.frontend_ids.release(one(value.id));
                 self.retire(&value);
             }
         }
-        let gone: Vec<_> = self.vips.keys().filter(|a| !desired.vips.contains_key(a)).copied().collect();
-        for addr in gone {
-            self.vips.remove(&addr);
-            ops.push(Op::DeleteVip(addr));
+        for addr in touched.vips.iter().filter(|addr| !desired.vips.contains_key(addr)) {
+            if self.vips.remove(addr).is_some() {
+                ops.push(Op::DeleteVip(*addr));
+            }
         }
-        for (place, held) in &mut self.backends {
-            if !desired.backends.contains_key(place) {
-                held.unwanted_since.get_or_insert(self.tick);
+        for place in touched.backends.iter().filter(|place| !desired.backends.contains_key(place)) {
+            if self.backends.contains_key(place) {
+                self.unwanted.entry(*place).or_insert(self.tick);
             }
         }
     }
@@ -244,12 +261,12 @@ impl State {
             keep
         });
         let mut ops = Vec::new();
-        let ids = &mut self.backend_ids;
-        self.backends.retain(|_, held| {
-            let keep = !held.unwanted_since.is_some_and(old);
-            if !keep {
+        let Self { backends, backend_ids, unwanted, .. } = self;
+        unwanted.retain(|place, since| {
+            let keep = !old(*since);
+            if !keep && let Some(held) = backends.remove(place) {
                 ops.push(Op::DeleteBackend(held.id));
-                ids.release(one(held.id));
+                backend_ids.release(one(held.id));
             }
             keep
         });

@@ -1,15 +1,13 @@
-//! Model -> rows of the maps: the only place where the model's types become those of the ABI.
+//! Rows of the maps, and how the model's types become those of the ABI.
 //!
 //! Rows say what must be in the maps, without ids and without places in the table array; [`super::plan`] gives those.
+//! [`super::desired`] collects them from models.
 use std::{collections::BTreeMap, net::IpAddr};
 
-use sluice_ebpf::{
-    Addr, BACKEND_LOCAL, BACKEND_REMOTE, FRONTEND_AFFINITY, FRONTEND_DROP, FRONTEND_PROXY, FrontendKey, TCP, UDP,
-    VIP_ECHO, VIP_REJECT, Vip,
-};
+use sluice_ebpf::{Addr, FRONTEND_AFFINITY, FRONTEND_DROP, FRONTEND_PROXY, FrontendKey, TCP, UDP, Vip};
 
 use super::maglev::Place;
-use crate::model::{Frontend, Locality, Model, Proto, Target, WhenEmpty};
+use crate::model::{Backend, Frontend, Proto, Target, WhenEmpty};
 
 /// What must be in the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,40 +29,27 @@ pub struct FrontendRow {
     pub backends: Vec<Place>,
 }
 
-/// The rows of a model.
+impl FrontendRow {
+    /// The row of a frontend with this target.
+    #[must_use]
+    pub fn new(target: &Target) -> Self {
+        let endpoints = match target {
+            Target::Proxy { .. } => return Self { flags: FRONTEND_PROXY, backends: Vec::new() },
+            Target::Endpoints(endpoints) => endpoints,
+        };
+        let affinity = if endpoints.affinity { FRONTEND_AFFINITY } else { 0 };
+        let drop = if endpoints.when_empty == WhenEmpty::Drop { FRONTEND_DROP } else { 0 };
+        let mut backends: Vec<Place> = endpoints.backends.iter().map(place).collect();
+        backends.sort_unstable();
+        backends.dedup();
+        Self { flags: affinity | drop, backends }
+    }
+}
+
+/// A backend as the maps know it.
 #[must_use]
-pub fn rows(model: &Model) -> Rows {
-    let mut rows = Rows::default();
-    for (frontend, target) in &model.frontends {
-        let mut row = FrontendRow::default();
-        match target {
-            Target::Proxy { .. } => row.flags = FRONTEND_PROXY,
-            Target::Endpoints(endpoints) => {
-                if endpoints.affinity {
-                    row.flags |= FRONTEND_AFFINITY;
-                }
-                if endpoints.when_empty == WhenEmpty::Drop {
-                    row.flags |= FRONTEND_DROP;
-                }
-                for backend in endpoints.backends.iter().chain(&endpoints.draining) {
-                    let flags = rows.backends.entry((addr(backend.addr), backend.port.get())).or_default();
-                    *flags |= locality(backend.locality);
-                }
-                row.backends = endpoints.backends.iter().map(|b| (addr(b.addr), b.port.get())).collect();
-                row.backends.sort_unstable();
-                row.backends.dedup();
-            }
-        }
-        let vip = rows.vips.entry(addr(frontend.vip)).or_default();
-        vip.flags = VIP_ECHO | VIP_REJECT;
-        vip.frontends += 1;
-        rows.frontends.insert(frontend_key(frontend), row);
-    }
-    // Two slices may disagree on where an endpoint runs; then neither is believed and the route decides.
-    for flags in rows.backends.values_mut().filter(|f| **f == BACKEND_LOCAL | BACKEND_REMOTE) {
-        *flags = 0;
-    }
-    rows
+pub fn place(backend: &Backend) -> Place {
+    (addr(backend.addr), backend.port.get())
 }
 
 /// An address as the maps hold it: IPv4 becomes IPv4-mapped.
@@ -93,13 +78,5 @@ pub fn frontend_key(frontend: &Frontend) -> FrontendKey {
             Proto::Udp => UDP,
         },
         family: if frontend.vip.is_ipv4() { 4 } else { 6 },
-    }
-}
-
-fn locality(locality: Locality) -> u16 {
-    match locality {
-        Locality::Local => BACKEND_LOCAL,
-        Locality::Remote => BACKEND_REMOTE,
-        Locality::Unknown => 0,
     }
 }

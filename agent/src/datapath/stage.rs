@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     applied::Applied,
+    desired::{Desired, Touched},
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
     network::{Network, NetworkError},
     permission::{self, NotPermitted},
     plan::{Op, State},
-    rows::rows,
-    sweep::{Wanted, sweep},
+    sweep::sweep,
     uplink::{Mode, Uplinks},
 };
 use crate::model::{Model, Target};
@@ -31,6 +31,8 @@ use crate::model::{Model, Target};
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks between two walks over conntrack.
 const SWEEP_TICKS: u64 = 10;
+/// How much longer the pause after a walk is than the walk.
+const REST: u32 = 20;
 /// Replies (RST, ICMP unreachable) that one CPU may make in a second.
 const REJECT_RATE: u32 = 1_000;
 
@@ -71,12 +73,11 @@ pub struct Datapath {
     state: State,
     uplinks: Uplinks,
     network: Network,
-    wanted: Arc<Wanted>,
+    desired: Desired,
     /// The VIPs that have local routes.
     routed: Option<BTreeSet<IpAddr>>,
     lookup_attached: bool,
-    sweeping: Option<JoinHandle<()>>,
-    sweep_due: bool,
+    sweeps: Sweeps,
     /// A write failed: the state was read again and the model must be planned anew.
     dirty: bool,
     applied: Applied,
@@ -110,11 +111,10 @@ impl Datapath {
             state,
             uplinks,
             network,
-            wanted: Arc::default(),
+            desired: Desired::default(),
             routed: None,
             lookup_attached: false,
-            sweeping: None,
-            sweep_due: false,
+            sweeps: Sweeps::default(),
             dirty: false,
             applied: Applied::default(),
         })
@@ -142,30 +142,32 @@ impl Datapath {
                         self.apply(&model).await;
                     }
                 }
+                Some(()) = self.sweeps.rested() => {}
                 _ = tick.tick() => {
                     ticks += 1;
-                    self.sweep_due |= ticks.is_multiple_of(SWEEP_TICKS);
+                    self.sweeps.due |= ticks.is_multiple_of(SWEEP_TICKS);
                     let model = models.borrow().clone();
                     self.pass_time(&model).await;
                 }
             }
-            self.sweep_if_due();
+            if self.applied.rev > 0 {
+                let model = models.borrow().clone();
+                self.sweeps.start_if_due(self.programs.dir(), &model);
+            }
             out.send_replace(self.applied.clone());
         }
     }
 
-    async fn apply(&mut self, model: &Model) {
+    async fn apply(&mut self, model: &Arc<Model>) {
         let began = Instant::now();
-        let rows = rows(model);
-        let (ops, mut faults) = self.state.plan(&rows);
+        let touched = self.desired.follow(model);
+        let (ops, mut faults) = self.plan(&touched);
         if let Err(error) = self.write(&ops) {
             faults.push(error.to_string());
         }
         let first = self.applied.rev == 0;
-        self.wanted = Arc::new(Wanted::new(&rows));
-        // An endpoint or a frontend that left may have flows that must move at once.
-        self.sweep_due |= !first && ops.iter().any(|op| matches!(op, Op::PutFrontend(..) | Op::DeleteFrontend(_)));
-        if let Err(error) = self.route(proxy_vips(model)).await {
+        self.sweeps.due |= !first && touched.orphans;
+        if let Err(error) = self.route(model, touched.proxied).await {
             faults.push(error.to_string());
         }
         let (frontends, backends, table_chunks) = self.state.occupancy();
@@ -192,8 +194,19 @@ impl Datapath {
         }
     }
 
+    /// Looks at what the model has touched, and at everything when the maps are not as the last model wanted them.
+    fn plan(&mut self, touched: &Touched) -> (Vec<Op>, Vec<String>) {
+        let is_whole = self.applied.rev > 0 && !self.dirty && self.applied.faults.is_empty();
+        self.dirty = false;
+        if is_whole { self.state.follow(self.desired.rows(), touched) } else { self.state.plan(self.desired.rows()) }
+    }
+
     /// Brings the local routes in step when the proxy's VIPs have changed.
-    async fn route(&mut self, vips: BTreeSet<IpAddr>) -> Result<(), NetworkError> {
+    async fn route(&mut self, model: &Model, changed: bool) -> Result<(), NetworkError> {
+        if !changed && self.routed.is_some() {
+            return Ok(());
+        }
+        let vips = proxy_vips(model);
         if self.routed.as_ref() != Some(&vips) {
             self.routed = None;
             self.network.sync_local_routes(&vips).await?;
@@ -202,12 +215,11 @@ impl Datapath {
         Ok(())
     }
 
-    async fn pass_time(&mut self, model: &Model) {
+    async fn pass_time(&mut self, model: &Arc<Model>) {
         if self.applied.rev == 0 {
             return;
         }
         if self.dirty {
-            self.dirty = false;
             self.apply(model).await;
         }
         let ops = self.state.tick();
@@ -263,18 +275,46 @@ impl Datapath {
         }
         result
     }
+}
 
-    fn sweep_if_due(&mut self) {
-        if !self.sweep_due || self.applied.rev == 0 || self.sweeping.as_ref().is_some_and(|s| !s.is_finished()) {
+/// The walks over conntrack: one at a time, and so far apart that they take a small part of one processor.
+#[derive(Default)]
+struct Sweeps {
+    due: bool,
+    /// Ends with the time that it took.
+    running: Option<JoinHandle<Duration>>,
+    rest_until: Option<tokio::time::Instant>,
+}
+
+impl Sweeps {
+    fn start_if_due(&mut self, dir: &Path, model: &Arc<Model>) {
+        if !self.due || self.running.is_some() || self.rest_until.is_some() {
             return;
         }
-        self.sweep_due = false;
-        let (dir, wanted) = (self.programs.dir().to_owned(), self.wanted.clone());
-        self.sweeping = Some(tokio::task::spawn_blocking(move || match sweep(&dir, &wanted) {
-            Ok(0) => {}
-            Ok(removed) => tracing::debug!(removed, "conntrack swept"),
-            Err(error) => tracing::warn!(%error, "conntrack sweep"),
+        self.due = false;
+        let (dir, model) = (dir.to_owned(), Arc::clone(model));
+        self.running = Some(tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            match sweep(&dir, &model) {
+                Ok(0) => {}
+                Ok(removed) => tracing::debug!(removed, "conntrack swept"),
+                Err(error) => tracing::warn!(%error, "conntrack sweep"),
+            }
+            began.elapsed()
         }));
+    }
+
+    /// Returns when the next walk may start, for the one that is due; at no time when none is under way.
+    async fn rested(&mut self) -> Option<()> {
+        if let Some(running) = &mut self.running {
+            // A walk that panicked has taken no time that matters.
+            let took = running.await.unwrap_or_default();
+            self.running = None;
+            self.rest_until = Some(tokio::time::Instant::now() + took * REST);
+        }
+        tokio::time::sleep_until(self.rest_until?).await;
+        self.rest_until = None;
+        Some(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Removes conntrack entries that must not live on: what the programs cannot see is that a Service or an endpoint is
 //! gone.
 //!
-//! In: the frontends and backends that are wanted. Invariant: a flow of a wanted frontend to a wanted backend is never
+//! In: the model, which says what frontends and backends are wanted. Invariant: a flow of a wanted frontend to a wanted backend is never
 //! touched before its timeout.
 //!
 //! # Design
@@ -9,7 +9,7 @@
 //! its client speaks for [`SILENCE_NS`] without an answer the flow is dropped: its next packet goes to a live backend,
 //! which resets it, so that the client learns in seconds what it would otherwise wait minutes for. A UDP flow has no
 //! end, so it moves at once.
-use std::{collections::HashSet, path::Path};
+use std::{cell::LazyCell, collections::HashSet, path::Path};
 
 use aya::maps::{HashMap, MapData};
 use sluice_ebpf::{
@@ -20,8 +20,9 @@ use sluice_ebpf::{
 use super::{
     maglev::Place,
     maps::{TableError, open},
-    rows::Rows,
+    rows::{frontend_key, place},
 };
+use crate::model::{Model, Target};
 
 /// How long a client may speak to an endpoint that left without an answer, before its flow is dropped.
 const SILENCE_NS: u64 = 5_000_000_000;
@@ -34,30 +35,34 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What these rows hold.
+    /// What this model holds.
     #[must_use]
-    pub fn new(rows: &Rows) -> Self {
-        Self { frontends: rows.frontends.keys().copied().collect(), backends: rows.backends.keys().copied().collect() }
+    pub fn new(model: &Model) -> Self {
+        let backends = model.frontends.values().flat_map(|target| match target {
+            Target::Endpoints(endpoints) => endpoints.backends.iter().chain(&endpoints.draining),
+            Target::Proxy { .. } => [].iter().chain(&[]),
+        });
+        Self { frontends: model.frontends.keys().map(frontend_key).collect(), backends: backends.map(place).collect() }
     }
 }
 
 /// Walks conntrack once and returns how many entries were removed.
 ///
-/// Cost: about a millisecond per thousand entries; call it off the stage's task.
+/// Cost: about a millisecond per thousand entries, and for the map's empty places; call it off the stage's task.
 ///
 /// # Errors
 /// The map cannot be opened.
-pub fn sweep(dir: &Path, wanted: &Wanted) -> Result<usize, TableError> {
+pub fn sweep(dir: &Path, model: &Model) -> Result<usize, TableError> {
     let mut conntrack: HashMap<MapData, CtKey, CtEntry> = open(dir, map::CONNTRACK)?;
     let now = monotonic_nanoseconds();
-    let mut doomed = Vec::new();
+    let (mut doomed, wanted) = (Vec::new(), LazyCell::new(|| Wanted::new(model)));
     for row in &conntrack {
         // An entry that vanishes while we walk is what an LRU map does.
         let Ok((key, entry)) = row else { continue };
         if key.dir == CT_REQUEST {
             let reply_key = opposite(&key, &entry);
             let reply = conntrack.get(&reply_key, 0).ok();
-            if verdict(&key, &entry, reply.as_ref(), wanted, now) == Keep::No {
+            if verdict(&key, &entry, reply.as_ref(), &wanted, now) == Keep::No {
                 doomed.extend([key, reply_key]);
             }
         } else if conntrack.get(&opposite(&key, &entry), 0).is_err()

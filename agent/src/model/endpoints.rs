@@ -35,13 +35,27 @@ impl SliceIndex {
     /// Indexes a snapshot's slices.
     #[must_use]
     pub fn new(snapshot: &Snapshot) -> Self {
-        let mut by_service = BTreeMap::<_, Vec<_>>::new();
-        for slice in snapshot.slices.values() {
-            if let Some(service) = slice.service_name() {
-                by_service.entry(service).or_default().push(Arc::clone(slice));
-            }
+        let mut index = Self::default();
+        snapshot.slices.iter().for_each(|(name, slice)| index.insert(name, slice));
+        index
+    }
+
+    /// Adds a slice that is not there, under its name.
+    pub fn insert(&mut self, name: &ObjectName, slice: &Arc<EndpointSlice>) {
+        let Some(service) = slice.service_name() else { return };
+        let slices = self.by_service.entry(service).or_default();
+        // Those of one Service are of one namespace.
+        let at = slices.partition_point(|known| known.metadata.name < name.name);
+        slices.insert(at, Arc::clone(slice));
+    }
+
+    /// Removes a slice of a Service, if it is there.
+    pub fn remove(&mut self, service: &ObjectName, name: &ObjectName) {
+        let Some(slices) = self.by_service.get_mut(service) else { return };
+        slices.retain(|known| known.metadata.name != name.name);
+        if slices.is_empty() {
+            self.by_service.remove(service);
         }
-        Self { by_service }
     }
 
     /// The slices of a Service, in the order of their names.

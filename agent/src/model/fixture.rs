@@ -1,7 +1,7 @@
 //! Objects for the tests of the model, written as in manifests.
 use std::sync::Arc;
 
-use super::{Allocations, Node};
+use super::Node;
 use crate::{
     api::{EndpointSlice, ObjectName, Service},
     source::Snapshot,
@@ -13,7 +13,7 @@ pub(super) fn node(pools: &[&str]) -> Node {
         name: "n1".into(),
         zone: Some("z1".into()),
         pools: pools.iter().map(|p| p.parse().unwrap()).collect(),
-        allocations: Allocations::new(),
+        allocations: Arc::default(),
     }
 }
 

@@ -88,7 +88,7 @@ pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mu
 fn program(name: &ObjectName, gateway: &Gateway, served: Vec<Served<'_>>, model: &mut Model, http: &mut HttpModel) {
     let object = object(name);
     if let Err(message) = requested(gateway) {
-        model.verdicts.insert(object, refused("UnsupportedAddress", message));
+        model.judge(object, refused("UnsupportedAddress", message));
         return;
     }
     let mut faults: Vec<(&'static str, String)> = Vec::new();
@@ -121,7 +121,7 @@ fn program(name: &ObjectName, gateway: &Gateway, served: Vec<Served<'_>>, model:
     }
     // Without an address the allocator has said why already.
     if !vips.is_empty() || !model.verdicts.contains_key(&object) {
-        model.verdicts.insert(object, verdict(programmed > 0, vips.is_empty(), faults));
+        model.judge(object, verdict(programmed > 0, vips.is_empty(), faults));
     }
 }
 

@@ -35,7 +35,7 @@ pub fn attach(
 ) -> BTreeMap<ServicePort, Vec<Backend>> {
     for (name, route) in by_age(snapshot) {
         let verdict = attach_one(snapshot, name, route, listeners);
-        model.verdicts.insert(ObjectRef::new("HTTPRoute", name.clone()), verdict);
+        model.judge(ObjectRef::new("HTTPRoute", name.clone()), verdict);
     }
     let mut services = BTreeMap::new();
     for served in listeners.values_mut().flatten() {
@@ -64,7 +64,8 @@ fn by_age(snapshot: &Snapshot) -> Vec<(&ObjectName, &Arc<HttpRoute>)> {
     routes
 }
 
-fn backends(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, port: &ServicePort) -> Vec<Backend> {
+/// The backends of a Service port that a rule names.
+pub(super) fn backends(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, port: &ServicePort) -> Vec<Backend> {
     let Some(service) = snapshot.services.get(&port.service) else { return Vec::new() };
     let Some(found) = rule::service_port(service, port.port) else { return Vec::new() };
     endpoints::select(slices, service, &found.name, Family::Any, node).cluster

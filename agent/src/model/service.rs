@@ -7,7 +7,7 @@ mod demand;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -16,12 +16,12 @@ pub use demand::CLASS;
 use demand::Demand;
 
 use super::{
-    EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
+    Allocations, EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
     endpoints::{self, Family, SliceIndex},
     ipam::{self, Claim},
 };
 use crate::{
-    api::{Service, service::ServicePort},
+    api::{ObjectName, Service, service::ServicePort},
     source::Snapshot,
 };
 
@@ -41,40 +41,102 @@ pub fn claims(snapshot: &Snapshot) -> Vec<Claim> {
     snapshot.services.values().filter_map(claim).collect()
 }
 
-/// Adds the frontends of the Services that are ours, at the addresses in `model.allocations`.
-pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mut Model) {
-    let vips = model.allocations.values().flatten().copied().collect();
-    let context = Context { slices, node, vips };
+/// All Services, the oldest first, then by name.
+pub(super) fn by_age(snapshot: &Snapshot) -> Vec<&Arc<Service>> {
     let mut services = snapshot.services.values().collect::<Vec<_>>();
     // Stable, and the map is in the order of names.
     services.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
-    for service in services {
+    services
+}
+
+/// What was made of Services before.
+#[derive(Debug, Default)]
+pub(super) struct Targets {
+    made: HashMap<Frontend, Made>,
+    /// The addresses that were given, and the same as a set: no backend has one.
+    given: Arc<Allocations>,
+    vips: Arc<BTreeSet<IpAddr>>,
+    /// What was made no longer holds; an equal one is still shared.
+    is_stale: bool,
+}
+
+#[derive(Debug)]
+struct Made {
+    service: Arc<Service>,
+    target: Arc<EndpointTarget>,
+    notes: Vec<String>,
+}
+
+impl Targets {
+    /// Tells that what was made may not hold any more, whatever the objects say.
+    pub(super) fn distrust(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// Forgets what the model does not have; the rest holds.
+    pub(super) fn retain(&mut self, model: &Model) {
+        self.made.retain(|frontend, _| model.frontends.contains_key(frontend));
+        self.is_stale = false;
+    }
+}
+
+/// Compiles Services one by one, at the addresses in `model.allocations`.
+pub(super) struct Compiler<'a> {
+    slices: &'a SliceIndex,
+    node: &'a Node,
+    /// Services whose slices are others than before.
+    touched: &'a BTreeSet<ObjectName>,
+    targets: &'a mut Targets,
+    /// Every address given to anybody.
+    vips: Arc<BTreeSet<IpAddr>>,
+}
+
+impl<'a> Compiler<'a> {
+    pub(super) fn new(
+        slices: &'a SliceIndex,
+        node: &'a Node,
+        touched: &'a BTreeSet<ObjectName>,
+        targets: &'a mut Targets,
+        model: &Model,
+    ) -> Self {
+        if !Arc::ptr_eq(&targets.given, &model.allocations) {
+            targets.given = Arc::clone(&model.allocations);
+            let vips = model.allocations.values().flatten().copied().collect();
+            if vips != *targets.vips {
+                targets.vips = Arc::new(vips);
+                targets.is_stale = true;
+            }
+        }
+        let vips = Arc::clone(&targets.vips);
+        Self { slices, node, touched, targets, vips }
+    }
+
+    /// Adds one Service's frontends and its verdict, or replaces them where its endpoints alone have changed. All
+    /// older Services must have been added.
+    pub(super) fn add(&mut self, service: &Arc<Service>, model: &mut Model) {
         let object = ObjectRef::new("Service", service.metadata.object_name());
         let verdict = match Demand::of(service) {
             Demand::Nothing(verdict) | Demand::Impossible(verdict) => verdict,
             Demand::Addresses(_) => match model.allocations.get(&object) {
-                Some(addrs) => context.program(service, &addrs.clone(), &mut model.frontends),
+                Some(addrs) => self.program(&object.object, service, addrs, &mut model.frontends),
                 // Refused by `ipam::assign`, which has said why.
-                None => continue,
+                None => return,
             },
         };
-        model.verdicts.insert(object, verdict);
+        model.judge(object, verdict);
     }
-}
 
-/// What is the same for all Services.
-struct Context<'a> {
-    slices: &'a SliceIndex,
-    node: &'a Node,
-    /// Every address given to anybody.
-    vips: BTreeSet<IpAddr>,
-}
-
-impl Context<'_> {
     /// Adds the frontends of one Service and says what became of it.
-    fn program(&self, service: &Service, vips: &[IpAddr], frontends: &mut BTreeMap<Frontend, Target>) -> Verdict {
+    fn program(
+        &mut self,
+        name: &ObjectName,
+        service: &Arc<Service>,
+        vips: &[IpAddr],
+        frontends: &mut BTreeMap<Frontend, Target>,
+    ) -> Verdict {
         let mut report = Report::default();
         let ports = usable_ports(service, &mut report);
+        let is_touched = self.touched.contains(name);
         for vip in vips {
             if !admits_all_sources(service, *vip) {
                 let ranges = service.spec.load_balancer_source_ranges.join(", ");
@@ -84,15 +146,14 @@ impl Context<'_> {
             }
             for (written, port, proto) in &ports {
                 let frontend = Frontend { vip: *vip, port: *port, proto: *proto };
-                match frontends.entry(frontend) {
-                    Entry::Occupied(known) => {
-                        let winner = owner(known.get());
-                        report.refuse("PortConflict", format!("{frontend} belongs to {winner}; want another port"));
-                    }
-                    Entry::Vacant(free) => {
-                        free.insert(Target::Endpoints(self.target(service, written, frontend, &mut report)));
-                        report.programmed += 1;
-                    }
+                let winner = frontends.get(&frontend).filter(|known| !is_of(known, name)).map(owner);
+                if let Some(winner) = winner {
+                    report.refuse("PortConflict", format!("{frontend} belongs to {winner}; want another port"));
+                } else {
+                    let made = self.made(service, written, frontend, is_touched);
+                    made.notes.iter().for_each(|sentence| report.note(sentence.clone()));
+                    frontends.insert(frontend, Target::Endpoints(Arc::clone(&made.target)));
+                    report.programmed += 1;
                 }
             }
         }
@@ -100,7 +161,22 @@ impl Context<'_> {
         report.verdict()
     }
 
-    fn target(&self, service: &Service, port: &ServicePort, at: Frontend, report: &mut Report) -> EndpointTarget {
+    /// What a frontend leads to: as remembered where nothing that it is made of has changed.
+    fn made(&mut self, service: &Arc<Service>, port: &ServicePort, at: Frontend, is_touched: bool) -> &Made {
+        let known = self.targets.made.get(&at);
+        let holds = !is_touched && !self.targets.is_stale;
+        if !known.is_some_and(|made| holds && Arc::ptr_eq(&made.service, service)) {
+            let (target, notes) = self.target(service, port, at);
+            let target = match known.filter(|made| *made.target == target) {
+                Some(made) => Arc::clone(&made.target),
+                None => Arc::new(target),
+            };
+            self.targets.made.insert(at, Made { service: Arc::clone(service), target, notes });
+        }
+        &self.targets.made[&at]
+    }
+
+    fn target(&self, service: &Service, port: &ServicePort, at: Frontend) -> (EndpointTarget, Vec<String>) {
         let mut selected = endpoints::select_port(self.slices, service, port, Family::of(at.vip), self.node);
         selected.exclude(&self.vips);
         let is_local = service.spec.external_traffic_policy == "Local";
@@ -115,23 +191,22 @@ impl Context<'_> {
             (selected.cluster, selected.draining)
         };
         let when_empty = if is_local && exists { WhenEmpty::Drop } else { WhenEmpty::Reject };
-        for sentence in selected.skipped {
-            report.note(sentence);
-        }
+        let mut notes = selected.skipped;
         if backends.is_empty() {
-            report.note(match when_empty {
+            notes.push(match when_empty {
                 WhenEmpty::Reject => format!("{at} has no endpoint: connections are rejected"),
                 WhenEmpty::Drop => format!("{at} has no endpoint on this node: connections are dropped here"),
             });
         }
-        EndpointTarget {
+        let target = EndpointTarget {
             service: service.metadata.object_name(),
             port_name: port.name.clone(),
             backends,
             draining,
             when_empty,
             affinity: service.spec.session_affinity == "ClientIP",
-        }
+        };
+        (target, notes)
     }
 
     /// Things that are odd and harm nothing.
@@ -195,9 +270,14 @@ fn admits_all_sources(service: &Service, vip: IpAddr) -> bool {
 /// Whose a frontend is.
 fn owner(target: &Target) -> ObjectRef {
     match target {
-        Target::Endpoints(EndpointTarget { service, .. }) => ObjectRef::new("Service", service.clone()),
+        Target::Endpoints(endpoints) => ObjectRef::new("Service", endpoints.service.clone()),
         Target::Proxy { gateway } => ObjectRef::new("Gateway", gateway.clone()),
     }
+}
+
+/// Whether a frontend is a Service's own.
+fn is_of(target: &Target, service: &ObjectName) -> bool {
+    matches!(target, Target::Endpoints(endpoints) if endpoints.service == *service)
 }
 
 /// What is found while a Service is compiled.

@@ -3,7 +3,6 @@
 //! Gateways and routes go through the real compiler; then the frontend becomes the proxy's own socket and the backends
 //! of each Service become those of the test.
 use std::{
-    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -130,7 +129,7 @@ pub(crate) fn compile(
         snapshot.services.insert(name(&service.metadata), Arc::new(service));
     }
     let pool = "192.0.2.0/24".parse().unwrap();
-    let node = Node { name: "n1".into(), zone: None, pools: vec![pool], allocations: BTreeMap::new() };
+    let node = Node { name: "n1".into(), zone: None, pools: vec![pool], allocations: Arc::default() };
     let mut model = model::compile(&snapshot, &node);
     let mut http = HttpModel::clone(&model.http);
     http.frontends = http.frontends.into_values().map(|listeners| (addr, listeners)).collect();

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -76,7 +76,7 @@ fn s70_an_exhausted_pool_says_how_full_it_is_and_the_oldest_waiter_is_next() {
     let all = outcome(&claims, &node);
     let text = "PoolExhausted: no IPv4 address is free: 2 of 2 addresses of 192.0.2.0/30 are in use, 1 of 1 addresses of 198.51.100.9/32 are in use; want a larger pool or another one";
     assert_eq!((all["d"].as_str(), all["e"].as_str()), (text, text));
-    node.allocations = assign(&claims, &node).0;
+    node.allocations = Arc::new(assign(&claims, &node).0);
     let freed = outcome(&claims[1..], &node);
     assert_eq!(
         (freed["b"].as_str(), freed["c"].as_str(), freed["d"].as_str()),
@@ -90,7 +90,7 @@ fn s70_an_exhausted_pool_says_how_full_it_is_and_the_oldest_waiter_is_next() {
 #[test]
 fn s66_s67_what_objects_have_is_theirs_before_anything_is_given_or_asked_for() {
     let mut node = node(&["192.0.2.0/24"]);
-    node.allocations.insert(claim("z").object, ips(&["192.0.2.1"]));
+    Arc::make_mut(&mut node.allocations).insert(claim("z").object, ips(&["192.0.2.1"]));
     let claims = [claim("a"), asks("b", &["192.0.2.1"]), shows("y", &["192.0.2.2"]), claim("z")];
     let all = outcome(&claims, &node);
     assert_eq!((all["a"].as_str(), all["y"].as_str(), all["z"].as_str()), ("192.0.2.3", "192.0.2.2", "192.0.2.1"));
@@ -103,7 +103,7 @@ fn s66_s67_what_objects_have_is_theirs_before_anything_is_given_or_asked_for() {
 #[test]
 fn s68_an_address_that_left_the_pools_stays_with_its_object() {
     let mut node = node(&["198.51.100.0/24"]);
-    node.allocations.insert(claim("a").object, ips(&["192.0.2.1"]));
+    Arc::make_mut(&mut node.allocations).insert(claim("a").object, ips(&["192.0.2.1"]));
     let claims = [claim("a"), shows("b", &["192.0.2.2"]), claim("c")];
     let all = outcome(&claims, &node);
     assert_eq!(all.values().collect::<Vec<_>>(), ["192.0.2.1", "192.0.2.2", "198.51.100.1"]);
@@ -131,7 +131,7 @@ fn s71_a_request_that_cannot_be_met_gets_no_other_address() {
 #[test]
 fn an_object_that_asks_for_another_address_moves_and_frees_its_own() {
     let mut node = node(&["192.0.2.0/24"]);
-    node.allocations.insert(claim("a").object, ips(&["192.0.2.1"]));
+    Arc::make_mut(&mut node.allocations).insert(claim("a").object, ips(&["192.0.2.1"]));
     let moved = Claim { in_status: ips(&["192.0.2.1"]), ..asks("a", &["192.0.2.9"]) };
     let all = outcome(&[moved, claim("b")], &node);
     assert_eq!(all.values().collect::<Vec<_>>(), ["192.0.2.9", "192.0.2.1"]);
@@ -177,7 +177,7 @@ fn s75_s76_objects_of_one_namespace_share_an_address_by_key_in_any_order() {
             "{all:?}"
         );
     }
-    node.allocations = assign(&claims, &node).0;
+    node.allocations = Arc::new(assign(&claims, &node).0);
     let restarted = claims.iter().rev().cloned().collect::<Vec<_>>();
     assert_eq!(outcome(&restarted, &node), all, "after a restart, in another order");
     assert_eq!(one(&[claim("x"), claims[1].clone()], &node, "b"), "192.0.2.5", "one sharer leaves");
@@ -194,9 +194,9 @@ fn s77_dual_stack_keeps_what_is_there_and_is_whole_or_nothing_where_required() {
     assert_eq!(all["a"], "NoPool: no pool has IPv6 addresses, want one: --pool CIDR");
     assert_eq!(all["b"], "192.0.2.1", "nothing is held back for it");
     let mut upgraded = both.clone();
-    upgraded.allocations.insert(claim("a").object, ips(&["192.0.2.44"]));
+    Arc::make_mut(&mut upgraded.allocations).insert(claim("a").object, ips(&["192.0.2.44"]));
     assert_eq!(one(&[dual("a", true)], &upgraded, "a"), "192.0.2.44 2001:db8::");
-    upgraded.allocations.insert(claim("a").object, ips(&["192.0.2.44", "2001:db8::9"]));
+    Arc::make_mut(&mut upgraded.allocations).insert(claim("a").object, ips(&["192.0.2.44", "2001:db8::9"]));
     assert_eq!(one(&[claim("a")], &upgraded, "a"), "192.0.2.44", "S78: the second one is released");
     let undecided = Claim { v4: false, ..claim("a") };
     assert_eq!(one(std::slice::from_ref(&undecided), &node(&["2001:db8::/64", "192.0.2.0/24"]), "a"), "2001:db8::");
@@ -267,7 +267,7 @@ proptest! {
         prop_assert_eq!(&assign(&turned, &node).0, &given);
 
         // A restart, then an object that goes: the others keep what they have.
-        node.allocations = given.clone();
+        node.allocations = Arc::new(given.clone());
         prop_assert_eq!(&assign(&claims, &node).0, &given);
         let mut fewer = claims.clone();
         if !fewer.is_empty() {

@@ -1,9 +1,6 @@
 //! Gateways and routes as manifests have them -> verdicts, frontends, entries.
 #![expect(clippy::needless_pass_by_value, reason = "objects are written where they are used")]
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
@@ -34,7 +31,7 @@ fn compile(objects: Value) -> Model {
 
 fn compile_with(objects: Value, pools: &[&str]) -> Model {
     let pools = pools.iter().map(|p| p.parse().unwrap()).collect();
-    model::compile(&snapshot(objects), &Node { name: "n".into(), zone: None, pools, allocations: BTreeMap::new() })
+    model::compile(&snapshot(objects), &Node { name: "n".into(), zone: None, pools, allocations: Arc::default() })
 }
 
 fn gateway(listeners: Value) -> Value {

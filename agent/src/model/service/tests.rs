@@ -324,7 +324,8 @@ fn s66_addresses_survive_edits_and_restarts() {
         [("a", "{type: LoadBalancer, ports: [{port: 80}]}"), ("b", "{type: LoadBalancer, ports: [{port: 80}]}")];
     let first = compile_all(&services(&specs));
     let mut restarted = node(POOLS);
-    restarted.allocations = serde_json::from_str(&serde_json::to_string(&first.allocations).unwrap()).unwrap();
+    let written = serde_json::to_string(&*first.allocations).unwrap();
+    restarted.allocations = Arc::new(serde_json::from_str(&written).unwrap());
     let edited = services(&[
         ("b", "{type: LoadBalancer, ports: [{port: 81}]}"),
         ("A", "{type: LoadBalancer, ports: [{port: 80}]}"),
@@ -412,7 +413,8 @@ proptest! {
         let vips = model.allocations.values().flatten().copied().collect::<BTreeSet<_>>();
         for (frontend, target) in &model.frontends {
             prop_assert!(vips.contains(&frontend.vip));
-            if let Target::Endpoints(EndpointTarget { backends, draining, .. }) = target {
+            if let Target::Endpoints(endpoints) = target {
+                let EndpointTarget { backends, draining, .. } = &**endpoints;
                 let all = backends.iter().chain(draining).collect::<BTreeSet<_>>();
                 prop_assert_eq!(all.len(), backends.len() + draining.len(), "distinct");
                 for backend in all {

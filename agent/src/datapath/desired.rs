@@ -1,0 +1,154 @@
+//! What the last model wants in the maps, kept from one model to the next: a new model costs what it changes.
+//!
+//! In: models. Out: [`Rows`], and which of them may be others than before. Invariant, property-tested: the rows are
+//! those of the last model, whichever came before it.
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
+
+use sluice_ebpf::{BACKEND_LOCAL, BACKEND_REMOTE, FrontendKey, UDP, VIP_ECHO, VIP_REJECT, Vip};
+
+use super::{
+    maglev::Place,
+    rows::{FrontendRow, Rows, frontend_key, place},
+};
+use crate::model::{
+    EndpointTarget, Frontend, Locality, Model, Target,
+    memo::{Difference, differences},
+};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Desired {
+    model: Arc<Model>,
+    rows: Rows,
+    mentions: BTreeMap<Place, Mentions>,
+}
+
+/// Which rows may be others than before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Frontends, with those that are gone.
+    pub frontends: BTreeSet<FrontendKey>,
+    /// Backends, with those that are gone.
+    pub backends: BTreeSet<Place>,
+    /// VIPs, with those that are gone.
+    pub vips: BTreeSet<sluice_ebpf::Addr>,
+    /// Frontends that lead to the proxy came or went.
+    pub proxied: bool,
+    /// Flows may have to move or end at once: a frontend is gone, or a UDP frontend has lost a backend.
+    pub orphans: bool,
+}
+
+/// How many targets name a backend, by what they say about where it runs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mentions {
+    local: u32,
+    remote: u32,
+    unknown: u32,
+}
+
+impl Mentions {
+    fn of(&mut self, locality: Locality) -> &mut u32 {
+        match locality {
+            Locality::Local => &mut self.local,
+            Locality::Remote => &mut self.remote,
+            Locality::Unknown => &mut self.unknown,
+        }
+    }
+
+    /// `None` when nobody names it.
+    fn flags(self) -> Option<u16> {
+        match self {
+            Self { local: 0, remote: 0, unknown: 0 } => None,
+            Self { local: 1.., remote: 0, .. } => Some(BACKEND_LOCAL),
+            Self { local: 0, remote: 1.., .. } => Some(BACKEND_REMOTE),
+            // Two slices may disagree on where an endpoint runs; then neither is believed and the route decides.
+            _ => Some(0),
+        }
+    }
+}
+
+impl Desired {
+    /// What must be in the maps.
+    #[must_use]
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    /// Takes over a model.
+    pub fn follow(&mut self, model: &Arc<Model>) -> Touched {
+        let last = std::mem::replace(&mut self.model, Arc::clone(model));
+        let mut touched = Touched::default();
+        let is_same = |(a, old): (&Frontend, &Target), (b, new): (&Frontend, &Target)| {
+            // Targets compare by pointer first.
+            a == b && old == new
+        };
+        let differences = differences(&last.frontends, &model.frontends, is_same).collect::<Vec<_>>();
+        for Difference { key, old, new } in &differences {
+            self.change(key, *old, *new, &mut touched);
+        }
+        for place in &touched.backends {
+            match self.mentions.get(place).and_then(|mentions| mentions.flags()) {
+                Some(flags) => drop(self.rows.backends.insert(*place, flags)),
+                None => {
+                    self.mentions.remove(place);
+                    self.rows.backends.remove(place);
+                }
+            }
+        }
+        let lost_udp = |d: &Difference<'_, Frontend, Target>| {
+            frontend_key(d.key).proto == UDP && d.old.is_some_and(|old| self.lacks_one_of(old))
+        };
+        touched.orphans = differences.iter().any(|d| d.new.is_none() || lost_udp(d));
+        touched
+    }
+
+    fn change(&mut self, frontend: &Frontend, old: Option<&Target>, new: Option<&Target>, touched: &mut Touched) {
+        let key = frontend_key(frontend);
+        touched.frontends.insert(key);
+        touched.proxied |= [old, new].iter().any(|t| matches!(t, Some(Target::Proxy { .. })));
+        if let Some(Target::Endpoints(old)) = old {
+            for (place, locality) in named(old) {
+                let count = self.mentions.entry(place).or_default().of(locality);
+                *count = count.saturating_sub(1);
+                touched.backends.insert(place);
+            }
+        }
+        if let Some(Target::Endpoints(new)) = new {
+            for (place, locality) in named(new) {
+                *self.mentions.entry(place).or_default().of(locality) += 1;
+                touched.backends.insert(place);
+            }
+        }
+        match new {
+            Some(target) => drop(self.rows.frontends.insert(key, FrontendRow::new(target))),
+            None => drop(self.rows.frontends.remove(&key)),
+        }
+        if old.is_none() != new.is_none() {
+            touched.vips.insert(key.vip);
+            match self.rows.vips.entry(key.vip) {
+                Entry::Vacant(free) => drop(free.insert(Vip { flags: VIP_ECHO | VIP_REJECT, frontends: 1 })),
+                Entry::Occupied(mut known) if new.is_some() => known.get_mut().frontends += 1,
+                Entry::Occupied(known) if known.get().frontends <= 1 => drop(known.remove()),
+                Entry::Occupied(mut known) => known.get_mut().frontends -= 1,
+            }
+        }
+    }
+
+    /// Whether nobody names some backend of a target any more.
+    fn lacks_one_of(&self, target: &Target) -> bool {
+        let Target::Endpoints(endpoints) = target else { return false };
+        named(endpoints).any(|(place, _)| !self.rows.backends.contains_key(&place))
+    }
+}
+
+/// The backends that a target names.
+fn named(target: &EndpointTarget) -> impl Iterator<Item = (Place, Locality)> {
+    let all = target.backends.iter().chain(&target.draining);
+    all.map(|backend| (place(backend), backend.locality))
+}
+
+#[cfg(test)]
+mod tests;

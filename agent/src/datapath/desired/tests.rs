@@ -1,0 +1,110 @@
+//! Whatever models came before, the rows and the plan are those of the last one alone.
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    api::ObjectName,
+    datapath::plan::{Observed, State},
+    model::{Backend, Port, Proto, WhenEmpty},
+};
+
+fn backend((n, locality): &(u8, u8)) -> Backend {
+    let locality = [Locality::Local, Locality::Remote, Locality::Unknown][usize::from(locality % 3)];
+    Backend { addr: [10, 244, 0, *n].into(), port: Port::try_new(8080).unwrap(), locality }
+}
+
+/// A frontend: VIP, whether UDP, and its target; no backends and no flags: the proxy.
+type Drawn = BTreeMap<(u8, bool), (Vec<(u8, u8)>, Vec<(u8, u8)>, u8)>;
+
+fn model(drawn: &Drawn) -> Arc<Model> {
+    let name = ObjectName::new("default", "web");
+    let frontends = drawn.iter().map(|((vip, is_udp), (backends, draining, flags))| {
+        let proto = if *is_udp { Proto::Udp } else { Proto::Tcp };
+        let frontend = Frontend { vip: [192, 0, 2, *vip].into(), port: Port::try_new(80).unwrap(), proto };
+        let target = match flags {
+            0 => Target::Proxy { gateway: name.clone() },
+            flags => Target::Endpoints(Arc::new(EndpointTarget {
+                service: name.clone(),
+                port_name: String::new(),
+                backends: backends.iter().map(backend).collect(),
+                draining: draining.iter().map(backend).collect(),
+                when_empty: if flags & 2 > 0 { WhenEmpty::Drop } else { WhenEmpty::Reject },
+                affinity: flags & 1 > 0,
+            })),
+        };
+        (frontend, target)
+    });
+    Arc::new(Model { frontends: frontends.collect(), ..Model::default() })
+}
+
+fn any_model() -> impl Strategy<Value = Drawn> {
+    let backends = || prop::collection::vec((0..6_u8, 0..3_u8), 0..5);
+    prop::collection::btree_map((0..4_u8, any::<bool>()), (backends(), backends(), 0..4_u8), 0..6)
+}
+
+/// The rows of one model, by the definition of each.
+fn rows(model: &Model) -> Rows {
+    let mut rows = Rows::default();
+    for (frontend, target) in &model.frontends {
+        let key = frontend_key(frontend);
+        rows.frontends.insert(key, FrontendRow::new(target));
+        let vip = rows.vips.entry(key.vip).or_default();
+        (vip.flags, vip.frontends) = (VIP_ECHO | VIP_REJECT, vip.frontends + 1);
+        let Target::Endpoints(endpoints) = target else { continue };
+        for backend in endpoints.backends.iter().chain(&endpoints.draining) {
+            *rows.backends.entry(place(backend)).or_default() |= match backend.locality {
+                Locality::Local => BACKEND_LOCAL,
+                Locality::Remote => BACKEND_REMOTE,
+                Locality::Unknown => 0,
+            };
+        }
+    }
+    rows.backends.values_mut().filter(|f| **f == BACKEND_LOCAL | BACKEND_REMOTE).for_each(|f| *f = 0);
+    rows
+}
+
+proptest! {
+    #[test]
+    fn rows_and_plans_of_a_history_are_those_from_scratch(
+        history in prop::collection::vec((any_model(), 0..3_u8), 1..10),
+    ) {
+        let mut desired = Desired::default();
+        let mut following = State::new(&Observed::default());
+        let mut planning = State::new(&Observed::default());
+        for (drawn, ticks) in history {
+            let model = model(&drawn);
+            let touched = desired.follow(&model);
+            prop_assert_eq!(desired.rows(), &rows(&model));
+            prop_assert_eq!(following.follow(desired.rows(), &touched), planning.plan(&rows(&model)));
+            for _ in 0..ticks {
+                prop_assert_eq!(following.tick(), planning.tick());
+            }
+            prop_assert_eq!(following.occupancy(), planning.occupancy());
+        }
+    }
+}
+
+fn one(is_udp: bool, backends: &[u8]) -> Arc<Model> {
+    let backends = backends.iter().map(|n| (*n, 0)).collect();
+    model(&BTreeMap::from([((1, is_udp), (backends, Vec::new(), 1))]))
+}
+
+#[test]
+fn the_same_targets_touch_nothing() {
+    let mut desired = Desired::default();
+    desired.follow(&one(false, &[1, 2]));
+    assert_eq!(desired.follow(&one(false, &[1, 2])), Touched::default());
+}
+
+#[test]
+fn flows_need_a_look_when_a_frontend_goes_or_a_udp_frontend_loses_a_backend() {
+    let orphans = |before: &Arc<Model>, after: &Arc<Model>| {
+        let mut desired = Desired::default();
+        desired.follow(before);
+        desired.follow(after).orphans
+    };
+    assert!(orphans(&one(true, &[1, 2]), &one(true, &[1])));
+    assert!(orphans(&one(false, &[1]), &model(&Drawn::new())));
+    assert!(!orphans(&one(true, &[1]), &one(true, &[1, 2])), "one more");
+    assert!(!orphans(&one(false, &[1, 2]), &one(false, &[1])), "TCP flows stay for as long as they are answered");
+}

@@ -1,0 +1,184 @@
+//! A memo that saw any history makes the model that a fresh compile makes.
+use proptest::prelude::*;
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::{
+    api::ObjectMeta,
+    model::{self, Frontend, Port, Proto, Target, fixture::node},
+};
+
+const POOLS: &[&str] = &["192.0.2.0/29", "2001:db8::/64"];
+
+/// Services: ours, dual stack, one with the address of another, a foreign one, one that only routes name.
+const SERVICES: [&str; 6] = [
+    "{type: LoadBalancer, ports: [{name: http, port: 80}]}",
+    "{type: LoadBalancer, ipFamilyPolicy: PreferDualStack, ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}]}",
+    "{type: LoadBalancer, loadBalancerIP: 192.0.2.3, externalTrafficPolicy: Local, ports: [{name: http, port: 80}]}",
+    "{type: LoadBalancer, loadBalancerIP: 192.0.2.3, ports: [{name: http, port: 80}, {name: dns, port: 8053}]}",
+    "{type: LoadBalancer, loadBalancerClass: other, ports: [{name: http, port: 80}]}",
+    "{type: ClusterIP, ports: [{name: http, port: 80}]}",
+];
+
+/// Endpoints: here, elsewhere, none, hinted, one that is perhaps a VIP, a bad one.
+const ENDPOINTS: [&str; 6] = [
+    "[{addresses: [10.0.0.1], nodeName: n1}]",
+    "[{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], nodeName: n2, conditions: {ready: false, serving: true}}]",
+    "[]",
+    "[{addresses: [10.0.0.3], hints: {forZones: [{name: z1}]}}, {addresses: [10.0.0.4], hints: {forZones: [{name: z2}]}}]",
+    "[{addresses: [192.0.2.1]}, {addresses: [192.0.2.3]}, {addresses: [10.0.0.5]}]",
+    "[{addresses: [127.0.0.1]}]",
+];
+
+fn object<T: DeserializeOwned>(name: &str, rest: &str, metadata: impl FnOnce(&mut T) -> &mut ObjectMeta) -> Arc<T> {
+    let mut object = serde_saphyr::from_str::<T>(rest).unwrap();
+    let meta = metadata(&mut object);
+    (meta.name, meta.namespace) = (name.to_owned(), "default".to_owned());
+    Arc::new(object)
+}
+
+/// One event: which kind, which object, what it becomes; `None` is its deletion.
+#[derive(Clone, Debug)]
+enum Event {
+    Service(u8, Option<usize>),
+    Slice(u8, u8, Option<usize>),
+    Gateway(u8, Option<u8>),
+    Route(u8, Option<u8>),
+    /// The node's zone.
+    Zone(Option<u8>),
+    /// The addresses given are read back from disk.
+    Restart,
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let variant = || prop::option::weighted(0.8, 0..6_usize);
+    prop_oneof![
+        3 => (0..4_u8, variant()).prop_map(|(n, v)| Event::Service(n, v)),
+        6 => (0..6_u8, 0..4_u8, variant()).prop_map(|(n, s, v)| Event::Slice(n, s, v)),
+        1 => (0..2_u8, prop::option::of(0..2_u8)).prop_map(|(n, v)| Event::Gateway(n, v)),
+        1 => (0..2_u8, prop::option::of(0..4_u8)).prop_map(|(n, v)| Event::Route(n, v)),
+        1 => prop::option::of(1..3_u8).prop_map(Event::Zone),
+        1 => Just(Event::Restart),
+    ]
+}
+
+/// Inserts or deletes.
+fn set<T>(map: &mut BTreeMap<ObjectName, Arc<T>>, name: &str, object: Option<Arc<T>>) {
+    let name = ObjectName::new("default", name);
+    match object {
+        Some(object) => drop(map.insert(name, object)),
+        None => drop(map.remove(&name)),
+    }
+}
+
+impl Event {
+    fn happen(&self, snapshot: &mut Snapshot, node: &mut Node, last: &Model) {
+        match self {
+            Self::Service(n, variant) => {
+                let name = format!("s{n}");
+                let text = variant.map(|v| format!("{{spec: {}}}", SERVICES[v]));
+                let new = text.map(|text| object::<crate::api::Service>(&name, &text, |s| &mut s.metadata));
+                set(&mut snapshot.services, &name, new);
+            }
+            Self::Slice(n, service, variant) => {
+                let name = format!("e{n}");
+                let new = variant.map(|v| {
+                    let text = format!(
+                        "{{metadata: {{labels: {{kubernetes.io/service-name: s{service}}}}}, addressType: IPv4, \
+                         ports: [{{name: http, port: 8080}}, {{name: dns, port: 53, protocol: UDP}}], endpoints: {}}}",
+                        ENDPOINTS[v]
+                    );
+                    object::<crate::api::EndpointSlice>(&name, &text, |s| &mut s.metadata)
+                });
+                set(&mut snapshot.slices, &name, new);
+            }
+            Self::Gateway(n, variant) => {
+                let name = format!("g{n}");
+                let new = variant.map(|v| {
+                    let text = format!(
+                        "{{spec: {{gatewayClassName: sluice, listeners: [{{name: web, port: {}, protocol: HTTP}}]}}}}",
+                        80 + v
+                    );
+                    object::<crate::api::Gateway>(&name, &text, |g| &mut g.metadata)
+                });
+                set(&mut snapshot.gateways, &name, new);
+            }
+            Self::Route(n, variant) => {
+                let name = format!("r{n}");
+                let new = variant.map(|v| {
+                    let text = format!(
+                        "{{spec: {{parentRefs: [{{name: g0}}], rules: [{{backendRefs: [{{name: s{v}, port: 80}}]}}]}}}}"
+                    );
+                    object::<crate::api::HttpRoute>(&name, &text, |r| &mut r.metadata)
+                });
+                set(&mut snapshot.http_routes, &name, new);
+            }
+            Self::Zone(zone) => node.zone = zone.map(|z| format!("z{z}")),
+            Self::Restart => node.allocations = Arc::clone(&last.allocations),
+        }
+    }
+}
+
+fn text(model: &Model) -> String {
+    format!("{:#?}", Model { rev: 0, ..model.clone() })
+}
+
+/// Whether what is equal in both is one.
+fn shares(before: &Model, after: &Model) -> bool {
+    fn is_one<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
+        Arc::ptr_eq(a, b) || **a != **b
+    }
+    let targets = after.frontends.iter().all(|(frontend, target)| match (before.frontends.get(frontend), target) {
+        (Some(Target::Endpoints(old)), Target::Endpoints(new)) => is_one(old, new),
+        _ => true,
+    });
+    targets
+        && is_one(&before.http, &after.http)
+        && is_one(&before.verdicts, &after.verdicts)
+        && is_one(&before.allocations, &after.allocations)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #[test]
+    fn any_history_leads_to_the_model_of_a_fresh_compile(
+        history in prop::collection::vec(prop::collection::vec(any_event(), 1..4), 1..24),
+    ) {
+        let (mut memo, mut node) = (Memo::default(), node(POOLS));
+        let (mut snapshot, mut last) = (Snapshot::default(), Arc::<Model>::default());
+        for events in history {
+            for event in &events {
+                event.happen(&mut snapshot, &mut node, &last);
+            }
+            let model = memo.compile(&Arc::new(snapshot.clone()), &node);
+            prop_assert_eq!(text(&model), text(&model::compile(&snapshot, &node)), "after {:?}", events);
+            prop_assert_eq!(model.rev, last.rev + 1);
+            let before = std::mem::replace(&mut last, Arc::clone(&model));
+            if before.rev > 0 {
+                prop_assert!(shares(&before, &model), "a copy of what is equal");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slice_changes_the_endpoints_of_its_service_alone() {
+    let (mut memo, mut node) = (Memo::default(), node(POOLS));
+    let (mut snapshot, nothing) = (Snapshot::default(), Model::default());
+    for event in [Event::Service(0, Some(0)), Event::Service(1, Some(0)), Event::Slice(0, 0, Some(0))] {
+        event.happen(&mut snapshot, &mut node, &nothing);
+    }
+    let before = memo.compile(&Arc::new(snapshot.clone()), &node);
+    Event::Slice(0, 0, Some(1)).happen(&mut snapshot, &mut node, &nothing);
+    let after = memo.compile(&Arc::new(snapshot), &node);
+    let target = |model: &Model, last| {
+        let vip = format!("192.0.2.{last}").parse().unwrap();
+        match &model.frontends[&Frontend { vip, port: Port::try_new(80).unwrap(), proto: Proto::Tcp }] {
+            Target::Endpoints(target) => Arc::clone(target),
+            proxy @ Target::Proxy { .. } => panic!("{proxy:?}"),
+        }
+    };
+    assert_eq!((target(&before, 1).draining.len(), target(&after, 1).draining.len()), (0, 1));
+    assert!(Arc::ptr_eq(&target(&before, 2), &target(&after, 2)));
+    assert!(Arc::ptr_eq(&before.verdicts, &after.verdicts));
+}
