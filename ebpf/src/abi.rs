@@ -77,7 +77,10 @@ pub const UDP: u8 = 17;
 /// Order: network. Aligned so that the programs compare and copy words, not bytes; no offset depends on it.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
-pub struct Addr(pub [u8; 16]);
+pub struct Addr {
+    /// The bytes as on the wire.
+    pub octets: [u8; 16],
+}
 
 /// What a client dials.
 ///
@@ -202,8 +205,8 @@ pub const CT_REPLY: u8 = 1;
 
 /// The remembered choice for a flow, in one direction.
 ///
-/// Shape: [`CtKey`] -> `CtEntry`, LRU, [`MAX_CONNTRACK`] rows, two per tracked flow. Units: nanoseconds since boot,
-/// coarse clock. Order: addresses network, ports host. Source: RFC 4787 REQ-5 and RFC 5382 REQ-5 for timeouts.
+/// Shape: [`CtKey`] -> `CtEntry`, LRU, [`MAX_CONNTRACK`] rows, two per tracked flow. Units: nanoseconds of the
+/// monotonic clock, coarse. Order: addresses network, ports host. Source: RFC 4787 REQ-5 and RFC 5382 REQ-5 for timeouts.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct CtEntry {
@@ -223,7 +226,7 @@ pub struct CtEntry {
 
 /// The source was changed to this node's address.
 pub const CT_SNAT: u32 = 1;
-/// The backend has answered. Kept on the request entry.
+/// The backend has answered. Kept on both entries.
 pub const CT_REPLIED: u32 = 2;
 /// The client has sent FIN. Kept on both entries.
 pub const CT_FIN_CLIENT: u32 = 4;
@@ -291,7 +294,7 @@ pub struct Settings {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Bucket {
-    /// Nanoseconds since boot when it was last filled.
+    /// Monotonic nanoseconds when it was last filled.
     pub filled: u64,
     /// Whole replies left.
     pub tokens: u64,
@@ -408,19 +411,27 @@ const _: () = {
 
 impl Addr {
     /// No address.
-    pub const NONE: Self = Self([0; 16]);
+    pub const NONE: Self = Self::v6([0; 16]);
+
+    /// An IPv6 address from its bytes as on the wire.
+    #[must_use]
+    #[inline(always)]
+    pub const fn v6(octets: [u8; 16]) -> Self {
+        Self { octets }
+    }
 
     /// An IPv4 address from its four bytes as on the wire.
     #[must_use]
     #[inline(always)]
     pub const fn v4(o: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
+        Self::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
     }
 
     /// The four bytes of an IPv4 address; of an IPv6 address, the last four.
     #[must_use]
     #[inline(always)]
     pub const fn last4(&self) -> [u8; 4] {
-        [self.0[12], self.0[13], self.0[14], self.0[15]]
+        let [.., a, b, c, d] = self.octets;
+        [a, b, c, d]
     }
 }

@@ -20,7 +20,7 @@ use sluice_ebpf::{
 /// `-EEXIST`.
 const EEXIST: i32 = -17;
 
-/// Nanoseconds since boot, at the resolution of the timer interrupt.
+/// Monotonic nanoseconds, at the resolution of the timer interrupt.
 #[inline(always)]
 pub(crate) fn clock() -> u64 {
     // SAFETY: a helper without arguments.

@@ -32,7 +32,7 @@ pub const fn fold32(sum: u64) -> u32 {
 #[must_use]
 #[inline(always)]
 pub const fn words(a: &Addr) -> [u32; 4] {
-    let b = &a.0;
+    let b = &a.octets;
     [
         u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
         u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
@@ -121,7 +121,7 @@ mod tests {
 
     fn pseudo_bytes(t: &Tuple, proto: u8, len: u32, v6: bool) -> Vec<u8> {
         let from = if v6 { 0 } else { 12 };
-        let mut b = [&t.src.0[from..], &t.dst.0[from..]].concat();
+        let mut b = [&t.src.octets[from..], &t.dst.octets[from..]].concat();
         b.extend_from_slice(&len.to_be_bytes());
         b.extend_from_slice(&[0, 0, 0, proto]);
         b
@@ -129,7 +129,7 @@ mod tests {
 
     prop_compose! {
         fn tuple(v6: bool)(src: [u8; 16], dst: [u8; 16], src_port: u16, dst_port: u16) -> Tuple {
-            let addr = |o: [u8; 16]| if v6 { Addr(o) } else { Addr::v4([o[0], o[1], o[2], o[3]]) };
+            let addr = |o: [u8; 16]| if v6 { Addr::v6(o) } else { Addr::v4([o[0], o[1], o[2], o[3]]) };
             Tuple { src: addr(src), dst: addr(dst), src_port, dst_port }
         }
     }

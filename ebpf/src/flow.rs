@@ -156,9 +156,9 @@ pub const fn is_martian(a: &Addr, v6: bool) -> bool {
     let w = crate::csum::words(a);
     if v6 {
         let host = u32::from_be(w[3]);
-        return a.0[0] == 0xff || (w[0] | w[1] | w[2] == 0 && host <= 1);
+        return a.octets[0] == 0xff || (w[0] | w[1] | w[2] == 0 && host <= 1);
     }
-    matches!(a.0[12], 0 | 127 | 224..=239 | 255)
+    matches!(a.octets[12], 0 | 127 | 224..=239 | 255)
 }
 
 /// Takes a token if there is one, filling the bucket with `rate` tokens a second up to `rate` of them.

@@ -30,7 +30,7 @@ const QUOTE: usize = 128;
 
 /// Answers a packet, or drops it where no answer is due.
 ///
-/// Not inlined, for the stack.
+/// Not inlined, for the stack, and neither are the two answers.
 #[inline(never)]
 pub(crate) fn answer(ctx: Buffer, h: &Headers, why: u32, now: u64) -> u64 {
     let why = if why == Reason::NoBackend as u32 { Reason::NoBackend } else { Reason::NoFrontend };
@@ -45,13 +45,11 @@ pub(crate) fn answer(ctx: Buffer, h: &Headers, why: u32, now: u64) -> u64 {
         return count::drop(Reason::RejectLimited).pack();
     }
     let done = if h.key.proto == TCP { reset(ctx, h) } else { unreachable(ctx, h) };
-    match done {
-        Some(()) => {
-            count::reason(why);
-            Action::Bounce.pack()
-        }
-        None => count::drop(why).pack(),
+    if !done {
+        return count::drop(why).pack();
     }
+    count::reason(why);
+    Action::Bounce.pack()
 }
 
 /// Takes a token.
@@ -63,8 +61,13 @@ fn is_allowed(now: u64) -> bool {
 }
 
 /// Turns the packet into the RST that answers it.
+#[inline(never)]
+fn reset(p: Buffer, h: &Headers) -> bool {
+    try_reset(p, h).is_some()
+}
+
 #[inline(always)]
-fn reset(p: Buffer, h: &Headers) -> Option<()> {
+fn try_reset(p: Buffer, h: &Headers) -> Option<()> {
     let b = p.bounds();
     let t = b.read::<Tcp>(h.l4())?;
     let payload = h.l4_len.saturating_sub((t.off as u32 >> 4) * 4);
@@ -93,8 +96,13 @@ fn reset(p: Buffer, h: &Headers) -> Option<()> {
 }
 
 /// Turns the packet into the ICMP error that quotes it.
+#[inline(never)]
+fn unreachable(p: Buffer, h: &Headers) -> bool {
+    try_unreachable(p, h).is_some()
+}
+
 #[inline(always)]
-fn unreachable(p: Buffer, h: &Headers) -> Option<()> {
+fn try_unreachable(p: Buffer, h: &Headers) -> Option<()> {
     let check = p.bounds().read::<Udp>(h.l4())?.check;
     let partial = csum::is_partial(check, csum::pseudo(&h.key.tuple, h.key.proto, h.l4_len, h.v6));
     let mut quote = [0u64; QUOTE / 8];

@@ -40,7 +40,7 @@ pub fn ebpf_toolchain() -> Result<()> {
 /// # Errors
 /// A package is missing that cannot be installed here.
 pub fn inspection_tools() -> Result<()> {
-    let missing: Vec<_> = ["bpftool"].into_iter().filter(|t| !on_path(t)).collect();
+    let missing: Vec<_> = ["bpftool", "ethtool"].into_iter().filter(|t| !on_path(t)).collect();
     if missing.is_empty() { Ok(()) } else { apt(&missing) }
 }
 

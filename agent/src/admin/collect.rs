@@ -84,6 +84,7 @@ impl Stages {
             uplinks: applied.uplinks.iter().map(uplink).collect(),
             faults: faults.collect(),
             unprogrammed: applied.faults,
+            host: applied.host,
             problems: broken.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
             reasons: reasons.map(|(name, n)| (name.to_owned(), n)).collect(),
             pins: self.pins.display().to_string(),

@@ -35,6 +35,8 @@ pub struct Status {
     pub faults: Vec<Fault>,
     /// What could not be programmed.
     pub unprogrammed: Vec<String>,
+    /// Settings of this host that keep flows from being forwarded.
+    pub host: Vec<String>,
     /// Objects that do not work, or not wholly.
     pub problems: Vec<Object>,
     /// Packets by reason, those that were counted at least once.

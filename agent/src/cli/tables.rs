@@ -61,6 +61,7 @@ pub fn status(s: &view::Status) -> String {
         s.faults.iter().map(|f| format!("{}: {}", f.origin, f.reason)).collect(),
     );
     section("objects that do not work:", s.problems.iter().map(problem).collect());
+    section("settings of this host:", s.host.clone());
     section("not programmed:", s.unprogrammed.clone());
     section("packets not forwarded:", s.reasons.iter().map(|(name, n)| format!("{name}: {n}")).collect());
     out.trim_end().to_owned()

@@ -28,6 +28,8 @@ pub struct Applied {
     pub uplinks: Vec<UplinkStatus>,
     /// What could not be programmed, and why.
     pub faults: Vec<String>,
+    /// Settings of this host that keep flows from being forwarded.
+    pub host: Vec<String>,
 }
 
 /// One interface.

@@ -70,7 +70,7 @@ pub fn table(backends: &[Place], slots: u32) -> Vec<u32> {
 
 /// Two independent hashes of a backend's address and port.
 fn seeds((addr, port): &Place) -> (u64, u64) {
-    let (high, low) = addr.0.split_at(8);
+    let (high, low) = addr.octets.split_at(8);
     let word = |b: &[u8]| b.iter().fold(0_u64, |n, x| n << 8 | u64::from(*x));
     let base = mix(word(high) ^ mix(word(low) ^ mix(u64::from(*port) ^ 0x51_7c_c1_b7_27_22_0a_95)));
     (base, mix(base ^ 0x9e_37_79_b9_7f_4a_7c_15))

@@ -13,6 +13,7 @@ pub mod maglev;
 pub mod maps;
 pub mod network;
 pub mod observe;
+pub mod permission;
 pub mod plan;
 pub mod rows;
 pub mod space;

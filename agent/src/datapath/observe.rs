@@ -11,7 +11,7 @@ use sluice_ebpf::{
 use super::{
     maps::{TableError, fault, open},
     rows::ip,
-    sweep::boot_nanoseconds,
+    sweep::monotonic_nanoseconds,
 };
 use crate::model::{self, Port, Proto};
 
@@ -106,7 +106,7 @@ pub fn reasons(dir: &Path) -> Result<BTreeMap<&'static str, u64>, TableError> {
 /// The map cannot be opened.
 pub fn flows(dir: &Path, limit: usize) -> Result<(Vec<Flow>, usize), TableError> {
     let conntrack: HashMap<MapData, CtKey, CtEntry> = open(dir, map::CONNTRACK)?;
-    let now = boot_nanoseconds();
+    let now = monotonic_nanoseconds();
     let (mut flows, mut total) = (Vec::new(), 0);
     // An entry that vanishes while we walk is what an LRU map does.
     for (key, entry) in conntrack.iter().filter_map(Result::ok).filter(|(key, _)| key.dir == CT_REQUEST) {

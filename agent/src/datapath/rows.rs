@@ -57,14 +57,14 @@ pub fn place(backend: &Backend) -> Place {
 pub fn addr(ip: IpAddr) -> Addr {
     match ip {
         IpAddr::V4(v4) => Addr::v4(v4.octets()),
-        IpAddr::V6(v6) => Addr(v6.octets()),
+        IpAddr::V6(v6) => Addr::v6(v6.octets()),
     }
 }
 
 /// The way back from [`addr`].
 #[must_use]
 pub fn ip(addr: Addr) -> IpAddr {
-    IpAddr::from(addr.0).to_canonical()
+    IpAddr::from(addr.octets).to_canonical()
 }
 
 /// The key of a frontend.

@@ -20,6 +20,7 @@ use super::{
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
     network::{Network, NetworkError},
+    permission::{self, NotPermitted},
     plan::{Op, State},
     sweep::sweep,
     uplink::{Mode, Uplinks},
@@ -51,6 +52,9 @@ pub struct Config {
 /// The stage cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
+    /// The process may not do what the datapath needs.
+    #[error(transparent)]
+    Permission(#[from] NotPermitted),
     /// The programs cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -85,6 +89,7 @@ impl Datapath {
     /// # Errors
     /// The kernel refuses, a pin is incompatible, or there is no permission.
     pub async fn load(config: &Config, proxy: &impl std::os::fd::AsRawFd) -> Result<Self, DatapathError> {
+        permission::check()?;
         let network = Network::try_new()?;
         let interfaces = match &config.interfaces[..] {
             [] => network.default_interfaces().await?.into_iter().collect(),
@@ -179,6 +184,7 @@ impl Datapath {
             table_chunks,
             faults,
             uplinks: std::mem::take(&mut self.applied.uplinks),
+            host: std::mem::take(&mut self.applied.host),
         };
         if first {
             self.attach().await;
@@ -240,6 +246,11 @@ impl Datapath {
             }
             Err(error) => tracing::error!(%error, "uplinks"),
         }
+        let host = host_faults();
+        for reason in host.iter().filter(|h| !self.applied.host.contains(h)) {
+            tracing::warn!(reason, "this host does not forward");
+        }
+        self.applied.host = host;
         if !self.lookup_attached {
             match self.programs.attach_lookup() {
                 Ok(()) => self.lookup_attached = true,
@@ -305,6 +316,17 @@ impl Sweeps {
         self.rest_until = None;
         Some(())
     }
+}
+
+/// Settings without which the kernel forwards nothing: to pods here, or between nodes.
+fn host_faults() -> Vec<String> {
+    const NEEDED: [(&str, &str); 2] = [
+        ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+        ("net.ipv6.conf.all.forwarding", "/proc/sys/net/ipv6/conf/all/forwarding"),
+    ];
+    // A host without a family has no such file, and needs none.
+    let off = NEEDED.iter().filter(|(_, path)| std::fs::read_to_string(path).is_ok_and(|v| v.trim() == "0"));
+    off.map(|(name, _)| format!("{name} is 0, want 1: flows to endpoints are not forwarded")).collect()
 }
 
 fn proxy_vips(model: &Model) -> BTreeSet<IpAddr> {

@@ -54,7 +54,7 @@ impl Wanted {
 /// The map cannot be opened.
 pub fn sweep(dir: &Path, model: &Model) -> Result<usize, TableError> {
     let mut conntrack: HashMap<MapData, CtKey, CtEntry> = open(dir, map::CONNTRACK)?;
-    let now = boot_nanoseconds();
+    let now = monotonic_nanoseconds();
     let (mut doomed, wanted) = (Vec::new(), LazyCell::new(|| Wanted::new(model)));
     for row in &conntrack {
         // An entry that vanishes while we walk is what an LRU map does.
@@ -126,12 +126,12 @@ pub fn opposite(key: &CtKey, entry: &CtEntry) -> CtKey {
 }
 
 fn is_v4(tuple: &Tuple) -> bool {
-    tuple.dst.0[..12] == sluice_ebpf::Addr::v4([0; 4]).0[..12]
+    tuple.dst.octets[..12] == sluice_ebpf::Addr::v4([0; 4]).octets[..12]
 }
 
 /// Nanoseconds on the clock that the programs read.
 #[must_use]
-pub fn boot_nanoseconds() -> u64 {
+pub fn monotonic_nanoseconds() -> u64 {
     // `bpf_ktime_get_coarse_ns` is the monotonic clock.
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map_or(0, |t| u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0))

@@ -128,7 +128,7 @@ fn without(programs: &Programs, name: &str) -> Option<String> {
 fn row(link: &Link) -> Uplink {
     Uplink {
         v4: link.v4.map_or(Addr::NONE, |ip| Addr::v4(ip.octets())),
-        v6: link.v6.map_or(Addr::NONE, |ip| Addr(ip.octets())),
+        v6: link.v6.map_or(Addr::NONE, |ip| Addr::v6(ip.octets())),
         flags: 0,
     }
 }

@@ -87,7 +87,7 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
     }
     let body = RequestBody::new(incoming, shared.settings.body_timeout);
     match upstream::send(shared, service, parts, body, rule.timeouts).await {
-        Ok(sent) => finish(shared, sent, websocket, share, &rule),
+        Ok(sent) => finish(connection, sent, websocket, share, &rule),
         Err(failure) => {
             let (status, reason) = failure.answer();
             // The request's body may be half read.
@@ -152,12 +152,13 @@ fn change(parts: &mut Parts, rule: &HttpRule, share: &Share, matches: &HttpMatch
 
 /// Brings a response into its form for the client.
 fn finish(
-    shared: &Arc<Shared>,
+    connection: &Connection,
     sent: Sent,
     websocket: Option<OnUpgrade>,
     share: &Share,
     rule: &HttpRule,
 ) -> Response<ResponseBody> {
+    let shared = &connection.shared;
     let Sent { mut response, lease, pending, deadline } = sent;
     let broken = |reason| {
         add(&shared.stats.upstream_errors);
@@ -169,7 +170,8 @@ fn finish(
         let Some(client) = websocket.filter(|_| agreed) else {
             return broken("the backend switched protocols unasked");
         };
-        return tunnel::open(shared, client, response, pending);
+        let active = Active::new(&connection.activity, &shared.stats);
+        return tunnel::open(shared, client, response, (pending, active));
     }
     let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {

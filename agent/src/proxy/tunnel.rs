@@ -16,6 +16,7 @@ use super::{
     Shared,
     body::ResponseBody,
     headers,
+    io::Active,
     pool::Pending,
     stats::{add, sub},
 };
@@ -24,16 +25,19 @@ use super::{
 const CHUNK: usize = 16 << 10;
 
 /// Passes the backend's 101 on and copies both ways once both sides have switched.
+///
+/// What is `held` until the end counts the tunnel as a request, of the endpoint and of the client's connection; a
+/// connection without request would be closed as idle.
 pub(super) fn open(
     shared: &Arc<Shared>,
     client: OnUpgrade,
     mut response: Response<Incoming>,
-    pending: Pending,
+    held: (Pending, Active),
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(&mut response);
     let (shared, tasks) = (Arc::clone(shared), shared.tasks.clone());
     tasks.spawn(async move {
-        let _pending = pending;
+        let _held = held;
         add(&shared.stats.tunnels);
         let copied = async {
             let (client, upstream) =

@@ -116,6 +116,31 @@ async fn h50_idle_is_not_slow() {
 }
 
 #[tokio::test]
+async fn h80_a_tunnel_is_not_an_idle_connection() {
+    let origin = Origin::start(|mut client: Client, _| async move {
+        client.until("\r\n\r\n").await;
+        client.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        client.until("late").await;
+        client.send("heard").await;
+    })
+    .await;
+    let settings = Settings { tunnel_idle: Duration::from_millis(1500), ..short() };
+    let bed = Bed::with(settings, any_listener(), json!([catch_all()]), &[("a", &[origin.addr])]).await;
+    let ask = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let mut client = bed.connect().await;
+    client.send(ask).await;
+    assert_eq!(status(&client.until("\r\n\r\n").await), 101);
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    client.send("late").await;
+    client.until("heard").await;
+    // But one that carries nothing at all ends.
+    let mut silent = bed.connect().await;
+    silent.send(ask).await;
+    silent.until("\r\n\r\n").await;
+    assert_eq!(silent.rest().await, "");
+}
+
+#[tokio::test]
 async fn a_drain_lets_requests_finish_and_takes_no_new_ones() {
     let origin = Origin::start(|mut client: Client, seen| async move {
         let _ = seen.send(client.until("\r\n\r\n").await);

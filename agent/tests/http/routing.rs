@@ -1,7 +1,11 @@
 //! Which backend a request reaches, and what it gets when there is none.
-use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Bed, Client, Origin, any_listener, catch_all, header, refusing, status};
 
@@ -207,6 +211,53 @@ async fn a_change_of_the_table_breaks_no_request_in_flight() {
     client.until("done").await;
     client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(client.response().await.ends_with("new"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn endpoints_come_and_go_without_a_failed_request() {
+    let origins = [Origin::named("a").await, Origin::named("a").await, Origin::named("a").await];
+    let addrs = origins.each_ref().map(|o| o.addr);
+    let bed = Arc::new(Bed::new(any_listener(), json!([catch_all()]), &[("a", &addrs)]).await);
+    let stop = CancellationToken::new();
+    let churn = tokio::spawn({
+        let (bed, stop) = (Arc::clone(&bed), stop.clone());
+        async move {
+            let mut changes = 0;
+            while !stop.is_cancelled() {
+                let gone = changes % 3;
+                let left: Vec<_> = (0..3).filter(|i| *i != gone).map(|i| addrs[i]).collect();
+                bed.serve(any_listener(), json!([catch_all()]), &[("a", &left)]).await;
+                changes += 1;
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+            changes
+        }
+    });
+    let client = |kept: bool| {
+        let bed = Arc::clone(&bed);
+        tokio::spawn(async move {
+            let mut client = bed.connect().await;
+            for i in 0..250 {
+                if !kept {
+                    client = bed.connect().await;
+                }
+                let body = if i % 2 == 0 {
+                    "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+                } else {
+                    "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
+                };
+                client.send(body).await;
+                let response = client.response().await;
+                assert_eq!(status(&response), 200, "{response}");
+            }
+        })
+    };
+    let clients: Vec<_> = (0..8).map(|i| client(i % 2 == 0)).collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    stop.cancel();
+    assert!(churn.await.unwrap() > 50, "the endpoints hardly changed");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 fn any_tuple() -> impl Strategy<Value = Tuple> {
     (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<u16>(), any::<u16>())
-        .prop_map(|(src, dst, src_port, dst_port)| Tuple { src: Addr(src), dst: Addr(dst), src_port, dst_port })
+        .prop_map(|(src, dst, src_port, dst_port)| Tuple { src: Addr::v6(src), dst: Addr::v6(dst), src_port, dst_port })
 }
 
 proptest! {
@@ -167,7 +167,7 @@ fn clients_have_unicast_addresses() {
     for o in [[1, 1, 1, 1], [10, 0, 0, 1], [126, 0, 0, 1], [128, 0, 0, 1], [223, 255, 255, 255], [169, 254, 1, 1]] {
         assert!(!v4(o), "{o:?}");
     }
-    let v6 = |a: &str| is_martian(&Addr(a.parse::<std::net::Ipv6Addr>().expect("an address").octets()), true);
+    let v6 = |a: &str| is_martian(&Addr::v6(a.parse::<std::net::Ipv6Addr>().expect("an address").octets()), true);
     for a in ["::", "::1", "ff02::1"] {
         assert!(v6(a), "{a}");
     }

@@ -33,7 +33,8 @@ pub(super) fn leave(stage: Stage) -> anyhow::Result<()> {
     let sluice = crate::netns::agent::binary()?;
     agent.release();
     lab.hand_over(|| {
-        let mut holder = Command::new(std::env::current_exe().context("find this executable")?);
+        // Not by its path: a build may have replaced the file since.
+        let mut holder = Command::new("/proc/self/exe");
         holder.args(["--hold", &id]).process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
         holder.stderr(fs::File::create(dir.join("holder.log"))?);
         let mut holder = holder.spawn().context("start the process that holds the demo")?;
@@ -45,14 +46,15 @@ pub(super) fn leave(stage: Stage) -> anyhow::Result<()> {
         Ok(())
     })?;
     let (sluice, socket) = (sluice.display(), socket.display());
+    let enter = format!("nsenter --net=/run/netns/{client}");
     println!(
         "
 It all stands. To try, as root:
 
-  dial           ip netns exec {client} nc {} {}         # or: nsenter --net=/run/netns/{client} nc ...
-  over IPv6      ip netns exec {client} nc {} {}
-  HTTP           ip netns exec {client} curl -s -H 'Host: shop.example' http://{}/
-  the sandbox    ip netns exec {client} curl -s -H 'Host: shop.example' -H 'X-Sandbox: alice' http://{}/
+  dial           {enter} bash -c 'head -1 < /dev/tcp/{}/{}'
+  over IPv6      {enter} bash -c 'head -1 < /dev/tcp/{}/{}'
+  HTTP           {enter} curl -s -H 'Host: shop.example' http://{}/
+  the sandbox    {enter} curl -s -H 'Host: shop.example' -H 'X-Sandbox: alice' http://{}/
   inspect        {sluice} status --admin-socket {socket}    # services, backends, routes, flows
   the maps       bpftool map dump pinned {}/v1/BACKENDS
   change         edit a file in {}; it applies when saved

@@ -60,7 +60,7 @@ impl Maps {
         }
         let address = |id: u32| -> anyhow::Result<SocketAddr> {
             let row = optional(self.backends.get(&id, 0))?.with_context(|| format!("backend {id} is not there"))?;
-            Ok((IpAddr::from(row.addr.0).to_canonical(), row.port).into())
+            Ok((IpAddr::from(row.addr.octets).to_canonical(), row.port).into())
         };
         ids.into_iter().map(address).collect()
     }
@@ -87,7 +87,7 @@ impl Maps {
 pub fn key(to: SocketAddr, proto: u8) -> FrontendKey {
     let (vip, family) = match to.ip() {
         IpAddr::V4(ip) => (Addr::v4(ip.octets()), 4),
-        IpAddr::V6(ip) => (Addr(ip.octets()), 6),
+        IpAddr::V6(ip) => (Addr::v6(ip.octets()), 6),
     };
     FrontendKey { vip, port: to.port(), proto, family }
 }

@@ -90,13 +90,13 @@ impl Run {
     /// Gives it to another process, which `heir` starts and which calls [`Run::adopt`]; nothing is removed.
     ///
     /// # Errors
-    /// What `heir` returns. It must return when the other process has the run.
+    /// What `heir` returns; then everything is removed. It must return when the other process has the run.
     pub fn hand_over<T>(mut self, heir: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         // Nobody may sweep while nobody holds it.
         let _births = lock(&Path::new(RUNS).join(".lock"), FlockArg::LockExclusive)?;
         live().remove(&self.id);
         self.lock = None;
-        heir()
+        heir().inspect_err(|_| remove(&self.id))
     }
 
     /// The ids of runs that somebody holds.

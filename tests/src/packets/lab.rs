@@ -87,7 +87,7 @@ pub fn drop_reasons(of: &[Reason]) -> Reasons {
 pub fn addr(ip: &str) -> Addr {
     match ip.parse().expect("an address in a test") {
         IpAddr::V4(a) => Addr::v4(a.octets()),
-        IpAddr::V6(a) => Addr(a.octets()),
+        IpAddr::V6(a) => Addr::v6(a.octets()),
     }
 }
 

@@ -41,7 +41,10 @@ fn with_client(lab: &mut Lab, test: impl FnOnce() + Send + 'static) {
         ));
         test();
     });
-    sh(&format!("ip link set p-up0 netns {}", tid.1.recv().expect("the client lives")));
+    sh(&format!(
+        "ethtool -K up0 tx off >/dev/null; ip link set p-up0 netns {}",
+        tid.1.recv().expect("the client lives")
+    ));
     ready.0.send(()).expect("the client waits");
     if let Err(panic) = client.join() {
         std::panic::resume_unwind(panic);
