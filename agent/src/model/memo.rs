@@ -45,6 +45,7 @@ impl Memo {
             self.compile_all(snapshot, node, &touched)
         };
         model.rev = self.model.rev + 1;
+        model.partial = !snapshot.faults.is_empty();
         self.model = Arc::new(model);
         // An equal node with another map of addresses is compared by that pointer the next time.
         self.node = Some(node.clone());
@@ -152,7 +153,8 @@ pub(crate) fn differences<'a, K: Ord, V>(
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
                 (Some(a), Some(b)) if is_same(*a, *b) => {
-                    (old.next(), new.next());
+                    old.next();
+                    new.next();
                     continue;
                 }
                 (Some((a, _)), Some((b, _))) => a.cmp(b),
