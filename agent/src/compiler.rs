@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     model::{Memo, Model, Node, Outcome, memo},
     source::{Snapshot, allocations},
+    telemetry::chain,
 };
 
 /// Between two tries to write the allocations down.
@@ -86,7 +87,9 @@ impl Compiler {
         }
         match allocations::store(&self.state_dir, &self.node.allocations) {
             Ok(()) => self.unsaved = false,
-            Err(error) => tracing::warn!(%error, "given addresses are not on disk and may change at a restart"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "given addresses are not on disk and may change at a restart");
+            }
         }
     }
 }

@@ -22,7 +22,12 @@ pub mod proxy;
 pub mod source;
 pub mod telemetry;
 
-use std::{io, path::Path, sync::Arc, time::Instant};
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -40,6 +45,9 @@ use crate::{
     proxy::Proxy,
     source::{Snapshot, allocations, manifests},
 };
+
+/// How long the stages may take to end: a little more than the proxy gives requests in flight.
+const STOP: Duration = Duration::from_secs(35);
 
 /// The agent cannot run, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +94,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         mode: args.datapath,
         snat_ports: args.snat_ports,
     };
-    let datapath = Datapath::load(&datapath, proxy.socket()).await?;
+    let datapath = Datapath::load(&datapath, &proxy)?;
 
     let (snapshot_out, snapshots) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());
@@ -94,7 +102,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     let stages = Arc::new(Stages {
         node: name.clone(),
         started: Instant::now(),
-        pins: datapath::load::pin_dir(&args.bpf_dir),
+        pins: datapath::pins::pin_dir(&args.bpf_dir),
         snapshots: snapshots.clone(),
         models: models.clone(),
         applied,
@@ -120,9 +128,15 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         _ = interrupt.recv() => Ok(()),
         ended = tasks.next() => Err(ended),
     };
+    if let Err(RunError::Stage { stage: "proxy", .. }) = &result {
+        return result;
+    }
     tracing::info!("stopping; the programs stay attached and go on forwarding");
     cancel.cancel();
-    tasks.wait_for("proxy").await;
+    // The proxy lets requests in flight end; when it is what has ended, there is nothing to wait for.
+    if tokio::time::timeout(STOP, tasks.wait_for("proxy")).await.is_err() {
+        tracing::warn!("stopped before the proxy had ended");
+    }
     // The socket of an agent that is gone would only refuse connections.
     if let Err(error) = std::fs::remove_file(&args.admin_socket) {
         tracing::debug!(%error, "admin socket");
@@ -135,7 +149,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
 /// # Errors
 /// A pin or a route cannot be removed.
 pub async fn cleanup(bpf_dir: &Path) -> Result<(), RunError> {
-    datapath::load::cleanup(bpf_dir).map_err(DatapathError::from)?;
+    datapath::pins::cleanup(bpf_dir).map_err(DatapathError::from)?;
     let network = Network::try_new().map_err(DatapathError::from)?;
     network.sync_local_routes(&std::collections::BTreeSet::new()).await.map_err(DatapathError::from)?;
     Ok(())

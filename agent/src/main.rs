@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluice: {error}");
+            eprintln!("sluice: {}", sluice::telemetry::chain(&*error));
             ExitCode::FAILURE
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Metrics are read from the stages when they are asked for: nothing is counted twice, nothing is kept here. Which there
 //! are, with their help texts, is in `admin/metrics.rs`.
-use std::{fmt, io::IsTerminal};
+use std::{error::Error, fmt, io::IsTerminal};
 
 use prometheus_client::{
     collector::Collector,
@@ -26,6 +26,21 @@ pub fn start(format: LogFormat) {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+}
+
+/// An error with its causes, each once: some texts hold their cause's already.
+#[must_use]
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let said = next.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = next.source();
+    }
+    text
 }
 
 /// One metric with all its samples, as read at one moment.

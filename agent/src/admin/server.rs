@@ -1,15 +1,24 @@
 //! HTTP/1.1 on a Unix socket, and the health and metrics part of it on TCP where asked.
-use std::{convert::Infallible, fs, io, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{
+    convert::Infallible,
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 
 use super::{Stages, metrics, view};
@@ -19,6 +28,10 @@ use crate::telemetry::exposition;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
+/// Connections of one listener at most; a further one waits to be accepted.
+const CONNECTIONS: usize = 64;
+/// How long a client may take for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Flows listed where no limit is given.
 const FLOW_LIMIT: usize = 100;
 
@@ -44,9 +57,11 @@ pub async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(named)?;
     }
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
-        _ => {}
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(named)?,
+        Ok(_) => return Err(named(io::Error::other("is a file that is no socket; want a path that is free"))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(named(e)),
     }
     let listener = UnixListener::bind(path).map_err(named)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(named)?;
@@ -63,9 +78,11 @@ pub async fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves the Unix socket until dropped.
 pub async fn serve_unix(listener: UnixListener, stages: Arc<Stages>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => connection(stream, stages.clone(), Scope::Everything),
+            Ok((stream, _)) => connection(stream, stages.clone(), Scope::Everything, slot),
             Err(error) => pause(&error).await,
         }
     }
@@ -73,9 +90,11 @@ pub async fn serve_unix(listener: UnixListener, stages: Arc<Stages>) {
 
 /// Serves health and metrics on TCP until dropped.
 pub async fn serve_tcp(listener: TcpListener, stages: Arc<Stages>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => connection(stream, stages.clone(), Scope::Public),
+            Ok((stream, _)) => connection(stream, stages.clone(), Scope::Public, slot),
             Err(error) => pause(&error).await,
         }
     }
@@ -87,14 +106,23 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
 }
 
-fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, stages: Arc<Stages>, scope: Scope) {
+fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    stages: Arc<Stages>,
+    scope: Scope,
+    slot: OwnedSemaphorePermit,
+) {
     tokio::spawn(async move {
+        let _slot = slot;
         let service = service_fn(move |request: Request<Incoming>| {
             let stages = stages.clone();
             async move { Ok::<_, Infallible>(respond(&request, stages, scope).await) }
         });
         // A client that goes away in the middle is its own affair.
-        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        let mut builder = http1::Builder::new();
+        // One request a connection: an idle one must not hold a slot.
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
     });
 }
 

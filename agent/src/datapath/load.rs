@@ -7,8 +7,9 @@
 //! aya adopts a pinned map of any shape without a look, and typed access to it would then read and write past its
 //! values. So every pin is compared first, and all mismatches are told at once.
 use std::{
+    collections::BTreeSet,
     fs, io,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -21,9 +22,18 @@ use aya::{
         tc::TcAttachOptions,
     },
 };
-use sluice_ebpf::{LAYOUT, PROXY_TCP, map, program, user};
+use sluice_ebpf::{PROXY_TCP, map, program, user};
 
-use super::maps::{TableError, open};
+use super::{
+    maps::{TableError, open},
+    network::Link,
+    pins::{self, Pins},
+};
+use crate::telemetry::chain;
+
+const TC_INGRESS: &str = "tc-ingress";
+const TC_EGRESS: &str = "tc-egress";
+const NAMESPACE: &str = "/proc/self/ns/net";
 
 /// The eBPF object, built by `build.rs`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/programs"));
@@ -98,13 +108,7 @@ impl XdpKind {
 /// The programs and where their pins are.
 pub struct Programs {
     ebpf: Ebpf,
-    dir: PathBuf,
-}
-
-/// The directory of this layout's pins.
-#[must_use]
-pub fn pin_dir(root: &Path) -> PathBuf {
-    root.join(format!("v{LAYOUT}"))
+    pins: Pins,
 }
 
 impl Programs {
@@ -113,9 +117,9 @@ impl Programs {
     /// # Errors
     /// The directory is no bpffs, a pin is incompatible, or the kernel refuses a map or a program.
     pub fn load(root: &Path) -> Result<Self, LoadError> {
-        let dir = pin_dir(root);
-        prepare(root, &dir)?;
-        compare(root, &dir)?;
+        let pins = Pins::open(root)?;
+        let dir = pins.dir();
+        compare(root, dir)?;
         let mut loader = EbpfLoader::new();
         for name in map::ALL {
             loader.map_pin_path(name, dir.join(name));
@@ -131,13 +135,13 @@ impl Programs {
             };
             loaded.map_err(|e| object(&format!("load the program {name}"), e))?;
         }
-        Ok(Self { ebpf, dir })
+        Ok(Self { ebpf, pins })
     }
 
     /// The directory of the pins.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.pins.dir()
     }
 
     /// Puts the proxy's listening socket where `sk_lookup` finds it.
@@ -145,7 +149,7 @@ impl Programs {
     /// # Errors
     /// The kernel refuses the socket.
     pub fn set_proxy_socket(&self, socket: &impl std::os::fd::AsRawFd) -> Result<(), LoadError> {
-        let mut sockets: SockMap<aya::maps::MapData> = open(&self.dir, map::PROXY)?;
+        let mut sockets: SockMap<aya::maps::MapData> = open(self.dir(), map::PROXY)?;
         sockets.set(PROXY_TCP, socket, 0).map_err(|e| object("hand over the proxy's socket", e))
     }
 
@@ -153,10 +157,11 @@ impl Programs {
     ///
     /// # Errors
     /// The driver has no XDP, or a foreign program is attached.
-    pub fn attach_xdp(&mut self, interface: &str, kind: XdpKind) -> Result<(), LoadError> {
+    pub fn attach_xdp(&mut self, to: &Link, kind: XdpKind) -> Result<(), LoadError> {
+        let interface = to.name.as_str();
         let other = if kind == XdpKind::Native { XdpKind::Generic } else { XdpKind::Native };
-        self.detach(other.label(), interface)?;
-        let pin = self.pin(kind.label(), interface);
+        pins::remove(&self.link_pin(other.label(), to))?;
+        let pin = self.link_pin(kind.label(), to);
         let wrong = |reason: String| attach_error(program::XDP, interface, reason);
         let xdp: &mut Xdp = typed(&mut self.ebpf, program::XDP)?;
         if swap(&pin, xdp.fd().map_err(|e| wrong(e.to_string()))?.as_fd()).map_err(|e| wrong(e.to_string()))? {
@@ -173,21 +178,21 @@ impl Programs {
     ///
     /// # Errors
     /// The pin cannot be removed.
-    pub fn detach_xdp(&self, interface: &str) -> Result<(), LoadError> {
-        self.detach(XdpKind::Native.label(), interface)?;
-        self.detach(XdpKind::Generic.label(), interface)
+    pub fn detach_xdp(&self, from: &Link) -> Result<(), LoadError> {
+        pins::remove(&self.link_pin(XdpKind::Native.label(), from))?;
+        pins::remove(&self.link_pin(XdpKind::Generic.label(), from))
     }
 
     /// Attaches both TC programs to an interface, before those of others.
     ///
     /// # Errors
     /// The kernel refuses a link.
-    pub fn attach_tc(&mut self, interface: &str) -> Result<(), LoadError> {
-        for (name, label, at) in [
-            (program::INGRESS, "tc-ingress", TcAttachType::Ingress),
-            (program::EGRESS, "tc-egress", TcAttachType::Egress),
-        ] {
-            let pin = self.pin(label, interface);
+    pub fn attach_tc(&mut self, to: &Link) -> Result<(), LoadError> {
+        let interface = to.name.as_str();
+        for (name, label, at) in
+            [(program::INGRESS, TC_INGRESS, TcAttachType::Ingress), (program::EGRESS, TC_EGRESS, TcAttachType::Egress)]
+        {
+            let pin = self.link_pin(label, to);
             let wrong = |reason: String| attach_error(name, interface, reason);
             let tc: &mut SchedClassifier = typed(&mut self.ebpf, name)?;
             if swap(&pin, tc.fd().map_err(|e| wrong(e.to_string()))?.as_fd()).map_err(|e| wrong(e.to_string()))? {
@@ -207,8 +212,7 @@ impl Programs {
     /// # Errors
     /// The kernel refuses the link.
     pub fn attach_lookup(&mut self) -> Result<(), LoadError> {
-        const NAMESPACE: &str = "/proc/self/ns/net";
-        let pin = self.pin("sk-lookup", "netns");
+        let pin = self.lookup_pin()?;
         let wrong = |reason: String| attach_error(program::LOOKUP, NAMESPACE, reason);
         let lookup: &mut SkLookup = typed(&mut self.ebpf, program::LOOKUP)?;
         if swap(&pin, lookup.fd().map_err(|e| wrong(e.to_string()))?.as_fd()).map_err(|e| wrong(e.to_string()))? {
@@ -221,16 +225,25 @@ impl Programs {
         link.pin(&pin).map_err(|e| wrong(explain(&e))).map(drop)
     }
 
-    fn pin(&self, label: &str, interface: &str) -> PathBuf {
-        self.dir.join("links").join(format!("{label}-{interface}"))
+    /// Detaches what is on no interface of these: a restart may ask for others, and devices come and go.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn keep_attached(&self, to: &[&Link]) -> Result<(), LoadError> {
+        let labels = [XdpKind::Native.label(), XdpKind::Generic.label(), TC_INGRESS, TC_EGRESS];
+        let mut wanted = BTreeSet::from([self.lookup_pin()?]);
+        wanted.extend(to.iter().flat_map(|link| labels.map(|label| self.link_pin(label, link))));
+        self.pins.keep_links(&wanted)
     }
 
-    fn detach(&self, label: &str, interface: &str) -> Result<(), LoadError> {
-        let pin = self.pin(label, interface);
-        match fs::remove_file(&pin) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(directory(&pin, e)),
-            _ => Ok(()),
-        }
+    fn link_pin(&self, label: &str, to: &Link) -> PathBuf {
+        self.pins.link(label, &to.name, to.index.into())
+    }
+
+    fn lookup_pin(&self) -> Result<PathBuf, LoadError> {
+        let namespace = fs::metadata(NAMESPACE);
+        let inode = namespace.map_err(|e| attach_error(program::LOOKUP, NAMESPACE, e.to_string()))?.ino();
+        Ok(self.pins.link("sk-lookup", "netns", inode))
     }
 }
 
@@ -245,25 +258,6 @@ fn swap(pin: &Path, program: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
         Err(e) if e.raw_os_error() == Some(nix::libc::ENOLINK) => fs::remove_file(pin).map(|()| false),
         Err(e) => Err(e),
     }
-}
-
-/// Makes the directories; the root must be on a bpffs, which is mounted where nothing is.
-fn prepare(root: &Path, dir: &Path) -> Result<(), LoadError> {
-    const BPFFS: &str = "/sys/fs/bpf";
-    if root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
-        let none: Option<&str> = None;
-        nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), none)
-            .map_err(|e| directory(Path::new(BPFFS), format!("is no bpffs and cannot be mounted as one: {e}")))?;
-    }
-    fs::create_dir_all(dir.join("links")).map_err(|e| directory(dir, e))?;
-    if !is_bpffs(root) {
-        return Err(directory(root, "is not on a bpffs; want a directory below /sys/fs/bpf"));
-    }
-    Ok(())
-}
-
-fn is_bpffs(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 
 /// Compares every pinned map with the object's definition of it.
@@ -288,17 +282,6 @@ fn compare(root: &Path, dir: &Path) -> Result<(), LoadError> {
     Err(LoadError::Incompatible { dir: dir.into(), root: root.into(), mismatches: mismatches.join("; ") })
 }
 
-/// Detaches everything and removes every pin below the directory.
-///
-/// # Errors
-/// Something below the directory cannot be removed.
-pub fn cleanup(root: &Path) -> Result<(), LoadError> {
-    match fs::remove_dir_all(root) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(directory(root, e)),
-        _ => Ok(()),
-    }
-}
-
 fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
@@ -309,23 +292,17 @@ where
 
 /// An error with its causes, and what would cure it: aya's own text leaves out what the kernel said.
 fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    let mut forbidden = false;
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        forbidden |= next.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
-        cause = next.source();
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    let forbidden = |e: &io::Error| e.kind() == io::ErrorKind::PermissionDenied;
+    let text = chain(error);
+    if causes.filter_map(|e| e.downcast_ref::<io::Error>()).any(forbidden) {
+        return format!("{text}; want root, or the capabilities BPF, NET_ADMIN and PERFMON");
     }
-    if forbidden { format!("{text}; want root, or the capabilities BPF, NET_ADMIN and PERFMON") } else { text }
+    text
 }
 
 fn object(what: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LoadError {
     LoadError::Object { what: what.to_owned(), source: source.into() }
-}
-
-fn directory(dir: &Path, reason: impl ToString) -> LoadError {
-    LoadError::Directory { dir: dir.to_owned(), reason: reason.to_string() }
 }
 
 fn attach_error(program: &'static str, interface: &str, reason: String) -> LoadError {

@@ -5,6 +5,7 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use sluice_ebpf::{Addr, Backend, Counters, Frontend, FrontendKey, TableChunk, Vip, map};
 
 use super::plan::{Observed, Op, chunks};
+use crate::telemetry::chain;
 
 /// A map could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +48,7 @@ impl Pinned {
             tables: open(dir, map::TABLES)?,
             vips: open(dir, map::VIPS)?,
             counters: open(dir, map::COUNTERS)?,
-            cpus: aya::util::nr_cpus().map_err(|(path, error)| fault(map::COUNTERS, format!("{path}: {error}")))?,
+            cpus: aya::util::nr_cpus().map_err(|(_, error)| fault(map::COUNTERS, error))?,
         })
     }
 
@@ -89,8 +90,8 @@ pub(super) fn open<M: TryFrom<aya::maps::Map, Error = MapError>>(
     M::try_from(map).map_err(|e| fault(name, e))
 }
 
-pub(super) fn fault(map: &'static str, error: impl ToString) -> TableError {
-    TableError { map, reason: error.to_string() }
+pub(super) fn fault(map: &'static str, error: impl std::error::Error + 'static) -> TableError {
+    TableError { map, reason: chain(&error) }
 }
 
 /// Removing what is gone already is what was wanted.

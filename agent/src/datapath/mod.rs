@@ -14,6 +14,7 @@ pub mod maps;
 pub mod network;
 pub mod observe;
 pub mod permission;
+pub mod pins;
 pub mod plan;
 pub mod rows;
 pub mod space;

@@ -66,6 +66,18 @@ pub struct State {
     retired: Vec<(u64, Run)>,
     /// Backends that no row wants any more, with the tick since when.
     unwanted: BTreeMap<Place, u64>,
+    /// Frontends that were found in the maps and that no model has named since.
+    adopted: BTreeSet<FrontendKey>,
+    /// Whether those stay.
+    keep_adopted: bool,
+}
+
+/// What stays although no row names it.
+#[derive(Debug, Default)]
+struct Kept {
+    frontends: BTreeSet<FrontendKey>,
+    vips: BTreeSet<Addr>,
+    backends: BTreeSet<Place>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +107,8 @@ impl State {
             tick: 0,
             retired: Vec::new(),
             unwanted: BTreeMap::new(),
+            adopted: observed.frontends.keys().copied().collect(),
+            keep_adopted: false,
         };
         for (&id, backend) in &observed.backends {
             state.backend_ids.reserve(one(id));
@@ -126,7 +140,7 @@ impl State {
         self.put_backends(desired, touched, &mut ops, &mut faults);
         for key in &touched.frontends {
             if let Some(row) = desired.frontends.get(key)
-                && self.frontends.get(key).is_none_or(|(placed, _)| placed != row)
+                && !self.is_placed(key, row)
                 && let Err(fault) = self.put_frontend(*key, row, &mut ops)
             {
                 faults.push(fault);
@@ -168,6 +182,15 @@ impl State {
         }
     }
 
+    /// Whether a frontend is there as it shall be; then a model has named it.
+    fn is_placed(&mut self, key: &FrontendKey, row: &FrontendRow) -> bool {
+        let placed = self.frontends.get(key).is_some_and(|(placed, _)| placed == row);
+        if placed {
+            self.adopted.remove(key);
+        }
+        placed
+    }
+
     fn put_frontend(&mut self, key: FrontendKey, row: &FrontendRow, ops: &mut Vec<Op>) -> Result<(), String> {
         let name = || format!("frontend {} port {}", super::rows::ip(key.vip), key.port);
         let before = self.frontends.get(&key).cloned();
@@ -204,6 +227,7 @@ impl State {
         }
         ops.push(Op::PutFrontend(key, value));
         self.frontends.insert(key, (row.clone(), value));
+        self.adopted.remove(&key);
         Ok(())
     }
 
@@ -227,20 +251,49 @@ impl State {
         }
     }
 
+    /// Whether frontends that an earlier run has left, and that no model has named since, stay: what cannot be read yet is
+    /// not gone. Returns whether that lets go of any, which takes a whole plan to find.
+    pub fn keep_adopted(&mut self, keep: bool) -> bool {
+        let lets_go = self.keep_adopted && !keep && !self.adopted.is_empty();
+        self.keep_adopted = keep;
+        if !keep {
+            self.adopted.clear();
+        }
+        lets_go
+    }
+
+    /// The frontends, with their VIPs and backends, that stay although no row names them.
+    fn kept(&self, desired: &Rows) -> Kept {
+        let mut kept = Kept::default();
+        if self.keep_adopted {
+            for key in self.adopted.iter().filter(|key| !desired.frontends.contains_key(key)) {
+                kept.vips.insert(key.vip);
+                kept.backends.extend(self.frontends.get(key).into_iter().flat_map(|(row, _)| &row.backends));
+                kept.frontends.insert(*key);
+            }
+        }
+        kept
+    }
+
     fn delete(&mut self, desired: &Rows, touched: &Touched, ops: &mut Vec<Op>) {
+        let kept = self.kept(desired);
         for key in touched.frontends.iter().filter(|key| !desired.frontends.contains_key(key)) {
+            if kept.frontends.contains(key) {
+                continue;
+            }
             if let Some((_, value)) = self.frontends.remove(key) {
                 ops.push(Op::DeleteFrontend(*key));
                 self.frontend_ids.release(one(value.id));
                 self.retire(&value);
             }
         }
-        for addr in touched.vips.iter().filter(|addr| !desired.vips.contains_key(addr)) {
+        for addr in touched.vips.iter().filter(|a| !desired.vips.contains_key(a) && !kept.vips.contains(a)) {
             if self.vips.remove(addr).is_some() {
                 ops.push(Op::DeleteVip(*addr));
             }
         }
-        for place in touched.backends.iter().filter(|place| !desired.backends.contains_key(place)) {
+        for place in touched.backends.iter().filter(|p| !desired.backends.contains_key(p) && !kept.backends.contains(p))
+        {
             if self.backends.contains_key(place) {
                 self.unwanted.entry(*place).or_insert(self.tick);
             }

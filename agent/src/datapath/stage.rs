@@ -21,16 +21,23 @@ use super::{
     maps::{Pinned, TableError, Tables, fault, open},
     network::{Network, NetworkError},
     permission::{self, NotPermitted},
-    plan::{Op, State},
+    plan::{Observed, Op, State},
     sweep::sweep,
     uplink::{Mode, Uplinks},
 };
-use crate::model::{Model, Target};
+use crate::{
+    model::{Model, Target, http::HttpModel},
+    proxy::Proxy,
+};
 
 /// How often interfaces are looked at and what was left behind is removed.
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks between two walks over conntrack.
 const SWEEP_TICKS: u64 = 10;
+/// Ticks between two looks at our local routes.
+const ROUTE_TICKS: u64 = 5;
+/// How long the proxy is given to know a new frontend before packets are led to it.
+const PROXY_WAIT: Duration = Duration::from_millis(200);
 /// How much longer the pause after a walk is than the walk.
 const REST: u32 = 20;
 /// Replies (RST, ICMP unreachable) that one CPU may make in a second.
@@ -72,12 +79,16 @@ pub struct Datapath {
     pinned: Pinned,
     state: State,
     uplinks: Uplinks,
+    /// No interface was named: those of the default routes are taken once there are any.
+    by_default_route: bool,
     network: Network,
     desired: Desired,
     /// The VIPs that have local routes.
     routed: Option<BTreeSet<IpAddr>>,
     lookup_attached: bool,
     sweeps: Sweeps,
+    /// What the proxy routes by.
+    proxy: watch::Receiver<Option<Arc<HttpModel>>>,
     /// A write failed: the state was read again and the model must be planned anew.
     dirty: bool,
     applied: Applied,
@@ -88,15 +99,11 @@ impl Datapath {
     ///
     /// # Errors
     /// The kernel refuses, a pin is incompatible, or there is no permission.
-    pub async fn load(config: &Config, proxy: &impl std::os::fd::AsRawFd) -> Result<Self, DatapathError> {
+    pub fn load(config: &Config, proxy: &Proxy) -> Result<Self, DatapathError> {
         permission::check()?;
         let network = Network::try_new()?;
-        let interfaces = match &config.interfaces[..] {
-            [] => network.default_interfaces().await?.into_iter().collect(),
-            named => named.to_vec(),
-        };
         let programs = Programs::load(&config.bpf_dir)?;
-        programs.set_proxy_socket(proxy)?;
+        programs.set_proxy_socket(proxy.socket())?;
         let dir = programs.dir();
         let mut settings: aya::maps::Array<aya::maps::MapData, Settings> = open(dir, map::SETTINGS)?;
         let (snat_first, snat_last) = config.snat_ports;
@@ -104,17 +111,20 @@ impl Datapath {
         settings.set(0, row, 0).map_err(|e| fault(map::SETTINGS, e))?;
         let pinned = Pinned::open(dir)?;
         let state = State::new(&pinned.observe()?);
-        let uplinks = Uplinks::open(dir, interfaces, config.mode)?;
+        let uplinks = Uplinks::open(dir, config.interfaces.clone(), config.mode)?;
+        let by_default_route = config.interfaces.is_empty();
         Ok(Self {
             programs,
             pinned,
             state,
             uplinks,
+            by_default_route,
             network,
             desired: Desired::default(),
             routed: None,
             lookup_attached: false,
             sweeps: Sweeps::default(),
+            proxy: proxy.applied(),
             dirty: false,
             applied: Applied::default(),
         })
@@ -146,11 +156,16 @@ impl Datapath {
                 _ = tick.tick() => {
                     ticks += 1;
                     self.sweeps.due |= ticks.is_multiple_of(SWEEP_TICKS);
+                    if ticks.is_multiple_of(ROUTE_TICKS) {
+                        // Somebody else may have removed a route, or taken lo down and up.
+                        self.routed = None;
+                    }
                     let model = models.borrow().clone();
                     self.pass_time(&model).await;
                 }
             }
-            if self.applied.rev > 0 {
+            // What cannot be read is not gone, and neither are its flows.
+            if self.applied.rev > 0 && !models.borrow().partial {
                 let model = models.borrow().clone();
                 self.sweeps.start_if_due(self.programs.dir(), &model);
             }
@@ -161,13 +176,18 @@ impl Datapath {
     async fn apply(&mut self, model: &Arc<Model>) {
         let began = Instant::now();
         let touched = self.desired.follow(model);
-        let (ops, mut faults) = self.plan(&touched);
-        if let Err(error) = self.write(&ops) {
-            faults.push(error.to_string());
+        if touched.proxied {
+            self.await_proxy(model).await;
         }
+        self.dirty |= self.state.keep_adopted(model.partial);
+        let (ops, mut faults) = self.plan(&touched);
+        let written = self.write(&ops);
         let first = self.applied.rev == 0;
+        let rev = if written.is_ok() { model.rev } else { self.applied.rev };
+        faults.extend(written.err().map(|e| e.to_string()));
         self.sweeps.due |= !first && touched.orphans;
         if let Err(error) = self.route(model, touched.proxied).await {
+            self.dirty = true;
             faults.push(error.to_string());
         }
         let (frontends, backends, table_chunks) = self.state.occupancy();
@@ -176,7 +196,7 @@ impl Datapath {
             tracing::warn!(rev = model.rev, reason, "not programmed");
         }
         self.applied = Applied {
-            rev: model.rev,
+            rev,
             took,
             ops: ops.len(),
             frontends,
@@ -186,7 +206,7 @@ impl Datapath {
             uplinks: std::mem::take(&mut self.applied.uplinks),
             host: std::mem::take(&mut self.applied.host),
         };
-        if first {
+        if first && rev > 0 {
             self.attach().await;
             tracing::info!(rev = model.rev, frontends, backends, ops = ops.len(), elapsed = ?took, "programmed");
         } else {
@@ -215,12 +235,24 @@ impl Datapath {
         Ok(())
     }
 
+    /// Lets the proxy know a new frontend first: a connection that it does not know would be closed.
+    async fn await_proxy(&mut self, model: &Model) {
+        let known = |routed: &Option<Arc<HttpModel>>| routed.as_ref().is_some_and(|r| Arc::ptr_eq(r, &model.http));
+        // It may be at a newer model already; then the wait is for nothing, and short.
+        let _ = tokio::time::timeout(PROXY_WAIT, self.proxy.wait_for(known)).await;
+    }
+
     async fn pass_time(&mut self, model: &Arc<Model>) {
+        if self.dirty && model.rev > 0 {
+            self.apply(model).await;
+        }
         if self.applied.rev == 0 {
             return;
         }
-        if self.dirty {
-            self.apply(model).await;
+        if self.routed.is_none()
+            && let Err(error) = self.route(model, false).await
+        {
+            tracing::warn!(reason = %error, "local routes");
         }
         let ops = self.state.tick();
         if let Err(error) = self.write(&ops) {
@@ -231,6 +263,12 @@ impl Datapath {
 
     /// Attaches what is not attached; follows interfaces that come, go or change.
     async fn attach(&mut self) {
+        if self.by_default_route && self.uplinks.is_unnamed() {
+            match self.network.default_interfaces().await {
+                Ok(names) => self.uplinks.name(names),
+                Err(error) => tracing::warn!(reason = %error, "default routes"),
+            }
+        }
         let uplinks = match self.network.links().await {
             Ok(links) => self.uplinks.refresh(&mut self.programs, &links).map_err(DatapathError::from),
             Err(e) => Err(e.into()),
@@ -270,7 +308,11 @@ impl Datapath {
             self.dirty = true;
             match self.pinned.observe() {
                 Ok(observed) => self.state = State::new(&observed),
-                Err(error) => tracing::error!(%error, "the maps cannot be read back"),
+                // Every row is written again: what was not written is not known.
+                Err(error) => {
+                    tracing::error!(%error, "the maps cannot be read back");
+                    self.state = State::new(&Observed::default());
+                }
             }
         }
         result

@@ -46,6 +46,17 @@ impl Uplinks {
         Ok(Self { wanted, mode, rows: open(dir, map::UPLINKS)?, attached: BTreeMap::new() })
     }
 
+    /// Whether there is no interface to attach to.
+    #[must_use]
+    pub fn is_unnamed(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// Takes these interfaces.
+    pub fn name(&mut self, interfaces: impl IntoIterator<Item = String>) {
+        self.wanted.extend(interfaces);
+    }
+
     /// Brings attachments and addresses in step with the host's interfaces; returns what became of each.
     ///
     /// # Errors
@@ -71,6 +82,10 @@ impl Uplinks {
             let (v4, v6) = links.get(&name).map_or((None, None), |l| (l.v4, l.v6));
             statuses.push(UplinkStatus { v4, v6, ..status });
         }
+        let present: Vec<&Link> = self.wanted.iter().filter_map(|name| links.get(name)).collect();
+        if let Err(error) = programs.keep_attached(&present) {
+            tracing::warn!(reason = %error, "a link of an earlier run stays");
+        }
         Ok(statuses)
     }
 
@@ -90,39 +105,43 @@ impl Uplinks {
 
     fn attach(&mut self, programs: &mut Programs, link: &Link) -> UplinkStatus {
         let name = &link.name;
-        let status = match programs.attach_tc(name) {
+        let status = match programs.attach_tc(link) {
             Err(e) => UplinkStatus::detached(name, e.to_string()),
             Ok(()) => {
                 let (xdp, note) = self.attach_xdp(programs, link);
                 UplinkStatus { name: name.clone(), xdp, tc: true, v4: link.v4, v6: link.v6, note }
             }
         };
-        tracing::info!(iface = %name, xdp = ?status.xdp, tc = status.tc, reason = status.note.as_deref(), "uplink");
+        if status.tc {
+            tracing::info!(iface = %name, xdp = ?status.xdp, reason = status.note.as_deref(), "attached");
+        }
         self.attached.insert(name.clone(), (link.index, status.clone()));
         status
     }
 
     fn attach_xdp(&self, programs: &mut Programs, link: &Link) -> (Option<XdpKind>, Option<String>) {
-        let name = &link.name;
         let settle = |result: Result<(), LoadError>, kind| match result {
             Ok(()) => (Some(kind), None),
             Err(e) => (None, Some(format!("TC alone: {e}"))),
         };
         match self.mode {
-            Mode::Auto if !link.veth => settle(programs.attach_xdp(name, XdpKind::Native), XdpKind::Native),
-            Mode::Xdp => settle(programs.attach_xdp(name, XdpKind::Native), XdpKind::Native),
-            Mode::XdpGeneric => settle(programs.attach_xdp(name, XdpKind::Generic), XdpKind::Generic),
+            Mode::Auto if !link.veth => match settle(programs.attach_xdp(link, XdpKind::Native), XdpKind::Native) {
+                (None, _) => settle(programs.attach_xdp(link, XdpKind::Generic), XdpKind::Generic),
+                native => native,
+            },
+            Mode::Xdp => settle(programs.attach_xdp(link, XdpKind::Native), XdpKind::Native),
+            Mode::XdpGeneric => settle(programs.attach_xdp(link, XdpKind::Generic), XdpKind::Generic),
             Mode::Auto => {
-                (None, without(programs, name).or(Some("TC alone: XDP on veth costs more than it saves".into())))
+                (None, without(programs, link).or(Some("TC alone: XDP on veth costs more than it saves".into())))
             }
-            Mode::Tc => (None, without(programs, name)),
+            Mode::Tc => (None, without(programs, link)),
         }
     }
 }
 
 /// Removes XDP of an earlier run; a note when that fails.
-fn without(programs: &Programs, name: &str) -> Option<String> {
-    programs.detach_xdp(name).err().map(|e| e.to_string())
+fn without(programs: &Programs, link: &Link) -> Option<String> {
+    programs.detach_xdp(link).err().map(|e| e.to_string())
 }
 
 fn row(link: &Link) -> Uplink {

@@ -52,6 +52,8 @@ pub type Allocations = BTreeMap<ObjectRef, Vec<IpAddr>>;
 pub struct Model {
     /// Counts the models of one [`Memo`], 0 before the first.
     pub rev: u64,
+    /// Something could not be read: what is missing here may exist all the same.
+    pub partial: bool,
     /// Every frontend and what becomes of its flows.
     pub frontends: BTreeMap<Frontend, Target>,
     /// Addresses of objects, for status and for the next compile.

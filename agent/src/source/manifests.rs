@@ -89,15 +89,15 @@ pub async fn watch(
     let mut rescan_at = Instant::now() + RESCAN;
     loop {
         if pending.due {
-            let (touched, writing, rewatch) = pending.take();
-            let began = Instant::now();
+            let burst = pending.take();
+            let (began, is_full) = (Instant::now(), burst.rewatch);
             let scan = tokio::task::spawn_blocking(move || {
-                let snapshot = reader.scan(&touched, &writing, rewatch);
+                let snapshot = reader.scan(&burst);
                 (reader, snapshot)
             });
             let (returned, snapshot) = scan.await.map_err(|source| SourceError::Scan { path: root.clone(), source })?;
             reader = returned;
-            if rewatch {
+            if is_full {
                 let share = if reader.watcher.is_some() { began.elapsed() * RESCAN_SHARE } else { RESCAN };
                 rescan_at = Instant::now() + share.clamp(RESCAN, RESCAN_LIMIT);
             }
@@ -134,12 +134,27 @@ struct Pending {
     touched: BTreeSet<PathBuf>,
     /// Files between their first write and their close, and when they count as closed.
     writing: BTreeMap<PathBuf, Instant>,
+    /// What was written to: regular files, whatever became of them.
+    plain: BTreeSet<PathBuf>,
+}
+
+/// What a scan must know.
+struct Burst {
+    /// Files to read anew.
+    touched: BTreeSet<PathBuf>,
+    /// Files to leave alone.
+    writing: BTreeSet<PathBuf>,
+    /// Names that were regular files.
+    plain: BTreeSet<PathBuf>,
+    /// Directories may have changed.
+    rewatch: bool,
 }
 
 impl Pending {
     fn note(&mut self, event: Event) {
         let Event { kind, paths, attrs: _ } = event;
         let is_data = matches!(kind, EventKind::Modify(ModifyKind::Data(_)));
+        let is_written = is_data || matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
         self.due |= !is_data;
         self.rewatch |= paths.is_empty();
         for path in paths {
@@ -149,12 +164,14 @@ impl Pending {
             } else {
                 self.writing.remove(&path);
             }
+            if is_written {
+                self.plain.insert(path.clone());
+            }
             self.touched.insert(path);
         }
     }
 
-    /// What the next scan must know: files to read anew, files to leave alone, whether directories may have changed.
-    fn take(&mut self) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>, bool) {
+    fn take(&mut self) -> Burst {
         let now = Instant::now();
         self.writing.retain(|_, settled| *settled > now);
         let writing = self.writing.keys().cloned().collect::<BTreeSet<_>>();
@@ -162,7 +179,7 @@ impl Pending {
         // Those that are not read now are still to be read.
         self.touched.extend(touched.intersection(&writing).cloned());
         self.due = false;
-        (touched, writing, std::mem::take(&mut self.rewatch))
+        Burst { touched, writing, plain: std::mem::take(&mut self.plain), rewatch: std::mem::take(&mut self.rewatch) }
     }
 
     /// When the first of the files that are being written counts as closed.
@@ -178,6 +195,8 @@ struct Reader {
     /// None where the kernel has no inotify instance left: then scans are made now and then alone.
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
+    /// Hidden names that are regular files: editors' and others' temporary files, until they are gone.
+    temporary: BTreeSet<PathBuf>,
     /// Events were dropped since the last full scan began.
     lost: Arc<AtomicBool>,
     /// Watches were moved: what happened meanwhile may be lost.
@@ -212,18 +231,32 @@ impl Reader {
             tree: Tree::new(root.to_owned()),
             watcher,
             watched: BTreeSet::new(),
+            temporary: BTreeSet::new(),
             lost,
             again: false,
         }
     }
 
-    /// Whether a directory, or a link to one, may have come or gone under a name that an event told.
-    ///
-    /// A name that is gone and was none of these before was a file, or lived so briefly that what it was renamed to,
-    /// which has an event of its own, tells more: writers make `.web.yaml.tmp`, the kubelet makes `..data_tmp`.
-    fn may_be_directory(&self, path: &Path) -> bool {
-        let was_way = self.watched.contains(path) || self.tree.is_hidden_way(path);
-        was_way || path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
+    /// Whether a directory, or a link to one, may have come or gone under a name that an event told. A hidden name that
+    /// is gone may have been a link on the way to manifests, unless it was a regular file.
+    fn may_be_directory(&mut self, path: &Path, was_plain: bool) -> bool {
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_file() => {
+                if is_hidden {
+                    self.temporary.insert(path.to_owned());
+                }
+                self.watched.contains(path)
+            }
+            Ok(_) => {
+                self.temporary.remove(path);
+                true
+            }
+            Err(_) => {
+                let was_temporary = self.temporary.remove(path);
+                self.watched.contains(path) || (is_hidden && !was_plain && !was_temporary)
+            }
+        }
     }
 
     /// Whether an event can have changed no more than what a known file holds.
@@ -232,18 +265,16 @@ impl Reader {
     }
 
     /// One scan; watches each directory before it is read, so that nothing happens unseen in between.
-    fn scan(
-        &mut self,
-        touched: &BTreeSet<PathBuf>,
-        writing: &BTreeSet<PathBuf>,
-        rewatch: bool,
-    ) -> Option<Arc<Snapshot>> {
+    fn scan(&mut self, burst: &Burst) -> Option<Arc<Snapshot>> {
+        let Burst { touched, writing, plain, rewatch } = burst;
+        // Every name is looked at: what is seen of each is remembered.
+        let moved = touched.iter().filter(|path| self.may_be_directory(path, plain.contains(*path))).count();
         let lost = self.lost.swap(false, Relaxed);
-        let rewatch = rewatch || lost || touched.iter().any(|path| self.may_be_directory(path));
+        let rewatch = *rewatch || lost || moved > 0;
         if !rewatch && !touched.is_empty() && touched.iter().all(|path| self.is_content(path)) {
             return self.tree.refresh(Scan { touched, writing, enter: &mut |_| {} });
         }
-        let Self { root, tree, watcher, watched, lost: _, again: _ } = self;
+        let Self { root, tree, watcher, watched, temporary: _, lost: _, again: _ } = self;
         let mut entered = BTreeSet::new();
         let mut enter = |path: &Path| {
             if rewatch || !watched.contains(path) {
