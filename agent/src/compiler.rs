@@ -88,7 +88,7 @@ impl Compiler {
         match allocations::store(&self.state_dir, &self.node.allocations) {
             Ok(()) => self.unsaved = false,
             Err(error) => {
-                tracing::warn!(error = chain(&error), "given addresses are not on disk and may change at a restart")
+                tracing::warn!(error = chain(&error), "given addresses are not on disk and may change at a restart");
             }
         }
     }
