@@ -1,9 +1,8 @@
 //! Sluice: a load balancer for Kubernetes in one process.
 //!
 //! ```text
-//! Kubernetes API --> source --Snapshot--> model --Model--+--> datapath --> eBPF maps, programs, links
-//! manifests dir  -->                                     +--> proxy    --> listeners, route tables
-//!                      status <-- Verdicts (model), Applied (datapath, proxy)
+//! manifests dir --> source --Snapshot--> compiler --Model--+--> datapath --> eBPF maps, programs, links
+//!                                                          +--> proxy    --> listeners, route tables
 //!                      admin reads every stage and changes nothing
 //! ```
 //!

@@ -1,18 +1,31 @@
 //! `sk_lookup`: a connection to a layer 7 frontend goes to the proxy's one listening socket.
 use crate::{FRONTENDS, PROXY};
-use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
+use aya_ebpf::{
+    bindings::{
+        bpf_sk_lookup,
+        sk_action::{SK_DROP, SK_PASS},
+    },
+    programs::SkLookupContext,
+};
 use sluice_ebpf::*;
 
 const AF_INET: u32 = 2;
 
-/// Chooses the proxy's socket, if the frontend is the proxy's. Without a socket the kernel's own lookup decides.
+/// Chooses the proxy's socket, if the frontend is the proxy's; otherwise the kernel's own lookup decides.
+///
+/// While the proxy has no socket its clients are refused: to pass them would hand them to any listener of the host that
+/// is bound to all addresses.
 #[inline(always)]
-pub(crate) fn steer(ctx: &SkLookupContext) {
-    let Some(key) = key(ctx.lookup) else { return };
-    let Some(f) = FRONTENDS.get_ptr(&key) else { return };
+pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
+    let Some(key) = key(ctx.lookup) else { return SK_PASS };
+    let Some(f) = FRONTENDS.get_ptr(&key) else { return SK_PASS };
     // SAFETY: the kernel keeps the value's memory until the program ends.
-    if unsafe { (*f).flags } & FRONTEND_PROXY != 0 {
-        let _ = PROXY.redirect_sk_lookup(ctx, PROXY_TCP, 0);
+    if unsafe { (*f).flags } & FRONTEND_PROXY == 0 {
+        return SK_PASS;
+    }
+    match PROXY.redirect_sk_lookup(ctx, PROXY_TCP, 0) {
+        Ok(()) => SK_PASS,
+        Err(_) => SK_DROP,
     }
 }
 

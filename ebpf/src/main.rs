@@ -9,7 +9,7 @@
 #![expect(clippy::needless_borrows_for_generic_args, reason = "a key by value is a copy on a stack of 512 bytes")]
 
 use aya_ebpf::{
-    bindings::{sk_action::SK_PASS, xdp_action::XDP_PASS},
+    bindings::xdp_action::XDP_PASS,
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap},
     macros::{btf_map, classifier, sk_lookup, xdp},
     programs::{SkLookupContext, TcContext, XdpContext},
@@ -81,8 +81,7 @@ pub(crate) fn sluice_egress(ctx: TcContext) -> i32 {
 /// `sk_lookup` in the node's network namespace: layer 7 frontends to the proxy's socket.
 #[sk_lookup]
 pub(crate) fn sluice_lookup(ctx: SkLookupContext) -> u32 {
-    lookup::steer(&ctx);
-    SK_PASS
+    lookup::steer(&ctx)
 }
 
 /// XDP that passes everything.

@@ -9,6 +9,7 @@
 //!
 //! - The header types hold nothing larger than a `u16`: behind the 14 bytes of Ethernet nothing is aligned better.
 //! - VLAN and QinQ frames are foreign: their ethertype is neither IPv4 nor IPv6.
+//! - An IPv6 packet from or to an IPv4-mapped address is foreign: the maps hold IPv4 in that form.
 //! - The IPv6 walk is bounded by [`EXTENSIONS`] headers and [`L4_MAX`] bytes.
 use crate::{abi::*, flow::tcp};
 use bytemuck::{Pod, Zeroable};
@@ -216,7 +217,7 @@ impl Headers {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Parsed {
-    /// Neither IPv4 nor IPv6 to one host, or cut off before its destination.
+    /// Neither IPv4 nor IPv6 to one host, cut off before its destination, or IPv4-mapped.
     Foreign,
     /// TCP or UDP, whole.
     Flow,
@@ -303,6 +304,9 @@ fn parse_v4(b: Bounds, frame: u32, gso: bool, h: &mut Headers) -> Parsed {
 #[inline(always)]
 fn parse_v6(b: Bounds, frame: u32, gso: bool, h: &mut Headers) -> Parsed {
     let Some(ip) = b.read::<Ipv6>(ETH_LEN) else { return Parsed::Foreign };
+    if is_mapped(&ip.src) || is_mapped(&ip.dst) {
+        return Parsed::Foreign;
+    }
     h.key.tuple.src = bytemuck::cast(ip.src);
     h.key.tuple.dst = bytemuck::cast(ip.dst);
     h.v6 = true;
@@ -413,6 +417,12 @@ fn parse_l4(b: Bounds, gso: bool, h: &mut Headers) -> Parsed {
 #[inline(always)]
 pub fn mapped(a: [u16; 2]) -> Addr {
     bytemuck::cast([0, 0, 0, 0, 0, 0xffff, a[0], a[1]])
+}
+
+/// Is it an IPv4 address as [`mapped`] makes it?
+#[inline(always)]
+const fn is_mapped(a: &[u16; 8]) -> bool {
+    a[0] | a[1] | a[2] | a[3] | a[4] == 0 && a[5] == 0xffff
 }
 
 /// The IPv4 address in a mapped one, as a header holds it.

@@ -1,7 +1,7 @@
 //! What user space needs beyond the types: `aya::Pod`, and the calls of bpf(2) that aya does not offer.
 //!
-//! One of the two places with `unsafe`: every block is a system call or a marker for a type that `bytemuck` has already
-//! proved to be plain data.
+//! The only `unsafe` in user space: every block is a system call, takes over a descriptor that one returned, or marks a
+//! type that `bytemuck` has already proved to be plain data.
 use std::{
     ffi::CString,
     io,
@@ -60,14 +60,24 @@ pub struct LookupQuery {
     pub local: SocketAddr,
 }
 
-/// Runs an `sk_lookup` program in this thread's network namespace and returns the cookie of the socket that it chose;
-/// 0 when it chose none.
+/// What an `sk_lookup` program decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LookupVerdict {
+    /// The connection is refused.
+    Refused,
+    /// The kernel looks for a socket itself.
+    Kernel,
+    /// The socket with this cookie takes the connection.
+    Socket(u64),
+}
+
+/// Runs an `sk_lookup` program in this thread's network namespace and returns what it decided.
 ///
 /// # Errors
 /// The kernel refuses to run it.
 ///
 /// Source: `BPF_PROG_TEST_RUN` of bpf(2) with a `struct bpf_sk_lookup` as context; aya 0.14 has it for other types only.
-pub fn run_lookup(program: BorrowedFd<'_>, query: &LookupQuery) -> io::Result<u64> {
+pub fn run_lookup(program: BorrowedFd<'_>, query: &LookupQuery) -> io::Result<LookupVerdict> {
     const PROG_TEST_RUN: nix::libc::c_long = 10;
     let family: u32 = if query.local.is_ipv4() { 2 } else { 10 };
     let mut ctx = [0u8; 72];
@@ -94,5 +104,11 @@ pub fn run_lookup(program: BorrowedFd<'_>, query: &LookupQuery) -> io::Result<u6
     if rc < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(ctx[..8].iter().rev().fold(0, |cookie, b| cookie << 8 | u64::from(*b)))
+    let cookie = ctx[..8].iter().rev().fold(0, |cookie, b| cookie << 8 | u64::from(*b));
+    // `retval` is SK_DROP, 0, or SK_PASS, 1.
+    Ok(match (attr[0] >> 32, cookie) {
+        (0, _) => LookupVerdict::Refused,
+        (_, 0) => LookupVerdict::Kernel,
+        (_, cookie) => LookupVerdict::Socket(cookie),
+    })
 }

@@ -68,6 +68,8 @@ impl Stages {
             reason: f.reason,
         });
         let broken = model.verdicts.iter().filter(|(_, v)| matches!(v.outcome, Outcome::Partial | Outcome::Refused));
+        let odd = |v: &Verdict| v.outcome == Outcome::Accepted && !v.messages.is_empty();
+        let remarks = model.verdicts.iter().filter(|(_, v)| odd(v));
         let reasons = observe::reasons(&self.pins)?.into_iter().filter(|(_, n)| *n > 0);
         Ok(view::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -85,6 +87,7 @@ impl Stages {
             faults: faults.collect(),
             unprogrammed: applied.faults,
             host: applied.host,
+            remarks: remarks.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
             problems: broken.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
             reasons: reasons.map(|(name, n)| (name.to_owned(), n)).collect(),
             pins: self.pins.display().to_string(),

@@ -39,6 +39,8 @@ pub struct Status {
     pub host: Vec<String>,
     /// Objects that do not work, or not wholly.
     pub problems: Vec<Object>,
+    /// Objects that work, with something odd about them.
+    pub remarks: Vec<Object>,
     /// Packets by reason, those that were counted at least once.
     pub reasons: BTreeMap<String, u64>,
     /// The directory of the pinned maps.

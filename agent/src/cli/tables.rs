@@ -61,6 +61,7 @@ pub fn status(s: &view::Status) -> String {
         s.faults.iter().map(|f| format!("{}: {}", f.origin, f.reason)).collect(),
     );
     section("objects that do not work:", s.problems.iter().map(problem).collect());
+    section("objects that work, but:", s.remarks.iter().map(problem).collect());
     section("settings of this host:", s.host.clone());
     section("not programmed:", s.unprogrammed.clone());
     section("packets not forwarded:", s.reasons.iter().map(|(name, n)| format!("{name}: {n}")).collect());
@@ -80,7 +81,8 @@ pub fn services(services: &[view::Service]) -> String {
             s.object.name.clone(),
             list(&s.addresses, "<pending>"),
             list(&s.ports, "-"),
-            s.backends.map_or_else(|| "proxy".to_owned(), |n| n.to_string()),
+            s.backends
+                .map_or_else(|| if s.object.kind == "Gateway" { "proxy" } else { "-" }.to_owned(), |n| n.to_string()),
             s.flows.to_string(),
             bytes(s.bytes),
             s.dropped.to_string(),
@@ -142,7 +144,7 @@ pub fn flows(flows: &view::Flows) -> String {
         ]
     });
     let header = ["PROTO", "CLIENT", "FRONTEND", "BACKEND", "SOURCE SEEN", "STATE", "IDLE", "AGE"];
-    let shown = or_none(flows.flows.len(), "no flow is tracked", table(&header, rows));
+    let shown = or_none(flows.total, "no flow is tracked", table(&header, rows));
     if flows.flows.len() < flows.total {
         format!("{shown}\n{} of {} flows", flows.flows.len(), flows.total)
     } else {

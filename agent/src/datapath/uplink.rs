@@ -18,10 +18,10 @@ use super::{
 /// Which programs forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 pub enum Mode {
-    /// Native XDP where the driver has it and gains by it, TC always.
+    /// Native XDP where the driver has it, else generic XDP, else TC alone; TC alone on veth.
     #[default]
     Auto,
-    /// Native XDP and TC; a fault where the driver has no XDP.
+    /// Native XDP and TC; TC alone, and a note in the status, where the driver has no XDP.
     Xdp,
     /// Generic XDP and TC.
     XdpGeneric,

@@ -261,6 +261,43 @@ fn frames_that_are_not_ours_to_read() {
 }
 
 #[test]
+fn an_ipv4_address_in_an_ipv6_header_is_nobodys() {
+    with_lab(|lab| {
+        serve(lab);
+        // The maps hold IPv4 in this form, so such a packet could be taken for IPv4: its VIP, and its flow.
+        let flow = Segment::udp((V4.client, 33000), (V4.vip, 80));
+        lab.ingress(&flow.bytes());
+        let port = lab.entry((V4.client, 33000), (V4.vip, 80), UDP, CT_REQUEST).expect("an entry").to.src_port;
+        lab.backend(3, (V4.pod, 8080), BACKEND_LOCAL);
+        lab.frontend((V4.vip, 81), UDP, 0, &[3]);
+        lab.ingress(&Segment::udp((V4.client, 33000), (V4.vip, 81)).bytes());
+        let m = |ip: &str| format!("::ffff:{ip}");
+        let udp = |src: (String, u16), dst: (String, u16)| Segment::udp((&src.0, src.1), (&dst.0, dst.1));
+        for (says, hooks, s) in [
+            ("to a VIP", &HOOKS[..], udp((m(V4.client), 33001), (m(V4.vip), 80))),
+            ("to a VIP, of a tracked flow", &HOOKS, udp((m(V4.client), 33000), (m(V4.vip), 80))),
+            ("to a port of a VIP that has no frontend", &HOOKS, udp((m(V4.client), 33000), (m(V4.vip), 7))),
+            ("a reply of another node", &HOOKS, udp((m(V4.remote), 8080), (m(V4.node), port))),
+            ("a reply of a pod here", &[Hook::Egress], udp((m(V4.pod), 8080), (m(V4.client), 33000))),
+            ("only the source is one", &HOOKS, udp((m(V4.client), 33000), (V6.vip.into(), 80))),
+            ("only the destination is one", &HOOKS, udp((V6.client.into(), 33000), (m(V4.vip), 80))),
+            ("echo", &HOOKS, Segment::icmp(&m(V4.client), &m(V4.vip), 128, 0)),
+            ("another protocol", &HOOKS, Segment::icmp(&m(V4.client), &m(V4.vip), 200, 0)),
+        ] {
+            for hook in hooks {
+                let packet = s.bytes();
+                lab.check(&Case { says, hook: *hook, packet, does: Does::Pass, out: None, reasons: &[] });
+            }
+        }
+        // What merely looks alike is an address like any other.
+        let near = "::fffe:192.0.2.200";
+        lab.frontend((near, 80), UDP, 0, &[2]);
+        lab.ingress(&Segment::udp((V6.client, 33000), (near, 80)).bytes());
+        assert!(lab.entry((V6.client, 33000), (near, 80), UDP, CT_REQUEST).is_some());
+    });
+}
+
+#[test]
 fn padding_is_not_part_of_the_packet() {
     with_lab(|lab| {
         serve(lab);

@@ -7,7 +7,7 @@ use aya::{
     programs::{SkLookup, Xdp},
 };
 use sluice_ebpf::{
-    user::{LookupQuery, run_lookup},
+    user::{LookupQuery, LookupVerdict, run_lookup},
     *,
 };
 use sluice_tests::packets::*;
@@ -86,17 +86,31 @@ fn the_proxys_socket_takes_its_frontends_and_nothing_else() {
             let query = LookupQuery { proto, remote: (parse(src), 33000).into(), local: (parse(dst), port).into() };
             run_lookup(p.fd().expect("loaded").as_fd(), &query).expect("a lookup")
         };
-        for n in &NETS {
-            assert_eq!(ask(lab, n.vip, 443, TCP), 0, "without a socket the kernel decides");
-        }
+        use LookupVerdict::{Kernel, Refused, Socket};
+        let others = |lab: &Lab| {
+            for n in &NETS {
+                assert_eq!(ask(lab, n.vip, 80, TCP), Kernel, "a layer 4 frontend's is not");
+                assert_eq!(ask(lab, n.vip, 444, TCP), Kernel, "nor that of another port");
+                assert_eq!(ask(lab, n.stranger, 443, TCP), Kernel, "nor that of another address (S23)");
+                assert_eq!(ask(lab, n.vip, 443, UDP), Kernel, "nor a datagram");
+            }
+        };
+        let refused = |lab: &Lab| {
+            for n in &NETS {
+                assert_eq!(ask(lab, n.vip, 443, TCP), Refused, "without the proxy no listener of the host answers");
+            }
+        };
+        refused(lab);
+        others(lab);
         let map = lab.bpf.map_mut(map::PROXY).expect("the sockmap");
         SockMap::try_from(map).expect("a sockmap").set(PROXY_TCP, &listener, 0).expect("put the listener");
         for n in &NETS {
-            assert_ne!(ask(lab, n.vip, 443, TCP), 0, "a layer 7 frontend's connection is the proxy's");
-            assert_eq!(ask(lab, n.vip, 80, TCP), 0, "a layer 4 frontend's is not");
-            assert_eq!(ask(lab, n.vip, 444, TCP), 0, "nor that of another port");
-            assert_eq!(ask(lab, n.stranger, 443, TCP), 0, "nor that of another address (S23)");
-            assert_eq!(ask(lab, n.vip, 443, UDP), 0, "nor a datagram");
+            let verdict = ask(lab, n.vip, 443, TCP);
+            assert!(matches!(verdict, Socket(_)), "a layer 7 frontend's connection is the proxy's: {verdict:?}");
         }
+        others(lab);
+        drop(listener);
+        refused(lab);
+        others(lab);
     });
 }

@@ -174,7 +174,7 @@ impl Tree {
         Some(Arc::clone(&self.snapshot))
     }
 
-    /// Reads a directory, or the one file that the root may be.
+    /// Reads a directory.
     fn enter(&mut self, path: &Path, metadata: &fs::Metadata, depth: usize, pass: &mut Pass<'_, '_>) {
         if !pass.seen.insert((metadata.dev(), metadata.ino())) {
             return;
