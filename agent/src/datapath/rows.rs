@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use sluice_ebpf::{
     Addr, BACKEND_LOCAL, BACKEND_REMOTE, FRONTEND_AFFINITY, FRONTEND_DROP, FRONTEND_PROXY, FrontendKey, TCP, UDP,
-    VIP_ECHO, VIP_REJECT, Vip,
+    VIP_ECHO, VIP_PROXY, VIP_REJECT, Vip,
 };
 
 use super::maglev::Place;
@@ -56,7 +56,10 @@ pub fn rows(model: &Model) -> Rows {
             }
         }
         let vip = rows.vips.entry(addr(frontend.vip)).or_default();
-        vip.flags = VIP_ECHO | VIP_REJECT;
+        vip.flags |= VIP_ECHO | VIP_REJECT;
+        if row.flags & FRONTEND_PROXY != 0 {
+            vip.flags |= VIP_PROXY;
+        }
         vip.frontends += 1;
         rows.frontends.insert(frontend_key(frontend), row);
     }
@@ -101,5 +104,56 @@ fn locality(locality: Locality) -> u16 {
         Locality::Local => BACKEND_LOCAL,
         Locality::Remote => BACKEND_REMOTE,
         Locality::Unknown => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::ObjectName,
+        model::{EndpointTarget, Port},
+    };
+
+    fn name() -> ObjectName {
+        ObjectName::new("default", "web")
+    }
+
+    #[test]
+    fn a_vip_says_whether_a_frontend_of_it_is_the_proxys() {
+        let mut model = Model::default();
+        let mut add = |vip: &str, port: i64, target: Target| {
+            let vip = vip.parse().expect("an address");
+            let port = Port::try_new(port).expect("a port");
+            model.frontends.insert(Frontend { vip, port, proto: Proto::Tcp }, target);
+        };
+        let layer4 = || {
+            Target::Endpoints(EndpointTarget {
+                service: name(),
+                port_name: String::new(),
+                backends: Vec::new(),
+                draining: Vec::new(),
+                when_empty: WhenEmpty::Reject,
+                affinity: false,
+            })
+        };
+        let layer7 = || Target::Proxy { gateway: name() };
+        add("192.0.2.1", 80, layer4());
+        add("192.0.2.2", 80, layer7());
+        // The proxy's frontend is the first of one, and the last of the other.
+        add("192.0.2.3", 80, layer7());
+        add("192.0.2.3", 81, layer4());
+        add("2001:db8::4", 80, layer4());
+        add("2001:db8::4", 81, layer7());
+        let vips: Vec<_> =
+            rows(&model).vips.into_iter().map(|(at, v)| (ip(at).to_string(), v.flags, v.frontends)).collect();
+        let both = VIP_ECHO | VIP_REJECT;
+        let want = [
+            ("192.0.2.1", both, 1),
+            ("192.0.2.2", both | VIP_PROXY, 1),
+            ("192.0.2.3", both | VIP_PROXY, 2),
+            ("2001:db8::4", both | VIP_PROXY, 2),
+        ];
+        assert_eq!(vips, want.map(|(at, flags, frontends)| (at.to_owned(), flags, frontends)));
     }
 }
