@@ -167,6 +167,8 @@ pub struct Vip {
 pub const VIP_ECHO: u32 = 1;
 /// Reject TCP and UDP to ports that no frontend names.
 pub const VIP_REJECT: u32 = 2;
+/// A frontend here is the proxy's: the host's stack owns its connections, and the ICMP messages about them.
+pub const VIP_PROXY: u32 = 4;
 
 /// Source and destination of a packet.
 ///
@@ -218,7 +220,7 @@ pub struct CtEntry {
     pub to: Tuple,
     /// The frontend's id, for the counters.
     pub frontend: u32,
-    /// The backend's id, for the sweep.
+    /// The backend's id when the flow began, for people; nothing is decided by it.
     pub backend: u32,
     /// `CT_*` flag bits.
     pub flags: u32,

@@ -1,10 +1,11 @@
 //! ICMP and ICMPv6 for an owned VIP: echo requests are answered in place.
 //!
-//! Errors and neighbour discovery pass to the host's stack, which owns the proxy's sockets and the neighbour table;
-//! the rest is dropped.
+//! Errors and neighbour discovery pass to the host's stack if a frontend of the VIP is the proxy's, whose sockets the
+//! stack owns. Of any other VIP the stack knows nothing and would route the message back out of the uplink, so there
+//! they are dropped, as is the rest everywhere.
 use crate::{VIPS, action::Action, context::Packet, count};
 use sluice_ebpf::{
-    Addr, Reason, VIP_ECHO, csum,
+    Addr, Reason, VIP_ECHO, VIP_PROXY, csum,
     packet::{ETH_LEN, Eth, Headers, unmapped},
 };
 
@@ -37,10 +38,13 @@ pub(crate) fn answer<P: Packet>(p: P, h: &Headers) -> Action {
     // SAFETY: copied at once; the kernel keeps the memory until the program ends.
     let Some(vip) = VIPS.get_ptr(&t.dst).map(|v| unsafe { *v }) else { return Action::Pass };
     let Some([message, _]) = p.bounds().read::<[u8; 2]>(h.l4()) else { return Action::Pass };
-    match kind(h.v6, message) {
-        Kind::Stack => Action::Pass,
-        Kind::Other => count::drop(Reason::Protocol),
-        Kind::Echo if vip.flags & VIP_ECHO == 0 => Action::Pass,
+    let kind = match kind(h.v6, message) {
+        Kind::Echo if vip.flags & VIP_ECHO == 0 => Kind::Stack,
+        kind => kind,
+    };
+    match kind {
+        Kind::Stack if vip.flags & VIP_PROXY != 0 => Action::Pass,
+        Kind::Stack | Kind::Other => count::drop(Reason::Protocol),
         Kind::Echo if t.src == t.dst || sluice_ebpf::flow::is_martian(&t.src, h.v6) => count::drop(Reason::Malformed),
         Kind::Echo => match turn(p, h) {
             Some(()) => {

@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use sluice_ebpf::{BACKEND_LOCAL, BACKEND_REMOTE, FrontendKey, UDP, VIP_ECHO, VIP_REJECT, Vip};
+use sluice_ebpf::{
+    BACKEND_LOCAL, BACKEND_REMOTE, FRONTEND_PROXY, FrontendKey, UDP, VIP_ECHO, VIP_PROXY, VIP_REJECT, Vip,
+};
 
 use super::{
     maglev::Place,
@@ -133,6 +135,15 @@ impl Desired {
                 Entry::Occupied(mut known) if new.is_some() => known.get_mut().frontends += 1,
                 Entry::Occupied(known) if known.get().frontends <= 1 => drop(known.remove()),
                 Entry::Occupied(mut known) => known.get_mut().frontends -= 1,
+            }
+        }
+        if self.rows.vips.contains_key(&key.vip) && [old, new].iter().any(|t| matches!(t, Some(Target::Proxy { .. }))) {
+            touched.vips.insert(key.vip);
+            let first = FrontendKey { port: 0, proto: 0, family: 0, ..key };
+            let last = FrontendKey { port: u16::MAX, proto: u8::MAX, family: u8::MAX, ..key };
+            let proxied = self.rows.frontends.range(first..=last).any(|(_, row)| row.flags & FRONTEND_PROXY != 0);
+            if let Some(vip) = self.rows.vips.get_mut(&key.vip) {
+                vip.flags = VIP_ECHO | VIP_REJECT | if proxied { VIP_PROXY } else { 0 };
             }
         }
     }

@@ -49,7 +49,8 @@ fn rows(model: &Model) -> Rows {
         let key = frontend_key(frontend);
         rows.frontends.insert(key, FrontendRow::new(target));
         let vip = rows.vips.entry(key.vip).or_default();
-        (vip.flags, vip.frontends) = (VIP_ECHO | VIP_REJECT, vip.frontends + 1);
+        vip.flags |= VIP_ECHO | VIP_REJECT | if matches!(target, Target::Proxy { .. }) { VIP_PROXY } else { 0 };
+        vip.frontends += 1;
         let Target::Endpoints(endpoints) = target else { continue };
         for backend in endpoints.backends.iter().chain(&endpoints.draining) {
             *rows.backends.entry(place(backend)).or_default() |= match backend.locality {
