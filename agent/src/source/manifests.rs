@@ -134,8 +134,6 @@ struct Pending {
     touched: BTreeSet<PathBuf>,
     /// Files between their first write and their close, and when they count as closed.
     writing: BTreeMap<PathBuf, Instant>,
-    /// What was written to: regular files, whatever became of them.
-    plain: BTreeSet<PathBuf>,
 }
 
 /// What a scan must know.
@@ -144,8 +142,6 @@ struct Burst {
     touched: BTreeSet<PathBuf>,
     /// Files to leave alone.
     writing: BTreeSet<PathBuf>,
-    /// Names that were regular files.
-    plain: BTreeSet<PathBuf>,
     /// Directories may have changed.
     rewatch: bool,
 }
@@ -154,7 +150,6 @@ impl Pending {
     fn note(&mut self, event: Event) {
         let Event { kind, paths, attrs: _ } = event;
         let is_data = matches!(kind, EventKind::Modify(ModifyKind::Data(_)));
-        let is_written = is_data || matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
         self.due |= !is_data;
         self.rewatch |= paths.is_empty();
         for path in paths {
@@ -163,9 +158,6 @@ impl Pending {
                 self.writing.entry(path.clone()).or_insert_with(|| Instant::now() + SETTLE);
             } else {
                 self.writing.remove(&path);
-            }
-            if is_written {
-                self.plain.insert(path.clone());
             }
             self.touched.insert(path);
         }
@@ -179,7 +171,7 @@ impl Pending {
         // Those that are not read now are still to be read.
         self.touched.extend(touched.intersection(&writing).cloned());
         self.due = false;
-        Burst { touched, writing, plain: std::mem::take(&mut self.plain), rewatch: std::mem::take(&mut self.rewatch) }
+        Burst { touched, writing, rewatch: std::mem::take(&mut self.rewatch) }
     }
 
     /// When the first of the files that are being written counts as closed.
@@ -195,8 +187,6 @@ struct Reader {
     /// None where the kernel has no inotify instance left: then scans are made now and then alone.
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
-    /// Hidden names that are regular files: editors' and others' temporary files, until they are gone.
-    temporary: BTreeSet<PathBuf>,
     /// Events were dropped since the last full scan began.
     lost: Arc<AtomicBool>,
     /// Watches were moved: what happened meanwhile may be lost.
@@ -231,32 +221,18 @@ impl Reader {
             tree: Tree::new(root.to_owned()),
             watcher,
             watched: BTreeSet::new(),
-            temporary: BTreeSet::new(),
             lost,
             again: false,
         }
     }
 
-    /// Whether a directory, or a link to one, may have come or gone under a name that an event told. A hidden name that
-    /// is gone may have been a link on the way to manifests, unless it was a regular file.
-    fn may_be_directory(&mut self, path: &Path, was_plain: bool) -> bool {
-        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        match path.symlink_metadata() {
-            Ok(metadata) if metadata.is_file() => {
-                if is_hidden {
-                    self.temporary.insert(path.to_owned());
-                }
-                self.watched.contains(path)
-            }
-            Ok(_) => {
-                self.temporary.remove(path);
-                true
-            }
-            Err(_) => {
-                let was_temporary = self.temporary.remove(path);
-                self.watched.contains(path) || (is_hidden && !was_plain && !was_temporary)
-            }
-        }
+    /// Whether a directory, or a link to one, may have come or gone under a name that an event told.
+    ///
+    /// A name that is gone and was none of these before was a file, or lived so briefly that what it was renamed to,
+    /// which has an event of its own, tells more: writers make `.web.yaml.tmp`, the kubelet makes `..data_tmp`.
+    fn may_be_directory(&self, path: &Path) -> bool {
+        let was_way = self.watched.contains(path) || self.tree.is_hidden_way(path);
+        was_way || path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
     }
 
     /// Whether an event can have changed no more than what a known file holds.
@@ -266,15 +242,13 @@ impl Reader {
 
     /// One scan; watches each directory before it is read, so that nothing happens unseen in between.
     fn scan(&mut self, burst: &Burst) -> Option<Arc<Snapshot>> {
-        let Burst { touched, writing, plain, rewatch } = burst;
-        // Every name is looked at: what is seen of each is remembered.
-        let moved = touched.iter().filter(|path| self.may_be_directory(path, plain.contains(*path))).count();
+        let Burst { touched, writing, rewatch } = burst;
         let lost = self.lost.swap(false, Relaxed);
-        let rewatch = *rewatch || lost || moved > 0;
+        let rewatch = *rewatch || lost || touched.iter().any(|path| self.may_be_directory(path));
         if !rewatch && !touched.is_empty() && touched.iter().all(|path| self.is_content(path)) {
             return self.tree.refresh(Scan { touched, writing, enter: &mut |_| {} });
         }
-        let Self { root, tree, watcher, watched, temporary: _, lost: _, again: _ } = self;
+        let Self { root, tree, watcher, watched, lost: _, again: _ } = self;
         let mut entered = BTreeSet::new();
         let mut enter = |path: &Path| {
             if rewatch || !watched.contains(path) {

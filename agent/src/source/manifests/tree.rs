@@ -28,6 +28,8 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct Tree {
     root: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    /// Links and directories with hidden names, as a ConfigMap volume's `..data`: files may be reached through them.
+    hidden: BTreeSet<PathBuf>,
     /// Directories that could not be read.
     unreadable: BTreeMap<PathBuf, String>,
     snapshot: Arc<Snapshot>,
@@ -83,14 +85,15 @@ struct Pass<'a, 'b> {
     /// Files and directories by device and inode: a second way to the same one is not taken.
     seen: BTreeSet<(u64, u64)>,
     found: BTreeSet<PathBuf>,
+    hidden: BTreeSet<PathBuf>,
     unreadable: BTreeMap<PathBuf, String>,
     changed: bool,
 }
 
 impl<'a, 'b> Pass<'a, 'b> {
     fn new(scan: &'a mut Scan<'b>) -> Self {
-        let (seen, found, unreadable) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
-        Self { scan, seen, found, unreadable, changed: false }
+        let (seen, found, hidden, unreadable) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        Self { scan, seen, found, hidden, unreadable, changed: false }
     }
 }
 
@@ -109,7 +112,8 @@ impl Tree {
                 pass.unreadable.insert(root, format!("cannot be read: {e}; want a directory of manifests"));
             }
         }
-        let Pass { found, unreadable, changed, .. } = pass;
+        let Pass { found, hidden, unreadable, changed, .. } = pass;
+        self.hidden = hidden;
         let before = self.files.len();
         // What lies in a directory that cannot be read is neither there nor gone.
         self.files.retain(|path, _| found.contains(path) || unreadable.keys().any(|dir| path.starts_with(dir)));
@@ -124,6 +128,11 @@ impl Tree {
             return None;
         }
         (changed || !was_complete).then(|| self.build())
+    }
+
+    /// Whether a path was a hidden link or directory at the last scan.
+    pub(super) fn is_hidden_way(&self, path: &Path) -> bool {
+        self.hidden.contains(path)
     }
 
     /// Whether a path was a manifest at the last scan.
@@ -196,6 +205,9 @@ impl Tree {
         entries.sort_unstable_by_key(fs::DirEntry::file_name);
         for entry in entries {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                if !entry.file_type().is_ok_and(|t| t.is_file()) {
+                    pass.hidden.insert(entry.path());
+                }
                 continue;
             }
             let child = entry.path();
