@@ -15,6 +15,7 @@ use super::{
     respond,
     router::Routed,
     stats::add,
+    table::Table,
     tunnel,
     upstream::{self, Sent},
 };
@@ -59,7 +60,8 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
         add(&shared.stats.own_responses);
         respond::plain(status, reason)
     };
-    let Some((matches, rule)) = route(shared, connection.local, &canonical, &parts) else {
+    let table = shared.table.load_full();
+    let Some((matches, rule)) = route(&table, connection.local, &canonical, &parts) else {
         return own(StatusCode::NOT_FOUND, "no route matches the request");
     };
     let share = match &rule.action {
@@ -86,7 +88,7 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     let body = RequestBody::new(incoming, shared.settings.body_timeout);
-    match upstream::send(shared, service, parts, body, rule.timeouts).await {
+    match upstream::send(shared, &table, service, parts, body, rule.timeouts).await {
         Ok(sent) => finish(connection, sent, websocket, share, &rule),
         Err(failure) => {
             let (status, reason) = failure.answer();
@@ -97,12 +99,11 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
 }
 
 fn route(
-    shared: &Shared,
+    table: &Table,
     local: SocketAddr,
     canonical: &Canonical,
     parts: &Parts,
 ) -> Option<(Arc<HttpMatch>, Arc<HttpRule>)> {
-    let table = shared.table.load();
     let head = RequestHead {
         method: &parts.method,
         path: parts.uri.path(),

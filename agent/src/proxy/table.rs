@@ -65,10 +65,10 @@ impl Table {
         self.sites.get(&frontend)
     }
 
-    /// The backend addresses of a Service port.
+    /// The backend addresses of a Service port; `None` where no route names it.
     #[must_use]
-    pub(super) fn cluster(&self, service: &ServicePort) -> &[Arc<Upstream>] {
-        self.clusters.get(service).map_or(&[], Vec::as_slice)
+    pub(super) fn cluster(&self, service: &ServicePort) -> Option<&[Arc<Upstream>]> {
+        self.clusters.get(service).map(Vec::as_slice)
     }
 
     /// Every backend address.

@@ -1,7 +1,8 @@
 //! A request that has its route -> a response from one of the endpoints.
 //!
 //! # Design
-//! - Each try picks its endpoint from the table of that moment: none is chosen that has left the model.
+//! - Each try picks its endpoint from the table of that moment: none is chosen that has left the model. Where that table
+//!   does not know the Service port any more, since the route that named it is gone, the one it was routed by holds.
 //! - What is tried again, and only this: an endpoint that could not be connected (nothing was sent); a pooled
 //!   connection that took nothing; a pooled connection that closed before it answered, for an idempotent request
 //!   without body. Never a request that a fresh connection has taken.
@@ -17,6 +18,7 @@ use super::{
     body::{BodyFault, RequestBody},
     pool::{Lease, Pending, Upstream},
     stats::add,
+    table::Table,
 };
 use crate::model::http::{ServicePort, Timeouts};
 
@@ -83,6 +85,7 @@ pub(super) struct Sent {
 /// When there is no response.
 pub(super) async fn send(
     shared: &Shared,
+    routed: &Table,
     service: &ServicePort,
     parts: Parts,
     body: RequestBody,
@@ -95,9 +98,12 @@ pub(super) async fn send(
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut fresh = false;
     loop {
-        let Some(upstream) = pick(shared.table.load().cluster(service), &tried) else {
+        let table = shared.table.load();
+        let cluster = table.cluster(service).or_else(|| routed.cluster(service)).unwrap_or_default();
+        let Some(upstream) = pick(cluster, &tried) else {
             return Err(if tried.is_empty() { Failure::NoEndpoint } else { Failure::Unreachable });
         };
+        drop(table);
         let deadline = [overall, timeouts.backend.map(|t| Instant::now() + t)].into_iter().flatten().min();
         let pending = Pending::new(&upstream);
         let pooled = if fresh { None } else { upstream.reuse(settings.upstream_idle) };
