@@ -18,7 +18,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection, ObjectSymbol};
 
-use crate::run::{cargo, output};
+use crate::{
+    paths::remap_flags,
+    run::{cargo, output},
+};
 
 /// The version of bpf-linker that is built when none is cached.
 pub const LINKER_VERSION: &str = "0.13.0";
@@ -123,7 +126,7 @@ pub fn build(root: &Path) -> Result<PathBuf> {
         .arg(&target)
         .env("RUSTC", &toolchain.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(&linker));
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&linker, &remap_flags(root, &toolchain.rustc)));
     for (key, value) in
         [("LTO", "true"), ("PANIC", "abort"), ("CODEGEN_UNITS", "1"), ("DEBUG", "2"), ("OPT_LEVEL", "3")]
     {
@@ -174,7 +177,7 @@ fn isolate(command: &mut Command) {
 }
 
 /// Source: the experiments that each of these answers are described in ARCHITECTURE.md, "Building the programs".
-fn flags(linker: &Path) -> OsString {
+fn flags(linker: &Path, remap: &[String]) -> OsString {
     let mut flags = OsString::from("-Clinker=");
     flags.push(linker);
     for flag in [
@@ -184,6 +187,11 @@ fn flags(linker: &Path) -> OsString {
         "-Clink-arg=--disable-expand-memcpy-in-order",
         "-Ctarget-cpu=v3",
     ] {
+        flags.push("\x1f");
+        flags.push(flag);
+    }
+    // The object is embedded: where it was built must not show in the binary.
+    for flag in remap {
         flags.push("\x1f");
         flags.push(flag);
     }

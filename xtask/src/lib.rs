@@ -4,7 +4,9 @@
 //! `cargo xtask build-ebpf`; installing what is missing ([`install`]) is left to the latter.
 pub mod check;
 pub mod ebpf;
+pub mod image;
 pub mod install;
+pub mod paths;
 pub mod run;
 pub mod sizes;
 pub mod test;

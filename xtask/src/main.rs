@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use xtask::{
-    check, ebpf, install, root,
+    check, ebpf, image, install, root,
     test::{self, Level},
 };
 
@@ -15,7 +15,9 @@ cargo xtask COMMAND
                         words after `--` select tests by name
   check                 format, lints, documentation, sizes: what must hold before a push
   build-ebpf            build the eBPF programs; installs what they are built with
-  build                 build the `sluice` binary as it ships: target/dist/sluice
+  build                 build the `sluice` binary as it ships, static: target/dist/static/sluice
+  image                 pack it into an OCI archive, target/image/sluice.tar, without Docker; --out FILE,
+                        --name NAME:TAG (again for more), --binary PATH (a static one), --profile release|dist
   bench control         measure the control plane (root); --services N, --json FILE
 ";
 
@@ -48,6 +50,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
             Ok(())
         }
         "build" => test::build(),
+        "image" => image::image(rest),
         "bench" => {
             let (name, rest) = rest.split_first().map_or(("control", rest), |(n, r)| (n.as_str(), r));
             test::bench(name, rest)

@@ -8,7 +8,9 @@ use std::{process::Command, str::FromStr};
 use anyhow::{Result, bail};
 
 use crate::{
-    ebpf, install, root,
+    ebpf,
+    image::{self, Profile},
+    install, root,
     run::{Steps, cargo, is_root, run},
 };
 
@@ -129,9 +131,7 @@ pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
 /// # Errors
 /// A build fails.
 pub fn build() -> Result<()> {
-    install::ebpf_toolchain()?;
-    run(cargo().args(["build", "--profile", "dist", "--package", "sluice"]))?;
-    println!("{}", root().join("target/dist/sluice").display());
+    println!("{}", image::static_binary(Profile::Dist)?.display());
     Ok(())
 }
 
