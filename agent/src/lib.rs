@@ -16,6 +16,7 @@ pub mod cli;
 pub mod compiler;
 pub mod config;
 pub mod datapath;
+pub mod membership;
 pub mod model;
 pub mod proxy;
 pub mod source;

@@ -103,7 +103,7 @@ impl Stages {
         let counts = observe::frontends(&self.pins)?;
         let mut by_owner: BTreeMap<ObjectRef, Vec<(&Frontend, &Target)>> = BTreeMap::new();
         for (frontend, target) in &model.frontends {
-            by_owner.entry(owner(target)).or_default().push((frontend, target));
+            by_owner.entry(target.owner()).or_default().push((frontend, target));
         }
         let listed = |object: &ObjectRef| matches!(object.kind.as_str(), "Service" | "Gateway");
         let seen = model.verdicts.iter().filter(|(o, v)| listed(o) && v.outcome != Outcome::Ignored);
@@ -197,14 +197,6 @@ fn service(
         flows: total.flows,
         bytes: total.request_bytes + total.reply_bytes,
         dropped: total.dropped_packets,
-    }
-}
-
-/// The object that a frontend belongs to.
-fn owner(target: &Target) -> ObjectRef {
-    match target {
-        Target::Endpoints(e) => ObjectRef::new("Service", e.service.clone()),
-        Target::Proxy { gateway } => ObjectRef::new("Gateway", gateway.clone()),
     }
 }
 

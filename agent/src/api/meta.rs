@@ -18,6 +18,9 @@ pub struct ObjectMeta {
     /// Its identity; empty in manifests.
     #[serde(deserialize_with = "or_default")]
     pub uid: String,
+    /// The revision of the API server's store that it was last written at; empty in manifests.
+    #[serde(deserialize_with = "or_default")]
+    pub resource_version: String,
     /// When it was created, RFC 3339; empty in manifests. Compares as text.
     pub creation_timestamp: Option<String>,
     /// When its deletion was asked for.

@@ -6,6 +6,8 @@
 pub mod endpoint_slice;
 pub mod gateway;
 pub mod http_route;
+pub mod kind;
+pub mod lease;
 pub mod meta;
 pub mod service;
 pub mod wire;
@@ -13,5 +15,7 @@ pub mod wire;
 pub use endpoint_slice::EndpointSlice;
 pub use gateway::Gateway;
 pub use http_route::HttpRoute;
+pub use kind::Kind;
+pub use lease::Lease;
 pub use meta::{ObjectMeta, ObjectName};
 pub use service::Service;

@@ -28,6 +28,8 @@ pub struct Applied {
     pub uplinks: Vec<UplinkStatus>,
     /// What could not be programmed, and why.
     pub faults: Vec<String>,
+    /// The objects that lack a frontend in the maps, `Service default/web`.
+    pub unprogrammed: Vec<String>,
     /// Settings of this host that keep flows from being forwarded.
     pub host: Vec<String>,
 }

@@ -26,7 +26,7 @@ use super::{
     uplink::{Mode, Uplinks},
 };
 use crate::{
-    model::{Model, Target, http::HttpModel},
+    model::{Frontend, Model, Target, http::HttpModel},
     proxy::Proxy,
 };
 
@@ -202,6 +202,7 @@ impl Datapath {
             frontends,
             backends,
             table_chunks,
+            unprogrammed: if faults.is_empty() { Vec::new() } else { self.unprogrammed(model) },
             faults,
             uplinks: std::mem::take(&mut self.applied.uplinks),
             host: std::mem::take(&mut self.applied.host),
@@ -212,6 +213,14 @@ impl Datapath {
         } else {
             tracing::debug!(rev = model.rev, frontends, backends, ops = ops.len(), elapsed = ?took, "programmed");
         }
+    }
+
+    /// The objects that lack a frontend in the maps.
+    fn unprogrammed(&self, model: &Model) -> Vec<String> {
+        let lacking =
+            |(frontend, _): &(&Frontend, &Target)| !self.state.has_frontend(&super::rows::frontend_key(frontend));
+        let objects: BTreeSet<_> = model.frontends.iter().filter(lacking).map(|(_, target)| target.owner()).collect();
+        objects.into_iter().map(|object| object.to_string()).collect()
     }
 
     /// Looks at what the model has touched, and at everything when the maps are not as the last model wanted them.

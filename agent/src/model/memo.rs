@@ -45,6 +45,7 @@ impl Memo {
             self.compile_all(snapshot, node, &touched)
         };
         model.rev = self.model.rev + 1;
+        model.seen = snapshot.seen;
         model.partial = !snapshot.faults.is_empty();
         self.model = Arc::new(model);
         // An equal node with another map of addresses is compared by that pointer the next time.

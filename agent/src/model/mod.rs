@@ -29,7 +29,10 @@ pub use addr::{Frontend, Port, Proto};
 pub use memo::Memo;
 pub use verdict::{ObjectRef, Outcome, Verdict};
 
-use crate::{api::ObjectName, source::Snapshot};
+use crate::{
+    api::ObjectName,
+    source::{Snapshot, snapshot::Seen},
+};
 
 /// What this node is and was told on the command line: the part of the input that is not an API object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub type Allocations = BTreeMap<ObjectRef, Vec<IpAddr>>;
 pub struct Model {
     /// Counts the models of one [`Memo`], 0 before the first.
     pub rev: u64,
+    /// Up to where the API server was followed for this model.
+    pub seen: Seen,
     /// Something could not be read: what is missing here may exist all the same.
     pub partial: bool,
     /// Every frontend and what becomes of its flows.
@@ -96,6 +101,17 @@ pub enum Target {
         /// The Gateway.
         gateway: ObjectName,
     },
+}
+
+impl Target {
+    /// The object that the frontend belongs to.
+    #[must_use]
+    pub fn owner(&self) -> ObjectRef {
+        match self {
+            Self::Endpoints(e) => ObjectRef::new("Service", e.service.clone()),
+            Self::Proxy { gateway } => ObjectRef::new("Gateway", gateway.clone()),
+        }
+    }
 }
 
 /// The backends of a layer 4 frontend.

@@ -146,7 +146,7 @@ impl<'a> Compiler<'a> {
             }
             for (written, port, proto) in &ports {
                 let frontend = Frontend { vip: *vip, port: *port, proto: *proto };
-                let winner = frontends.get(&frontend).filter(|known| !is_of(known, name)).map(owner);
+                let winner = frontends.get(&frontend).filter(|known| !is_of(known, name)).map(Target::owner);
                 if let Some(winner) = winner {
                     report.refuse("PortConflict", format!("{frontend} belongs to {winner}; want another port"));
                 } else {
@@ -268,13 +268,6 @@ fn admits_all_sources(service: &Service, vip: IpAddr) -> bool {
 }
 
 /// Whose a frontend is.
-fn owner(target: &Target) -> ObjectRef {
-    match target {
-        Target::Endpoints(endpoints) => ObjectRef::new("Service", endpoints.service.clone()),
-        Target::Proxy { gateway } => ObjectRef::new("Gateway", gateway.clone()),
-    }
-}
-
 /// Whether a frontend is a Service's own.
 fn is_of(target: &Target, service: &ObjectName) -> bool {
     matches!(target, Target::Endpoints(endpoints) if endpoints.service == *service)

@@ -1,5 +1,6 @@
 //! Where objects come from: watches what the model needs and emits a [`Snapshot`] once everything has been read once.
 pub mod allocations;
+pub mod kubernetes;
 pub mod manifests;
 pub mod snapshot;
 

@@ -1,7 +1,7 @@
 //! Everything that the API (or the manifests directory) says, at one moment.
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::api::{EndpointSlice, Gateway, HttpRoute, ObjectName, Service};
 
@@ -20,8 +20,19 @@ pub struct Snapshot {
     pub gateways: BTreeMap<ObjectName, Arc<Gateway>>,
     /// HTTPRoutes.
     pub http_routes: BTreeMap<ObjectName, Arc<HttpRoute>>,
+    /// Up to where the API server was followed; all 0 from manifests.
+    pub seen: Seen,
     /// What could not be read. The objects last read from there, if any, are still in the maps above.
     pub faults: Vec<Fault>,
+}
+
+/// Revisions of the API server's store: every write up to there is in the snapshot, or in what was made of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// For Services.
+    pub services: u64,
+    /// For Gateways.
+    pub gateways: u64,
 }
 
 /// Something that could not be read: a file, a document in it, a watch.

@@ -1,0 +1,83 @@
+//! What the API server must be asked for, kind by kind.
+use std::fmt::Debug;
+
+use serde::de::DeserializeOwned;
+
+use super::{EndpointSlice, Gateway, HttpRoute, Lease, ObjectMeta, ObjectName, Service};
+
+/// A kind of object that is read.
+pub trait Kind: DeserializeOwned + Debug + PartialEq + Send + Sync + 'static {
+    /// The API group; empty for the core.
+    const GROUP: &'static str;
+    /// The version that is read.
+    const VERSION: &'static str;
+    /// Its name.
+    const KIND: &'static str;
+    /// Its resource, as paths and RBAC rules name it.
+    const PLURAL: &'static str;
+    /// Comes with a CustomResourceDefinition: the cluster may not have it, and we do without.
+    const IS_CUSTOM: bool;
+    /// What objects of the kind are known by in a snapshot.
+    type Key: Clone + Debug + Ord + Send + Sync + 'static;
+
+    /// `metadata`.
+    fn metadata(&self) -> &ObjectMeta;
+
+    /// What an object with this name is known by.
+    fn key(metadata: &ObjectMeta) -> Self::Key;
+
+    /// The resource with its group, as messages name it: `services`, `httproutes.gateway.networking.k8s.io`.
+    #[must_use]
+    fn resource() -> String {
+        if Self::GROUP.is_empty() { Self::PLURAL.to_owned() } else { format!("{}.{}", Self::PLURAL, Self::GROUP) }
+    }
+}
+
+macro_rules! kinds {
+    ($($type:ident: $group:literal, $version:literal, $plural:literal, $custom:literal, $key:ty, $by:expr;)*) => {$(
+        impl Kind for $type {
+            const GROUP: &'static str = $group;
+            const VERSION: &'static str = $version;
+            const KIND: &'static str = stringify!($type);
+            const PLURAL: &'static str = $plural;
+            const IS_CUSTOM: bool = $custom;
+            type Key = $key;
+
+            fn metadata(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn key(metadata: &ObjectMeta) -> $key {
+                $by(metadata)
+            }
+        }
+    )*};
+}
+
+fn by_name(metadata: &ObjectMeta) -> String {
+    metadata.name.clone()
+}
+
+kinds! {
+    Service: "", "v1", "services", false, ObjectName, ObjectMeta::object_name;
+    EndpointSlice: "discovery.k8s.io", "v1", "endpointslices", false, ObjectName, ObjectMeta::object_name;
+    Lease: "coordination.k8s.io", "v1", "leases", false, String, by_name;
+    Gateway: "gateway.networking.k8s.io", "v1", "gateways", true, ObjectName, ObjectMeta::object_name;
+}
+
+impl Kind for HttpRoute {
+    const GROUP: &'static str = "gateway.networking.k8s.io";
+    const VERSION: &'static str = "v1";
+    const KIND: &'static str = "HTTPRoute";
+    const PLURAL: &'static str = "httproutes";
+    const IS_CUSTOM: bool = true;
+    type Key = ObjectName;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn key(metadata: &ObjectMeta) -> ObjectName {
+        metadata.object_name()
+    }
+}

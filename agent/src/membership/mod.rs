@@ -1,0 +1,195 @@
+//! The nodes of the cluster: tells the others that this one lives and what it has programmed, and hears the same of them.
+//!
+//! In: what this node has programmed, and the Leases `sluice-node-*` of the agents' namespace. Out: the [`Members`] that
+//! live, and this node's own Lease, renewed every [`RENEW`].
+//!
+//! # Design
+//! What a node has done travels in one Lease per node: the load on the API server grows with nodes, not with Services.
+mod peers;
+mod report;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams},
+    core::{ApiResource, GroupVersionKind},
+};
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use peers::Peers;
+pub use peers::{Members, PREFIX};
+pub use report::{REPORT, Report};
+
+use crate::{
+    datapath::Applied,
+    model::{Model, http::HttpModel},
+    source::{
+        kubernetes::{Leases, Step, follow_leases},
+        snapshot::Seen,
+    },
+    telemetry::chain,
+};
+
+/// Between two renewals of this node's Lease.
+const RENEW: Duration = Duration::from_secs(1);
+/// How long a Lease is valid. Units: seconds.
+const DURATION: u64 = 3;
+/// How long the Lease of an agent that ends on purpose is valid: its programs go on, and it is expected back. Units: seconds.
+const LEAVING: u64 = 40;
+/// How long one write may take.
+const WRITE: Duration = Duration::from_millis(2_000);
+/// Between two writes of the Lease, at least.
+const SPACING: Duration = Duration::from_millis(50);
+/// Leases that wait for this task at most; beyond it their watch is read more slowly.
+const STEPS: usize = 256;
+/// Models whose revisions are remembered until the datapath has caught up.
+const MODELS: usize = 64;
+/// Who writes.
+pub const FIELD_MANAGER: &str = "sluice";
+
+/// The ends of the arrows that the stage reads.
+#[derive(Clone)]
+pub struct Inputs {
+    /// The newest model.
+    pub models: watch::Receiver<Arc<Model>>,
+    /// What is programmed.
+    pub applied: watch::Receiver<Applied>,
+    /// What the proxy routes by.
+    pub routed: watch::Receiver<Option<Arc<HttpModel>>>,
+}
+
+/// The stage.
+pub struct Membership {
+    node: String,
+    client: Client,
+    namespace: String,
+    inputs: Inputs,
+    /// What the models were made of whose programming is not seen yet.
+    made_of: VecDeque<(u64, Seen)>,
+    report: Report,
+}
+
+impl Membership {
+    /// A stage for this node.
+    #[must_use]
+    pub fn new(node: String, client: Client, namespace: String, inputs: Inputs) -> Self {
+        Self { node, client, namespace, inputs, made_of: VecDeque::new(), report: Report::default() }
+    }
+
+    /// Keeps the Lease and follows the others until `leave`, then says so once.
+    pub async fn run(mut self, out: watch::Sender<Arc<Members>>, leave: CancellationToken) {
+        let (steps, mut inbox) = mpsc::channel::<Step<Leases>>(STEPS);
+        let watching = tokio::spawn(follow_leases(self.client.clone(), self.namespace.clone(), steps));
+        let mut leases = Leases::default();
+        let mut peers = Peers::new(&self.node);
+        let mut renew_at = Instant::now();
+        let mut inputs = self.inputs.clone();
+        loop {
+            let now = Instant::now();
+            let members = Arc::new(peers.members(now));
+            out.send_if_modified(|known| {
+                let differs = **known != *members;
+                if differs {
+                    *known = members;
+                }
+                differs
+            });
+            let check_at = peers.next_change().unwrap_or(now + RENEW).max(now + Duration::from_millis(10));
+            tokio::select! {
+                () = leave.cancelled() => break,
+                step = inbox.recv() => {
+                    let Some(step) = step else { break };
+                    leases.take(step);
+                    while let Ok(step) = inbox.try_recv() {
+                        leases.take(step);
+                    }
+                    peers.observe(&leases.leases, Instant::now());
+                }
+                changed = async { tokio::select! {
+                    changed = inputs.models.changed() => changed,
+                    changed = inputs.applied.changed() => changed,
+                    changed = inputs.routed.changed() => changed,
+                } } => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    if self.update() {
+                        renew_at = renew_at.min(now + SPACING);
+                    }
+                }
+                () = sleep_until(renew_at.into()) => {
+                    self.update();
+                    self.write(DURATION).await;
+                    renew_at = Instant::now() + RENEW;
+                }
+                () = sleep_until(check_at.into()) => {}
+            }
+        }
+        (self.report.leaving, self.report.proxy) = (true, false);
+        self.write(LEAVING).await;
+        watching.abort();
+    }
+
+    /// Brings the report up to date; whether it changed.
+    fn update(&mut self) -> bool {
+        let model = self.inputs.models.borrow().clone();
+        if self.made_of.back().is_none_or(|(rev, _)| *rev != model.rev) {
+            self.made_of.push_back((model.rev, model.seen));
+            if self.made_of.len() > MODELS {
+                self.made_of.pop_front();
+            }
+        }
+        let applied = self.inputs.applied.borrow().clone();
+        let routed = self.inputs.routed.borrow().clone();
+        let is_routed = routed.as_ref().is_some_and(|http| Arc::ptr_eq(http, &model.http));
+        let mut report = Report { proxy: routed.is_some(), ..self.report.clone() };
+        while let Some((rev, seen)) = self.made_of.front().copied().filter(|(rev, _)| *rev <= applied.rev) {
+            report.seen.services = seen.services;
+            // A Gateway is served when the proxy has its routes too.
+            if is_routed || rev < model.rev {
+                report.seen.gateways = seen.gateways;
+            }
+            if rev == model.rev && !is_routed {
+                break;
+            }
+            self.made_of.pop_front();
+        }
+        report.except = applied.unprogrammed.iter().take(report::MAX_EXCEPT).cloned().collect();
+        let differs = report != self.report;
+        self.report = report;
+        differs
+    }
+
+    async fn write(&self, duration: u64) {
+        let name = format!("{PREFIX}{}", self.node);
+        let now = jiff::Timestamp::now();
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": name,
+                "labels": {"app.kubernetes.io/managed-by": "sluice"},
+                "annotations": {REPORT: serde_json::to_string(&self.report).unwrap_or_default()},
+            },
+            "spec": {"holderIdentity": self.node, "leaseDurationSeconds": duration, "renewTime": format!("{now:.6}")},
+        });
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("coordination.k8s.io", "v1", "Lease"));
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        match timeout(WRITE, api.patch(&name, &params, &Patch::Apply(lease))).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(error = chain(&error), "this node's Lease is not renewed"),
+            Err(_) => tracing::debug!(elapsed = ?WRITE, "this node's Lease is not renewed in time"),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Which nodes live, from their Leases and a clock that is handed in.
+//!
+//! # Design
+//! - The times in a Lease are by its holder's clock and only compared for change: a node lives while its Lease was seen
+//!   to change within the Lease's own duration.
+//! - Nobody is taken for dead by a node that sees nothing: while its own Lease is not seen to change either, every
+//!   judgement stands as it was, and afterwards everybody has a full duration again. So nothing moves while the API server
+//!   is away, nor when it returns.
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::Report;
+use crate::api::Lease;
+
+/// The prefix of the names of the nodes' Leases.
+pub const PREFIX: &str = "sluice-node-";
+/// How long a Lease is believed at most, whatever it says.
+const LONGEST: Duration = Duration::from_secs(120);
+/// While our own Lease was not seen to change for so long, we see nothing. Less than a Lease's duration, so that we know
+/// it before we would take others for dead.
+const BLIND: Duration = Duration::from_millis(2_500);
+
+/// What is known about one node.
+#[derive(Clone, Debug)]
+struct Peer {
+    renew_time: String,
+    changed: Instant,
+    duration: Duration,
+    report: Report,
+    is_alive: bool,
+}
+
+/// The nodes that were seen.
+#[derive(Debug)]
+pub(super) struct Peers {
+    own: String,
+    peers: BTreeMap<String, Peer>,
+    is_blind: bool,
+}
+
+/// The nodes that live, with what they report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// By name of the node.
+    pub alive: BTreeMap<String, Report>,
+    /// Whether the Leases are being seen at all.
+    pub is_blind: bool,
+}
+
+impl Peers {
+    pub(super) fn new(own: &str) -> Self {
+        Self { own: own.to_owned(), peers: BTreeMap::new(), is_blind: true }
+    }
+
+    /// Takes note of all Leases there are.
+    pub(super) fn observe(&mut self, leases: &BTreeMap<String, Arc<Lease>>, now: Instant) {
+        let node = |name: &str| name.strip_prefix(PREFIX).map(str::to_owned);
+        self.peers.retain(|name, _| leases.contains_key(&format!("{PREFIX}{name}")));
+        for (name, lease) in leases.iter().filter_map(|(name, lease)| Some((node(name)?, lease))) {
+            let seconds = u64::try_from(lease.spec.lease_duration_seconds).unwrap_or(0);
+            let duration = Duration::from_secs(seconds).min(LONGEST);
+            let report = Report::of(lease).unwrap_or_default();
+            let known = self.peers.get_mut(&name);
+            match known {
+                Some(peer) if peer.renew_time == lease.spec.renew_time => {
+                    (peer.duration, peer.report) = (duration, report)
+                }
+                _ => {
+                    let renew_time = lease.spec.renew_time.clone();
+                    self.peers.insert(name, Peer { renew_time, changed: now, duration, report, is_alive: true });
+                }
+            }
+        }
+    }
+
+    /// Who lives now.
+    pub(super) fn members(&mut self, now: Instant) -> Members {
+        let was_blind = self.is_blind;
+        self.is_blind = self.peers.get(&self.own).is_none_or(|own| now.duration_since(own.changed) > BLIND);
+        if !self.is_blind {
+            for peer in self.peers.values_mut() {
+                if was_blind && peer.is_alive {
+                    peer.changed = now;
+                }
+                peer.is_alive = now.duration_since(peer.changed) <= peer.duration;
+            }
+        }
+        let alive = self.peers.iter().filter(|(_, peer)| peer.is_alive);
+        Members { alive: alive.map(|(name, p)| (name.clone(), p.report.clone())).collect(), is_blind: self.is_blind }
+    }
+
+    /// When [`Self::members`] may say something else although no Lease changes.
+    pub(super) fn next_change(&self) -> Option<Instant> {
+        let expiry = |(name, p): (&String, &Peer)| p.changed + if *name == self.own { BLIND } else { p.duration };
+        self.peers.iter().filter(|(_, p)| p.is_alive).map(expiry).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ObjectMeta, lease::LeaseSpec};
+
+    fn leases(of: &[(&str, u64)]) -> BTreeMap<String, Arc<Lease>> {
+        let lease = |(node, renewed): &(&str, u64)| {
+            let name = format!("{PREFIX}{node}");
+            let spec = LeaseSpec {
+                holder_identity: (*node).to_owned(),
+                lease_duration_seconds: 3,
+                renew_time: renewed.to_string(),
+            };
+            (name.clone(), Arc::new(Lease { metadata: ObjectMeta { name, ..ObjectMeta::default() }, spec }))
+        };
+        of.iter().map(lease).collect()
+    }
+
+    fn alive(peers: &mut Peers, at: Instant) -> Vec<String> {
+        peers.members(at).alive.into_keys().collect()
+    }
+
+    #[test]
+    fn a_node_that_stops_renewing_is_dead_after_its_duration() {
+        let (mut peers, start) = (Peers::new("a"), Instant::now());
+        let second = |n: u64| start + Duration::from_millis(1_000 * n);
+        for n in 0..=3 {
+            peers.observe(&leases(&[("a", n), ("b", 0)]), second(n));
+            assert_eq!(alive(&mut peers, second(n)), ["a", "b"]);
+        }
+        peers.observe(&leases(&[("a", 4), ("b", 0)]), second(4));
+        assert_eq!(alive(&mut peers, second(4)), ["a"]);
+        peers.observe(&leases(&[("a", 5), ("b", 1)]), second(5));
+        assert_eq!(alive(&mut peers, second(5)), ["a", "b"], "it is back");
+    }
+
+    #[test]
+    fn nobody_dies_while_we_see_nothing_nor_right_after() {
+        let (mut peers, start) = (Peers::new("a"), Instant::now());
+        peers.observe(&leases(&[("a", 0), ("b", 0)]), start);
+        assert_eq!(alive(&mut peers, start), ["a", "b"]);
+        let later = start + Duration::from_secs(600);
+        assert_eq!(alive(&mut peers, later), ["a", "b"], "the API server is away");
+        peers.observe(&leases(&[("a", 1), ("b", 0)]), later);
+        assert_eq!(alive(&mut peers, later), ["a", "b"], "it is back, and our Lease was renewed first");
+        peers.observe(&leases(&[("a", 5), ("b", 0)]), later + Duration::from_secs(2));
+        peers.members(later + Duration::from_secs(2));
+        peers.observe(&leases(&[("a", 6), ("b", 0)]), later + Duration::from_secs(4));
+        assert_eq!(alive(&mut peers, later + Duration::from_secs(4)), ["a"], "now the other one is dead");
+    }
+
+    #[test]
+    fn foreign_leases_and_nonsense_are_no_nodes() {
+        let mut peers = Peers::new("a");
+        let mut all = leases(&[("a", 0)]);
+        all.insert("sluice-leader".to_owned(), Arc::new(Lease::default()));
+        let mut odd = Lease::default();
+        odd.spec.lease_duration_seconds = -7;
+        odd.metadata.annotations.insert(super::super::report::REPORT.to_owned(), "{nonsense".to_owned());
+        all.insert(format!("{PREFIX}odd"), Arc::new(odd));
+        let now = Instant::now();
+        peers.observe(&all, now);
+        peers.members(now);
+        assert_eq!(alive(&mut peers, now + Duration::from_millis(1)), ["a"]);
+    }
+}

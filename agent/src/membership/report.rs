@@ -1,0 +1,31 @@
+//! What one node tells the others: an annotation on its Lease.
+use serde::{Deserialize, Serialize};
+
+use crate::{api::Lease, source::snapshot::Seen};
+
+/// The annotation that holds a [`Report`] as JSON.
+pub const REPORT: &str = "sluice.dev/report";
+/// Objects that a report names at most; a node that cannot program more than that has another trouble.
+pub const MAX_EXCEPT: usize = 500;
+
+/// What a node has programmed and read back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Report {
+    /// Everything written up to these revisions is programmed, but for `except`.
+    pub seen: Seen,
+    /// The objects that are not programmed, `Service default/web`.
+    pub except: Vec<String>,
+    /// The proxy takes connections.
+    pub proxy: bool,
+    /// The agent is about to end; what is in the kernel goes on forwarding layer 4.
+    pub leaving: bool,
+}
+
+impl Report {
+    /// The report on a Lease; `None` without one, or with one that does not read.
+    #[must_use]
+    pub fn of(lease: &Lease) -> Option<Self> {
+        serde_json::from_str(lease.metadata.annotations.get(REPORT)?).ok()
+    }
+}

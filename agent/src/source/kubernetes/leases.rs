@@ -1,0 +1,40 @@
+//! The Leases of one namespace, followed apart: they change every second and concern no Service.
+use std::{collections::BTreeMap, sync::Arc};
+
+use kube::Client;
+use tokio::sync::mpsc;
+
+use super::reflector::{Place, Step, Store, What, follow};
+use crate::{api::Lease, source::snapshot::Fault};
+
+/// The Leases as they were read last.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    /// By name.
+    pub(crate) leases: BTreeMap<String, Arc<Lease>>,
+    faults: Vec<Fault>,
+}
+
+impl Store for Leases {
+    fn faults(&mut self) -> &mut Vec<Fault> {
+        &mut self.faults
+    }
+}
+
+impl Leases {
+    /// Takes note of a change; of why there is none, where there is none.
+    pub(crate) fn take(&mut self, step: Step<Self>) {
+        match step.what {
+            What::Change(change) | What::Synced(change) | What::Absent(change) => change(self),
+            What::Forbidden(reason) | What::Trouble(reason) => {
+                tracing::debug!(kind = step.resource, reason, "not followed for now");
+            }
+        }
+    }
+}
+
+/// Follows the Leases of a namespace until nobody listens.
+pub(crate) async fn follow_leases(client: Client, namespace: String, steps: mpsc::Sender<Step<Leases>>) {
+    let place = Place::<Lease, Leases> { objects: |l| &mut l.leases, seen: |_, _| (), namespace: Some(namespace) };
+    follow(client, place, steps).await;
+}
