@@ -41,20 +41,28 @@ pub enum Command {
 }
 
 const AGENT_HELP: &str = "\
-The agent reads ordinary Kubernetes YAML (Service, EndpointSlice, Gateway, HTTPRoute) below the manifests \
-directory and follows every change. It needs the capabilities BPF, NET_ADMIN and PERFMON, and a bpffs at /sys/fs/bpf.
+The agent reads Services, EndpointSlices, Gateways and HTTPRoutes from the API server, or from ordinary Kubernetes YAML \
+below the manifests directory, and follows every change. It needs the capabilities BPF, NET_ADMIN and PERFMON, and a bpffs at /sys/fs/bpf.
 
 When it ends, however it ends, the programs stay attached and go on forwarding layer 4 flows; `sluice cleanup` removes them.
 
-Example:
+Examples:
+  sluice agent --kubeconfig ~/.kube/config --interface eth0
   sluice agent --manifests /etc/sluice --interface eth0 --pool 203.0.113.0/24 --pool 2001:db8:113::/112";
 
 /// Flags of `sluice agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// Directory of Kubernetes YAML or JSON, read with its sub-directories and watched for change
-    #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS")]
-    pub manifests: PathBuf,
+    /// [default: the objects are read from the API server]
+    #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS", verbatim_doc_comment)]
+    pub manifests: Option<PathBuf>,
+    /// How to reach the API server [default: as pods do, else KUBECONFIG]
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of the agents, where their Leases are
+    #[arg(long, value_name = "NAME", default_value = "sluice-system", env = "SLUICE_NAMESPACE")]
+    pub namespace: String,
     /// Interface towards clients and other nodes; repeat for several [default: those of the default routes]
     #[arg(long = "interface", value_name = "IF", env = "SLUICE_INTERFACES", value_delimiter = ',')]
     pub interfaces: Vec<String>,

@@ -41,9 +41,10 @@ use crate::{
     compiler::Compiler,
     config::{AgentArgs, ConfigError},
     datapath::{Applied, Datapath, DatapathError, network::Network},
+    membership::{Inputs, Members, Membership},
     model::{Model, Node},
     proxy::Proxy,
-    source::{Snapshot, allocations, manifests},
+    source::{Snapshot, allocations, kubernetes, manifests},
 };
 
 /// How long the stages may take to end: a little more than the proxy gives requests in flight.
@@ -58,6 +59,9 @@ pub enum RunError {
     /// The addresses given before cannot be read.
     #[error(transparent)]
     Allocations(#[from] allocations::AllocationsError),
+    /// No API server is known.
+    #[error("{}", telemetry::chain(.0))]
+    Client(#[from] kubernetes::ClientError),
     /// The datapath cannot be loaded.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
@@ -85,6 +89,11 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     let allocations = Arc::new(allocations::load(&args.state_dir)?);
     let node = Node { name: name.clone(), zone: args.zone.clone(), pools: args.pools.clone(), allocations };
 
+    let client = match &args.manifests {
+        Some(_) => None,
+        None => Some(kubernetes::client(args.kubeconfig.clone()).await?),
+    };
+
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
     let admin = admin::server::bind_unix(&args.admin_socket).await?;
     let proxy = Proxy::bind()?;
@@ -98,18 +107,21 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
 
     let (snapshot_out, snapshots) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());
+    let (health_out, health) = watch::channel(kubernetes::Health::default());
     let (applied_out, applied) = watch::channel(Applied::default());
     let stages = Arc::new(Stages {
         node: name.clone(),
         started: Instant::now(),
         pins: datapath::pins::pin_dir(&args.bpf_dir),
         snapshots: snapshots.clone(),
+        health,
         models: models.clone(),
         applied,
         proxy: proxy.stats(),
         routed: proxy.applied(),
     });
 
+    let inputs = Inputs { models: models.clone(), applied: stages.applied.clone(), routed: stages.routed.clone() };
     let cancel = CancellationToken::new();
     let mut tasks = Tasks::default();
     tasks.spawn("admin", admin::server::serve_unix(admin, stages.clone()));
@@ -119,8 +131,26 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     tasks.spawn("datapath", datapath.run(models.clone(), applied_out, cancel.clone()));
     tasks.spawn("proxy", proxy.run(models, cancel.clone()));
     tasks.spawn("compiler", Compiler::new(node, args.state_dir).run(snapshots, model_out, cancel.clone()));
-    tasks.spawn_fallible("source", manifests::watch(args.manifests.clone(), snapshot_out, cancel.clone()));
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = name, manifests = %args.manifests.display(), "agent started");
+    let (members_out, _members) = watch::channel::<Arc<Members>>(Arc::default());
+    let leave = CancellationToken::new();
+    match (args.manifests, client) {
+        (Some(dir), _) => {
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), node = name, manifests = %dir.display(), "agent started");
+            tasks.spawn_fallible("source", manifests::watch(dir, snapshot_out, cancel.clone()));
+        }
+        (None, Some(client)) => {
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                node = name,
+                namespace = args.namespace,
+                "agent started"
+            );
+            tasks.spawn("source", kubernetes::watch(client.clone(), snapshot_out, health_out, cancel.clone()));
+            let membership = Membership::new(name, client, args.namespace, inputs);
+            tasks.spawn("membership", membership.run(members_out, leave.clone()));
+        }
+        (None, None) => unreachable!("without a directory there is a client"),
+    }
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let result = tokio::select! {
@@ -131,6 +161,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     if let Err(RunError::Stage { stage: "proxy", .. }) = &result {
         return result;
     }
+    leave.cancel();
     tracing::info!("stopping; the programs stay attached and go on forwarding");
     cancel.cancel();
     // The proxy lets requests in flight end; when it is what has ended, there is nothing to wait for.

@@ -23,7 +23,7 @@ use crate::{
         http::{HttpModel, listing::RouteRow},
     },
     proxy,
-    source::Snapshot,
+    source::{Snapshot, kubernetes::Health},
 };
 
 /// The ends of every arrow, to look at.
@@ -37,6 +37,8 @@ pub struct Stages {
     pub pins: PathBuf,
     /// What the source said last; `None` before everything was read once.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// How well the API server is followed; empty with manifests.
+    pub health: watch::Receiver<Health>,
     /// The newest model.
     pub models: watch::Receiver<Arc<Model>>,
     /// What is programmed.
@@ -51,7 +53,10 @@ impl Stages {
     /// What keeps the node from being ready; empty when it is.
     #[must_use]
     pub fn blockers(&self) -> Vec<String> {
-        let unread = self.snapshots.borrow().is_none().then(|| "source: the objects are not read yet".to_owned());
+        let mut unread = self.health.borrow().blockers();
+        if unread.is_empty() && self.snapshots.borrow().is_none() {
+            unread.push("source: the objects are not read yet".to_owned());
+        }
         let unrouted = self.routed.borrow().is_none().then(|| "proxy: no route table yet".to_owned());
         unread.into_iter().chain(self.applied.borrow().blocker()).chain(unrouted).collect()
     }
@@ -63,6 +68,8 @@ impl Stages {
     pub fn status(&self) -> Result<view::Status, TableError> {
         let (model, applied, blockers) = (self.models.borrow().clone(), self.applied.borrow().clone(), self.blockers());
         let faults = self.snapshots.borrow().as_ref().map_or_else(Vec::new, |s| s.faults.clone());
+        let stale = self.health.borrow().remarks();
+        let stale = stale.into_iter().map(|reason| view::Fault { origin: "API server".to_owned(), reason });
         let faults = faults.into_iter().map(|f| view::Fault {
             origin: f.line.map_or_else(|| f.origin.clone(), |line| format!("{}:{line}", f.origin)),
             reason: f.reason,
@@ -84,7 +91,7 @@ impl Stages {
             backends: applied.backends,
             table_chunks: (applied.table_chunks, MAX_CHUNKS),
             uplinks: applied.uplinks.iter().map(uplink).collect(),
-            faults: faults.collect(),
+            faults: faults.chain(stale).collect(),
             unprogrammed: applied.faults,
             host: applied.host,
             remarks: remarks.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),

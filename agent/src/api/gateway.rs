@@ -1,11 +1,9 @@
 //! `Gateway` (gateway.networking.k8s.io/v1), as far as it is read.
 //!
 //! Enumerations stay text here: a value that is not known is for `model::gateway` to refuse, with the object's name.
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use super::meta::ObjectMeta;
+use super::{LabelSelector, meta::ObjectMeta};
 
 /// A `Gateway`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -84,14 +82,6 @@ pub struct RouteNamespaces {
     pub from: Option<String>,
     /// For `Selector`: the labels of the namespace.
     pub selector: Option<LabelSelector>,
-}
-
-/// A label selector, as far as it is read.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LabelSelector {
-    /// Labels that must be equal.
-    pub match_labels: BTreeMap<String, String>,
 }
 
 /// A kind of route.

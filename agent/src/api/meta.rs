@@ -34,6 +34,33 @@ pub struct ObjectMeta {
     /// Annotations.
     #[serde(deserialize_with = "or_default")]
     pub annotations: BTreeMap<String, String>,
+    /// Who must agree before it is gone.
+    #[serde(deserialize_with = "or_default")]
+    pub finalizers: Vec<String>,
+    /// What it belongs to.
+    #[serde(deserialize_with = "or_default")]
+    pub owner_references: Vec<OwnerReference>,
+}
+
+/// What an object belongs to, in the same namespace or cluster-scoped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OwnerReference {
+    /// The owner's group and version.
+    #[serde(deserialize_with = "or_default")]
+    pub api_version: String,
+    /// The owner's kind.
+    #[serde(deserialize_with = "or_default")]
+    pub kind: String,
+    /// The owner's name.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    /// The owner's identity.
+    #[serde(deserialize_with = "or_default")]
+    pub uid: String,
+    /// Whether the owner manages the object; one does at most.
+    #[serde(deserialize_with = "or_default")]
+    pub controller: bool,
 }
 
 /// The namespace of an object that names none.
@@ -56,7 +83,7 @@ impl ObjectMeta {
     }
 }
 
-/// Namespace and name; written `namespace/name`.
+/// Namespace and name; written `namespace/name`, that of a cluster-scoped object, whose namespace is empty, `name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
     /// The namespace.
@@ -74,6 +101,7 @@ impl ObjectName {
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.ns, self.name)
+        let Self { ns, name } = self;
+        if ns.is_empty() { f.write_str(name) } else { write!(f, "{ns}/{name}") }
     }
 }

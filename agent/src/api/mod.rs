@@ -3,19 +3,28 @@
 //! Parsed from YAML, JSON or the API server alike. Fields that are not read are ignored, never refused: the API server
 //! has validated them, and the manifests may be newer than we are. What is read is checked in `model`, where a bad
 //! value becomes a verdict; a type here is as permissive as the wire.
+pub mod address_pool;
+pub mod condition;
 pub mod endpoint_slice;
 pub mod gateway;
 pub mod http_route;
 pub mod kind;
 pub mod lease;
 pub mod meta;
+pub mod namespace;
+pub mod node;
+pub mod selector;
 pub mod service;
 pub mod wire;
 
+pub use address_pool::AddressPool;
 pub use endpoint_slice::EndpointSlice;
 pub use gateway::Gateway;
 pub use http_route::HttpRoute;
 pub use kind::Kind;
 pub use lease::Lease;
 pub use meta::{ObjectMeta, ObjectName};
+pub use namespace::Namespace;
+pub use node::Node;
+pub use selector::LabelSelector;
 pub use service::Service;

@@ -124,6 +124,15 @@ pub struct LoadBalancerStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerIngress {
     /// The address; empty for an entry that has a host name.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub ip: String,
+    /// The host name; empty for an entry that has an address.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// `VIP` or `Proxy`; absent is `VIP`.
+    #[serde(rename = "ipMode", skip_serializing_if = "Option::is_none")]
+    pub ip_mode: Option<String>,
+    /// What became of each port, as written: entries of others are written back as they were.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<serde_json::Value>,
 }

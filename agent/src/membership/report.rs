@@ -6,7 +6,7 @@ use crate::{api::Lease, source::snapshot::Seen};
 /// The annotation that holds a [`Report`] as JSON.
 pub const REPORT: &str = "sluice.dev/report";
 /// Objects that a report names at most; a node that cannot program more than that has another trouble.
-pub const MAX_EXCEPT: usize = 500;
+pub(super) const MAX_EXCEPT: usize = 500;
 
 /// What a node has programmed and read back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::ObjectName;
 
-/// An object: kind, namespace, name. Written `Kind namespace/name`.
+/// An object: kind, namespace, name. Written `Kind namespace/name`, or `Kind name` where it is cluster-scoped.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ObjectRef {
@@ -39,10 +39,10 @@ impl TryFrom<String> for ObjectRef {
 
     fn try_from(s: String) -> Result<Self, String> {
         let parsed = s.split_once(' ').and_then(|(kind, rest)| {
-            let (ns, name) = rest.split_once('/')?;
-            Some(Self::new(kind, ObjectName::new(ns, name)))
+            let (ns, name) = rest.split_once('/').unwrap_or(("", rest));
+            (!name.is_empty()).then(|| Self::new(kind, ObjectName::new(ns, name)))
         });
-        parsed.ok_or_else(|| format!("object reference {s:?}: want \"Kind namespace/name\""))
+        parsed.ok_or_else(|| format!("object reference {s:?}: want \"Kind namespace/name\" or \"Kind name\""))
     }
 }
 

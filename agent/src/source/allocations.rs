@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_an_error_that_names_it_and_what_was_wanted() {
         let dir = tempfile::tempdir().unwrap();
-        for damaged in ["", "[]", r#"{"Service web": ["192.0.2.1"]}"#, r#"{"Service default/web": ["nonsense"]}"#] {
+        for damaged in ["", "[]", r#"{"web": ["192.0.2.1"]}"#, r#"{"Service default/web": ["nonsense"]}"#] {
             fs::write(dir.path().join(FILE), damaged).unwrap();
             let error = load(dir.path()).unwrap_err();
             assert!(matches!(error, AllocationsError::Content { .. }), "{damaged:?}: {error}");

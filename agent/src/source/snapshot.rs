@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{EndpointSlice, Gateway, HttpRoute, ObjectName, Service};
+use crate::api::{AddressPool, EndpointSlice, Gateway, HttpRoute, Namespace, Node, ObjectName, Service};
 
 /// Immutable, indexed by kind and name. Cheap to clone: objects are shared with the snapshot before.
 ///
@@ -22,6 +22,12 @@ pub struct Snapshot {
     pub http_routes: BTreeMap<ObjectName, Arc<HttpRoute>>,
     /// Up to where the API server was followed; all 0 from manifests.
     pub seen: Seen,
+    /// AddressPools, by name.
+    pub pools: BTreeMap<String, Arc<AddressPool>>,
+    /// Namespaces, by name.
+    pub namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// Nodes, by name.
+    pub nodes: BTreeMap<String, Arc<Node>>,
     /// What could not be read. The objects last read from there, if any, are still in the maps above.
     pub faults: Vec<Fault>,
 }

@@ -107,6 +107,9 @@ pub async fn watch(
         crate::api::EndpointSlice: slices, |_, _| ();
         crate::api::Gateway: gateways, |s, at| s.seen.gateways = s.seen.gateways.max(at);
         crate::api::HttpRoute: http_routes, |_, _| ();
+        crate::api::AddressPool: pools, |_, _| ();
+        crate::api::Namespace: namespaces, |_, _| ();
+        crate::api::Node: nodes, |_, _| ();
     }
     drop(steps);
     health_out.send_replace(health.clone());

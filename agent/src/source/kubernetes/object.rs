@@ -55,6 +55,11 @@ impl<'de, T: Kind> Deserialize<'de> for Received<T> {
             annotations: Some(metadata.annotations.clone()).filter(|a| a.contains_key("k8s.io/initial-events-end")),
             ..WireMeta::default()
         };
+        if !T::KEEPS_REVISION
+            && let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut)
+        {
+            metadata.remove("resourceVersion");
+        }
         let object = serde_path_to_error::deserialize::<_, T>(value).map(Arc::new);
         let object = object.map_err(|error| format!("{}: {}", error.path(), error.inner()));
         Ok(Self { wire, metadata, object, kind: PhantomData })

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use plan::{Head, Plan};
 use serde::de::{DeserializeSeed, IgnoredAny};
 
-use crate::api::{EndpointSlice, Gateway, HttpRoute, ObjectName, Service};
+use crate::api::{AddressPool, EndpointSlice, Gateway, HttpRoute, Namespace, Node, ObjectMeta, ObjectName, Service};
 
 /// Characters of a line that a reason repeats at most.
 const FOUND_CHARS: usize = 40;
@@ -24,6 +24,9 @@ pub(super) enum Object {
     Slice(Arc<EndpointSlice>),
     Gateway(Arc<Gateway>),
     HttpRoute(Arc<HttpRoute>),
+    Pool(Arc<AddressPool>),
+    Namespace(Arc<Namespace>),
+    Node(Arc<Node>),
 }
 
 impl Object {
@@ -34,17 +37,24 @@ impl Object {
             (Self::Slice(a), Self::Slice(b)) => Arc::ptr_eq(a, b),
             (Self::Gateway(a), Self::Gateway(b)) => Arc::ptr_eq(a, b),
             (Self::HttpRoute(a), Self::HttpRoute(b)) => Arc::ptr_eq(a, b),
+            (Self::Pool(a), Self::Pool(b)) => Arc::ptr_eq(a, b),
+            (Self::Namespace(a), Self::Namespace(b)) => Arc::ptr_eq(a, b),
+            (Self::Node(a), Self::Node(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
 
-    /// Kind and name.
+    /// Kind and name; that of a cluster-scoped object has no namespace.
     pub(super) fn describe(&self) -> (&'static str, ObjectName) {
+        let scoped = |metadata: &ObjectMeta| ObjectName::new("", &metadata.name);
         match self {
             Self::Service(o) => ("Service", o.metadata.object_name()),
             Self::Slice(o) => ("EndpointSlice", o.metadata.object_name()),
             Self::Gateway(o) => ("Gateway", o.metadata.object_name()),
             Self::HttpRoute(o) => ("HTTPRoute", o.metadata.object_name()),
+            Self::Pool(o) => ("AddressPool", scoped(&o.metadata)),
+            Self::Namespace(o) => ("Namespace", scoped(&o.metadata)),
+            Self::Node(o) => ("Node", scoped(&o.metadata)),
         }
     }
 }

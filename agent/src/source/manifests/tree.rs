@@ -355,6 +355,11 @@ fn insert(into: &mut Snapshot, last: &Snapshot, name: &ObjectName, object: &mut 
         Object::Slice(o) => drop(into.slices.insert(name.clone(), keep(last.slices.get(name), o))),
         Object::Gateway(o) => drop(into.gateways.insert(name.clone(), keep(last.gateways.get(name), o))),
         Object::HttpRoute(o) => drop(into.http_routes.insert(name.clone(), keep(last.http_routes.get(name), o))),
+        Object::Pool(o) => drop(into.pools.insert(name.name.clone(), keep(last.pools.get(&name.name), o))),
+        Object::Namespace(o) => {
+            drop(into.namespaces.insert(name.name.clone(), keep(last.namespaces.get(&name.name), o)));
+        }
+        Object::Node(o) => drop(into.nodes.insert(name.name.clone(), keep(last.nodes.get(&name.name), o))),
     }
 }
 

@@ -7,7 +7,9 @@ use serde::{
 };
 
 use super::Object;
-use crate::api::{EndpointSlice, Gateway, HttpRoute, Service, wire::or_default};
+use crate::api::{
+    AddressPool, EndpointSlice, Gateway, HttpRoute, Namespace, Node, ObjectName, Service, wire::or_default,
+};
 
 /// What a document is, read before the rest.
 #[derive(Debug, Default, Deserialize)]
@@ -44,6 +46,18 @@ pub(super) enum Kind {
     Slice,
     Gateway,
     HttpRoute,
+    Pool,
+    Namespace,
+    Node,
+}
+
+impl Kind {
+    fn is_cluster_scoped(self) -> bool {
+        match self {
+            Self::Service | Self::Slice | Self::Gateway | Self::HttpRoute => false,
+            Self::Pool | Self::Namespace | Self::Node => true,
+        }
+    }
 }
 
 impl Plan {
@@ -67,6 +81,9 @@ impl Plan {
         let known = match (api_version.as_str(), kind.as_str()) {
             ("v1", "List") => return Ok(Self::List(Vec::new())),
             ("v1", "Service") => Kind::Service,
+            ("v1", "Namespace") => Kind::Namespace,
+            ("v1", "Node") => Kind::Node,
+            ("sluice.dev/v1alpha1", "AddressPool") => Kind::Pool,
             ("discovery.k8s.io/v1", "EndpointSlice") => Kind::Slice,
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "Gateway") => Kind::Gateway,
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "HTTPRoute") => Kind::HttpRoute,
@@ -75,8 +92,12 @@ impl Plan {
         if metadata.name.is_empty() {
             return Err(format!("{place}metadata.name: missing in a {kind}, want a name"));
         }
-        let ns = if metadata.namespace.is_empty() { "default" } else { &metadata.namespace };
-        Ok(Self::Object(known, format!("{kind} {ns}/{}", metadata.name)))
+        let ns = match metadata.namespace.as_str() {
+            _ if known.is_cluster_scoped() => "",
+            "" => "default",
+            written => written,
+        };
+        Ok(Self::Object(known, format!("{kind} {}", ObjectName::new(ns, &metadata.name))))
     }
 
     pub(super) fn has_objects(&self) -> bool {
@@ -131,6 +152,9 @@ impl<'de> DeserializeSeed<'de> for &Plan {
                 Kind::Slice => Object::Slice(Arc::new(with_defaults(EndpointSlice::deserialize(deserializer)?))),
                 Kind::Gateway => Object::Gateway(Arc::new(Gateway::deserialize(deserializer)?)),
                 Kind::HttpRoute => Object::HttpRoute(Arc::new(HttpRoute::deserialize(deserializer)?)),
+                Kind::Pool => Object::Pool(Arc::new(AddressPool::deserialize(deserializer)?)),
+                Kind::Namespace => Object::Namespace(Arc::new(Namespace::deserialize(deserializer)?)),
+                Kind::Node => Object::Node(Arc::new(Node::deserialize(deserializer)?)),
             }]),
             Plan::List(items) => deserializer.deserialize_map(ListVisitor(items)),
             Plan::Unknown(_) => IgnoredAny::deserialize(deserializer).map(|_| Vec::new()),

@@ -143,3 +143,21 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn cluster_scoped_kinds_are_known_by_their_name_alone() {
+    let text = "apiVersion: sluice.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: edge, namespace: odd}\nspec: {addresses: [203.0.113.0/24], autoAssign: false, announce: none}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: a}}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [10.1.0.0/24], unschedulable: true}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}], conditions: null}\n---\napiVersion: sluice.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: bad}\nspec: {priority: high}\n";
+    let (documents, flaws) = yaml(text);
+    let objects = documents.iter().flat_map(|d| &d.objects).collect::<Vec<_>>();
+    let named = |kind, name: &str| (kind, ObjectName::new("", name));
+    assert_eq!(
+        objects.iter().map(|o| o.describe()).collect::<Vec<_>>(),
+        [named("AddressPool", "edge"), named("Namespace", "web"), named("Node", "n1")]
+    );
+    let Object::Pool(pool) = objects[0] else { panic!("{objects:?}") };
+    assert_eq!((pool.spec.auto_assign, pool.spec.avoid_buggy_addresses, pool.spec.priority), (false, true, 0));
+    let Object::Node(node) = objects[2] else { panic!("{objects:?}") };
+    assert_eq!((node.spec.pod_cidrs.len(), node.status.addresses[0].address.as_str()), (1, "192.0.2.1"));
+    let [flaw] = <[Flaw; 1]>::try_from(flaws).unwrap();
+    assert!(flaw.reason.starts_with("AddressPool bad: spec.priority: found \"high"), "{flaw:?}");
+}
