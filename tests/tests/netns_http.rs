@@ -237,7 +237,12 @@ fn no_request_fails_while_routes_change() {
                         let mut count = 0;
                         while !stop.load(Ordering::Relaxed) {
                             let reply = connection.send(client::get(HOST, "/")).await?;
-                            anyhow::ensure!(reply.status == 200, "status {} after {count} requests: {}", reply.status, String::from_utf8_lossy(&reply.body));
+                            anyhow::ensure!(
+                                reply.status == 200,
+                                "status {} after {count} requests: {}",
+                                reply.status,
+                                String::from_utf8_lossy(&reply.body)
+                            );
                             count += 1;
                         }
                         Ok(count)

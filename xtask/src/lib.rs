@@ -5,6 +5,7 @@
 pub mod check;
 pub mod ebpf;
 pub mod install;
+pub mod kubernetes;
 pub mod run;
 pub mod sizes;
 pub mod test;

@@ -11,7 +11,7 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   demo [--keep]         show the main job in network namespaces; installs and builds what it needs (root)
-  test [LEVEL]...       run the tests: unit, packets, netns; no LEVEL: all of them (root but for unit);
+  test [LEVEL]...       run the tests: unit, packets, netns, cluster; no LEVEL: all of them (root but for unit);
                         words after `--` select tests by name
   check                 format, lints, documentation, sizes: what must hold before a push
   build-ebpf            build the eBPF programs; installs what they are built with

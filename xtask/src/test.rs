@@ -3,12 +3,12 @@
 //! # Design
 //! All of them use the release profile: the demo, the benches and the tests then share one build of everything, and
 //! 10,000 connections do not wait for an unoptimised proxy.
-use std::{process::Command, str::FromStr};
+use std::{env, process::Command, str::FromStr};
 
 use anyhow::{Result, bail};
 
 use crate::{
-    ebpf, install, root,
+    ebpf, install, kubernetes, root,
     run::{Steps, cargo, is_root, run},
 };
 
@@ -21,11 +21,13 @@ pub enum Level {
     Packets,
     /// The real agent between network namespaces.
     Netns,
+    /// A real Kubernetes.
+    Cluster,
 }
 
 impl Level {
     /// Every level, least powerful first.
-    pub const ALL: [Self; 3] = [Self::Unit, Self::Packets, Self::Netns];
+    pub const ALL: [Self; 4] = [Self::Unit, Self::Packets, Self::Netns, Self::Cluster];
 }
 
 impl FromStr for Level {
@@ -36,7 +38,8 @@ impl FromStr for Level {
             "unit" => Self::Unit,
             "packets" => Self::Packets,
             "netns" => Self::Netns,
-            other => bail!("test level {other:?}: want unit, packets or netns"),
+            "cluster" => Self::Cluster,
+            other => bail!("test level {other:?}: want unit, packets, netns or cluster"),
         })
     }
 }
@@ -48,10 +51,20 @@ impl FromStr for Level {
 pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
     let privileged = levels.iter().any(|l| *l != Level::Unit);
     if privileged && !is_root() {
-        bail!("the levels packets and netns load eBPF programs and make network namespaces: run them as root");
+        bail!("all levels but unit load eBPF programs and make network namespaces: run them as root");
     }
-    let mut steps = Steps::new(levels.len() + 2);
+    let cluster = levels.contains(&Level::Cluster);
+    let mut steps = Steps::new(levels.len() + 2 + usize::from(cluster));
     prepare(&mut steps, privileged)?;
+    if cluster {
+        steps.step("build Kubernetes", || {
+            if env::var_os("KUBEBUILDER_ASSETS").is_none_or(|v| v.is_empty()) {
+                kubernetes::control_plane()?;
+            }
+            kubernetes::nodes()?;
+            kubernetes::gateway_crds().map(drop)
+        })?;
+    }
     for level in levels {
         match level {
             Level::Unit => steps.step("unit: pure code, and the proxy on loopback", || {
@@ -88,6 +101,12 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
                 run(cargo()
                     .args(["test", "--release", "--package", "sluice-tests", "--lib", "--test", "netns*", "--"])
                     .args(["--test-threads=1"])
+                    .args(filter))
+            })?,
+            Level::Cluster => steps.step("cluster: a real Kubernetes", || {
+                run(cargo()
+                    .args(["test", "--release", "--package", "sluice-tests", "--test", "cluster*", "--"])
+                    .args(["--test-threads=2"])
                     .args(filter))
             })?,
         }
