@@ -13,6 +13,8 @@ cargo xtask COMMAND
   demo [--keep]         show the main job in network namespaces; installs and builds what it needs (root)
   test [LEVEL]...       run the tests: unit, packets, netns, cluster; no LEVEL: all of them (root but for unit);
                         words after `--` select tests by name
+  cluster up [--nodes N]  start a real Kubernetes, built from source; `cluster kubectl ...`, `cluster exec N ...`,
+                        `cluster load FILE`, `cluster logs [PART]`, and `cluster down` (root)
   check                 format, lints, documentation, sizes: what must hold before a push
   build-ebpf            build the eBPF programs; installs what they are built with
   build                 build the `sluice` binary as it ships: target/dist/sluice
@@ -36,6 +38,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
     };
     match command.as_str() {
         "demo" => test::demo(rest),
+        "cluster" => test::cluster(rest),
         "test" => {
             let (levels, filter) = split(rest);
             let levels = levels.iter().map(|l| l.parse()).collect::<Result<Vec<Level>>>()?;

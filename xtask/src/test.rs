@@ -3,9 +3,9 @@
 //! # Design
 //! All of them use the release profile: the demo, the benches and the tests then share one build of everything, and
 //! 10,000 connections do not wait for an unoptimised proxy.
-use std::{env, process::Command, str::FromStr};
+use std::{env, path::Path, process::Command, str::FromStr};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     ebpf, install, kubernetes, root,
@@ -57,13 +57,7 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
     let mut steps = Steps::new(levels.len() + 2 + usize::from(cluster));
     prepare(&mut steps, privileged)?;
     if cluster {
-        steps.step("build Kubernetes", || {
-            if env::var_os("KUBEBUILDER_ASSETS").is_none_or(|v| v.is_empty()) {
-                kubernetes::control_plane()?;
-            }
-            kubernetes::nodes()?;
-            kubernetes::gateway_crds().map(drop)
-        })?;
+        steps.step("build Kubernetes", build_kubernetes)?;
     }
     for level in levels {
         match level {
@@ -125,6 +119,36 @@ pub fn demo(arguments: &[String]) -> Result<()> {
     let mut steps = Steps::new(3);
     prepare(&mut steps, true)?;
     steps.step("demo", || run(release("demo").args(arguments)))
+}
+
+/// A Kubernetes for people: `up` builds what it takes; `arguments` go to it.
+///
+/// # Errors
+/// Not root, a build fails, or what is asked for does.
+pub fn cluster(arguments: &[String]) -> Result<()> {
+    if !is_root() {
+        bail!("a cluster lives in network namespaces: run it as root");
+    }
+    if arguments.first().is_some_and(|a| a == "up") {
+        let mut steps = Steps::new(4);
+        prepare(&mut steps, true)?;
+        steps.step("build Kubernetes", build_kubernetes)?;
+        return steps.step("cluster", || run(release("cluster").args(arguments)));
+    }
+    if !release("cluster").get_program().to_str().is_some_and(|p| Path::new(p).exists()) {
+        bail!("no cluster stands: start one with `cargo xtask cluster up`");
+    }
+    // With our own standard input, and its exit status: `kubectl apply -f -` and `kubectl exec -it` work.
+    let status = release("cluster").args(arguments).status().context("start target/release/cluster")?;
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+fn build_kubernetes() -> Result<()> {
+    if env::var_os("KUBEBUILDER_ASSETS").is_none_or(|v| v.is_empty()) {
+        kubernetes::control_plane()?;
+    }
+    kubernetes::nodes()?;
+    kubernetes::gateway_crds().map(drop)
 }
 
 /// Runs a benchmark: `control`; `arguments` go to it.

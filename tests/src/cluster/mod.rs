@@ -28,6 +28,7 @@ pub mod assets;
 pub mod faults;
 pub mod guard;
 pub mod identity;
+pub mod keep;
 pub mod nodes;
 pub mod pki;
 pub mod plane;

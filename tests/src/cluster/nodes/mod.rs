@@ -27,7 +27,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use nix::unistd::Pid;
 
 use self::config::{NodeSpec, SOCKET};
 use super::{ControlPlane, Patch, guard, plane::KUBERNETES, process::Process};
@@ -39,6 +38,8 @@ pub(crate) use cgroup::remove_all as remove_cgroups;
 pub const BRIDGE: &str = "br0";
 /// A node's interface on the lan.
 pub const UPLINK: &str = "eth0";
+/// Where a node's outer process has its id, in the node's directory.
+const PID: &str = "pid";
 /// How long a node may take to be Ready: seconds, on a machine that is not busy with something else.
 const READY: Duration = Duration::from_secs(180);
 
@@ -111,7 +112,7 @@ impl Cluster {
     /// # Errors
     /// The node does not run, or there is no such program.
     pub fn node_exec(&self, number: u8, command: &[&str]) -> anyhow::Result<Output> {
-        let mut enter = self.enter(number)?;
+        let mut enter = enter(&self.plane.run().dir(), number)?;
         enter.args(command).stdin(Stdio::null());
         enter.output().with_context(|| format!("run {} in node{number}", command.join(" ")))
     }
@@ -132,22 +133,7 @@ impl Cluster {
     /// # Errors
     /// It is no archive of images.
     pub fn load_image(&self, archive: &Path) -> anyhow::Result<()> {
-        let images = self.plane.run().dir().join("images");
-        fs::create_dir_all(&images).with_context(|| format!("create {}", images.display()))?;
-        let name = archive.file_name().with_context(|| format!("{} is no file", archive.display()))?;
-        // The directory is seen in every node; what is made elsewhere after its start may not be.
-        let copy = images.join(name);
-        fs::copy(archive, &copy).with_context(|| format!("copy {}", archive.display()))?;
-        let numbers: Vec<u8> = self.nodes().keys().copied().collect();
-        for number in numbers {
-            let import = import(&self.programs, &copy);
-            let mut enter = self.enter(number)?;
-            let Output { status, stderr, .. } =
-                enter.arg(import.get_program()).args(import.get_args()).output().context("start ctr")?;
-            let said = String::from_utf8_lossy(&stderr);
-            anyhow::ensure!(status.success(), "import of {} into node{number}: {said}", archive.display());
-        }
-        Ok(())
+        load(&self.plane.run().dir(), archive)
     }
 
     /// The log of a node's kubelet or containerd.
@@ -185,6 +171,8 @@ impl Cluster {
         let mut command = Command::new(guard::binary()?);
         command.arg("node").arg(serde_json::to_string(&spec)?);
         let process = Process::start(&space, command, &run.dir().join(format!("{name}.log")))?;
+        let pid = spec.data.join(PID);
+        fs::write(&pid, process.pid().to_string()).with_context(|| format!("write {}", pid.display()))?;
         self.nodes().insert(number, Node { space, spec, process });
         Ok(())
     }
@@ -263,16 +251,6 @@ impl Cluster {
         Ok(Heartbeat { ready: ready["status"] == "True", at })
     }
 
-    /// A command whose arguments are run in a node.
-    fn enter(&self, number: u8) -> anyhow::Result<Command> {
-        let nodes = self.nodes();
-        let node = nodes.get(&number).with_context(|| format!("node{number} does not run"))?;
-        let first = first_process(node.process.pid())?;
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &first.to_string(), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--"]);
-        Ok(command)
-    }
-
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<u8, Node>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -300,11 +278,35 @@ fn import(programs: &Path, archive: &Path) -> Command {
     command
 }
 
-/// The first process inside, by the outer one.
-fn first_process(outer: Pid) -> anyhow::Result<i32> {
+/// A command whose arguments are run in a node of the run in `run_dir`.
+pub(super) fn enter(run_dir: &Path, number: u8) -> anyhow::Result<Command> {
+    let outer = fs::read_to_string(run_dir.join(format!("node{number}/{PID}")));
+    let outer = outer.with_context(|| format!("node{number} does not run"))?;
     let path = format!("/proc/{outer}/task/{outer}/children");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    text.split(' ').find_map(|pid| pid.parse().ok()).context("the node has no process")
+    let children = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let first = children.split(' ').next().filter(|c| !c.is_empty()).context("the node has no process")?;
+    let mut command = Command::new("nsenter");
+    command.args(["--target", first, "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--"]);
+    Ok(command)
+}
+
+/// Loads an archive of images into every node of the run in `run_dir`, and keeps it for those that start later.
+pub(super) fn load(run_dir: &Path, archive: &Path) -> anyhow::Result<()> {
+    let images = run_dir.join("images");
+    fs::create_dir_all(&images).with_context(|| format!("create {}", images.display()))?;
+    let name = archive.file_name().with_context(|| format!("{} is no file", archive.display()))?;
+    // The directory is seen in every node; what is made elsewhere after its start may not be.
+    let copy = images.join(name);
+    fs::copy(archive, &copy).with_context(|| format!("copy {}", archive.display()))?;
+    let import = import(&xtask::kubernetes::nodes()?, &copy);
+    for number in (1..=u8::MAX).filter(|n| run_dir.join(format!("node{n}/{PID}")).exists()) {
+        let mut enter = enter(run_dir, number)?;
+        enter.arg(import.get_program()).args(import.get_args());
+        let Output { status, stderr, .. } = enter.output().context("start ctr")?;
+        let said = String::from_utf8_lossy(&stderr);
+        anyhow::ensure!(status.success(), "import of {} into node{number}: {said}", archive.display());
+    }
+    Ok(())
 }
 
 async fn route_pods(net: &crate::netns::link::Net, node: u8, link: &str) -> anyhow::Result<()> {
