@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    model::{Memo, Model, Node, Outcome, memo},
+    membership::{Members, Report},
+    model::{Candidate, Memo, Model, Node, Outcome, Role, memo},
     source::{Snapshot, allocations},
     telemetry::chain,
 };
@@ -40,6 +41,7 @@ impl Compiler {
     pub async fn run(
         mut self,
         mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+        mut members: watch::Receiver<Arc<Members>>,
         out: watch::Sender<Arc<Model>>,
         cancel: CancellationToken,
     ) {
@@ -47,19 +49,29 @@ impl Compiler {
             let retry = self.unsaved;
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(RETRY), if retry => self.save(),
-                changed = snapshots.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
-                    let model = self.compile(&snapshot);
-                    report(&out.borrow(), &model);
-                    // The kernel first, the disk after: an address is worth nothing before it is programmed.
-                    out.send_replace(model);
+                () = tokio::time::sleep(RETRY), if retry => {
                     self.save();
+                    continue;
+                }
+                changed = snapshots.changed() => if changed.is_err() {
+                    return;
+                },
+                // Its end is this agent's: who announces stays as it is.
+                Ok(()) = members.changed() => {
+                    let candidates = candidates(&members.borrow_and_update());
+                    if self.node.candidates == candidates {
+                        continue;
+                    }
+                    tracing::info!(nodes = names(&candidates), "nodes that live");
+                    self.node.candidates = candidates;
                 }
             }
+            let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+            let model = self.compile(&snapshot);
+            report(&out.borrow(), &model);
+            // The kernel first, the disk after: an address is worth nothing before it is programmed.
+            out.send_replace(model);
+            self.save();
         }
     }
 
@@ -67,7 +79,11 @@ impl Compiler {
         let began = Instant::now();
         let model = self.memo.compile(snapshot, &self.node);
         tracing::debug!(rev = model.rev, frontends = model.frontends.len(), elapsed = ?began.elapsed(), "compiled");
-        let mut allocations = Arc::clone(&model.allocations);
+        // A member of a cluster remembers nothing: what it programs is written on the objects.
+        if self.node.role == Role::Member {
+            return model;
+        }
+        let mut allocations = Arc::clone(&model.wanted);
         if !snapshot.faults.is_empty() {
             // What cannot be read is not gone: its addresses are kept for when it can.
             for (object, addresses) in self.node.allocations.iter() {
@@ -92,6 +108,17 @@ impl Compiler {
             }
         }
     }
+}
+
+/// Those that may announce, in the order of their names.
+fn candidates(members: &Members) -> Vec<Candidate> {
+    let candidate = |(name, report): (&String, &Report)| Candidate { name: name.clone(), has_proxy: report.proxy };
+    members.alive.iter().map(candidate).collect()
+}
+
+fn names(candidates: &[Candidate]) -> String {
+    let name = |c: &Candidate| if c.has_proxy { c.name.clone() } else { format!("{} (no proxy)", c.name) };
+    candidates.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 /// Logs what changed for each object, once, where it is decided.

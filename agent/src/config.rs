@@ -20,6 +20,7 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "parsed once")]
 pub enum Command {
     /// Run the agent of this node: forward what the objects ask for
     #[command(after_long_help = AGENT_HELP)]
@@ -34,10 +35,28 @@ pub enum Command {
     Routes(InspectArgs),
     /// Show tracked flows: client, VIP, chosen backend
     Flows(FlowsArgs),
+    /// Show who is behind a Service, or behind all: pods, addresses, ports, readiness, since when
+    Instances(InstancesArgs),
     /// Say why an object works or does not
     Why(WhyArgs),
     /// Detach the programs and remove every pin and route: forwarding stops
     Cleanup(CleanupArgs),
+    /// Print a manifest that is made from the code: for `cargo xtask generate`
+    #[command(hide = true)]
+    Generate {
+        /// Which one.
+        #[arg(value_enum)]
+        what: Generated,
+    },
+}
+
+/// A manifest that is made from the code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Generated {
+    /// The RBAC rules of the agent.
+    Rbac,
+    /// The definition of AddressPool.
+    Crds,
 }
 
 const AGENT_HELP: &str = "\
@@ -78,6 +97,9 @@ pub struct AgentArgs {
     /// Which programs forward
     #[arg(long, value_name = "MODE", value_enum, default_value_t, env = "SLUICE_DATAPATH")]
     pub datapath: datapath::Mode,
+    /// Which VIPs this node announces by ARP and NDP on its interfaces
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t, env = "SLUICE_ANNOUNCE")]
+    pub announce: Announce,
     /// Directory of the pinned maps and links, on a bpffs
     #[arg(long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
     pub bpf_dir: PathBuf,
@@ -88,14 +110,27 @@ pub struct AgentArgs {
     #[arg(long, value_name = "PATH", default_value = DEFAULT_ADMIN_SOCKET, env = "SLUICE_ADMIN_SOCKET")]
     pub admin_socket: PathBuf,
     /// TCP address that serves /livez, /readyz and /metrics as well
-    #[arg(long, value_name = "ADDR:PORT", env = "SLUICE_METRICS_ADDR")]
+    #[arg(long, value_name = "ADDR:PORT", env = "SLUICE_METRICS_ADDR", value_parser = socket_addr)]
     pub metrics_addr: Option<SocketAddr>,
+    /// TCP address that serves the discovery API, to whoever reaches it: who is behind each Service
+    #[arg(long, value_name = "ADDR:PORT", env = "SLUICE_DISCOVERY_ADDR", value_parser = socket_addr)]
+    pub discovery_addr: Option<SocketAddr>,
     /// Source ports for flows to endpoints on other nodes; keep them out of net.ipv4.ip_local_port_range
     #[arg(long, value_name = "FIRST-LAST", default_value = "10000-29999", value_parser = port_range)]
     pub snat_ports: (u16, u16),
     /// Log format
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = "SLUICE_LOG_FORMAT")]
     pub log_format: LogFormat,
+}
+
+/// Which VIPs are announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Announce {
+    /// All that this node has and no other node announces.
+    #[default]
+    Auto,
+    /// None: another node has them, or routes lead here.
+    None,
 }
 
 /// How logs are written. The level comes from `RUST_LOG`, `info` where it is not set.
@@ -128,6 +163,22 @@ pub struct FlowsArgs {
     /// Flows shown at most
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
+}
+
+/// Flags of `sluice instances`.
+#[derive(Debug, Args)]
+pub struct InstancesArgs {
+    /// The Service: `NAMESPACE/NAME` [default: all]
+    pub service: Option<String>,
+    /// Those of one namespace
+    #[arg(short, long, value_name = "NAME", conflicts_with = "service")]
+    pub namespace: Option<String>,
+    /// Only those that are ready (`true`), or that are not (`false`)
+    #[arg(long, value_name = "BOOL")]
+    pub ready: Option<bool>,
+    /// The common flags.
+    #[command(flatten)]
+    pub inspect: InspectArgs,
 }
 
 /// Flags of `sluice why`.
@@ -207,6 +258,15 @@ fn pool(text: &str) -> Result<IpNet, String> {
     Ok(net)
 }
 
+/// An address with a port; one of IPv6 may do without brackets, as a manifest writes it that puts a node's address in.
+fn socket_addr(text: &str) -> Result<SocketAddr, String> {
+    let bare = || {
+        let (ip, port) = text.rsplit_once(':')?;
+        Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
+    };
+    text.parse().ok().or_else(bare).ok_or_else(|| "want ADDR:PORT, as 192.0.2.1:9640 or [2001:db8::1]:9640".to_owned())
+}
+
 fn port_range(text: &str) -> Result<(u16, u16), String> {
     let wanted = || "want FIRST-LAST with 1024 <= FIRST <= LAST <= 65535".to_owned();
     let (first, last) = text.split_once('-').ok_or_else(wanted)?;
@@ -246,6 +306,17 @@ mod tests {
         assert_eq!(pool("203.0.113.9/24").unwrap_err(), "has bits set behind its prefix; want 203.0.113.0/24");
         assert!(pool("203.0.113.0/24").is_ok());
         assert!(pool("nonsense").unwrap_err().contains("want a range"));
+    }
+
+    #[test]
+    fn an_address_of_either_family_takes_a_port() {
+        let parsed = |text| socket_addr(text).map(|a| a.to_string()).ok();
+        assert_eq!(parsed("192.0.2.1:9640").as_deref(), Some("192.0.2.1:9640"));
+        assert_eq!(parsed("[2001:db8::1]:9640").as_deref(), Some("[2001:db8::1]:9640"));
+        assert_eq!(parsed("2001:db8::1:9640").as_deref(), Some("[2001:db8::1]:9640"));
+        for wrong in ["192.0.2.1", "2001:db8::", ":9640", "host:9640", "192.0.2.1:96400"] {
+            assert_eq!(parsed(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -16,10 +16,12 @@ pub mod cli;
 pub mod compiler;
 pub mod config;
 pub mod datapath;
+pub mod discovery;
 pub mod membership;
 pub mod model;
 pub mod proxy;
 pub mod source;
+pub mod status;
 pub mod telemetry;
 
 use std::{
@@ -31,7 +33,7 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -41,14 +43,18 @@ use crate::{
     compiler::Compiler,
     config::{AgentArgs, ConfigError},
     datapath::{Applied, Datapath, DatapathError, network::Network},
-    membership::{Inputs, Members, Membership},
-    model::{Model, Node},
+    discovery::Directory,
+    membership::{Members, Membership},
+    model::{Model, Node, Role},
     proxy::Proxy,
     source::{Snapshot, allocations, kubernetes, manifests},
 };
 
 /// How long the stages may take to end: a little more than the proxy gives requests in flight.
-const STOP: Duration = Duration::from_secs(35);
+pub const STOP: Duration = Duration::from_secs(35);
+
+/// How long the other nodes may take to hear that this agent ends.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// The agent cannot run, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +93,18 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     config::warn_of_port_overlap(args.snat_ports);
     let name = args.node_name()?;
     let allocations = Arc::new(allocations::load(&args.state_dir)?);
-    let node = Node { name: name.clone(), zone: args.zone.clone(), pools: args.pools.clone(), allocations };
+    let node = Node {
+        name: name.clone(),
+        zone: args.zone.clone(),
+        pools: args.pools.clone(),
+        allocations,
+        role: if args.manifests.is_some() { Role::Alone } else { Role::Member },
+        default_class: true,
+        announce: args.announce == config::Announce::Auto,
+        candidates: Vec::new(),
+    };
 
+    let is_member = args.manifests.is_none();
     let client = match &args.manifests {
         Some(_) => None,
         None => Some(kubernetes::client(args.kubeconfig.clone()).await?),
@@ -97,11 +113,14 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
     let admin = admin::server::bind_unix(&args.admin_socket).await?;
     let proxy = Proxy::bind()?;
+    // Nobody else takes over what a node that stands alone announces.
+    let (_, announce_for) = watch::channel(datapath::Validity::Always);
     let datapath = datapath::Config {
         bpf_dir: args.bpf_dir.clone(),
         interfaces: args.interfaces.clone(),
         mode: args.datapath,
         snat_ports: args.snat_ports,
+        announce: announce_for,
     };
     let datapath = Datapath::load(&datapath, &proxy)?;
 
@@ -109,6 +128,8 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());
     let (health_out, health) = watch::channel(kubernetes::Health::default());
     let (applied_out, applied) = watch::channel(Applied::default());
+    let (members_out, members) = watch::channel::<Arc<Members>>(Arc::default());
+    let (directory_out, directory) = watch::channel(Directory::new(jiff::Timestamp::now()));
     let stages = Arc::new(Stages {
         node: name.clone(),
         started: Instant::now(),
@@ -119,19 +140,30 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         applied,
         proxy: proxy.stats(),
         routed: proxy.applied(),
+        directory,
+        waiters: Arc::new(Semaphore::new(admin::discovery::WAITERS)),
     });
 
-    let inputs = Inputs { models: models.clone(), applied: stages.applied.clone(), routed: stages.routed.clone() };
+    let inputs =
+        membership::Inputs { models: models.clone(), applied: stages.applied.clone(), routed: stages.routed.clone() };
     let cancel = CancellationToken::new();
     let mut tasks = Tasks::default();
     tasks.spawn("admin", admin::server::serve_unix(admin, stages.clone()));
     if let Some(addr) = args.metrics_addr {
-        tasks.spawn("metrics", admin::server::serve_tcp(admin::server::bind_tcp(addr).await?, stages));
+        let listener = admin::server::bind_tcp("--metrics-addr", addr).await?;
+        tasks.spawn("metrics", admin::server::serve_tcp(listener, stages.clone()));
     }
+    if let Some(addr) = args.discovery_addr {
+        let listener = admin::server::bind_tcp("--discovery-addr", addr).await?;
+        tasks.spawn("discovery API", admin::server::serve_discovery(listener, stages));
+    }
+    tasks.spawn("discovery", discovery::run(snapshots.clone(), directory_out, cancel.clone()));
     tasks.spawn("datapath", datapath.run(models.clone(), applied_out, cancel.clone()));
-    tasks.spawn("proxy", proxy.run(models, cancel.clone()));
-    tasks.spawn("compiler", Compiler::new(node, args.state_dir).run(snapshots, model_out, cancel.clone()));
-    let (members_out, _members) = watch::channel::<Arc<Members>>(Arc::default());
+    tasks.spawn("proxy", proxy.run(models.clone(), cancel.clone()));
+    tasks.spawn(
+        "compiler",
+        Compiler::new(node, args.state_dir).run(snapshots.clone(), members.clone(), model_out, cancel.clone()),
+    );
     let leave = CancellationToken::new();
     match (args.manifests, client) {
         (Some(dir), _) => {
@@ -146,8 +178,10 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
                 "agent started"
             );
             tasks.spawn("source", kubernetes::watch(client.clone(), snapshot_out, health_out, cancel.clone()));
-            let membership = Membership::new(name, client, args.namespace, inputs);
+            let writes = status::writer::Inputs { snapshots: snapshots.clone(), models: models.clone(), members };
+            let membership = Membership::new(name.clone(), client.clone(), args.namespace.clone(), inputs);
             tasks.spawn("membership", membership.run(members_out, leave.clone()));
+            tasks.spawn("status", status::writer::run(client, args.namespace, name, writes, leave.clone()));
         }
         (None, None) => unreachable!("without a directory there is a client"),
     }
@@ -161,11 +195,15 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     if let Err(RunError::Stage { stage: "proxy", .. }) = &result {
         return result;
     }
-    leave.cancel();
     tracing::info!("stopping; the programs stay attached and go on forwarding");
+    // The others hear of it while everything still works.
+    leave.cancel();
+    if is_member && tokio::time::timeout(LEAVE, tasks.wait_for(&["membership", "status"])).await.is_err() {
+        tracing::warn!("stopped before the other nodes were told");
+    }
     cancel.cancel();
     // The proxy lets requests in flight end; when it is what has ended, there is nothing to wait for.
-    if tokio::time::timeout(STOP, tasks.wait_for("proxy")).await.is_err() {
+    if tokio::time::timeout(STOP, tasks.wait_for(&["proxy"])).await.is_err() {
         tracing::warn!("stopped before the proxy had ended");
     }
     // The socket of an agent that is gone would only refuse connections.
@@ -219,10 +257,14 @@ impl Tasks {
         }
     }
 
-    /// Waits for one stage to end, which it does after it was cancelled; the others are aborted on drop.
-    async fn wait_for(&mut self, name: &str) {
+    /// Waits for stages to end, which they do after they were cancelled; the others are aborted on drop.
+    async fn wait_for(&mut self, names: &[&str]) {
+        let mut left = names.to_vec();
         while let Some(ended) = self.set.join_next().await {
-            if ended.is_ok_and(|(stage, _)| stage == name) {
+            if let Ok((stage, _)) = ended {
+                left.retain(|name| *name != stage);
+            }
+            if left.is_empty() {
                 return;
             }
         }

@@ -44,6 +44,8 @@ pub mod program {
     pub const INGRESS: &str = "sluice_ingress";
     /// TC egress, on each uplink: replies of backends on this node.
     pub const EGRESS: &str = "sluice_egress";
+    /// TC, run by the agent and attached nowhere: sends the frame that it is given out of an uplink.
+    pub const ANNOUNCE: &str = "sluice_announce";
     /// `sk_lookup`, in the node's network namespace: hands layer 7 frontends to the proxy's socket.
     pub const LOOKUP: &str = "sluice_lookup";
     /// XDP that passes everything: what a veth peer needs before it takes frames from `XDP_TX`; tests and benches.
@@ -56,8 +58,10 @@ pub const MAX_FRONTENDS: u32 = 65_536;
 pub const MAX_BACKENDS: u32 = 131_072;
 /// Owned VIPs at most.
 pub const MAX_VIPS: u32 = 65_536;
-/// Chunks of lookup table at most: 4,194,304 slots, 16 MiB.
-pub const MAX_CHUNKS: u32 = 262_144;
+/// Chunks of lookup table at most: 64 MiB, taken when the map is made.
+///
+/// That is room for 10,000 frontends of ten backends, which take 40 MiB, while the tables that they had before are still kept.
+pub const MAX_CHUNKS: u32 = 1_048_576;
 /// Slots in one [`TableChunk`].
 pub const CHUNK_SLOTS: u32 = 16;
 /// Conntrack entries at most; a flow has two, the least recently used are evicted.
@@ -169,6 +173,10 @@ pub const VIP_ECHO: u32 = 1;
 pub const VIP_REJECT: u32 = 2;
 /// A frontend here is the proxy's: the host's stack owns its connections, and the ICMP messages about them.
 pub const VIP_PROXY: u32 = 4;
+/// This node announces the address: it answers ARP and neighbour solicitations for it.
+pub const VIP_ANNOUNCE: u32 = 8;
+/// The address is the host's own as well: what no frontend names is the host's, ARP and ICMP included.
+pub const VIP_HOST: u32 = 16;
 
 /// Source and destination of a packet.
 ///
@@ -276,11 +284,15 @@ pub struct Uplink {
     pub v4: Addr,
     /// The node's global IPv6 address there; all zero where it has none.
     pub v6: Addr,
+    /// Its Ethernet address, as on the wire; all zero where it has none.
+    pub mac: [u8; 6],
     /// Always 0.
-    pub flags: u32,
+    pub pad: [u8; 2],
 }
 
 /// Settings that may change while the programs run.
+///
+/// Units: nanoseconds of the monotonic clock. Order: ports host.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Settings {
@@ -290,6 +302,8 @@ pub struct Settings {
     pub snat_last: u16,
     /// RST and ICMP unreachable that one CPU may generate in a second.
     pub reject_rate: u32,
+    /// Until when this node answers for the VIPs that it announces; `u64::MAX`: for as long as the programs are there.
+    pub announce_until: u64,
 }
 
 /// A token bucket.
@@ -344,13 +358,19 @@ pub enum Reason {
     EchoReplied = 16,
     /// The uplink has no address of the flow's family to use as a source. Dropped.
     NoSource = 17,
+    /// ARP answered. Not a drop.
+    ArpAnswered = 18,
+    /// A neighbour solicitation answered. Not a drop.
+    NdAnswered = 19,
+    /// A neighbour asks for a VIP that another node announces, or may by now. Dropped.
+    NotAnnounced = 20,
 }
 
 impl Reason {
     /// Entries in the map of reasons.
     pub const CAPACITY: u32 = 32;
     /// Every reason, in the order of its index.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Malformed,
         Self::Fragment,
         Self::ExtensionHeader,
@@ -369,6 +389,9 @@ impl Reason {
         Self::Loop,
         Self::EchoReplied,
         Self::NoSource,
+        Self::ArpAnswered,
+        Self::NdAnswered,
+        Self::NotAnnounced,
     ];
     /// The name in logs, metrics and tables.
     #[must_use]
@@ -392,6 +415,9 @@ impl Reason {
             Self::Loop => "loop",
             Self::EchoReplied => "echo_replied",
             Self::NoSource => "no_source",
+            Self::ArpAnswered => "arp_answered",
+            Self::NdAnswered => "nd_answered",
+            Self::NotAnnounced => "not_announced",
         }
     }
 }
@@ -406,8 +432,8 @@ const _: () = {
     assert!(size_of::<CtKey>() == 40);
     assert!(size_of::<CtEntry>() == 64);
     assert!(size_of::<Counters>() == 48);
-    assert!(size_of::<Uplink>() == 36);
-    assert!(size_of::<Settings>() == 8);
+    assert!(size_of::<Uplink>() == 40);
+    assert!(size_of::<Settings>() == 16);
     assert!(size_of::<Bucket>() == 16);
 };
 

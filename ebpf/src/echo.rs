@@ -5,7 +5,8 @@
 //! they are dropped, as is the rest everywhere.
 use crate::{VIPS, action::Action, context::Packet, count};
 use sluice_ebpf::{
-    Addr, Reason, VIP_ECHO, VIP_PROXY, csum,
+    Addr, Reason, VIP_ECHO, VIP_HOST, VIP_PROXY, csum,
+    neighbour::SOLICITATION,
     packet::{ETH_LEN, Eth, Headers, unmapped},
 };
 
@@ -25,7 +26,7 @@ const fn kind(v6: bool, message: u8) -> Kind {
         (false, 8) | (true, 128) => Kind::Echo,
         // Unreachable, time exceeded, parameter problem; in IPv6 packet too big as well.
         (false, 3 | 11 | 12) | (true, 1..=4) => Kind::Stack,
-        // Neighbour discovery: a unicast solicitation for the VIP among it.
+        // Neighbour discovery; TC has answered a solicitation for a VIP before.
         (true, 133..=137) => Kind::Stack,
         _ => Kind::Other,
     }
@@ -38,6 +39,10 @@ pub(crate) fn answer<P: Packet>(p: P, h: &Headers) -> Action {
     // SAFETY: copied at once; the kernel keeps the memory until the program ends.
     let Some(vip) = VIPS.get_ptr(&t.dst).map(|v| unsafe { *v }) else { return Action::Pass };
     let Some([message, _]) = p.bounds().read::<[u8; 2]>(h.l4()) else { return Action::Pass };
+    // A solicitation of one neighbour by another is for TC to answer.
+    if vip.flags & VIP_HOST != 0 || (P::XDP && h.v6 && message == SOLICITATION) {
+        return Action::Pass;
+    }
     let kind = match kind(h.v6, message) {
         Kind::Echo if vip.flags & VIP_ECHO == 0 => Kind::Stack,
         kind => kind,

@@ -200,6 +200,9 @@ fn unnamed<P: Packet>(_: P, h: &Headers) -> Opened {
     let t = &h.key.tuple;
     // SAFETY: copied at once; the kernel keeps the memory until the program ends.
     let Some(vip) = VIPS.get_ptr(&t.dst).map(|v| unsafe { *v }) else { return Opened::Refused(Action::Pass) };
+    if vip.flags & VIP_HOST != 0 {
+        return Opened::Refused(Action::Pass);
+    }
     if t.src == t.dst || flow::is_martian(&t.src, h.v6) {
         return Opened::Refused(count::drop(Reason::Malformed));
     }

@@ -18,6 +18,7 @@
 pub mod abi;
 pub mod csum;
 pub mod flow;
+pub mod neighbour;
 pub mod packet;
 #[cfg(feature = "user")]
 pub mod user;

@@ -17,6 +17,7 @@ use aya_ebpf::{
 use sluice_ebpf::*;
 
 mod action;
+mod announce;
 mod conntrack;
 mod context;
 mod count;
@@ -65,7 +66,11 @@ pub(crate) fn sluice_ingress(ctx: TcContext) -> i32 {
     if !buffer.prepare(true) {
         return context::NEXT;
     }
-    buffer.finish(path::ingress(buffer))
+    let action = match announce::arrive(buffer) {
+        Some(action) => action,
+        None => path::ingress(buffer),
+    };
+    buffer.finish(action)
 }
 
 /// TC egress on an uplink: replies of backends on this node.
@@ -75,7 +80,17 @@ pub(crate) fn sluice_egress(ctx: TcContext) -> i32 {
     if !buffer.prepare(false) {
         return context::NEXT;
     }
-    buffer.finish(path::egress(buffer))
+    let action = match announce::depart(buffer) {
+        Some(action) => action,
+        None => path::egress(buffer),
+    };
+    buffer.finish(action)
+}
+
+/// TC, attached nowhere: sends the frame out of the interface that it is run for; 1 if it went.
+#[classifier]
+pub(crate) fn sluice_announce(ctx: TcContext) -> i32 {
+    announce::send(context::Buffer(ctx.skb.skb)) as i32
 }
 
 /// `sk_lookup` in the node's network namespace: layer 7 frontends to the proxy's socket.

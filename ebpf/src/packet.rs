@@ -420,8 +420,9 @@ pub fn mapped(a: [u16; 2]) -> Addr {
 }
 
 /// Is it an IPv4 address as [`mapped`] makes it?
+#[must_use]
 #[inline(always)]
-const fn is_mapped(a: &[u16; 8]) -> bool {
+pub const fn is_mapped(a: &[u16; 8]) -> bool {
     a[0] | a[1] | a[2] | a[3] | a[4] == 0 && a[5] == 0xffff
 }
 

@@ -55,10 +55,17 @@ pub(crate) fn egress(p: Buffer) -> Action {
 /// Something that is dropped if it was meant for us, and none of our business otherwise.
 #[inline(always)]
 fn bad(h: &mut Headers, reason: Reason) -> Action {
-    if VIPS.get_ptr(&h.key.tuple.dst).is_some() || (reason as u32 == Reason::Fragment as u32 && is_reply(h)) {
+    if is_owned(&h.key.tuple.dst) || (reason as u32 == Reason::Fragment as u32 && is_reply(h)) {
         return count::drop(reason);
     }
     Action::Pass
+}
+
+/// Is it a VIP, and not the host's own address as well?
+#[inline(always)]
+fn is_owned(addr: &Addr) -> bool {
+    // SAFETY: read at once; the kernel keeps the memory until the program ends.
+    VIPS.get_ptr(addr).is_some_and(|v| unsafe { (*v).flags } & VIP_HOST == 0)
 }
 
 /// Does the first fragment of a packet belong to the replies of a tracked flow?

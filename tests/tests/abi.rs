@@ -34,7 +34,7 @@ fn maps(out: &mut String) -> std::fmt::Result {
     assert!(others.is_empty(), "maps that no pin is kept for: {others:?}");
     let mut programs: Vec<_> = object.programs.keys().cloned().collect();
     programs.sort();
-    let mut want = [program::XDP, program::INGRESS, program::EGRESS, program::LOOKUP, program::PASS];
+    let mut want = [program::XDP, program::INGRESS, program::EGRESS, program::ANNOUNCE, program::LOOKUP, program::PASS];
     want.sort_unstable();
     assert_eq!(programs, want);
     Ok(())
@@ -57,14 +57,15 @@ fn snapshot() -> Result<String, std::fmt::Error> {
             flows: u64, request_packets: u64, request_bytes: u64, reply_packets: u64, reply_bytes: u64,
             dropped_packets: u64,
         }
-        Uplink { v4: Addr, v6: Addr, flags: u32 }
-        Settings { snat_first: u16, snat_last: u16, reject_rate: u32 }
+        Uplink { v4: Addr, v6: Addr, mac: [u8; 6], pad: [u8; 2] }
+        Settings { snat_first: u16, snat_last: u16, reject_rate: u32, announce_until: u64 }
         Bucket { filled: u64, tokens: u64 }
     }
     writeln!(out, "struct Addr: {} bytes\n", size_of::<Addr>())?;
     constants! { out,
         MAX_FRONTENDS, MAX_BACKENDS, MAX_VIPS, MAX_CHUNKS, CHUNK_SLOTS, MAX_CONNTRACK, MAX_UPLINKS, PROXY_TCP, TCP, UDP,
         FRONTEND_PROXY, FRONTEND_DROP, FRONTEND_AFFINITY, BACKEND_LOCAL, BACKEND_REMOTE, VIP_ECHO, VIP_REJECT, VIP_PROXY,
+        VIP_ANNOUNCE, VIP_HOST,
         CT_REQUEST, CT_REPLY, CT_SNAT, CT_REPLIED, CT_FIN_CLIENT, CT_FIN_BACKEND, CT_RST,
     }
     for reason in Reason::ALL {

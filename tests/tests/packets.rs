@@ -3,6 +3,7 @@ mod packets {
     mod flows;
     mod icmp;
     mod malformed;
+    mod neighbours;
     mod programs;
     mod refused;
     mod tracking;

@@ -44,6 +44,48 @@ pub fn inspection_tools() -> Result<()> {
     if missing.is_empty() { Ok(()) } else { apt(&missing) }
 }
 
+/// The oldest Go that fetches the version which a go.mod asks for.
+const GO_MINOR: u32 = 21;
+
+/// A `go` that can build any module of ours.
+///
+/// # Errors
+/// There is none, and none can be installed here.
+pub fn go() -> Result<PathBuf> {
+    // Where those put it who have it not from their system, and may not have told the path.
+    let known = ["go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go"];
+    let find = || known.into_iter().map(PathBuf::from).find(|go| go_minor(go).is_some_and(|minor| minor >= GO_MINOR));
+    if let Some(go) = find() {
+        return Ok(go);
+    }
+    apt(&["golang-go"])?;
+    find().with_context(|| {
+        format!("the system's Go is too old: please install Go 1.{GO_MINOR} or later and run this again")
+    })
+}
+
+/// What runc is linked with, besides Go: without it no container is confined as Kubernetes wants it by default.
+///
+/// # Errors
+/// A package is missing that cannot be installed here.
+pub fn seccomp() -> Result<()> {
+    let mut missing = Vec::new();
+    if !on_path("gcc") {
+        missing.extend(["gcc", "libc6-dev"]);
+    }
+    if !Path::new("/usr/include/seccomp.h").exists() {
+        missing.push("libseccomp-dev");
+    }
+    if missing.is_empty() { Ok(()) } else { apt(&missing) }
+}
+
+/// The minor version of a Go 1.x.
+fn go_minor(go: &Path) -> Option<u32> {
+    // At the root there is no go.mod that could call for another version.
+    let version = output(Command::new(go).args(["env", "GOVERSION"]).current_dir("/"))?;
+    version.strip_prefix("go1.")?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
 fn compiler(reason: &str) -> Result<()> {
     if on_path("rustup") {
         eprintln!("      adding the component rust-src to the Rust toolchain in use");

@@ -4,8 +4,10 @@
 //! `cargo xtask build-ebpf`; installing what is missing ([`install`]) is left to the latter.
 pub mod check;
 pub mod ebpf;
+pub mod generate;
 pub mod image;
 pub mod install;
+pub mod kubernetes;
 pub mod paths;
 pub mod run;
 pub mod sizes;

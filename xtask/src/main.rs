@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use xtask::{
-    check, ebpf, image, install, root,
+    check, ebpf, generate, image, install, root,
     test::{self, Level},
 };
 
@@ -11,13 +11,16 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   demo [--keep]         show the main job in network namespaces; installs and builds what it needs (root)
-  test [LEVEL]...       run the tests: unit, packets, netns; no LEVEL: all of them (root but for unit);
+  test [LEVEL]...       run the tests: unit, packets, netns, cluster; no LEVEL: all of them (root but for unit);
                         words after `--` select tests by name
+  cluster up [--nodes N]  start a real Kubernetes, built from source; `cluster kubectl ...`, `cluster exec N ...`,
+                        `cluster load FILE`, `cluster logs [PART]`, and `cluster down` (root)
   check                 format, lints, documentation, sizes: what must hold before a push
   build-ebpf            build the eBPF programs; installs what they are built with
   build                 build the `sluice` binary as it ships, static: target/dist/static/sluice
   image                 pack it into an OCI archive, target/image/sluice.tar, without Docker; --out FILE,
                         --name NAME:TAG (again for more), --binary PATH (a static one), --profile release|dist
+  generate [--check]    write what of deploy/ is made from code: RBAC rules, the Helm chart
   bench control         measure the control plane (root); --services N, --json FILE
 ";
 
@@ -38,6 +41,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
     };
     match command.as_str() {
         "demo" => test::demo(rest),
+        "cluster" => test::cluster(rest),
         "test" => {
             let (levels, filter) = split(rest);
             let levels = levels.iter().map(|l| l.parse()).collect::<Result<Vec<Level>>>()?;
@@ -50,6 +54,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
             Ok(())
         }
         "build" => test::build(),
+        "generate" => generate::generate(rest),
         "image" => image::image(rest),
         "bench" => {
             let (name, rest) = rest.split_first().map_or(("control", rest), |(n, r)| (n.as_str(), r));

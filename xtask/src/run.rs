@@ -60,10 +60,21 @@ pub fn output(command: &mut Command) -> Option<String> {
 }
 
 /// The cargo that runs us, at the root of the workspace.
+///
+/// `cargo run` describes us to ourselves in the environment. Build scripts that look at that (ring's does) would run again,
+/// and minutes of compiling with them, whenever somebody calls cargo directly in between.
 #[must_use]
 pub fn cargo() -> Command {
     let mut c = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     c.current_dir(crate::root());
+    for (key, _) in env::vars_os() {
+        let text = key.to_string_lossy();
+        let is_ours =
+            ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|p| text.starts_with(p));
+        if is_ours || text == "CARGO_PRIMARY_PACKAGE" || text == "OUT_DIR" {
+            c.env_remove(&key);
+        }
+    }
     c
 }
 

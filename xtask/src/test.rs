@@ -3,14 +3,14 @@
 //! # Design
 //! All of them use the release profile: the demo, the benches and the tests then share one build of everything, and
 //! 10,000 connections do not wait for an unoptimised proxy.
-use std::{process::Command, str::FromStr};
+use std::{env, path::Path, process::Command, str::FromStr};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     ebpf,
     image::{self, Profile},
-    install, root,
+    install, kubernetes, root,
     run::{Steps, cargo, is_root, run},
 };
 
@@ -23,11 +23,13 @@ pub enum Level {
     Packets,
     /// The real agent between network namespaces.
     Netns,
+    /// A real Kubernetes.
+    Cluster,
 }
 
 impl Level {
     /// Every level, least powerful first.
-    pub const ALL: [Self; 3] = [Self::Unit, Self::Packets, Self::Netns];
+    pub const ALL: [Self; 4] = [Self::Unit, Self::Packets, Self::Netns, Self::Cluster];
 }
 
 impl FromStr for Level {
@@ -38,7 +40,8 @@ impl FromStr for Level {
             "unit" => Self::Unit,
             "packets" => Self::Packets,
             "netns" => Self::Netns,
-            other => bail!("test level {other:?}: want unit, packets or netns"),
+            "cluster" => Self::Cluster,
+            other => bail!("test level {other:?}: want unit, packets, netns or cluster"),
         })
     }
 }
@@ -50,10 +53,14 @@ impl FromStr for Level {
 pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
     let privileged = levels.iter().any(|l| *l != Level::Unit);
     if privileged && !is_root() {
-        bail!("the levels packets and netns load eBPF programs and make network namespaces: run them as root");
+        bail!("all levels but unit load eBPF programs and make network namespaces: run them as root");
     }
-    let mut steps = Steps::new(levels.len() + 2);
+    let cluster = levels.contains(&Level::Cluster);
+    let mut steps = Steps::new(levels.len() + 2 + usize::from(cluster));
     prepare(&mut steps, privileged)?;
+    if cluster {
+        steps.step("build Kubernetes", build_kubernetes)?;
+    }
     for level in levels {
         match level {
             Level::Unit => steps.step("unit: pure code, and the proxy on loopback", || {
@@ -92,6 +99,12 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
                     .args(["--test-threads=1"])
                     .args(filter))
             })?,
+            Level::Cluster => steps.step("cluster: a real Kubernetes", || {
+                run(cargo()
+                    .args(["test", "--release", "--package", "sluice-tests", "--test", "cluster*", "--"])
+                    .args(["--test-threads=2"])
+                    .args(filter))
+            })?,
         }
     }
     Ok(())
@@ -108,6 +121,36 @@ pub fn demo(arguments: &[String]) -> Result<()> {
     let mut steps = Steps::new(3);
     prepare(&mut steps, true)?;
     steps.step("demo", || run(release("demo").args(arguments)))
+}
+
+/// A Kubernetes for people: `up` builds what it takes; `arguments` go to it.
+///
+/// # Errors
+/// Not root, a build fails, or what is asked for does.
+pub fn cluster(arguments: &[String]) -> Result<()> {
+    if !is_root() {
+        bail!("a cluster lives in network namespaces: run it as root");
+    }
+    if arguments.first().is_some_and(|a| a == "up") {
+        let mut steps = Steps::new(4);
+        prepare(&mut steps, true)?;
+        steps.step("build Kubernetes", build_kubernetes)?;
+        return steps.step("cluster", || run(release("cluster").args(arguments)));
+    }
+    if !release("cluster").get_program().to_str().is_some_and(|p| Path::new(p).exists()) {
+        bail!("no cluster stands: start one with `cargo xtask cluster up`");
+    }
+    // With our own standard input, and its exit status: `kubectl apply -f -` and `kubectl exec -it` work.
+    let status = release("cluster").args(arguments).status().context("start target/release/cluster")?;
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+fn build_kubernetes() -> Result<()> {
+    if env::var_os("KUBEBUILDER_ASSETS").is_none_or(|v| v.is_empty()) {
+        kubernetes::control_plane()?;
+    }
+    kubernetes::nodes()?;
+    kubernetes::gateway_crds().map(drop)
 }
 
 /// Runs a benchmark: `control`; `arguments` go to it.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use sluice_ebpf::MAX_CHUNKS;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::view;
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
         maps::TableError,
         observe::{self, FrontendCount},
     },
+    discovery::Directory,
     model::{
         Frontend, Model, ObjectRef, Outcome, Target, Verdict,
         http::{HttpModel, listing::RouteRow},
@@ -47,6 +48,10 @@ pub struct Stages {
     pub proxy: Arc<proxy::Stats>,
     /// What the proxy routes by.
     pub routed: watch::Receiver<Option<Arc<HttpModel>>>,
+    /// Who is behind each Service.
+    pub directory: watch::Receiver<Directory>,
+    /// One permit for each request that waits for the directory to change.
+    pub waiters: Arc<Semaphore>,
 }
 
 impl Stages {
@@ -196,9 +201,12 @@ fn service(
         all.dedup();
         all.len()
     });
+    let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
+    let is_announced = |vip: &&IpAddr| model.announced.contains(*vip);
     view::Service {
         object: object_view(object, model.verdicts.get(object)),
-        addresses: model.allocations.get(object).into_iter().flatten().map(ToString::to_string).collect(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        announced: addresses.iter().filter(is_announced).map(ToString::to_string).collect(),
         ports: ports.iter().map(|(port, proto)| format!("{port}/{proto}")).collect(),
         backends,
         flows: total.flows,

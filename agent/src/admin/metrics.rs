@@ -38,6 +38,17 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
             count(applied.faults.len() as u64),
         ),
     ];
+    all.push(Family {
+        name: "sluice_announcements",
+        kind: Kind::Counter,
+        help: "Announcements of VIPs sent (gratuitous ARP, unsolicited advertisements), observed",
+        samples: one(count(applied.announcements)),
+    });
+    all.push(gauge(
+        "sluice_announced_vips",
+        "VIPs that this node announces, desired",
+        count(model.announced.len() as u64),
+    ));
     let frontends = observe::frontends(&stages.pins)?;
     let mut per_frontend = |name, help, value: fn(&observe::FrontendCount) -> u64| {
         let samples = frontends.iter().map(|(f, c)| (vec![("frontend", f.to_string())], count(value(c)))).collect();
@@ -51,7 +62,7 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
     per_frontend("sluice_frontend_dropped_packets", "Packets refused or dropped, observed", |c| c.dropped_packets);
     let reasons = observe::reasons(&stages.pins)?;
     let samples = reasons.into_iter().map(|(name, n)| (vec![("reason", name.to_owned())], count(n))).collect();
-    let help = "Packets for owned VIPs that were not forwarded, by reason, observed";
+    let help = "Packets for owned VIPs that were answered here or dropped, by reason, observed";
     all.push(Family { name: "sluice_packets", kind: Kind::Counter, help, samples });
     proxy(stages, &mut all);
     Ok(all)

@@ -1,8 +1,9 @@
 //! The admin API: read-only HTTP that shows every stage.
 //!
-//! `/livez /readyz /metrics` and `/api/v1/{status,services,backends,routes,flows,objects}`. [`view`] has the shapes,
+//! `/livez /readyz /metrics` and `/api/v1/{status,services,backends,routes,flows,objects,instances}`. [`view`] has the shapes,
 //! [`collect`] builds them, [`server`] serves them, [`metrics`] has every metric.
 pub mod collect;
+pub mod discovery;
 pub mod metrics;
 pub mod server;
 pub mod view;

@@ -21,7 +21,11 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::{Stages, metrics, view};
+use super::{
+    Stages,
+    discovery::{Discovery, Query},
+    metrics, view,
+};
 use crate::telemetry::exposition;
 
 /// The media type of the metrics.
@@ -42,6 +46,8 @@ enum Scope {
     Everything,
     /// Health and metrics.
     Public,
+    /// Those, and the instances of Services.
+    Discovery,
 }
 
 /// Binds the Unix socket, replacing one that nobody serves. Only root may connect.
@@ -68,12 +74,12 @@ pub async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Binds the TCP address of health and metrics.
+/// Binds a TCP address that `flag` asks for.
 ///
 /// # Errors
 /// The address cannot be bound.
-pub async fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|e| io::Error::new(e.kind(), format!("--metrics-addr {addr}: {e}")))
+pub async fn bind_tcp(flag: &str, addr: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|e| io::Error::new(e.kind(), format!("{flag} {addr}: {e}")))
 }
 
 /// Serves the Unix socket until dropped.
@@ -90,11 +96,20 @@ pub async fn serve_unix(listener: UnixListener, stages: Arc<Stages>) {
 
 /// Serves health and metrics on TCP until dropped.
 pub async fn serve_tcp(listener: TcpListener, stages: Arc<Stages>) {
+    accept(listener, stages, Scope::Public).await;
+}
+
+/// Serves the discovery API on TCP until dropped.
+pub async fn serve_discovery(listener: TcpListener, stages: Arc<Stages>) {
+    accept(listener, stages, Scope::Discovery).await;
+}
+
+async fn accept(listener: TcpListener, stages: Arc<Stages>, scope: Scope) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => connection(stream, stages.clone(), Scope::Public, slot),
+            Ok((stream, _)) => connection(stream, stages.clone(), scope, slot),
             Err(error) => pause(&error).await,
         }
     }
@@ -128,9 +143,21 @@ fn connection(
 
 async fn respond(request: &Request<Incoming>, stages: Arc<Stages>, scope: Scope) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return problem(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: the admin API changes nothing");
+        let mut refused = problem(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: the admin API changes nothing");
+        refused.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        return refused;
     }
     let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
+    if scope != Scope::Public
+        && let Some(query) = Query::parse(&path, &query)
+    {
+        return match query {
+            Ok(query) => {
+                Discovery::new(stages.directory.clone(), stages.waiters.clone()).answer(query, request.headers()).await
+            }
+            Err(reason) => problem(StatusCode::BAD_REQUEST, &reason),
+        };
+    }
     // Maps are read by system calls, up to some hundred thousand of them for flows.
     let answer = tokio::task::spawn_blocking(move || answer(&path, &query, &stages, scope)).await;
     answer.unwrap_or_else(|e| problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()))
@@ -149,7 +176,7 @@ fn answer(path: &str, query: &str, stages: &Stages, scope: Scope) -> Response<Fu
             Ok(Err(e)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
             Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
         },
-        _ if scope == Scope::Public => not_found(path),
+        _ if scope != Scope::Everything => not_found(path),
         "/api/v1/status" => json(stages.status()),
         "/api/v1/services" => json(stages.services()),
         "/api/v1/backends" => ok(stages.backends()),
@@ -182,7 +209,7 @@ fn json<T: Serialize, E: ToString>(value: Result<T, E>) -> Response<Full<Bytes>>
     }
 }
 
-fn ok(value: impl Serialize) -> Response<Full<Bytes>> {
+pub(super) fn ok(value: impl Serialize) -> Response<Full<Bytes>> {
     json(Ok::<_, Infallible>(value))
 }
 
@@ -190,7 +217,7 @@ fn not_found(path: &str) -> Response<Full<Bytes>> {
     problem(StatusCode::NOT_FOUND, &format!("no such path: {path}"))
 }
 
-fn problem(status: StatusCode, reason: &str) -> Response<Full<Bytes>> {
+pub(super) fn problem(status: StatusCode, reason: &str) -> Response<Full<Bytes>> {
     let body = serde_json::to_string(&view::Problem { error: reason.to_owned() }).unwrap_or_default();
     text(status, JSON, body)
 }

@@ -48,9 +48,33 @@ pub struct Endpoint {
     pub conditions: EndpointConditions,
     /// The node it runs on.
     pub node_name: Option<String>,
+    /// The zone of that node.
+    pub zone: Option<String>,
+    /// Its host name, where it has one of its own.
+    pub hostname: Option<String>,
+    /// The object behind it, a pod mostly. Boxed: slices written by hand have none.
+    pub target_ref: Option<Box<TargetRef>>,
     /// Who should use it.
     #[serde(deserialize_with = "or_default")]
     pub hints: EndpointHints,
+}
+
+/// `targetRef`: the object behind an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct TargetRef {
+    /// Its kind.
+    #[serde(deserialize_with = "or_default")]
+    pub kind: String,
+    /// Its namespace.
+    #[serde(deserialize_with = "or_default")]
+    pub namespace: String,
+    /// Its name.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    /// Its identity.
+    #[serde(deserialize_with = "or_default")]
+    pub uid: String,
 }
 
 /// `conditions` as written. What an absent one means is said in [`crate::model::endpoints`].

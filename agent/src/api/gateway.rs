@@ -2,18 +2,22 @@
 //!
 //! Enumerations stay text here: a value that is not known is for `model::gateway` to refuse, with the object's name.
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{LabelSelector, meta::ObjectMeta};
+use super::{LabelSelector, condition::Condition, meta::ObjectMeta, wire::or_default};
 
 /// A `Gateway`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Gateway {
     /// Name, labels and so on.
+    #[serde(deserialize_with = "or_default")]
     pub metadata: ObjectMeta,
     /// What is wanted.
+    #[serde(deserialize_with = "or_default")]
     pub spec: GatewaySpec,
     /// What was given.
+    #[serde(deserialize_with = "or_default")]
     pub status: GatewayStatus,
 }
 
@@ -22,11 +26,26 @@ pub struct Gateway {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewaySpec {
     /// Whose Gateway it is.
+    #[serde(deserialize_with = "or_default")]
     pub gateway_class_name: String,
     /// Where it listens.
+    #[serde(deserialize_with = "or_default")]
     pub listeners: Vec<Listener>,
     /// The addresses asked for.
+    #[serde(deserialize_with = "or_default")]
     pub addresses: Vec<GatewayAddress>,
+    /// What is wanted of what serves it.
+    #[serde(deserialize_with = "or_default")]
+    pub infrastructure: GatewayInfrastructure,
+}
+
+/// `spec.infrastructure` of a Gateway, as far as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayInfrastructure {
+    /// Settings of the controller's own; we have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters_ref: Option<Value>,
 }
 
 /// `status` of a Gateway.
@@ -34,7 +53,32 @@ pub struct GatewaySpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayStatus {
     /// The addresses it has.
+    #[serde(deserialize_with = "or_default")]
     pub addresses: Vec<GatewayAddress>,
+    /// `Accepted`, `Programmed` and those of others.
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: Vec<Condition>,
+    /// What became of each listener.
+    #[serde(deserialize_with = "or_default")]
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// An entry of `status.listeners`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerStatus {
+    /// The listener's name.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    /// The kinds of routes that it takes, among those that it asks for.
+    #[serde(deserialize_with = "or_default")]
+    pub supported_kinds: Vec<RouteGroupKind>,
+    /// How many routes are attached.
+    #[serde(deserialize_with = "or_default")]
+    pub attached_routes: i64,
+    /// `Accepted`, `Conflicted`, `ResolvedRefs`, `Programmed` and those of others.
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: Vec<Condition>,
 }
 
 /// An address that is asked for or given.
@@ -42,9 +86,10 @@ pub struct GatewayStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayAddress {
     /// `IPAddress` (the default), `Hostname` or a name with a domain.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// The address; without one any address will do.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
 }
 
@@ -53,14 +98,19 @@ pub struct GatewayAddress {
 #[serde(rename_all = "camelCase", default)]
 pub struct Listener {
     /// Its name, unique in the Gateway.
+    #[serde(deserialize_with = "or_default")]
     pub name: String,
     /// The host name it serves, exact or `*.suffix`; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// The port.
+    #[serde(deserialize_with = "or_default")]
     pub port: i64,
     /// `HTTP`, `HTTPS`, `TLS`, `TCP`, `UDP`.
+    #[serde(deserialize_with = "or_default")]
     pub protocol: String,
     /// Which routes may attach.
+    #[serde(deserialize_with = "or_default")]
     pub allowed_routes: AllowedRoutes,
 }
 
@@ -69,8 +119,10 @@ pub struct Listener {
 #[serde(rename_all = "camelCase", default)]
 pub struct AllowedRoutes {
     /// From which namespaces.
+    #[serde(deserialize_with = "or_default")]
     pub namespaces: RouteNamespaces,
     /// Of which kinds; those that fit the protocol when empty.
+    #[serde(deserialize_with = "or_default")]
     pub kinds: Vec<RouteGroupKind>,
 }
 
@@ -79,8 +131,10 @@ pub struct AllowedRoutes {
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteNamespaces {
     /// `Same` (the default), `All`, `Selector`, `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     /// For `Selector`: the labels of the namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 }
 
@@ -89,8 +143,10 @@ pub struct RouteNamespaces {
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteGroupKind {
     /// The API group; gateway.networking.k8s.io when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// The kind.
+    #[serde(deserialize_with = "or_default")]
     pub kind: String,
 }
 

@@ -6,16 +6,46 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::meta::ObjectMeta;
+use super::{condition::Condition, meta::ObjectMeta, wire::or_default};
 
 /// A `HTTPRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRoute {
     /// Name, labels and so on.
+    #[serde(deserialize_with = "or_default")]
     pub metadata: ObjectMeta,
     /// What is wanted.
+    #[serde(deserialize_with = "or_default")]
     pub spec: HttpRouteSpec,
+    /// What became of it.
+    #[serde(deserialize_with = "or_default")]
+    pub status: HttpRouteStatus,
+}
+
+/// `status` of a HTTPRoute.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteStatus {
+    /// One for each controller and parent, a [`RouteParentStatus`] as written: those of others are written back as they
+    /// were, with whatever is in them.
+    #[serde(deserialize_with = "or_default")]
+    pub parents: Vec<Value>,
+}
+
+/// What one controller says of a route at one of its parents.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteParentStatus {
+    /// The parent, as the route names it.
+    #[serde(deserialize_with = "or_default")]
+    pub parent_ref: ParentRef,
+    /// Whose entry it is.
+    #[serde(deserialize_with = "or_default")]
+    pub controller_name: String,
+    /// `Accepted`, `ResolvedRefs`, `PartiallyInvalid`.
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: Vec<Condition>,
 }
 
 /// `spec` of a HTTPRoute.
@@ -23,28 +53,37 @@ pub struct HttpRoute {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRouteSpec {
     /// The Gateways it attaches to.
+    #[serde(deserialize_with = "or_default")]
     pub parent_refs: Vec<ParentRef>,
     /// The host names it serves, exact or `*.suffix`; those of the listener when empty.
+    #[serde(deserialize_with = "or_default")]
     pub hostnames: Vec<String>,
     /// The rules, in order.
+    #[serde(deserialize_with = "or_default")]
     pub rules: Vec<HttpRouteRule>,
 }
 
 /// A reference to a Gateway.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ParentRef {
     /// The API group; gateway.networking.k8s.io when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// The kind; `Gateway` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// The namespace; the route's own when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The name.
+    #[serde(deserialize_with = "or_default")]
     pub name: String,
     /// The listener's name; all listeners when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub section_name: Option<String>,
     /// The listener's port; all ports when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<i64>,
 }
 
@@ -53,18 +92,25 @@ pub struct ParentRef {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRouteRule {
     /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// One of these must hold; every request matches when empty.
+    #[serde(deserialize_with = "or_default")]
     pub matches: Vec<HttpRouteMatch>,
     /// What is changed on the way.
+    #[serde(deserialize_with = "or_default")]
     pub filters: Vec<HttpRouteFilter>,
     /// Where requests go.
+    #[serde(deserialize_with = "or_default")]
     pub backend_refs: Vec<HttpBackendRef>,
     /// How long it may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<HttpRouteTimeouts>,
     /// Not served yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Value>,
     /// Not served yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub session_persistence: Option<Value>,
 }
 
@@ -73,12 +119,16 @@ pub struct HttpRouteRule {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRouteMatch {
     /// The path; prefix `/` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<HttpPathMatch>,
     /// Headers.
+    #[serde(deserialize_with = "or_default")]
     pub headers: Vec<HttpValueMatch>,
     /// Query parameters.
+    #[serde(deserialize_with = "or_default")]
     pub query_params: Vec<HttpValueMatch>,
     /// The method.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
 }
 
@@ -87,9 +137,10 @@ pub struct HttpRouteMatch {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpPathMatch {
     /// `Exact`, `PathPrefix` (the default), `RegularExpression`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// The path; `/` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
 }
 
@@ -98,11 +149,13 @@ pub struct HttpPathMatch {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpValueMatch {
     /// `Exact` (the default), `RegularExpression`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Which header or parameter.
+    #[serde(deserialize_with = "or_default")]
     pub name: String,
     /// Its value.
+    #[serde(deserialize_with = "or_default")]
     pub value: String,
 }
 
@@ -111,15 +164,19 @@ pub struct HttpValueMatch {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRouteFilter {
     /// `RequestHeaderModifier` and so on.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "or_default")]
     pub kind: String,
     /// Changes of request headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_header_modifier: Option<HttpHeaderFilter>,
     /// Changes of response headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub response_header_modifier: Option<HttpHeaderFilter>,
     /// An answer that sends the client elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_redirect: Option<HttpRequestRedirect>,
     /// Changes of host and path.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub url_rewrite: Option<HttpUrlRewrite>,
 }
 
@@ -128,10 +185,13 @@ pub struct HttpRouteFilter {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpHeaderFilter {
     /// Headers that get exactly this value.
+    #[serde(deserialize_with = "or_default")]
     pub set: Vec<HttpHeader>,
     /// Headers that get one value more.
+    #[serde(deserialize_with = "or_default")]
     pub add: Vec<HttpHeader>,
     /// Headers that go.
+    #[serde(deserialize_with = "or_default")]
     pub remove: Vec<String>,
 }
 
@@ -140,8 +200,10 @@ pub struct HttpHeaderFilter {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpHeader {
     /// Its name.
+    #[serde(deserialize_with = "or_default")]
     pub name: String,
     /// Its value.
+    #[serde(deserialize_with = "or_default")]
     pub value: String,
 }
 
@@ -150,14 +212,19 @@ pub struct HttpHeader {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRequestRedirect {
     /// `http` or `https`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<String>,
     /// The host.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// The path.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<HttpPathModifier>,
     /// The port; that of the scheme, or of the listener, when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<i64>,
     /// 301, 302 (the default), 303, 307, 308.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub status_code: Option<i64>,
 }
 
@@ -166,8 +233,10 @@ pub struct HttpRequestRedirect {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpUrlRewrite {
     /// The host.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// The path.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<HttpPathModifier>,
 }
 
@@ -176,11 +245,13 @@ pub struct HttpUrlRewrite {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpPathModifier {
     /// `ReplaceFullPath`, `ReplacePrefixMatch`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "or_default")]
     pub kind: String,
     /// The new path.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub replace_full_path: Option<String>,
     /// What takes the place of the prefix that matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub replace_prefix_match: Option<String>,
 }
 
@@ -189,18 +260,25 @@ pub struct HttpPathModifier {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpBackendRef {
     /// The API group; core when absent or empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// The kind; `Service` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// The namespace; the route's own when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The name.
+    #[serde(deserialize_with = "or_default")]
     pub name: String,
     /// The port of the Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<i64>,
     /// Its share; 1 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
     /// What is changed on the way to this backend.
+    #[serde(deserialize_with = "or_default")]
     pub filters: Vec<HttpRouteFilter>,
 }
 
@@ -209,8 +287,10 @@ pub struct HttpBackendRef {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRouteTimeouts {
     /// From the request to the end of the response, over all tries.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
     /// For one try.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_request: Option<String>,
 }
 

@@ -3,7 +3,10 @@ use std::fmt::Debug;
 
 use serde::de::DeserializeOwned;
 
-use super::{AddressPool, EndpointSlice, Gateway, HttpRoute, Lease, Namespace, Node, ObjectMeta, ObjectName, Service};
+use super::{
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Lease, Namespace, Node, ObjectMeta, ObjectName,
+    Service,
+};
 
 /// A kind of object that is read.
 pub trait Kind: DeserializeOwned + Debug + PartialEq + Send + Sync + 'static {
@@ -17,6 +20,8 @@ pub trait Kind: DeserializeOwned + Debug + PartialEq + Send + Sync + 'static {
     const PLURAL: &'static str;
     /// Comes with a CustomResourceDefinition: the cluster may not have it, and we do without.
     const IS_CUSTOM: bool;
+    /// Its objects are in namespaces.
+    const IS_NAMESPACED: bool;
     /// Whether the revision it was written at is kept: where it is not, writes that change nothing that is read go unseen.
     const KEEPS_REVISION: bool;
     /// What objects of the kind are known by in a snapshot.
@@ -36,7 +41,7 @@ pub trait Kind: DeserializeOwned + Debug + PartialEq + Send + Sync + 'static {
 }
 
 macro_rules! kinds {
-    ($($type:ident: $group:literal, $version:literal, $plural:literal, $custom:literal, $revision:literal, $key:ty, $by:expr;)*) => {$(
+    ($($type:ident: $group:literal, $version:literal, $plural:literal, $custom:literal, $revision:literal, $namespaced:literal, $key:ty, $by:expr;)*) => {$(
         impl Kind for $type {
             const GROUP: &'static str = $group;
             const VERSION: &'static str = $version;
@@ -44,6 +49,7 @@ macro_rules! kinds {
             const PLURAL: &'static str = $plural;
             const IS_CUSTOM: bool = $custom;
             const KEEPS_REVISION: bool = $revision;
+            const IS_NAMESPACED: bool = $namespaced;
             type Key = $key;
 
             fn metadata(&self) -> &ObjectMeta {
@@ -62,13 +68,14 @@ fn by_name(metadata: &ObjectMeta) -> String {
 }
 
 kinds! {
-    Service: "", "v1", "services", false, true, ObjectName, ObjectMeta::object_name;
-    EndpointSlice: "discovery.k8s.io", "v1", "endpointslices", false, false, ObjectName, ObjectMeta::object_name;
-    Namespace: "", "v1", "namespaces", false, false, String, by_name;
-    Node: "", "v1", "nodes", false, false, String, by_name;
-    Lease: "coordination.k8s.io", "v1", "leases", false, true, String, by_name;
-    Gateway: "gateway.networking.k8s.io", "v1", "gateways", true, true, ObjectName, ObjectMeta::object_name;
-    AddressPool: "sluice.dev", "v1alpha1", "addresspools", true, true, String, by_name;
+    Service: "", "v1", "services", false, true, true, ObjectName, ObjectMeta::object_name;
+    EndpointSlice: "discovery.k8s.io", "v1", "endpointslices", false, false, true, ObjectName, ObjectMeta::object_name;
+    Namespace: "", "v1", "namespaces", false, false, false, String, by_name;
+    Node: "", "v1", "nodes", false, false, false, String, by_name;
+    Lease: "coordination.k8s.io", "v1", "leases", false, true, true, String, by_name;
+    Gateway: "gateway.networking.k8s.io", "v1", "gateways", true, true, true, ObjectName, ObjectMeta::object_name;
+    GatewayClass: "gateway.networking.k8s.io", "v1", "gatewayclasses", true, true, false, String, by_name;
+    AddressPool: "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name;
 }
 
 impl Kind for HttpRoute {
@@ -78,6 +85,7 @@ impl Kind for HttpRoute {
     const PLURAL: &'static str = "httproutes";
     const IS_CUSTOM: bool = true;
     const KEEPS_REVISION: bool = true;
+    const IS_NAMESPACED: bool = true;
     type Key = ObjectName;
 
     fn metadata(&self) -> &ObjectMeta {

@@ -84,7 +84,7 @@ impl ObjectMeta {
 }
 
 /// Namespace and name; written `namespace/name`, that of a cluster-scoped object, whose namespace is empty, `name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
     /// The namespace.
     pub ns: String,

@@ -5,8 +5,10 @@
 //! value becomes a verdict; a type here is as permissive as the wire.
 pub mod address_pool;
 pub mod condition;
+pub mod crd;
 pub mod endpoint_slice;
 pub mod gateway;
+pub mod gateway_class;
 pub mod http_route;
 pub mod kind;
 pub mod lease;
@@ -18,8 +20,10 @@ pub mod service;
 pub mod wire;
 
 pub use address_pool::AddressPool;
+pub use condition::Condition;
 pub use endpoint_slice::EndpointSlice;
 pub use gateway::Gateway;
+pub use gateway_class::GatewayClass;
 pub use http_route::HttpRoute;
 pub use kind::Kind;
 pub use lease::Lease;

@@ -1,9 +1,9 @@
 //! `Service`, as far as it is read.
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{meta::ObjectMeta, wire::or_default};
+use super::{condition::Condition, meta::ObjectMeta, wire::or_default};
 
 /// A `Service`. Source: `v1 Service`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -33,6 +33,9 @@ pub struct ServiceSpec {
     /// The ports.
     #[serde(deserialize_with = "or_default")]
     pub ports: Vec<ServicePort>,
+    /// The labels of the pods; empty for a Service whose slices somebody else writes.
+    #[serde(deserialize_with = "or_default")]
+    pub selector: BTreeMap<String, String>,
     /// Whose Service this is; none is the default implementation's.
     pub load_balancer_class: Option<String>,
     /// The address asked for; deprecated, but in use.
@@ -108,6 +111,9 @@ pub struct ServiceStatus {
     /// The load balancer's part.
     #[serde(deserialize_with = "or_default")]
     pub load_balancer: LoadBalancerStatus,
+    /// Conditions, ours and foreign ones.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
 }
 
 /// `status.loadBalancer`.

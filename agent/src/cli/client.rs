@@ -43,6 +43,12 @@ pub enum ClientError {
         #[source]
         source: serde_json::Error,
     },
+    /// The Service's name has another form.
+    #[error("Service {service:?}: want NAMESPACE/NAME, as default/web")]
+    Service {
+        /// What was given.
+        service: String,
+    },
     /// The object's name has another form.
     #[error("object {object:?}: want KIND/NAMESPACE/NAME, as service/default/web")]
     Object {

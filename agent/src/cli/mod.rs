@@ -1,13 +1,16 @@
 //! The inspection commands: ask the agent over its admin socket, show a table or the JSON as it came.
 pub mod client;
+mod dispatch;
 pub mod tables;
 
 use client::ClientError;
+pub use dispatch::dispatch;
 use serde::de::DeserializeOwned;
 
 use crate::{
     admin::view,
     config::{InspectArgs, Output},
+    discovery::Filter,
     model::http::listing::RouteRow,
 };
 
@@ -22,6 +25,16 @@ pub async fn inspect(args: &InspectArgs, command: Inspect) -> Result<String, Cli
         Inspect::Backends => show::<Vec<view::Backend>>(args, "/api/v1/backends", |b| tables::backends(b)).await?,
         Inspect::Routes => show::<Vec<RouteRow>>(args, "/api/v1/routes", |r| tables::routes(r)).await?,
         Inspect::Flows { limit } => show(args, &format!("/api/v1/flows?limit={limit}"), tables::flows).await?,
+        Inspect::Instances { service: Some(service), filter } => {
+            let Some((ns, name)) = service.split_once('/') else {
+                return Err(ClientError::Service { service });
+            };
+            let path = format!("/api/v1/services/{ns}/{name}/instances?{}", parameters(&filter));
+            show(args, &path, tables::instances).await?
+        }
+        Inspect::Instances { service: None, filter } => {
+            show(args, &format!("/api/v1/instances?{}", parameters(&filter)), tables::all_instances).await?
+        }
         Inspect::Why { object } => {
             let [kind, ns, name] = object.split('/').collect::<Vec<_>>()[..] else {
                 return Err(ClientError::Object { object });
@@ -47,11 +60,25 @@ pub enum Inspect {
         /// Flows at most.
         limit: usize,
     },
+    /// `sluice instances`.
+    Instances {
+        /// `namespace/name`.
+        service: Option<String>,
+        /// Which of them.
+        filter: Filter,
+    },
     /// `sluice why`.
     Why {
         /// `kind/namespace/name`.
         object: String,
     },
+}
+
+/// A filter as the API takes it.
+fn parameters(Filter { namespace, ready }: &Filter) -> String {
+    let namespace = namespace.iter().map(|ns| format!("namespace={ns}"));
+    let ready = ready.iter().map(|ready| format!("ready={ready}"));
+    namespace.chain(ready).collect::<Vec<_>>().join("&")
 }
 
 async fn show<T: DeserializeOwned>(
@@ -75,6 +102,7 @@ fn full_kind(kind: &str) -> &str {
     match kind {
         "svc" | "services" => "Service",
         "gtw" | "gateways" => "Gateway",
+        "gc" | "gatewayclasses" => "GatewayClass",
         "httproutes" => "HTTPRoute",
         other => other,
     }

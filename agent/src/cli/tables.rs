@@ -64,7 +64,7 @@ pub fn status(s: &view::Status) -> String {
     section("objects that work, but:", s.remarks.iter().map(problem).collect());
     section("settings of this host:", s.host.clone());
     section("not programmed:", s.unprogrammed.clone());
-    section("packets not forwarded:", s.reasons.iter().map(|(name, n)| format!("{name}: {n}")).collect());
+    section("packets answered here or dropped:", s.reasons.iter().map(|(name, n)| format!("{name}: {n}")).collect());
     out.trim_end().to_owned()
 }
 
@@ -80,6 +80,7 @@ pub fn services(services: &[view::Service]) -> String {
             s.object.kind.clone(),
             s.object.name.clone(),
             list(&s.addresses, "<pending>"),
+            announced(s),
             list(&s.ports, "-"),
             s.backends
                 .map_or_else(|| if s.object.kind == "Gateway" { "proxy" } else { "-" }.to_owned(), |n| n.to_string()),
@@ -89,8 +90,18 @@ pub fn services(services: &[view::Service]) -> String {
             s.object.reason.clone(),
         ]
     });
-    let header = ["KIND", "NAME", "ADDRESSES", "PORTS", "BACKENDS", "FLOWS", "BYTES", "DROPPED", "STATE"];
+    let header = ["KIND", "NAME", "ADDRESSES", "ANNOUNCED", "PORTS", "BACKENDS", "FLOWS", "BYTES", "DROPPED", "STATE"];
     or_none(services.len(), "no Service of type LoadBalancer and no Gateway is ours", table(&header, rows))
+}
+
+/// Whether this node announces a Service's addresses; where it does some of them, which.
+fn announced(s: &view::Service) -> String {
+    match s.announced.len() {
+        0 if s.addresses.is_empty() => "-".to_owned(),
+        0 => "no".to_owned(),
+        n if n == s.addresses.len() => "yes".to_owned(),
+        _ => s.announced.join(","),
+    }
 }
 
 /// `sluice backends`.
@@ -179,6 +190,55 @@ fn bytes(n: u64) -> String {
         Some((unit, size)) => format!("{}.{} {unit}", n / size, n % size * 10 / size),
         None => format!("{n} B"),
     }
+}
+
+/// `sluice instances NAMESPACE/NAME`.
+#[must_use]
+pub fn instances(list: &view::InstanceList) -> String {
+    let header = ["ID", "ADDRESSES", "PORTS", "STATE", "NODE", "ZONE", "TARGET", "LAST CHANGE"];
+    let rows = table(&header, list.instances.iter().map(instance));
+    format!("{}\n{}", or_none(list.instances.len(), "no instances", rows), counts(list.counts, &list.last_change))
+}
+
+/// `sluice instances`.
+#[must_use]
+pub fn all_instances(all: &view::OwnedInstances) -> String {
+    let header = ["SERVICE", "ID", "ADDRESSES", "PORTS", "STATE", "NODE", "ZONE", "TARGET", "LAST CHANGE"];
+    let row = |owned: &view::OwnedInstance| {
+        let mut cells = vec![format!("{}/{}", owned.namespace, owned.service)];
+        cells.extend(instance(&owned.instance));
+        cells
+    };
+    let rows = table(&header, all.instances.iter().map(row));
+    format!("{}\n{}", or_none(all.instances.len(), "no instances", rows), counts(all.counts, &all.last_change))
+}
+
+fn instance(i: &view::Instance) -> Vec<String> {
+    let port = |(name, p): (&String, &view::InstancePort)| {
+        let name = if name.is_empty() { String::new() } else { format!("{name}:") };
+        format!("{name}{}/{}", p.port, p.protocol)
+    };
+    let mut state = vec![if i.ready { "ready" } else { "not ready" }];
+    if i.terminating {
+        state.push(if i.serving { "terminating, serving" } else { "terminating" });
+    }
+    vec![
+        i.id.clone(),
+        i.addresses.join(","),
+        i.ports.iter().map(port).collect::<Vec<_>>().join(","),
+        state.join(", "),
+        i.node.clone().unwrap_or_default(),
+        i.zone.clone().unwrap_or_default(),
+        i.target_ref.as_ref().map(|t| format!("{}/{}", t.kind, t.name)).unwrap_or_default(),
+        i.last_change.clone(),
+    ]
+}
+
+fn counts(c: view::Counts, last_change: &str) -> String {
+    format!(
+        "{} in all: {} ready, {} not ready, {} terminating; last change {last_change}",
+        c.total, c.ready, c.not_ready, c.terminating
+    )
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub struct Applied {
     pub unprogrammed: Vec<String>,
     /// Settings of this host that keep flows from being forwarded.
     pub host: Vec<String>,
+    /// Announcements of VIPs sent since the start.
+    pub announcements: u64,
 }
 
 /// One interface.

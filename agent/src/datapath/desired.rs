@@ -4,16 +4,18 @@
 //! those of the last model, whichever came before it.
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
     sync::Arc,
 };
 
 use sluice_ebpf::{
-    BACKEND_LOCAL, BACKEND_REMOTE, FRONTEND_PROXY, FrontendKey, UDP, VIP_ECHO, VIP_PROXY, VIP_REJECT, Vip,
+    Addr, BACKEND_LOCAL, BACKEND_REMOTE, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_PROXY,
+    VIP_REJECT, Vip,
 };
 
 use super::{
     maglev::Place,
-    rows::{FrontendRow, Rows, frontend_key, place},
+    rows::{FrontendRow, Rows, addr, frontend_key, ip, place},
 };
 use crate::model::{
     EndpointTarget, Frontend, Locality, Model, Target,
@@ -26,6 +28,8 @@ pub struct Desired {
     model: Arc<Model>,
     rows: Rows,
     mentions: BTreeMap<Place, Mentions>,
+    /// The host's own addresses.
+    host: BTreeSet<IpAddr>,
 }
 
 /// Which rows may be others than before.
@@ -36,7 +40,7 @@ pub struct Touched {
     /// Backends, with those that are gone.
     pub backends: BTreeSet<Place>,
     /// VIPs, with those that are gone.
-    pub vips: BTreeSet<sluice_ebpf::Addr>,
+    pub vips: BTreeSet<Addr>,
     /// Frontends that lead to the proxy came or went.
     pub proxied: bool,
     /// Flows may have to move or end at once: a frontend is gone, or a UDP frontend has lost a backend.
@@ -91,6 +95,10 @@ impl Desired {
         for Difference { key, old, new } in &differences {
             self.change(key, *old, *new, &mut touched);
         }
+        if !Arc::ptr_eq(&last.announced, &model.announced) {
+            touched.vips.extend(last.announced.symmetric_difference(&model.announced).map(|vip| addr(*vip)));
+        }
+        self.flag_vips(&touched.vips);
         for place in &touched.backends {
             match self.mentions.get(place).and_then(|mentions| mentions.flags()) {
                 Some(flags) => drop(self.rows.backends.insert(*place, flags)),
@@ -131,20 +139,38 @@ impl Desired {
         if old.is_none() != new.is_none() {
             touched.vips.insert(key.vip);
             match self.rows.vips.entry(key.vip) {
-                Entry::Vacant(free) => drop(free.insert(Vip { flags: VIP_ECHO | VIP_REJECT, frontends: 1 })),
+                Entry::Vacant(free) => drop(free.insert(Vip { flags: 0, frontends: 1 })),
                 Entry::Occupied(mut known) if new.is_some() => known.get_mut().frontends += 1,
                 Entry::Occupied(known) if known.get().frontends <= 1 => drop(known.remove()),
                 Entry::Occupied(mut known) => known.get_mut().frontends -= 1,
             }
         }
-        if self.rows.vips.contains_key(&key.vip) && [old, new].iter().any(|t| matches!(t, Some(Target::Proxy { .. }))) {
+        if [old, new].iter().any(|t| matches!(t, Some(Target::Proxy { .. }))) {
             touched.vips.insert(key.vip);
-            let first = FrontendKey { port: 0, proto: 0, family: 0, ..key };
-            let last = FrontendKey { port: u16::MAX, proto: u8::MAX, family: u8::MAX, ..key };
+        }
+    }
+
+    /// Takes over the host's own addresses.
+    pub fn follow_host(&mut self, host: BTreeSet<IpAddr>) -> Touched {
+        let vips = self.host.symmetric_difference(&host).map(|ip| addr(*ip));
+        let touched = Touched { vips: vips.collect(), ..Touched::default() };
+        self.host = host;
+        self.flag_vips(&touched.vips);
+        touched
+    }
+
+    /// Computes the flags of these VIPs anew.
+    fn flag_vips(&mut self, vips: &BTreeSet<Addr>) {
+        for &addr in vips {
+            let Some(vip) = self.rows.vips.get_mut(&addr) else { continue };
+            let first = FrontendKey { vip: addr, port: 0, proto: 0, family: 0 };
+            let last = FrontendKey { vip: addr, port: u16::MAX, proto: u8::MAX, family: u8::MAX };
             let proxied = self.rows.frontends.range(first..=last).any(|(_, row)| row.flags & FRONTEND_PROXY != 0);
-            if let Some(vip) = self.rows.vips.get_mut(&key.vip) {
-                vip.flags = VIP_ECHO | VIP_REJECT | if proxied { VIP_PROXY } else { 0 };
-            }
+            let ip = ip(addr);
+            let announced = self.model.announced.contains(&ip);
+            // Of an address that the host has as well, we own the frontends and nothing else.
+            let own = if self.host.contains(&ip) { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
+            vip.flags = own | if proxied { VIP_PROXY } else { 0 } | if announced { VIP_ANNOUNCE } else { 0 };
         }
     }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{MapInfo, SockMap},
     programs::{
         SchedClassifier, SkLookup, TcAttachType, Xdp, XdpMode,
@@ -205,6 +205,21 @@ impl Programs {
             link.pin(&pin).map_err(|e| wrong(explain(&e)))?;
         }
         Ok(())
+    }
+
+    /// Sends a frame out of an interface.
+    ///
+    /// # Errors
+    /// The interface is gone or not up, or the kernel refuses.
+    pub fn send(&self, interface: u32, frame: &[u8]) -> io::Result<()> {
+        // `struct __sk_buff`, of which the kernel takes the interface's index.
+        let mut context = [0; 192];
+        context[40..44].copy_from_slice(&interface.to_ne_bytes());
+        let announce = self.ebpf.program(program::ANNOUNCE).ok_or(io::ErrorKind::NotFound)?;
+        let announce: &SchedClassifier = announce.try_into().map_err(io::Error::other)?;
+        let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::default() };
+        let sent = announce.test_run(options).map_err(|e| io::Error::other(explain(&e)))?;
+        if sent.return_value == 1 { Ok(()) } else { Err(io::Error::other("the interface did not take the frame")) }
     }
 
     /// Attaches `sk_lookup` to this process's network namespace.

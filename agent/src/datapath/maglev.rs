@@ -8,7 +8,8 @@
 //!
 //! # Design
 //! Sizes come from a short ladder, not from the exact number of backends: slots are taken modulo the size, so a size
-//! that followed every change of the set would move nearly all flows with each of them.
+//! that followed every change of the set would move nearly all flows with each of them. A hundred slots for each backend
+//! keep their shares within one percent of each other; that sizes the array, [`sluice_ebpf::MAX_CHUNKS`].
 use sluice_ebpf::Addr;
 
 /// A backend as the tables know it: address and port, host order.

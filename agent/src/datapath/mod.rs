@@ -3,11 +3,14 @@
 //! The path: [`desired`] (what must be in the maps, as [`rows`]) -> [`plan`] (ordered operations, pure) -> [`maps`] (the
 //! writes);
 //! [`load`] brings the programs in and attaches them, [`uplink`] decides where, [`stage`] is the task that runs it all.
+//! [`announce`] tells the neighbours which VIPs are here.
 //! [`sweep`] and [`observe`] read conntrack and counters.
 //!
 //! Invariant: the kernel forwards without us. Maps and links are pinned; a start adopts them, an end leaves them.
+pub mod announce;
 pub mod applied;
 pub mod desired;
+pub mod groups;
 pub mod load;
 pub mod maglev;
 pub mod maps;
@@ -22,6 +25,7 @@ pub mod stage;
 pub mod sweep;
 pub mod uplink;
 
+pub use announce::Validity;
 pub use applied::{Applied, UplinkStatus};
 pub use load::OBJECT;
 pub use stage::{Config, Datapath, DatapathError};

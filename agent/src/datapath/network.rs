@@ -11,7 +11,7 @@ use std::{
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressScope},
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
@@ -41,6 +41,12 @@ pub struct Link {
     pub veth: bool,
     /// Whether it is up.
     pub up: bool,
+    /// Its Ethernet address; `None` where it has none.
+    pub mac: Option<[u8; 6]>,
+    /// How often its carrier has come up; `None` while it has no carrier.
+    pub carrier: Option<u32>,
+    /// All its addresses.
+    pub addresses: BTreeSet<IpAddr>,
     /// Its first global IPv4 address.
     pub v4: Option<Ipv4Addr>,
     /// Its first global IPv6 address.
@@ -76,9 +82,6 @@ impl Network {
             self.handle.address().get().execute().try_collect().await.map_err(|e| failed("list the addresses", e))?;
         for message in addresses {
             let Some(link) = links.get_mut(&message.header.index) else { continue };
-            if message.header.scope != AddressScope::Universe {
-                continue;
-            }
             // For IPv4 `Local` is the host's own address and `Address` the peer's on point-to-point links.
             let find = |want_local: bool| {
                 message.attributes.iter().find_map(|a| match a {
@@ -87,7 +90,12 @@ impl Network {
                     _ => None,
                 })
             };
-            match find(true).or_else(|| find(false)) {
+            let own = find(true).or_else(|| find(false));
+            link.addresses.extend(own);
+            if message.header.scope != AddressScope::Universe {
+                continue;
+            }
+            match own {
                 Some(IpAddr::V4(ip)) => _ = link.v4.get_or_insert(ip),
                 Some(IpAddr::V6(ip)) => _ = link.v6.get_or_insert(ip),
                 None => {}
@@ -163,7 +171,19 @@ fn link(message: &LinkMessage) -> Option<Link> {
         _ => false,
     });
     let up = message.header.flags.contains(LinkFlags::Up);
-    Some(Link { index: message.header.index, name, veth, up, v4: None, v6: None })
+    let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    let mac = message.attributes.iter().find_map(|a| match a {
+        LinkAttribute::Address(bytes) if is_ethernet => bytes.as_slice().try_into().ok(),
+        _ => None,
+    });
+    let ups = message.attributes.iter().find_map(|a| match a {
+        LinkAttribute::CarrierUpCount(count) => Some(*count),
+        _ => None,
+    });
+    let has_carrier = up && message.header.flags.contains(LinkFlags::LowerUp);
+    let carrier = has_carrier.then(|| ups.unwrap_or_default());
+    let addresses = BTreeSet::new();
+    Some(Link { index: message.header.index, name, veth, up, mac, carrier, addresses, v4: None, v6: None })
 }
 
 fn destination(route: &RouteMessage) -> Option<IpAddr> {

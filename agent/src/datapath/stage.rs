@@ -3,23 +3,25 @@
 //! In: models. Out: [`Applied`]. Invariant: programs are attached only after the first model is in the maps, so that a
 //! node that starts never rejects what it is about to serve; on exit everything stays attached and forwards.
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use aya::maps::{Array, MapData};
 use sluice_ebpf::{Settings, map};
 use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    announce::{Announcer, Validity},
     applied::Applied,
     desired::{Desired, Touched},
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
-    network::{Network, NetworkError},
+    network::{Link, Network, NetworkError},
     permission::{self, NotPermitted},
     plan::{Observed, Op, State},
     sweep::sweep,
@@ -54,6 +56,8 @@ pub struct Config {
     pub mode: Mode,
     /// Source ports for flows to other nodes, first and last.
     pub snat_ports: (u16, u16),
+    /// For how long VIPs may be announced; in a cluster, for as long as no other node takes them over.
+    pub announce: watch::Receiver<Validity>,
 }
 
 /// The stage cannot go on.
@@ -76,6 +80,10 @@ pub enum DatapathError {
 /// The stage's state.
 pub struct Datapath {
     programs: Programs,
+    settings: Array<MapData, Settings>,
+    row: Settings,
+    /// For how long VIPs may be announced.
+    validity: watch::Receiver<Validity>,
     pinned: Pinned,
     state: State,
     uplinks: Uplinks,
@@ -87,6 +95,7 @@ pub struct Datapath {
     routed: Option<BTreeSet<IpAddr>>,
     lookup_attached: bool,
     sweeps: Sweeps,
+    announcer: Announcer,
     /// What the proxy routes by.
     proxy: watch::Receiver<Option<Arc<HttpModel>>>,
     /// A write failed: the state was read again and the model must be planned anew.
@@ -105,16 +114,21 @@ impl Datapath {
         let programs = Programs::load(&config.bpf_dir)?;
         programs.set_proxy_socket(proxy.socket())?;
         let dir = programs.dir();
-        let mut settings: aya::maps::Array<aya::maps::MapData, Settings> = open(dir, map::SETTINGS)?;
+        let mut settings = open(dir, map::SETTINGS)?;
         let (snat_first, snat_last) = config.snat_ports;
-        let row = Settings { snat_first, snat_last, reject_rate: REJECT_RATE };
-        settings.set(0, row, 0).map_err(|e| fault(map::SETTINGS, e))?;
+        let mut validity = config.announce.clone();
+        let valid = *validity.borrow_and_update();
+        let row = Settings { snat_first, snat_last, reject_rate: REJECT_RATE, announce_until: valid.nanoseconds() };
+        write_settings(&mut settings, row)?;
         let pinned = Pinned::open(dir)?;
         let state = State::new(&pinned.observe()?);
         let uplinks = Uplinks::open(dir, config.interfaces.clone(), config.mode)?;
         let by_default_route = config.interfaces.is_empty();
         Ok(Self {
             programs,
+            settings,
+            row,
+            validity,
             pinned,
             state,
             uplinks,
@@ -124,6 +138,7 @@ impl Datapath {
             routed: None,
             lookup_attached: false,
             sweeps: Sweeps::default(),
+            announcer: Announcer::new(valid),
             proxy: proxy.applied(),
             dirty: false,
             applied: Applied::default(),
@@ -153,6 +168,8 @@ impl Datapath {
                     }
                 }
                 Some(()) = self.sweeps.rested() => {}
+                Ok(()) = self.validity.changed() => self.follow_validity(),
+                Some(()) = self.announcer.due() => self.announcer.send(&self.programs),
                 _ = tick.tick() => {
                     ticks += 1;
                     self.sweeps.due |= ticks.is_multiple_of(SWEEP_TICKS);
@@ -169,26 +186,35 @@ impl Datapath {
                 let model = models.borrow().clone();
                 self.sweeps.start_if_due(self.programs.dir(), &model);
             }
+            self.applied.announcements = self.announcer.sent();
             out.send_replace(self.applied.clone());
         }
     }
 
     async fn apply(&mut self, model: &Arc<Model>) {
         let began = Instant::now();
+        let first = self.applied.rev == 0;
+        if first && let Ok(links) = self.network.links().await {
+            self.follow_host(&links);
+        }
         let touched = self.desired.follow(model);
         if touched.proxied {
             self.await_proxy(model).await;
         }
         self.dirty |= self.state.keep_adopted(model.partial);
+        let is_whole = self.is_whole();
         let (ops, mut faults) = self.plan(&touched);
         let written = self.write(&ops);
-        let first = self.applied.rev == 0;
         let rev = if written.is_ok() { model.rev } else { self.applied.rev };
-        faults.extend(written.err().map(|e| e.to_string()));
+        faults.extend(written.as_ref().err().map(ToString::to_string));
         self.sweeps.due |= !first && touched.orphans;
         if let Err(error) = self.route(model, touched.proxied).await {
             self.dirty = true;
             faults.push(error.to_string());
+        }
+        if written.is_ok() {
+            let rows = self.desired.rows();
+            if is_whole { self.announcer.follow(rows, &touched.vips) } else { self.announcer.follow_all(rows) }
         }
         let (frontends, backends, table_chunks) = self.state.occupancy();
         let took = began.elapsed();
@@ -206,6 +232,7 @@ impl Datapath {
             faults,
             uplinks: std::mem::take(&mut self.applied.uplinks),
             host: std::mem::take(&mut self.applied.host),
+            announcements: self.announcer.sent(),
         };
         if first && rev > 0 {
             self.attach().await;
@@ -225,9 +252,37 @@ impl Datapath {
 
     /// Looks at what the model has touched, and at everything when the maps are not as the last model wanted them.
     fn plan(&mut self, touched: &Touched) -> (Vec<Op>, Vec<String>) {
-        let is_whole = self.applied.rev > 0 && !self.dirty && self.applied.faults.is_empty();
+        let is_whole = self.is_whole();
         self.dirty = false;
         if is_whole { self.state.follow(self.desired.rows(), touched) } else { self.state.plan(self.desired.rows()) }
+    }
+
+    /// Whether the maps are as the last model wanted them.
+    fn is_whole(&self) -> bool {
+        self.applied.rev > 0 && !self.dirty && self.applied.faults.is_empty()
+    }
+
+    /// Takes over for how long VIPs may be announced.
+    fn follow_validity(&mut self) {
+        let valid = *self.validity.borrow_and_update();
+        self.row.announce_until = valid.nanoseconds();
+        match write_settings(&mut self.settings, self.row) {
+            Ok(()) => self.announcer.follow_validity(valid),
+            Err(error) => tracing::error!(%error, "how long VIPs may be announced"),
+        }
+    }
+
+    /// Takes over the host's own addresses: of a VIP that is one of them the host keeps the rest.
+    fn follow_host(&mut self, links: &BTreeMap<String, Link>) {
+        let touched = self.desired.follow_host(links.values().flat_map(|link| &link.addresses).copied().collect());
+        if self.applied.rev == 0 || touched.vips.is_empty() {
+            return;
+        }
+        let (ops, _) = self.state.follow(self.desired.rows(), &touched);
+        match self.write(&ops) {
+            Ok(()) => self.announcer.follow(self.desired.rows(), &touched.vips),
+            Err(error) => tracing::warn!(reason = %error, "addresses of the host"),
+        }
     }
 
     /// Brings the local routes in step when the proxy's VIPs have changed.
@@ -279,7 +334,12 @@ impl Datapath {
             }
         }
         let uplinks = match self.network.links().await {
-            Ok(links) => self.uplinks.refresh(&mut self.programs, &links).map_err(DatapathError::from),
+            Ok(links) => {
+                self.follow_host(&links);
+                let statuses = self.uplinks.refresh(&mut self.programs, &links);
+                self.announcer.follow_ports(self.uplinks.ports(&links));
+                statuses.map_err(DatapathError::from)
+            }
             Err(e) => Err(e.into()),
         };
         match uplinks {
@@ -326,6 +386,10 @@ impl Datapath {
         }
         result
     }
+}
+
+fn write_settings(settings: &mut Array<MapData, Settings>, row: Settings) -> Result<(), TableError> {
+    settings.set(0, row, 0).map_err(|e| fault(map::SETTINGS, e))
 }
 
 /// The walks over conntrack: one at a time, and so far apart that they take a small part of one processor.
@@ -380,7 +444,8 @@ fn host_faults() -> Vec<String> {
     off.map(|(name, _)| format!("{name} is 0, want 1: flows to endpoints are not forwarded")).collect()
 }
 
+/// The VIPs that the proxy's connections come to; those of a node have the kernel's own route.
 fn proxy_vips(model: &Model) -> BTreeSet<IpAddr> {
     let proxied = model.frontends.iter().filter(|(_, target)| matches!(target, Target::Proxy { .. }));
-    proxied.map(|(frontend, _)| frontend.vip).collect()
+    proxied.map(|(frontend, _)| frontend.vip).filter(|vip| !model.pools.is_of_node(*vip)).collect()
 }

@@ -9,6 +9,7 @@ use aya::maps::{HashMap, MapData};
 use sluice_ebpf::{Addr, Uplink, map};
 
 use super::{
+    announce::Port,
     applied::UplinkStatus,
     load::{LoadError, Programs, XdpKind},
     maps::{TableError, fault, open},
@@ -89,6 +90,14 @@ impl Uplinks {
         Ok(statuses)
     }
 
+    /// The interfaces on which VIPs can be announced: attached, and with an Ethernet address.
+    #[must_use]
+    pub fn ports(&self, links: &BTreeMap<String, Link>) -> BTreeMap<u32, Port> {
+        let attached = self.attached.values().filter(|(_, status)| status.tc);
+        let links = attached.filter_map(|(index, status)| links.get(&status.name).filter(|l| l.index == *index));
+        links.filter_map(|l| Some((l.index, Port { mac: l.mac?, carrier: l.carrier }))).collect()
+    }
+
     fn write_rows(&mut self, links: &BTreeMap<String, Link>) -> Result<(), TableError> {
         let wrong = |e: aya::maps::MapError| fault(map::UPLINKS, e);
         let wanted: BTreeMap<u32, Uplink> =
@@ -148,7 +157,8 @@ fn row(link: &Link) -> Uplink {
     Uplink {
         v4: link.v4.map_or(Addr::NONE, |ip| Addr::v4(ip.octets())),
         v6: link.v6.map_or(Addr::NONE, |ip| Addr::v6(ip.octets())),
-        flags: 0,
+        mac: link.mac.unwrap_or_default(),
+        pad: [0; 2],
     }
 }
 

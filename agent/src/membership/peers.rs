@@ -66,7 +66,7 @@ impl Peers {
             let known = self.peers.get_mut(&name);
             match known {
                 Some(peer) if peer.renew_time == lease.spec.renew_time => {
-                    (peer.duration, peer.report) = (duration, report)
+                    (peer.duration, peer.report) = (duration, report);
                 }
                 _ => {
                     let renew_time = lease.spec.renew_time.clone();

@@ -9,11 +9,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{Backend, Locality, Node, Port};
 use crate::{
@@ -110,10 +106,10 @@ pub struct Selected {
 
 impl Selected {
     /// Takes endpoints out that are owned VIPs: a flow sent there would come back.
-    pub fn exclude(&mut self, vips: &BTreeSet<IpAddr>) {
+    pub fn exclude(&mut self, is_vip: impl Fn(&Backend) -> bool) {
         for list in [&mut self.cluster, &mut self.local, &mut self.draining] {
             list.retain(|backend| {
-                let is_loop = vips.contains(&backend.addr);
+                let is_loop = is_vip(backend);
                 if is_loop {
                     let sentence = format!(
                         "endpoint {} is an address that Sluice gave: a loop; want a pod's address",

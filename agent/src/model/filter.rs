@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use super::{
     Port,
     http::{HeaderEdits, Hostname, PathChange, Redirect, Rewrite},
-    rule::Fault,
+    report::Fault,
 };
 use crate::api::http_route::{HttpHeader, HttpHeaderFilter, HttpPathModifier, HttpRequestRedirect, HttpRouteFilter};
 
@@ -22,7 +22,7 @@ pub struct Filters {
 }
 
 fn bad(message: impl Into<String>) -> Fault {
-    Fault { reason: "UnsupportedValue", message: message.into() }
+    Fault::new("UnsupportedValue", message)
 }
 
 /// Compiles filters. `prefixes` says whether every match is a path prefix, which `ReplacePrefixMatch` needs.

@@ -1,20 +1,43 @@
 //! Objects for the tests of the model, written as in manifests.
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::Node;
 use crate::{
     api::{EndpointSlice, ObjectName, Service},
     source::Snapshot,
 };
 
-/// Node `n1` in zone `z1`.
-pub(super) fn node(pools: &[&str]) -> Node {
-    Node {
-        name: "n1".into(),
-        zone: Some("z1".into()),
-        pools: pools.iter().map(|p| p.parse().unwrap()).collect(),
-        allocations: Arc::default(),
+/// A snapshot of objects of any kind, a sequence of JSON.
+pub(crate) fn snapshot(objects: &Value) -> Snapshot {
+    let mut out = Snapshot::default();
+    for object in objects.as_array().unwrap() {
+        add(&mut out, object).unwrap();
     }
+    out
+}
+
+/// Adds an object of any kind, or replaces it.
+pub(crate) fn add(to: &mut Snapshot, object: &Value) -> serde_json::Result<()> {
+    let ns = object["metadata"]["namespace"].as_str().unwrap_or("default");
+    let name = ObjectName::new(ns, object["metadata"]["name"].as_str().unwrap());
+    let read = object.clone();
+    match object["kind"].as_str().unwrap() {
+        "GatewayClass" => drop(to.gateway_classes.insert(name.name, Arc::new(serde_json::from_value(read)?))),
+        "Namespace" => drop(to.namespaces.insert(name.name, Arc::new(serde_json::from_value(read)?))),
+        "Gateway" => drop(to.gateways.insert(name, Arc::new(serde_json::from_value(read)?))),
+        "HTTPRoute" => drop(to.http_routes.insert(name, Arc::new(serde_json::from_value(read)?))),
+        "Service" => drop(to.services.insert(name, Arc::new(serde_json::from_value(read)?))),
+        "EndpointSlice" => drop(to.slices.insert(name, Arc::new(serde_json::from_value(read)?))),
+        other => panic!("{other}"),
+    }
+    Ok(())
+}
+
+/// Node `n1` in zone `z1`.
+pub(crate) fn node(pools: &[&str]) -> Node {
+    Node { zone: Some("z1".into()), pools: pools.iter().map(|p| p.parse().unwrap()).collect(), ..Node::alone("n1") }
 }
 
 /// Services `default/NAME`, from `(NAME, spec)`.

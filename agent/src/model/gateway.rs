@@ -1,131 +1,194 @@
 //! Gateways -> claims for addresses, frontends that lead to the proxy, and the proxy's listeners.
 //!
-//! Ours are those of class [`CLASS`]. A listener that cannot be served is refused by name and keeps no other from
+//! Ours are those of a GatewayClass of ours. A listener that cannot be served is refused by name and keeps no other from
 //! working; an address that cannot be had refuses the whole Gateway. Routes are attached by `model::route`.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use super::{
     Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict,
-    endpoints::SliceIndex,
-    http::{Hostname, HttpEntry, HttpListener, HttpModel},
-    ipam::{Claim, SHARING_KEY},
+    endpoints::{Family, SliceIndex},
+    http::{HttpListener, HttpModel},
+    ipam::Claim,
+    listener::{Open, Served},
+    pool::Pools,
+    report::{Fault, GatewayReport, GatewayReports, Subject},
     route,
 };
 use crate::{
-    api::{Gateway, ObjectName, gateway::Listener},
+    api::{Gateway, GatewayClass, ObjectName},
     source::Snapshot,
 };
 
-/// The GatewayClass whose Gateways are ours.
+/// The GatewayClass whose Gateways are ours where there is no such object.
 pub const CLASS: &str = "sluice";
-/// The API group of Gateways and routes.
-pub const GROUP: &str = "gateway.networking.k8s.io";
+/// The `controllerName` of GatewayClasses whose Gateways are ours, and of what we write in `status`.
+pub const CONTROLLER: &str = "sluice.dev/gateway";
 
-/// A listener as far as it was understood.
-#[derive(Debug)]
-pub struct Served<'a> {
-    /// The listener as written.
-    pub spec: &'a Listener,
-    /// From where routes may attach, or why none can: reason and message.
-    pub state: Result<Open, (&'static str, String)>,
-    /// What was attached.
-    pub entries: Vec<HttpEntry>,
-}
-
-/// A listener that can be served.
-#[derive(Debug)]
-pub struct Open {
-    /// Its port.
-    pub port: Port,
-    /// Its host name.
-    pub hostname: Hostname,
-    /// Whether routes of every namespace may attach, or those of the Gateway's alone.
-    pub all_namespaces: bool,
-}
+const NO_ADDRESS: &str = "the Gateway has no address";
 
 /// The listeners of each Gateway that is ours, in the order in which they are written.
 pub type Listeners<'a> = BTreeMap<ObjectName, Vec<Served<'a>>>;
 
 /// What the Gateways that are ours claim.
 #[must_use]
-pub fn claims(snapshot: &Snapshot) -> Vec<Claim> {
+pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
     let claim = |(name, gateway): (&ObjectName, &Arc<Gateway>)| {
+        let Gateway { metadata, spec, status: _ } = gateway.as_ref();
         let requested = requested(gateway).ok()?;
         let in_status = gateway.status.addresses.iter().filter_map(|a| a.value.as_ref()?.parse().ok()).collect();
-        let wants = |family: fn(&IpAddr) -> bool| requested.is_empty() || requested.iter().any(family);
+        let wants = |family: &Family| requested.is_empty() || requested.iter().any(|addr| family.admits(*addr));
         Some(Claim {
-            object: object(name),
-            created: gateway.metadata.creation_timestamp.clone(),
-            v4: wants(IpAddr::is_ipv4),
-            v6: wants(IpAddr::is_ipv6),
-            all_families: false,
+            families: [Family::V4, Family::V6].into_iter().filter(wants).collect(),
             in_status,
+            is_of_our_class: true,
             requested,
-            sharing_key: gateway.metadata.annotations.get(SHARING_KEY).cloned(),
+            ports: spec.listeners.iter().filter_map(|l| Some((Port::try_new(l.port)?, Proto::Tcp))).collect(),
+            ..Claim::of(object(name), metadata, pools)
         })
     };
     ours(snapshot).filter_map(claim).collect()
 }
 
-/// Adds the frontends and listeners of the Gateways that are ours, at the addresses in `model.allocations`.
+/// Adds the frontends, the listeners and the reports of the Gateways that are ours, at the addresses in
+/// `model.allocations`.
 pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mut Model) {
-    let mut listeners: Listeners<'_> = ours(snapshot).map(|(name, gateway)| (name.clone(), served(gateway))).collect();
+    let listeners = ours(snapshot).map(|(name, gateway)| (name.clone(), Served::all(gateway)));
+    let mut listeners: Listeners<'_> = listeners.collect();
     let services = route::attach(snapshot, slices, node, &mut listeners, model);
     let mut http = HttpModel { frontends: BTreeMap::new(), services };
+    let mut reports = GatewayReports::new();
     for (name, served) in listeners {
         if let Some(gateway) = snapshot.gateways.get(&name) {
-            program(&name, gateway, served, model, &mut http);
+            let report = program(&name, gateway, served, model, &mut http);
+            reports.insert(name, report);
+        }
+    }
+    for (name, class) in &snapshot.gateway_classes {
+        if class.spec.controller_name == CONTROLLER {
+            let (outcome, reason, messages) = match class_accepted(class) {
+                Ok(()) => (Outcome::Accepted, "Accepted", Vec::new()),
+                Err(Fault { reason, message }) => (Outcome::Partial, reason, vec![message]),
+            };
+            let object = ObjectRef::new("GatewayClass", ObjectName::new("", name));
+            model.judge(object, Verdict { outcome, reason, messages });
         }
     }
     model.http = Arc::new(http);
+    model.gateways = Arc::new(reports);
+}
+
+/// Whether a GatewayClass of ours is one that we can serve.
+///
+/// # Errors
+/// It has settings; its Gateways are served nevertheless, for a class is a template.
+pub fn class_accepted(class: &GatewayClass) -> Result<(), Fault> {
+    if class.spec.parameters_ref.is_none() {
+        return Ok(());
+    }
+    let why = "parametersRef is set, want it absent: there are no settings; Gateways are served without";
+    Err(Fault::new("InvalidParameters", why))
 }
 
 /// Adds one Gateway's frontends and its verdict.
-fn program(name: &ObjectName, gateway: &Gateway, served: Vec<Served<'_>>, model: &mut Model, http: &mut HttpModel) {
+fn program(
+    name: &ObjectName,
+    gateway: &Gateway,
+    served: Vec<Served<'_>>,
+    model: &mut Model,
+    http: &mut HttpModel,
+) -> GatewayReport {
     let object = object(name);
-    if let Err(message) = requested(gateway) {
-        model.judge(object, refused("UnsupportedAddress", message));
-        return;
+    let vips = model.allocations.get(&object).cloned().unwrap_or_default();
+    let mut report = GatewayReport {
+        subject: Subject::of(&gateway.metadata),
+        accepted: understood(gateway),
+        addressed: addressed(gateway, &vips, model.verdicts.get(&object)),
+        listeners: served.iter().map(Served::report).collect(),
+    };
+    if gateway.metadata.deletion_timestamp.is_some() {
+        let messages = vec!["it is being deleted".to_owned()];
+        model.judge(object, Verdict { outcome: Outcome::Ignored, reason: "Deleted", messages });
+        return report;
     }
-    let mut faults: Vec<(&'static str, String)> = Vec::new();
+    if let Err(fault) = &report.accepted {
+        model.judge(object, fault.clone().refusal());
+        return report;
+    }
+    let mut faults: Vec<Fault> = Vec::new();
     let mut ports: BTreeMap<Port, Vec<HttpListener>> = BTreeMap::new();
-    for Served { spec, state, entries } in served {
-        match state {
-            Ok(open) => ports.entry(open.port).or_default().push(HttpListener {
-                gateway: name.clone(),
-                name: spec.name.clone(),
-                hostname: open.hostname,
-                entries,
-            }),
-            Err((reason, message)) => faults.push((reason, format!("listener {:?}: {message}", spec.name))),
+    let mut of_port: BTreeMap<Port, Vec<usize>> = BTreeMap::new();
+    for (index, one) in served.into_iter().enumerate() {
+        let place = format!("listener {:?}", one.spec.name);
+        match one.open().cloned() {
+            Ok(Open { port, hostname }) => {
+                faults.extend(one.resolved.err().map(|fault| fault.at(&place)));
+                of_port.entry(port).or_default().push(index);
+                ports.entry(port).or_default().push(HttpListener {
+                    gateway: name.clone(),
+                    name: one.spec.name.clone(),
+                    hostname,
+                    entries: one.entries,
+                });
+            }
+            Err(fault) => faults.push(fault.clone().at(&place)),
         }
     }
-    let vips = model.allocations.get(&object).cloned().unwrap_or_default();
     let mut programmed = 0;
     for (port, listeners) in ports {
         let listeners = Arc::new(listeners);
+        let mut taken = Vec::new();
         for &vip in &vips {
             let frontend = Frontend { vip, port, proto: Proto::Tcp };
             if model.frontends.contains_key(&frontend) {
-                faults.push(("PortConflict", format!("{frontend} belongs to another object")));
+                taken.push(Fault::new("PortConflict", format!("{frontend} belongs to another object")));
                 continue;
             }
             model.frontends.insert(frontend, Target::Proxy { gateway: name.clone() });
             http.frontends.insert(SocketAddr::new(vip, port.get()), Arc::clone(&listeners));
             programmed += 1;
         }
+        if taken.len() == vips.len()
+            && let Some(all) = Fault::join(&taken)
+        {
+            for index in of_port.remove(&port).unwrap_or_default() {
+                report.listeners[index].accepted = Err(Fault { reason: "PortUnavailable", ..all.clone() });
+            }
+        }
+        faults.extend(taken);
     }
     // Without an address the allocator has said why already.
     if !vips.is_empty() || !model.verdicts.contains_key(&object) {
         model.judge(object, verdict(programmed > 0, vips.is_empty(), faults));
     }
+    report
 }
 
-fn verdict(programmed: bool, homeless: bool, faults: Vec<(&'static str, String)>) -> Verdict {
+/// Whether what is asked for, listeners apart, is something that there is.
+fn understood(gateway: &Gateway) -> Result<(), Fault> {
+    if gateway.spec.infrastructure.parameters_ref.is_some() {
+        let why = "infrastructure.parametersRef is set, want it absent: Gateways have no settings of ours";
+        return Err(Fault::new("InvalidParameters", why));
+    }
+    requested(gateway).map(drop).map_err(|message| Fault::new("UnsupportedAddress", message))
+}
+
+/// Whether it has an address; else what the allocator said.
+fn addressed(gateway: &Gateway, vips: &[IpAddr], verdict: Option<&Verdict>) -> Result<(), Fault> {
+    if !vips.is_empty() {
+        return Ok(());
+    }
+    let asks = requested(gateway).is_ok_and(|addrs| !addrs.is_empty());
+    let Some(verdict) = verdict else { return Err(Fault::new("AddressNotAssigned", NO_ADDRESS)) };
+    let is_refused = verdict.outcome == Outcome::Refused && verdict.reason != "Pending";
+    let reason = if asks && is_refused { "AddressNotUsable" } else { "AddressNotAssigned" };
+    Err(Fault::new(reason, format!("{}: {}", verdict.reason, verdict.messages.join("; "))))
+}
+
+fn verdict(programmed: bool, homeless: bool, faults: Vec<Fault>) -> Verdict {
     let outcome = match (programmed, faults.is_empty()) {
         (true, true) => Outcome::Accepted,
         (true, false) => Outcome::Partial,
@@ -134,29 +197,34 @@ fn verdict(programmed: bool, homeless: bool, faults: Vec<(&'static str, String)>
     let reason = match (outcome, homeless, faults.first()) {
         (Outcome::Accepted, ..) => "Accepted",
         (_, true, None) => "AddressNotAssigned",
-        (_, _, Some(&(reason, _))) if faults.iter().all(|(r, _)| *r == reason) => reason,
+        (_, _, Some(first)) if faults.iter().all(|fault| fault.reason == first.reason) => first.reason,
         _ => "ListenersNotValid",
     };
-    let mut messages: Vec<String> = faults.into_iter().map(|(_, message)| message).collect();
+    let mut messages: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
     if homeless {
-        messages.push("the Gateway has no address".to_owned());
+        messages.push(NO_ADDRESS.to_owned());
     } else if !programmed && messages.is_empty() {
         messages.push("the Gateway has no listener".to_owned());
     }
     Verdict { outcome, reason, messages }
 }
 
-/// A verdict that nothing works.
-pub(super) fn refused(reason: &'static str, message: String) -> Verdict {
-    Verdict { outcome: Outcome::Refused, reason, messages: vec![message] }
-}
-
 fn object(name: &ObjectName) -> ObjectRef {
     ObjectRef::new("Gateway", name.clone())
 }
 
+/// Whether a Gateway is ours: its class names us, or is [`CLASS`] and nobody says whose that is.
+#[must_use]
+pub fn is_ours(snapshot: &Snapshot, gateway: &Gateway) -> bool {
+    let name = &gateway.spec.gateway_class_name;
+    match snapshot.gateway_classes.get(name) {
+        Some(class) => class.spec.controller_name == CONTROLLER,
+        None => name == CLASS,
+    }
+}
+
 fn ours(snapshot: &Snapshot) -> impl Iterator<Item = (&ObjectName, &Arc<Gateway>)> {
-    snapshot.gateways.iter().filter(|(_, gateway)| gateway.spec.gateway_class_name == CLASS)
+    snapshot.gateways.iter().filter(|(_, gateway)| is_ours(snapshot, gateway))
 }
 
 /// The addresses a Gateway asks for; an entry without value asks for any.
@@ -172,75 +240,4 @@ fn requested(gateway: &Gateway) -> Result<Vec<IpAddr>, String> {
         }
     }
     Ok(out)
-}
-
-/// Looks at each listener alone, then at those that share a port.
-fn served(gateway: &Gateway) -> Vec<Served<'_>> {
-    let specs = &gateway.spec.listeners;
-    let served = |spec: &'_ Listener| {
-        let state = open(spec).and_then(|open| conflict(spec, &open.hostname, specs).map_or(Ok(open), Err));
-        (state, Vec::new())
-    };
-    specs
-        .iter()
-        .map(|spec| {
-            let (state, entries) = served(spec);
-            Served { spec, state, entries }
-        })
-        .collect()
-}
-
-fn open(spec: &Listener) -> Result<Open, (&'static str, String)> {
-    let port =
-        Port::try_new(spec.port).ok_or_else(|| ("PortUnavailable", format!("port {}, want 1 to 65535", spec.port)))?;
-    match spec.protocol.as_str() {
-        "HTTP" => {}
-        known @ ("HTTPS" | "TLS" | "TCP" | "UDP") => {
-            return Err(("UnsupportedProtocol", format!("protocol {known} is not supported yet, want HTTP")));
-        }
-        other => return Err(("UnsupportedProtocol", format!("protocol {other:?}, want \"HTTP\""))),
-    }
-    let hostname = match spec.hostname.as_deref() {
-        None | Some("") => Hostname::Any,
-        Some(text) => Hostname::try_new(text).ok_or_else(|| {
-            ("UnsupportedValue", format!("hostname {text:?} is neither a DNS name nor \"*.\" and one"))
-        })?,
-    };
-    let kinds = &spec.allowed_routes.kinds;
-    let known = kinds.iter().any(|k| k.kind == "HTTPRoute" && k.group.as_deref().unwrap_or(GROUP) == GROUP);
-    if !kinds.is_empty() && !known {
-        let given: BTreeSet<&str> = kinds.iter().map(|k| k.kind.as_str()).collect();
-        return Err(("InvalidRouteKinds", format!("allowedRoutes.kinds {given:?}, want \"HTTPRoute\" among them")));
-    }
-    let all_namespaces = match spec.allowed_routes.namespaces.from.as_deref() {
-        None | Some("Same") => false,
-        Some("All") => true,
-        Some("Selector") => {
-            let why = "allowedRoutes.namespaces.from Selector is not supported yet: namespaces are not read";
-            return Err(("UnsupportedValue", why.to_owned()));
-        }
-        Some(other) => {
-            let why = format!("allowedRoutes.namespaces.from {other:?}, want \"Same\" or \"All\"");
-            return Err(("UnsupportedValue", why));
-        }
-    };
-    Ok(Open { port, hostname, all_namespaces })
-}
-
-/// Why an otherwise good HTTP listener cannot share its port with the others of its Gateway. No party wins.
-fn conflict(spec: &Listener, hostname: &Hostname, all: &[Listener]) -> Option<(&'static str, String)> {
-    let beside = |other: &&Listener| !std::ptr::eq(*other, spec) && other.port == spec.port && other.protocol != "UDP";
-    let others = || all.iter().filter(beside);
-    if let Some(other) = others().find(|other| other.protocol != spec.protocol) {
-        let why = format!("port {} is also the {} listener {:?}", spec.port, other.protocol, other.name);
-        return Some(("ProtocolConflict", why));
-    }
-    let same = |other: &&Listener| match other.hostname.as_deref() {
-        None | Some("") => *hostname == Hostname::Any,
-        Some(text) => Hostname::try_new(text).as_ref() == Some(hostname),
-    };
-    others().find(same).map(|other| {
-        let why = format!("port {} and hostname {hostname} are also those of listener {:?}", spec.port, other.name);
-        ("HostnameConflict", why)
-    })
 }

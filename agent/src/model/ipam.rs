@@ -1,90 +1,177 @@
 //! Who gets which address.
 //!
 //! # Design
-//! Four rounds, the oldest claim first in each: what the object had, what status shows, what it asks for, the lowest
-//! free address. The first two come before anybody gets something new, so that no order of events and no restart takes
-//! an address from an object that has it; a newcomer that asks for it is refused. Where the two differ, status is right,
-//! for others have read it, unless another object had the address. An address that contradicts what the
-//! object now asks for is not kept. One that no pool contains any more is kept: a pool that shrinks must not cut flows.
+//! Rounds, the oldest claim first in each: what the object had, what status shows, what was given but not shown yet,
+//! what it asks for, the lowest free address. The first come before anybody gets something new, so that no order of
+//! events and no restart takes an address from an object that has it; a newcomer that asks for it is refused.
+//!
+//! - Where memory and status differ, status is right, for others have read it, unless another object had the address.
+//! - [`ALLOCATED`] is what the leader decided last and beats both. But whoever may edit the object can write it:
+//!   where neither memory nor status confirms it, it is worth a request to a pool that is open to the object.
+//! - An address that contradicts what the object now asks for is not kept. One that no pool contains any more is kept: a
+//!   pool that shrinks, is renamed or deleted must not cut flows. The exception are the addresses of nodes: one that no
+//!   node has any more cannot be served, and is given up when the nodes' addresses are all that there is.
+//! - A Service that names no class, bears no annotation of ours and shows an address that is not ours is another
+//!   controller's.
+//! - Two objects share an address when both bear [`SHARING_KEY`] with one value, are in one namespace or name each
+//!   other's in [`SHARING_NAMESPACES`], and select the same pods if either of them has `externalTrafficPolicy: Local`.
+//!   The addresses of nodes are shared without a key. Nobody is put where one of its ports is another's; who asks for
+//!   such an address, or takes the port later, gets the address without that port, which is the older object's.
+mod book;
 #[cfg(test)]
 mod tests;
+mod text;
 
-use std::{collections::BTreeMap, net::IpAddr};
-
-use super::{
-    Allocations, Node, ObjectRef, Outcome, Verdict,
-    endpoints::{Family, unusable},
-    pool::Pool,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
 };
 
+use super::{
+    Allocations, Node, ObjectRef, Port, Proto, Verdict,
+    endpoints::{Family, unusable},
+    pool::{Pool, Pools},
+};
+use crate::api::ObjectMeta;
+use book::{Book, Conflict};
+
+/// Annotations under this prefix are ours.
+pub const PREFIX: &str = "sluice.dev/";
 /// The annotation that asks for addresses, separated by commas.
 pub const ADDRESSES: &str = "sluice.dev/addresses";
-/// The annotation that lets objects of one namespace share an address: all of them carry it with the same value.
+/// The annotation that names the pool to give from.
+pub const POOL: &str = "sluice.dev/address-pool";
+/// The annotation that lets objects share an address: all of them carry it with the same value.
 pub const SHARING_KEY: &str = "sluice.dev/sharing-key";
+/// The annotation that names the other namespaces, separated by commas, whose objects may share the address too. They
+/// must name this one likewise.
+pub const SHARING_NAMESPACES: &str = "sluice.dev/sharing-namespaces";
+/// The annotation that the leader writes: the addresses that the object has, separated by commas.
+pub const ALLOCATED: &str = "sluice.dev/allocated";
 
 /// An object that wants addresses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Claim {
     /// The object.
     pub object: ObjectRef,
     /// When it was created; older claims win, then the lesser name. `None` is older than any time.
     pub created: Option<String>,
-    /// Wants an IPv4 address. Neither this nor `v6`: one address, of the family of the first pool.
-    pub v4: bool,
-    /// Wants an IPv6 address.
-    pub v6: bool,
-    /// Neither family may stay without an address (`RequireDualStack`).
+    /// It is being deleted: it keeps what it has until it is gone, and gets nothing.
+    pub is_leaving: bool,
+    /// Its labels, where a pool looks at them.
+    pub labels: BTreeMap<String, String>,
+    /// The families that it wants, the primary one first. None: one address, of the first family of the first pool.
+    pub families: Vec<Family>,
+    /// No family may stay without an address (`RequireDualStack`).
     pub all_families: bool,
-    /// Addresses that `status` already shows: adopted before anything is given.
+    /// The addresses that `status` shows, others' among them.
     pub in_status: Vec<IpAddr>,
+    /// What else `status` shows that is no address: host names and nonsense.
+    pub other_status: Vec<String>,
+    /// The value of [`ALLOCATED`], as far as it could be read.
+    pub given: Vec<IpAddr>,
+    /// Whether it names our class: then every address in its status is ours.
+    pub is_of_our_class: bool,
+    /// Whether it bears an annotation of ours.
+    pub is_annotated: bool,
     /// Addresses that the object asks for; no other is given instead.
     pub requested: Vec<IpAddr>,
+    /// The value of [`POOL`].
+    pub pool: Option<String>,
     /// The value of [`SHARING_KEY`].
     pub sharing_key: Option<String>,
+    /// The value of [`SHARING_NAMESPACES`].
+    pub sharing_namespaces: Vec<String>,
+    /// The ports that it serves.
+    pub ports: BTreeSet<(Port, Proto)>,
+    /// With `externalTrafficPolicy: Local`, the pods that it selects.
+    pub local: Option<BTreeMap<String, String>>,
 }
 
 impl Claim {
+    /// What the metadata of an object say; the rest is empty.
+    pub(super) fn of(object: ObjectRef, metadata: &ObjectMeta, pools: &Pools) -> Self {
+        let annotation = |name| metadata.annotations.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
+        let words = |name| annotation(name).into_iter().flat_map(|v| v.split(',')).map(str::trim);
+        Self {
+            object,
+            created: metadata.creation_timestamp.clone(),
+            is_leaving: metadata.deletion_timestamp.is_some(),
+            labels: if pools.needs_labels() { metadata.labels.clone() } else { BTreeMap::new() },
+            given: words(ALLOCATED).filter_map(|v| v.parse().ok()).collect(),
+            is_annotated: metadata.annotations.keys().any(|name| name.starts_with(PREFIX)),
+            pool: annotation(POOL).map(str::to_owned),
+            sharing_key: annotation(SHARING_KEY).map(str::to_owned),
+            sharing_namespaces: words(SHARING_NAMESPACES).map(str::to_owned).collect(),
+            ..Self::default()
+        }
+    }
+
     /// What is asked for in one family; at most one, [`Book::check`] sees to it.
     fn request(&self, family: Family) -> Option<IpAddr> {
         self.requested.iter().copied().find(|a| family.admits(*a))
     }
 
     /// Whether an address that the object has is one that it wants.
-    fn may_keep(&self, family: Family, addr: IpAddr) -> bool {
-        unusable(addr).is_none() && self.request(family).is_none_or(|requested| requested == addr)
+    fn may_keep(&self, family: Family, addr: IpAddr, pools: &Pools) -> bool {
+        let is_requested = self.request(family).is_none_or(|requested| requested == addr);
+        // Told to another pool; one that is gone or has shrunk tells nothing.
+        let has_left = |name: &String| {
+            let named = pools.get(name);
+            named.is_some_and(|pool| !pool.contains(addr)) && pools.of(addr).is_some()
+        };
+        unusable(addr).is_none() && is_requested && !self.pool.as_ref().is_some_and(has_left)
     }
 
-    /// The address that status shows, if it may be kept.
-    fn shown(&self, family: Family) -> Option<IpAddr> {
-        self.in_status.iter().copied().find(|a| family.admits(*a)).filter(|a| self.may_keep(family, *a))
+    /// The addresses in its status that are ours.
+    fn shown(&self, pools: &Pools, previous: &[IpAddr]) -> Vec<IpAddr> {
+        let is_ours = |addr: &&IpAddr| {
+            self.is_of_our_class || self.given.contains(addr) || previous.contains(addr) || pools.of(**addr).is_some()
+        };
+        self.in_status.iter().filter(is_ours).copied().collect()
     }
 
-    /// Whether both may have one address.
-    fn shares_with(&self, other: &Self) -> bool {
+    /// The addresses that are written on the object and ours: what a node programs that gives none itself.
+    #[must_use]
+    pub fn persisted(&self, pools: &Pools) -> Vec<IpAddr> {
+        let mut all = self.given.clone();
+        all.extend(self.shown(pools, &[]));
+        all
+    }
+
+    /// Whether it bears the same key, and the namespaces let them share.
+    fn has_key_of(&self, other: &Self) -> bool {
+        let admits = |a: &Self, b: &Self| {
+            let ns = &b.object.object.ns;
+            a.object.object.ns == *ns || a.sharing_namespaces.contains(ns)
+        };
         self.sharing_key.is_some()
             && self.sharing_key == other.sharing_key
-            && self.object.object.ns == other.object.object.ns
+            && admits(self, other)
+            && admits(other, self)
     }
 }
 
-/// Gives every claim its addresses: those in its status, else those it asks for, else those it had, else free ones.
+/// Gives every claim its addresses. See the module.
 ///
 /// A claim that cannot be met has no entry in the allocations and a verdict in the second result.
 #[must_use]
-pub fn assign(claims: &[Claim], node: &Node) -> (Allocations, Vec<(ObjectRef, Verdict)>) {
-    let mut book = Book::new(node);
+pub fn assign(claims: &[Claim], pools: &Pools, node: &Node) -> (Allocations, Vec<(ObjectRef, Verdict)>) {
+    let mut book = Book::new(pools);
     let mut refusals = Vec::new();
     let mut open = Vec::with_capacity(claims.len());
     for claim in claims {
-        match book.check(claim, node) {
-            Ok(()) => open.push(Entry { families: book.families(claim, node), claim, held: Vec::new() }),
-            Err(verdict) => refusals.push((claim.object.clone(), verdict)),
+        let entry = Entry::new(claim, pools, node);
+        match entry.foreign().or_else(|| book.check(&entry)) {
+            Some(_) if claim.is_leaving => open.push(entry),
+            Some(verdict) => refusals.push((claim.object.clone(), verdict)),
+            None => open.push(entry),
         }
     }
     open.sort_by(|a, b| (&a.claim.created, &a.claim.object).cmp(&(&b.claim.created, &b.claim.object)));
 
-    for round in [Round::Kept, Round::Status, Round::Requested, Round::Free] {
-        open.retain_mut(|entry| match book.serve(entry, round, node) {
+    for round in Round::ALL {
+        open.retain_mut(|entry| match book.serve(entry, round) {
             Ok(()) => true,
             Err(verdict) => {
                 book.release(entry);
@@ -93,16 +180,42 @@ pub fn assign(claims: &[Claim], node: &Node) -> (Allocations, Vec<(ObjectRef, Ve
             }
         });
     }
-    (open.into_iter().map(|entry| (entry.claim.object.clone(), entry.held)).collect(), refusals)
+    let staying = open.into_iter().filter(|entry| !entry.claim.is_leaving);
+    (staying.map(|entry| (entry.claim.object.clone(), entry.held)).collect(), refusals)
 }
 
-/// Where addresses come from, in the order of the rounds.
-#[derive(Clone, Copy)]
+/// What objects have on a node that gives none itself: what they should have, as far as it is written on them. And a
+/// verdict for those on which nothing is written yet.
+#[must_use]
+pub fn persisted(claims: &[Claim], pools: &Pools, wanted: &Allocations) -> (Allocations, Vec<(ObjectRef, Verdict)>) {
+    let (mut persisted, mut pending) = (Allocations::new(), Vec::new());
+    for claim in claims {
+        let Some(addrs) = wanted.get(&claim.object) else { continue };
+        let written = claim.persisted(pools);
+        let addrs = addrs.iter().copied().filter(|addr| written.contains(addr)).collect::<Vec<_>>();
+        if addrs.is_empty() {
+            pending.push((claim.object.clone(), text::pending()));
+        } else {
+            persisted.insert(claim.object.clone(), addrs);
+        }
+    }
+    (persisted, pending)
+}
+
+/// Where addresses come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Round {
     Kept,
     Status,
+    Given,
     Requested,
     Free,
+}
+
+impl Round {
+    /// Those whose given address went to another may still have another one.
+    const ALL: [Self; 7] =
+        [Self::Kept, Self::Status, Self::Given, Self::Kept, Self::Status, Self::Requested, Self::Free];
 }
 
 /// A claim on its way to its addresses.
@@ -110,183 +223,94 @@ struct Entry<'a> {
     claim: &'a Claim,
     /// The families it wants, in the order in which addresses are listed.
     families: Vec<Family>,
+    /// What it had at the last time.
+    previous: &'a [IpAddr],
+    /// What its status shows of ours.
+    shown: Vec<IpAddr>,
+    /// What is written on it and neither memory nor status confirms, until it was tried.
+    given: Vec<IpAddr>,
     held: Vec<IpAddr>,
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    fn new(claim: &'a Claim, pools: &Pools, node: &'a Node) -> Self {
+        let previous = node.allocations.get(&claim.object).map_or(&[][..], Vec::as_slice);
+        let shown = claim.shown(pools, previous);
+        let mut entry = Self { claim, families: Vec::new(), previous, shown, given: Vec::new(), held: Vec::new() };
+        entry.given = claim.given.iter().copied().filter(|addr| !entry.is_confirmed(*addr)).collect();
+        entry.families = entry.families(pools);
+        entry
+    }
+
+    /// The families that it wants.
+    fn families(&self, pools: &Pools) -> Vec<Family> {
+        let claim = self.claim;
+        if !claim.families.is_empty() {
+            return claim.families.clone();
+        }
+        let named = claim.requested.iter().chain(&claim.given).chain(&self.shown).chain(self.previous).next();
+        let first = || pools.iter().filter(|pool| self.may_use(pool)).find_map(|pool| pool.families().first().copied());
+        vec![named.map(|a| Family::of(*a)).or_else(first).unwrap_or(Family::V4)]
+    }
+
+    /// What it has, as memory and status say, and so it is kept: its given address where that is confirmed.
+    fn kept(&self, family: Family, pools: &Pools) -> Option<IpAddr> {
+        let of_family = |all: &[IpAddr]| all.iter().copied().find(|addr| family.admits(*addr));
+        if of_family(&self.given).is_some() {
+            return None;
+        }
+        let kept = match of_family(&self.claim.given).filter(|addr| self.is_confirmed(*addr)) {
+            Some(given) => given,
+            None => {
+                let had = of_family(self.previous)?;
+                self.shown(family, pools).is_none_or(|shown| shown == had).then_some(had)?
+            }
+        };
+        self.may_keep(family, kept, pools).then_some(kept)
+    }
+
+    /// The address that status shows, if it may be kept.
+    fn shown(&self, family: Family, pools: &Pools) -> Option<IpAddr> {
+        let of_family = |addr: &&IpAddr| family.admits(**addr);
+        if self.given.iter().any(|addr| family.admits(*addr)) {
+            return None;
+        }
+        self.shown.iter().find(of_family).copied().filter(|addr| self.may_keep(family, *addr, pools))
+    }
+
+    /// Whether memory or status say that it has an address, and one that can be served.
+    fn is_confirmed(&self, addr: IpAddr) -> bool {
+        (self.previous.contains(&addr) || self.shown.contains(&addr)) && unusable(addr).is_none()
+    }
+
+    fn may_keep(&self, family: Family, addr: IpAddr, pools: &Pools) -> bool {
+        self.claim.may_keep(family, addr, pools) && !self.is_of_a_lost_node(addr, pools)
+    }
+
+    /// Whether an address that no pool has was that of a node: nodes' addresses are all that is open to the object.
+    fn is_of_a_lost_node(&self, addr: IpAddr, pools: &Pools) -> bool {
+        let mut open = pools.iter().filter(|pool| self.may_use(pool)).peekable();
+        pools.of(addr).is_none() && open.peek().is_some() && open.all(Pool::is_of_nodes)
+    }
+
+    /// Whether it gets addresses from a pool, unasked or because it asks for that pool.
+    fn may_use(&self, pool: &Pool) -> bool {
+        let claim = self.claim;
+        let is_chosen = claim.pool.as_ref().map_or(pool.is_automatic(), |name| name == pool.name());
+        is_chosen && pool.excludes(&claim.object.object.ns, &claim.labels).is_none()
+    }
+
     fn lacks(&self, family: Family) -> bool {
         !self.held.iter().any(|a| family.admits(*a))
     }
-}
 
-/// Who holds what.
-struct Book<'a> {
-    holders: BTreeMap<IpAddr, Vec<&'a Claim>>,
-    pools: Vec<Pool>,
-}
-
-impl<'a> Book<'a> {
-    fn new(node: &Node) -> Self {
-        Self { holders: BTreeMap::new(), pools: node.pools.iter().filter_map(Pool::try_new).collect() }
-    }
-
-    /// The families that a claim wants.
-    fn families(&self, claim: &Claim, node: &Node) -> Vec<Family> {
-        if claim.v4 || claim.v6 {
-            let wanted = [(claim.v4, Family::V4), (claim.v6, Family::V6)];
-            return wanted.into_iter().filter_map(|(wants, family)| wants.then_some(family)).collect();
+    /// Says so if it is another controller's.
+    fn foreign(&self) -> Option<Verdict> {
+        let Claim { is_of_our_class, is_annotated, in_status, other_status, .. } = self.claim;
+        let is_ours = *is_of_our_class || *is_annotated || !self.shown.is_empty() || !self.previous.is_empty();
+        if is_ours || (in_status.is_empty() && other_status.is_empty()) {
+            return None;
         }
-        let previous = node.allocations.get(&claim.object).into_iter().flatten();
-        let named = claim.requested.iter().chain(&claim.in_status).chain(previous).next();
-        let family = named.map(|a| Family::of(*a)).or_else(|| self.pools.first().map(Pool::family));
-        vec![family.unwrap_or(Family::V4)]
-    }
-
-    /// Refuses requests that cannot be met whoever else is there.
-    fn check(&self, claim: &Claim, node: &Node) -> Result<(), Verdict> {
-        let families = self.families(claim, node);
-        let had = |addr: &IpAddr| {
-            claim.in_status.contains(addr) || node.allocations.get(&claim.object).is_some_and(|a| a.contains(addr))
-        };
-        for addr in &claim.requested {
-            if let Some(other) = claim.requested.iter().find(|o| *o != addr && o.is_ipv4() == addr.is_ipv4()) {
-                let text = format!("{addr} and {other} are asked for, want one address of each family at most");
-                return Err(refused("TooManyAddresses", text));
-            }
-            if !families.contains(&Family::of(*addr)) {
-                let wanted = families.iter().map(|f| name(*f)).collect::<Vec<_>>().join(" and ");
-                let text = format!("{addr} is asked for, want an {wanted} address as the object's families say");
-                return Err(refused("AddressFamilyMismatch", text));
-            }
-            if !had(addr) && !self.pools.iter().any(|p| p.contains(*addr)) {
-                let pools = node.pools.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let pools = if pools.is_empty() { "there is none".to_owned() } else { pools };
-                return Err(refused(
-                    "AddressOutsidePools",
-                    format!("{addr} is asked for, want one of a pool: {pools}"),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn serve(&mut self, entry: &mut Entry<'a>, round: Round, node: &Node) -> Result<(), Verdict> {
-        match round {
-            Round::Kept => {
-                self.keep(entry, node);
-                Ok(())
-            }
-            Round::Status => self.adopt_status(entry),
-            Round::Requested => self.grant_request(entry),
-            Round::Free => self.give_free(entry),
-        }
-    }
-
-    fn adopt_status(&mut self, entry: &mut Entry<'a>) -> Result<(), Verdict> {
-        for family in entry.families.clone() {
-            if let Some(addr) = entry.claim.shown(family).filter(|_| entry.lacks(family)) {
-                self.hold(entry, addr).map_err(|holder| taken(addr, "shown in status", holder))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self, entry: &mut Entry<'a>, node: &Node) {
-        let previous = node.allocations.get(&entry.claim.object);
-        for family in entry.families.clone() {
-            let had = previous.into_iter().flatten().copied().find(|a| family.admits(*a));
-            let Some(addr) = had.filter(|a| entry.claim.may_keep(family, *a)) else { continue };
-            if entry.claim.shown(family).is_none_or(|shown| shown == addr) {
-                // Taken: the object gets another one, or is refused the one it asks for.
-                let _ = self.hold(entry, addr);
-            }
-        }
-    }
-
-    fn grant_request(&mut self, entry: &mut Entry<'a>) -> Result<(), Verdict> {
-        for family in entry.families.clone() {
-            if let Some(addr) = entry.claim.request(family).filter(|_| entry.lacks(family)) {
-                self.hold(entry, addr).map_err(|holder| taken(addr, "asked for", holder))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn give_free(&mut self, entry: &mut Entry<'a>) -> Result<(), Verdict> {
-        let mut missed = Vec::new();
-        for family in entry.families.clone() {
-            if !entry.lacks(family) {
-                continue;
-            }
-            let Self { pools, holders } = self;
-            match pools.iter_mut().filter(|p| p.family() == family).find_map(|p| p.lowest_free(holders)) {
-                Some(addr) => {
-                    // Free, hence held without fail.
-                    let _ = self.hold(entry, addr);
-                }
-                None => missed.push(family),
-            }
-        }
-        if missed.is_empty() || !(entry.held.is_empty() || entry.claim.all_families) {
-            // The order of the families, whichever round an address came from.
-            entry.held.sort_by_key(|a| entry.families.iter().position(|f| f.admits(*a)));
-            return Ok(());
-        }
-        let no_pool = missed.iter().all(|family| !self.pools.iter().any(|p| p.family() == *family));
-        Err(Verdict {
-            outcome: Outcome::Refused,
-            reason: if no_pool { "NoPool" } else { "PoolExhausted" },
-            messages: missed.into_iter().map(|family| self.exhausted(family)).collect(),
-        })
-    }
-
-    fn exhausted(&self, family: Family) -> String {
-        let pools = self.pools.iter().filter(|p| p.family() == family);
-        let counts = pools.map(|p| p.occupancy(&self.holders)).collect::<Vec<_>>().join(", ");
-        let family = name(family);
-        if counts.is_empty() {
-            format!("no pool has {family} addresses, want one: --pool CIDR")
-        } else {
-            format!("no {family} address is free: {counts}; want a larger pool or another one")
-        }
-    }
-
-    /// Enters a holder, or names the one that does not share.
-    fn hold(&mut self, entry: &mut Entry<'a>, addr: IpAddr) -> Result<(), &'a ObjectRef> {
-        let holders = self.holders.entry(addr).or_default();
-        if let Some(holder) = holders.iter().find(|h| !h.shares_with(entry.claim)) {
-            return Err(&holder.object);
-        }
-        holders.push(entry.claim);
-        entry.held.push(addr);
-        Ok(())
-    }
-
-    fn release(&mut self, entry: &Entry<'a>) {
-        for addr in &entry.held {
-            let Some(holders) = self.holders.get_mut(addr) else { continue };
-            holders.retain(|h| h.object != entry.claim.object);
-            if holders.is_empty() {
-                self.holders.remove(addr);
-                self.pools.iter_mut().for_each(|p| p.release(*addr));
-            }
-        }
-    }
-}
-
-fn taken(addr: IpAddr, how: &str, holder: &ObjectRef) -> Verdict {
-    let want = format!("want another address, or annotation {SHARING_KEY} with one value on both, in one namespace");
-    refused("AddressTaken", format!("{addr} is {how}, but {holder} has it; {want}"))
-}
-
-fn refused(reason: &'static str, message: String) -> Verdict {
-    Verdict { outcome: Outcome::Refused, reason, messages: vec![message] }
-}
-
-fn name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-        Family::Any => "IP",
+        Some(text::foreign_status(in_status, other_status))
     }
 }

@@ -16,7 +16,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Model, Node, endpoints::SliceIndex, gateway, ipam, route, service};
+use super::{
+    Model, Node, Role, candidates::announcers, endpoints::SliceIndex, gateway, ipam, listener, pool::Pools, route,
+    service,
+};
 use crate::{api::ObjectName, source::Snapshot};
 
 /// See the module. A new one remembers nothing.
@@ -37,8 +40,11 @@ impl Memo {
         let last = &self.snapshot;
         let only_slices = self.node.as_ref() == Some(node)
             && same(&last.services, &snapshot.services)
+            && same(&last.gateway_classes, &snapshot.gateway_classes)
+            && self.has_same_guests(snapshot)
             && same(&last.gateways, &snapshot.gateways)
-            && same(&last.http_routes, &snapshot.http_routes);
+            && same(&last.http_routes, &snapshot.http_routes)
+            && self.has_same_pools(snapshot, node);
         let mut model = if only_slices {
             self.follow_slices(snapshot, node, &touched)
         } else {
@@ -52,6 +58,20 @@ impl Memo {
         self.node = Some(node.clone());
         self.snapshot = Arc::clone(snapshot);
         Arc::clone(&self.model)
+    }
+
+    /// Whether the pools are as they were: nodes and namespaces change more often than what pools see of them.
+    fn has_same_pools(&self, snapshot: &Snapshot, node: &Node) -> bool {
+        let last = &self.snapshot;
+        let is_untouched = same(&last.pools, &snapshot.pools)
+            && same(&last.namespaces, &snapshot.namespaces)
+            && same(&last.nodes, &snapshot.nodes);
+        is_untouched || *self.model.pools == Pools::new(snapshot, node)
+    }
+
+    /// Whether no namespace changed that a listener may look at.
+    fn has_same_guests(&self, snapshot: &Snapshot) -> bool {
+        same(&self.snapshot.namespaces, &snapshot.namespaces) || !listener::uses_namespaces(snapshot)
     }
 
     /// Brings the index of slices up to date; the Services that had or have a slice that changed.
@@ -72,9 +92,14 @@ impl Memo {
     /// The last model with the endpoints of these Services as they are now.
     fn follow_slices(&mut self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> Model {
         let mut model = Model::clone(&self.model);
-        let mut compiler = service::Compiler::new(&self.slices, node, touched, &mut self.targets, &model);
+        let mut compiler = service::Compiler::new(&self.slices, node, touched, &mut self.targets);
         for service in touched.iter().filter_map(|name| snapshot.services.get(name)) {
             compiler.add(service, &mut model);
+        }
+        let is_local = |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy == "Local");
+        // Pools look at less of a node than those who choose between them.
+        if touched.iter().any(is_local) || !same(&self.snapshot.nodes, &snapshot.nodes) {
+            self.choose_announcers(snapshot, node, &mut model);
         }
         let stale = model.http.services.keys().filter(|port| touched.contains(&port.service));
         let mut fresh = Vec::new();
@@ -90,26 +115,51 @@ impl Memo {
         model
     }
 
+    /// Says which VIPs are announced by whom.
+    fn choose_announcers(&self, snapshot: &Snapshot, node: &Node, model: &mut Model) {
+        let mut vips = model.vips();
+        vips.retain(|vip| node.announce && model.pools.is_announced(*vip));
+        let mut chosen = BTreeMap::new();
+        if node.announce && node.role == Role::Member {
+            chosen = announcers(&node.candidates, &model.allocations, snapshot, &self.slices);
+            chosen.retain(|vip, _| model.pools.is_announced(*vip));
+            vips.retain(|vip| chosen.get(vip).is_some_and(|by| *by == node.name));
+        }
+        model.announcers = keep(&self.model.announcers, Arc::new(chosen));
+        model.announced = keep(&self.model.announced, Arc::new(vips));
+    }
+
     fn compile_all(&mut self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> Model {
-        let mut claims = service::claims(snapshot);
-        claims.extend(gateway::claims(snapshot));
-        let (allocations, refusals) = ipam::assign(&claims, node);
-        let mut model = Model {
-            allocations: keep(&self.model.allocations, Arc::new(allocations)),
-            verdicts: Arc::new(refusals.into_iter().collect()),
-            ..Model::default()
+        let pools = keep(&self.model.pools, Arc::new(Pools::new(snapshot, node)));
+        let (mut claims, verdicts) = service::claims(snapshot, node, &pools);
+        claims.extend(gateway::claims(snapshot, &pools));
+        let (wanted, refusals) = ipam::assign(&claims, &pools, node);
+        let mut verdicts = verdicts.into_iter().chain(refusals).chain(pools.verdicts()).collect::<BTreeMap<_, _>>();
+        let wanted = keep(&self.model.wanted, Arc::new(wanted));
+        let allocations = match node.role {
+            Role::Alone => keep(&self.model.allocations, Arc::clone(&wanted)),
+            Role::Member => {
+                let (persisted, pending) = ipam::persisted(&claims, &pools, &wanted);
+                verdicts.extend(pending);
+                keep(&self.model.allocations, Arc::new(persisted))
+            }
         };
+        let mut model = Model { pools, wanted, allocations, verdicts: Arc::new(verdicts), ..Model::default() };
+        self.targets.note(&claims, &model);
         let is_same_node = self.node.as_ref().is_some_and(|last| last.name == node.name && last.zone == node.zone);
         if !is_same_node {
             self.targets.distrust();
         }
-        let mut compiler = service::Compiler::new(&self.slices, node, touched, &mut self.targets, &model);
+        let mut compiler = service::Compiler::new(&self.slices, node, touched, &mut self.targets);
         for service in service::by_age(snapshot) {
             compiler.add(service, &mut model);
         }
         self.targets.retain(&model);
         gateway::compile(snapshot, &self.slices, node, &mut model);
+        self.choose_announcers(snapshot, node, &mut model);
         model.http = keep(&self.model.http, model.http);
+        model.gateways = keep(&self.model.gateways, model.gateways);
+        model.routes = keep(&self.model.routes, model.routes);
         model.verdicts = keep(&self.model.verdicts, model.verdicts);
         model
     }
@@ -128,15 +178,15 @@ pub(crate) struct Difference<'a, K, V> {
 }
 
 /// The objects that are not the very same in both. Cost: a comparison of two pointers for each that is.
-fn changed<'a, V>(
-    old: &'a BTreeMap<ObjectName, Arc<V>>,
-    new: &'a BTreeMap<ObjectName, Arc<V>>,
-) -> impl Iterator<Item = Difference<'a, ObjectName, Arc<V>>> {
+fn changed<'a, K: Ord, V>(
+    old: &'a BTreeMap<K, Arc<V>>,
+    new: &'a BTreeMap<K, Arc<V>>,
+) -> impl Iterator<Item = Difference<'a, K, Arc<V>>> {
     // One object has one name: that need not be compared.
     differences(old, new, |(_, a), (_, b)| Arc::ptr_eq(a, b))
 }
 
-fn same<V>(old: &BTreeMap<ObjectName, Arc<V>>, new: &BTreeMap<ObjectName, Arc<V>>) -> bool {
+fn same<K: Ord, V>(old: &BTreeMap<K, Arc<V>>, new: &BTreeMap<K, Arc<V>>) -> bool {
     changed(old, new).next().is_none()
 }
 

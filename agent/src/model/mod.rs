@@ -3,15 +3,19 @@
 //! [`compile`] is total: a bad object becomes a [`Verdict`] and never blocks the good ones. Collections
 //! are ordered: same input, same output. [`Memo`] does the same in less time, from one snapshot to the next.
 pub mod addr;
+pub mod announce;
+pub mod candidates;
 pub mod endpoints;
 pub mod filter;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod gateway;
 pub mod http;
 pub mod ipam;
+pub mod listener;
 pub mod memo;
 pub mod pool;
+pub mod report;
 pub mod route;
 pub mod rule;
 pub mod service;
@@ -26,6 +30,7 @@ use std::{
 use serde::Serialize;
 
 pub use addr::{Frontend, Port, Proto};
+pub use candidates::Candidate;
 pub use memo::Memo;
 pub use verdict::{ObjectRef, Outcome, Verdict};
 
@@ -45,6 +50,41 @@ pub struct Node {
     pub pools: Vec<ipnet::IpNet>,
     /// Addresses given before, by object; they stay while they are legal.
     pub allocations: Arc<Allocations>,
+    /// Who gives addresses.
+    pub role: Role,
+    /// Whether Services that name no `loadBalancerClass` are ours.
+    pub default_class: bool,
+    /// Whether it announces the VIPs that it has: it is the only node, or no other does.
+    pub announce: bool,
+    /// The nodes that live and may announce; empty with [`Role::Alone`].
+    pub candidates: Vec<Candidate>,
+}
+
+impl Node {
+    /// A node that is all there is, without zone, pools and addresses given before.
+    #[must_use]
+    pub fn alone(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            zone: None,
+            pools: Vec::new(),
+            allocations: Arc::default(),
+            role: Role::Alone,
+            default_class: true,
+            announce: true,
+            candidates: Vec::new(),
+        }
+    }
+}
+
+/// Who gives addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// This node: it programs what it gives.
+    #[default]
+    Alone,
+    /// The leader of the cluster: this node programs what is written on the objects.
+    Member,
 }
 
 /// Which object has which addresses: what must survive a restart.
@@ -61,10 +101,23 @@ pub struct Model {
     pub partial: bool,
     /// Every frontend and what becomes of its flows.
     pub frontends: BTreeMap<Frontend, Target>,
-    /// Addresses of objects, for status and for the next compile.
+    /// The pools, understood.
+    pub pools: Arc<pool::Pools>,
+    /// The addresses that objects should have: what the leader writes on them.
+    pub wanted: Arc<Allocations>,
+    /// The addresses that objects have on this node. With [`Role::Alone`] the same as `wanted`; with [`Role::Member`] those
+    /// among them that are written on the object.
     pub allocations: Arc<Allocations>,
+    /// The node that announces each address; empty with [`Role::Alone`].
+    pub announcers: Arc<BTreeMap<IpAddr, String>>,
+    /// The VIPs that this node announces to its neighbours.
+    pub announced: Arc<BTreeSet<IpAddr>>,
     /// The layer 7 part: listeners, rules, their backends.
     pub http: Arc<http::HttpModel>,
+    /// What became of the Gateways that are ours.
+    pub gateways: Arc<report::GatewayReports>,
+    /// What became of the routes at these Gateways.
+    pub routes: Arc<report::RouteReports>,
     /// One per object that was considered, accepted or not.
     pub verdicts: Arc<BTreeMap<ObjectRef, Verdict>>,
 }
@@ -81,6 +134,12 @@ impl Model {
     #[must_use]
     pub fn vips(&self) -> BTreeSet<IpAddr> {
         self.frontends.keys().map(|f| f.vip).collect()
+    }
+
+    /// Those among the addresses that are a node's own as well: what comes to another port there is the node's.
+    #[must_use]
+    pub fn node_vips(&self) -> BTreeSet<IpAddr> {
+        self.vips().into_iter().filter(|vip| self.pools.is_of_node(*vip)).collect()
     }
 }
 

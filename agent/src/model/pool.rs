@@ -1,51 +1,54 @@
-//! The ranges that addresses are given from, as sequences of numbers.
+//! The pools that addresses are given from: AddressPools and the flags `--pool`, understood and in the order of trial.
 //!
-//! A pool is never enumerated: an IPv6 pool of 2^64 addresses costs as much as one of two.
+//! In: the snapshot's pools, namespaces and nodes, and the flags. Out: [`Pools`], which `ipam` gives from and [`status`]
+//! counts.
+//!
+//! # Design
+//! - Order of trial: the higher priority first, then the lesser name; the flags come last, in their order. Where pools
+//!   overlap, the one that is tried first gives the address; both say so.
+//! - An entry that cannot be given from (nonsense, reserved, the addresses of pods, nodes or Services) is refused by
+//!   name; the others of the pool work. What was given from it before stays where it is.
+//! - Selectors decide who gets new addresses. What somebody has is not taken away because labels change.
+mod range;
+mod read;
+mod status;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
 };
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
-use super::endpoints::Family;
+pub use range::Range;
+use range::{Avoid, RESERVED};
+use read::{Taken, node_addrs};
+pub use status::pool_status;
 
-/// Ranges that no VIP may come from.
-const RESERVED: [IpNet; 9] = [
-    v4([0, 0, 0, 0], 8),
-    v4([127, 0, 0, 0], 8),
-    v4([169, 254, 0, 0], 16),
-    v4([224, 0, 0, 0], 3),
-    v6([0, 0, 0, 0, 0, 0, 0, 0], 128),
-    v6([0, 0, 0, 0, 0, 0, 0, 1], 128),
-    v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96),
-    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
-    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
-];
+use super::{Node, ObjectRef, Outcome, Port, Verdict, endpoints::Family};
+use crate::{
+    api::{LabelSelector, ObjectName, address_pool::Announce},
+    source::Snapshot,
+};
 
-const fn v4([a, b, c, d]: [u8; 4], len: u8) -> IpNet {
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len))
-}
+/// The label that every namespace has: its name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], len: u8) -> IpNet {
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), len))
-}
-
-fn overlaps(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
-}
-
-/// What is wrong with the pools: ranges that no VIP may come from, which are not used, and overlaps, where the pool
+/// What is wrong with the flags: ranges that no VIP may come from, which are not used, and overlaps, where the pool
 /// named first gives the addresses.
 #[must_use]
 pub fn check_pools(pools: &[IpNet]) -> Vec<String> {
     let mut found = Vec::new();
     for (index, pool) in pools.iter().enumerate() {
-        if let Some(reserved) = RESERVED.iter().find(|r| overlaps(r, pool)) {
-            found.push(format!("pool {pool} is not used: it overlaps the reserved range {reserved}; want unicast addresses that are routed"));
+        let range = Range::of(pool, Avoid::Ends);
+        if let Some(reserved) = RESERVED.iter().find(|r| range.overlaps_net(r)) {
+            found.push(format!("pool {pool} is not used: {}", is_reserved(reserved)));
             continue;
         }
-        for earlier in pools.iter().take(index).filter(|earlier| overlaps(earlier, pool)) {
+        for earlier in pools.iter().take(index).filter(|earlier| range.overlaps_net(earlier)) {
             found.push(format!(
                 "pool {pool} overlaps pool {earlier}, which comes first and gives the addresses of both"
             ));
@@ -54,76 +57,216 @@ pub fn check_pools(pools: &[IpNet]) -> Vec<String> {
     found
 }
 
-/// One pool in use.
-#[derive(Clone, Debug)]
-pub(super) struct Pool {
-    net: IpNet,
-    first: u128,
-    last: u128,
-    /// All before it are taken; `None` past the end.
-    next: Option<u128>,
+fn is_reserved(reserved: &IpNet) -> String {
+    format!("it overlaps the reserved range {reserved}; want unicast addresses that are routed")
+}
+
+/// All pools, in the order of trial.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pools {
+    pools: Vec<Pool>,
+    /// The addresses of all nodes, be they in a pool or not.
+    of_nodes: BTreeSet<IpAddr>,
+}
+
+/// A pool as it is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    name: String,
+    origin: Origin,
+    priority: i32,
+    source: Source,
+    /// By name; of a namespace that is not here, the selector sees the name alone.
+    namespaces: BTreeMap<String, bool>,
+    namespace_selector: Option<LabelSelector>,
+    service_selector: Option<LabelSelector>,
+    auto_assign: bool,
+    announce: Announce,
+    /// What is wrong: reason and sentence.
+    faults: Vec<(&'static str, String)>,
+    /// With which other pools it shares addresses, in sentences.
+    overlaps: Vec<String>,
+}
+
+/// Where a pool is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    Object,
+    /// And which of the flags.
+    Flag(usize),
+}
+
+/// Where a pool's addresses come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Ranges; each address is one object's, or shared by key.
+    Ranges(Vec<Range>),
+    /// The nodes' own addresses; each is shared by all objects whose ports differ.
+    Nodes {
+        /// In the order of trial.
+        addrs: Vec<IpAddr>,
+        /// What no object gets.
+        reserved_ports: BTreeSet<Port>,
+    },
+}
+
+impl Pools {
+    /// Understands the pools of a snapshot and the flags.
+    #[must_use]
+    pub fn new(snapshot: &Snapshot, node: &Node) -> Self {
+        let taken = Taken::new(snapshot);
+        let objects = snapshot.pools.values().map(|pool| Pool::of(pool, snapshot, &taken));
+        let flags = node.pools.iter().enumerate().map(|(index, net)| Pool::of_flag(index, net, &taken));
+        let mut pools = objects.chain(flags).collect::<Vec<_>>();
+        pools.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        note_overlaps(&mut pools);
+        let addrs = snapshot.nodes.values().flat_map(|node| node_addrs(node));
+        let of_nodes = addrs.filter(|(type_, _)| type_.ends_with("IP")).map(|(_, addr)| addr).collect();
+        Self { pools, of_nodes }
+    }
+
+    /// All, in the order of trial.
+    pub fn iter(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter()
+    }
+
+    /// The pool of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Pool> {
+        self.iter().find(|pool| pool.name == name)
+    }
+
+    /// The pool that an address belongs to: the first that has it.
+    #[must_use]
+    pub fn of(&self, addr: IpAddr) -> Option<&Pool> {
+        self.iter().find(|pool| pool.contains(addr))
+    }
+
+    /// Whether an address is a node's own, which objects share as long as their ports differ.
+    #[must_use]
+    pub fn is_of_node(&self, addr: IpAddr) -> bool {
+        self.of_nodes.contains(&addr)
+    }
+
+    /// Whether somebody must answer for an address; so must somebody for one that no pool has any more.
+    #[must_use]
+    pub fn is_announced(&self, addr: IpAddr) -> bool {
+        !self.is_of_node(addr) && self.of(addr).is_none_or(|pool| pool.announce == Announce::Auto)
+    }
+
+    /// Whether any pool looks at the labels of objects.
+    pub(super) fn needs_labels(&self) -> bool {
+        self.iter().any(|pool| pool.service_selector.is_some())
+    }
+
+    /// What became of each AddressPool.
+    pub(super) fn verdicts(&self) -> impl Iterator<Item = (ObjectRef, Verdict)> {
+        let objects = self.iter().filter(|pool| pool.origin == Origin::Object);
+        objects.map(|pool| (ObjectRef::new("AddressPool", ObjectName::new("", &pool.name)), pool.verdict()))
+    }
 }
 
 impl Pool {
-    /// `None` for a range that no VIP may come from.
-    pub(super) fn try_new(net: &IpNet) -> Option<Self> {
-        if RESERVED.iter().any(|reserved| overlaps(reserved, net)) {
-            return None;
+    fn rank(&self) -> (Reverse<i32>, Origin, &str) {
+        (Reverse(self.priority), self.origin, &self.name)
+    }
+
+    /// Its name; of a flag's pool, the CIDR.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether its addresses are the nodes' own.
+    #[must_use]
+    pub fn is_of_nodes(&self) -> bool {
+        matches!(self.source, Source::Nodes { .. })
+    }
+
+    /// Where its addresses come from.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Whether an address is one of its own, be it one that is given unasked or not.
+    #[must_use]
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        match &self.source {
+            Source::Ranges(ranges) => ranges.iter().any(|range| range.contains(addr)),
+            Source::Nodes { addrs, .. } => addrs.contains(&addr),
         }
-        let (mut first, mut last) = (to_number(net.network()), to_number(net.broadcast()));
-        // Some hosts take the first and the last address of an IPv4 range for its network and broadcast address.
-        if matches!(net, IpNet::V4(_)) && net.prefix_len() < 31 {
-            (first, last) = (first + 1, last - 1);
+    }
+
+    /// The families that it has, in the order of its entries.
+    pub(super) fn families(&self) -> Vec<Family> {
+        let mut families = match &self.source {
+            Source::Ranges(ranges) => ranges.iter().map(Range::family).collect::<Vec<_>>(),
+            Source::Nodes { addrs, .. } => addrs.iter().map(|addr| Family::of(*addr)).collect(),
+        };
+        let mut seen = Vec::with_capacity(2);
+        families.retain(|family| !seen.contains(family) && (seen.push(*family), true).1);
+        families
+    }
+
+    /// Whether objects that do not ask for it get addresses from it.
+    pub(super) fn is_automatic(&self) -> bool {
+        self.auto_assign
+    }
+
+    /// Whether it gives nothing any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.faults.iter().any(|(reason, _)| *reason == "Deleted")
+    }
+
+    /// Why an object cannot have addresses from here, as in "pool edge is ...".
+    pub(super) fn excludes(&self, ns: &str, labels: &BTreeMap<String, String>) -> Option<String> {
+        if self.is_closed() {
+            return Some("being deleted".to_owned());
         }
-        Some(Self { net: net.trunc(), first, last, next: Some(first) })
-    }
-
-    pub(super) fn family(&self) -> Family {
-        Family::of(self.net.network())
-    }
-
-    pub(super) fn contains(&self, addr: IpAddr) -> bool {
-        self.net.contains(&addr)
-    }
-
-    /// The lowest address that nobody holds.
-    pub(super) fn lowest_free<T>(&mut self, taken: &BTreeMap<IpAddr, T>) -> Option<IpAddr> {
-        while let Some(number) = self.next {
-            let addr = self.addr(number);
-            if !taken.contains_key(&addr) {
-                return Some(addr);
+        if let Some(selector) = &self.namespace_selector {
+            let by_name = || selector.selects(&BTreeMap::from([(NAME_LABEL.to_owned(), ns.to_owned())]));
+            if !self.namespaces.get(ns).copied().unwrap_or_else(by_name) {
+                return Some(format!("for namespaces {selector} and namespace {ns} is not one"));
             }
-            self.next = number.checked_add(1).filter(|n| *n <= self.last);
         }
-        None
+        let selector = self.service_selector.as_ref().filter(|selector| !selector.selects(labels))?;
+        Some(format!("for objects {selector} and this is not one"))
     }
 
-    /// Tells that an address has become free.
-    pub(super) fn release(&mut self, addr: IpAddr) {
-        let number = to_number(addr);
-        if self.contains(addr) && (self.first..=self.last).contains(&number) {
-            self.next = Some(self.next.map_or(number, |next| next.min(number)));
-        }
-    }
-
-    /// How full it is, for people: `14 of 14 addresses of 192.0.2.240/28 are in use`.
-    pub(super) fn occupancy<T>(&self, taken: &BTreeMap<IpAddr, T>) -> String {
-        let used = taken.range(self.addr(self.first)..=self.addr(self.last)).count();
-        let size = (self.last - self.first).saturating_add(1);
-        format!("{used} of {size} addresses of {} are in use", self.net)
-    }
-
-    fn addr(&self, number: u128) -> IpAddr {
-        match self.net {
-            IpNet::V4(_) => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
-            IpNet::V6(_) => Ipv6Addr::from(number).into(),
-        }
+    fn verdict(&self) -> Verdict {
+        let is_empty = self.families().is_empty();
+        let outcome = match (self.faults.is_empty(), is_empty) {
+            (true, _) => Outcome::Accepted,
+            (false, false) => Outcome::Partial,
+            (false, true) => Outcome::Refused,
+        };
+        let sentences = self.faults.iter().map(|(_, sentence)| sentence).chain(&self.overlaps);
+        let reason = self.faults.first().map_or("Accepted", |(reason, _)| *reason);
+        Verdict { outcome, reason, messages: sentences.cloned().collect() }
     }
 }
 
-fn to_number(addr: IpAddr) -> u128 {
-    match addr {
-        IpAddr::V4(a) => u128::from(u32::from(a)),
-        IpAddr::V6(a) => u128::from(a),
+/// Says in both of two pools that they share addresses.
+fn note_overlaps(pools: &mut [Pool]) {
+    let shared = |a: &Pool, b: &Pool| match (&a.source, &b.source) {
+        (Source::Ranges(a), Source::Ranges(b)) => {
+            a.iter().find_map(|a| b.iter().find(|b| a.overlaps(b)).map(|b| (a.to_string(), b.to_string())))
+        }
+        (Source::Nodes { addrs: a, .. }, Source::Nodes { addrs: b, .. }) => {
+            a.iter().find(|addr| b.contains(addr)).map(|addr| (addr.to_string(), addr.to_string()))
+        }
+        // Ranges that hold an address of a node are not used.
+        _ => None,
+    };
+    for later in 1..pools.len() {
+        let (before, after) = pools.split_at_mut(later);
+        let Some(after) = after.first_mut() else { continue };
+        for before in before {
+            if let Some((a, b)) = shared(before, after) {
+                before.overlaps.push(format!("{a} overlaps {b} of pool {}; this pool is tried first", after.name));
+                after.overlaps.push(format!("{b} overlaps {a} of pool {}, which is tried first", before.name));
+            }
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! HTTPRoutes -> entries of the listeners they attach to, in the order in which they are tried.
 //!
 //! A parent is answered by the first of these that leaves no listener: `NoMatchingParent` (name and port),
-//! `NotAllowedByListeners` (kind and namespace), `NoMatchingListenerHostname`. Rules are compiled by `model::rule`.
+//! `NotAllowedByListeners` (kind and namespace), `NoMatchingListenerHostname`. The route is attached to those that are
+//! left, and its rules are added to those among them that are served. Rules are compiled by `model::rule`.
 //!
 //! Order: the most specific host name as the route has it, then the match's rank, then the oldest route, then the
 //! lesser namespace/name, then the first rule. Source: `HTTPRouteRule.matches` and `HTTPRoute.spec.hostnames`.
@@ -16,16 +17,18 @@ use std::{
 use super::{
     Backend, Model, Node, ObjectRef, Outcome, Verdict,
     endpoints::{self, Family, SliceIndex},
-    gateway::{CLASS, GROUP, Listeners, Served},
+    gateway::Listeners,
     http::{Action, Hostname, HttpEntry, ServicePort, Share, ShareTarget},
-    rule::{self, CompiledRule, Fault},
+    listener::{GROUP, Served},
+    report::{Fault, ParentReport, RouteReport, RouteReports, Subject},
+    rule::{self, About, CompiledRule, Faults},
 };
 use crate::{
-    api::{Gateway, HttpRoute, ObjectName, http_route::ParentRef},
+    api::{HttpRoute, ObjectName, http_route::ParentRef},
     source::Snapshot,
 };
 
-/// Attaches every route, adds its verdict, and returns the backends of the Service ports that rules name.
+/// Attaches every route, adds its verdict and report, and returns the backends of the Service ports that rules name.
 pub fn attach(
     snapshot: &Snapshot,
     slices: &SliceIndex,
@@ -33,10 +36,15 @@ pub fn attach(
     listeners: &mut Listeners<'_>,
     model: &mut Model,
 ) -> BTreeMap<ServicePort, Vec<Backend>> {
+    let mut reports = RouteReports::new();
     for (name, route) in by_age(snapshot) {
-        let verdict = attach_one(snapshot, name, route, listeners);
+        let (verdict, report) = attach_one(snapshot, name, route, listeners);
         model.judge(ObjectRef::new("HTTPRoute", name.clone()), verdict);
+        if !report.parents.is_empty() {
+            reports.insert(name.clone(), report);
+        }
     }
+    model.routes = Arc::new(reports);
     let mut services = BTreeMap::new();
     for served in listeners.values_mut().flatten() {
         // Stable: what is equally specific stays in the order of age, name, rule.
@@ -73,49 +81,103 @@ pub(super) fn backends(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, po
 
 /// What a parent answers.
 enum Parent {
-    /// The route is attached to these listeners.
+    /// One of its listeners at least is served; the route is attached to these.
     Attached(Vec<usize>),
     /// Not ours to answer for.
     Foreign,
-    /// Nothing is attached: reason and message.
-    No(&'static str, String),
+    /// Nobody's, so that nobody answers.
+    Missing(Fault),
+    /// Nothing of it is served; to these listeners the route is attached nevertheless.
+    No(Fault, Vec<usize>),
 }
 
-fn attach_one(snapshot: &Snapshot, name: &ObjectName, route: &HttpRoute, listeners: &mut Listeners<'_>) -> Verdict {
-    let mut faults: Vec<Fault> = Vec::new();
+fn attach_one(
+    snapshot: &Snapshot,
+    name: &ObjectName,
+    route: &HttpRoute,
+    listeners: &mut Listeners<'_>,
+) -> (Verdict, RouteReport) {
+    let mut faults = Faults::new();
     let hostnames = hostnames(route, &mut faults);
     let mut targets: BTreeSet<(ObjectName, usize)> = BTreeSet::new();
-    let mut foreign = 0;
+    let (mut parents, mut foreign, mut served) = (Vec::new(), 0, false);
     for parent in &route.spec.parent_refs {
         let gateway = ObjectName::new(parent.namespace.as_deref().unwrap_or(&name.ns), &parent.name);
-        match ask(parent, &gateway, snapshot.gateways.get(&gateway).map(Arc::as_ref), listeners, name, &hostnames) {
-            Parent::Attached(indices) => targets.extend(indices.into_iter().map(|i| (gateway.clone(), i))),
-            Parent::Foreign => foreign += 1,
-            Parent::No(reason, message) => faults.push(Fault { reason, message }),
-        }
+        let (attached, accepted) = match ask(snapshot, parent, &gateway, listeners, name, &hostnames) {
+            Parent::Attached(indices) => (indices, Ok(())),
+            Parent::No(fault, indices) => (indices, Err(fault)),
+            Parent::Missing(fault) => {
+                faults.push((About::Parent, fault));
+                continue;
+            }
+            Parent::Foreign => {
+                foreign += 1;
+                continue;
+            }
+        };
+        served |= accepted.is_ok();
+        faults.extend(accepted.clone().err().map(|fault| (About::Parent, fault)));
+        targets.extend(attached.into_iter().map(|i| (gateway.clone(), i)));
+        parents.push(ParentReport { parent: parent.clone(), accepted });
     }
+    let subject = Subject::of(&route.metadata);
     if foreign == route.spec.parent_refs.len() {
         let messages = vec!["no parentRef names a Gateway of ours".to_owned()];
-        return Verdict { outcome: Outcome::Ignored, reason: "NoMatchingParent", messages };
+        let verdict = Verdict { outcome: Outcome::Ignored, reason: "NoMatchingParent", messages };
+        return (verdict, RouteReport { subject, resolved: Ok(()), partial: None, parents });
     }
     let rules = rule::compile(snapshot, name, route, &mut faults);
-    let attached = !targets.is_empty();
     for (gateway, index) in targets {
         if let Some(served) = listeners.get_mut(&gateway).and_then(|all| all.get_mut(index)) {
+            served.attached += 1;
             add(served, &hostnames, &rules);
         }
     }
-    let outcome = match (attached, faults.is_empty()) {
+    let report = report(subject, parents, hostnames.len(), rules.len(), &faults);
+    let outcome = match (served, faults.is_empty()) {
         (true, true) => Outcome::Accepted,
         (true, false) => Outcome::Partial,
         (false, _) => Outcome::Refused,
     };
-    let reason = faults.first().map_or("Accepted", |f| f.reason);
-    Verdict { outcome, reason, messages: faults.into_iter().map(|f| f.message).collect() }
+    let reason = faults.first().map_or("Accepted", |(_, f)| f.reason);
+    (Verdict { outcome, reason, messages: faults.into_iter().map(|(_, f)| f.message).collect() }, report)
+}
+
+/// Sorts what is not obeyed into conditions: references apart; a route of which nothing is obeyed is not accepted, one of
+/// which a part is not is partially invalid.
+fn report(
+    subject: Subject,
+    mut parents: Vec<ParentReport>,
+    hostnames: usize,
+    rules: usize,
+    faults: &Faults,
+) -> RouteReport {
+    let (mut of_backends, mut own, mut bad_rules) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for (about, fault) in faults {
+        match about {
+            About::Parent => {}
+            About::Backend => of_backends.push(fault),
+            About::Hostname => own.push(fault),
+            About::Rule(index) => {
+                own.push(fault);
+                bad_rules.insert(*index);
+            }
+        }
+    }
+    let resolved = Fault::join(of_backends).map_or(Ok(()), Err);
+    let mut partial = Fault::join(own);
+    if (hostnames == 0 || bad_rules.len() == rules)
+        && let Some(fault) = partial.take()
+    {
+        for parent in parents.iter_mut().filter(|parent| parent.accepted.is_ok()) {
+            parent.accepted = Err(fault.clone());
+        }
+    }
+    RouteReport { subject, resolved, partial, parents }
 }
 
 /// The route's host names; [`Hostname::Any`] when it has none, nothing when none of those it has is a host name.
-fn hostnames(route: &HttpRoute, faults: &mut Vec<Fault>) -> Vec<Hostname> {
+fn hostnames(route: &HttpRoute, faults: &mut Faults) -> Vec<Hostname> {
     if route.spec.hostnames.is_empty() {
         return vec![Hostname::Any];
     }
@@ -124,19 +186,19 @@ fn hostnames(route: &HttpRoute, faults: &mut Vec<Fault>) -> Vec<Hostname> {
         match Hostname::try_new(text) {
             Some(name) if out.contains(&name) => {}
             Some(name) => out.push(name),
-            None => faults.push(Fault {
-                reason: "UnsupportedValue",
-                message: format!("hostname {text:?} is neither a DNS name nor \"*.\" and one"),
-            }),
+            None => {
+                let why = format!("hostname {text:?} is neither a DNS name nor \"*.\" and one");
+                faults.push((About::Hostname, Fault::new("UnsupportedValue", why)));
+            }
         }
     }
     out
 }
 
 fn ask(
+    snapshot: &Snapshot,
     parent: &ParentRef,
     name: &ObjectName,
-    gateway: Option<&Gateway>,
     listeners: &Listeners<'_>,
     route: &ObjectName,
     hostnames: &[Hostname],
@@ -144,12 +206,11 @@ fn ask(
     if parent.kind.as_deref().unwrap_or("Gateway") != "Gateway" || parent.group.as_deref().unwrap_or(GROUP) != GROUP {
         return Parent::Foreign;
     }
-    let Some(gateway) = gateway else {
-        return Parent::No("NoMatchingParent", format!("Gateway {name} does not exist"));
-    };
-    let Some(all) = listeners.get(name).filter(|_| gateway.spec.gateway_class_name == CLASS) else {
-        return Parent::Foreign;
-    };
+    if !snapshot.gateways.contains_key(name) {
+        return Parent::Missing(Fault::new("NoMatchingParent", format!("Gateway {name} does not exist")));
+    }
+    let Some(all) = listeners.get(name) else { return Parent::Foreign };
+    let no = |reason, why: String| Parent::No(Fault::new(reason, why), Vec::new());
     let named = |s: &Served<'_>| {
         parent.section_name.as_deref().is_none_or(|n| n == s.spec.name) && parent.port.is_none_or(|p| p == s.spec.port)
     };
@@ -158,31 +219,33 @@ fn ask(
         let section = parent.section_name.iter().map(|n| format!(" named {n:?}"));
         let port = parent.port.iter().map(|p| format!(" on port {p}"));
         let which: String = section.chain(port).collect();
-        return Parent::No("NoMatchingParent", format!("Gateway {name} has no listener{which}"));
+        return no("NoMatchingParent", format!("Gateway {name} has no listener{which}"));
     }
-    if left.iter().all(|&i| all[i].state.is_err()) {
-        let why: Vec<String> = left.iter().filter_map(|&i| Some(all[i].state.as_ref().err()?.1.clone())).collect();
-        return Parent::No(
-            "NotAllowedByListeners",
-            format!("Gateway {name} serves no such listener: {}", why.join("; ")),
-        );
+    let unserved = |indices: &[usize]| {
+        let why: Vec<&str> = indices.iter().filter_map(|&i| Some(all[i].open().err()?.message.as_str())).collect();
+        format!("Gateway {name} serves no such listener: {}", why.join("; "))
+    };
+    if left.iter().all(|&i| !all[i].kinds.contains(&"HTTPRoute")) {
+        return no("NotAllowedByListeners", unserved(&left));
     }
-    left.retain(|&i| all[i].state.as_ref().is_ok_and(|open| open.all_namespaces || route.ns == name.ns));
+    left.retain(|&i| all[i].kinds.contains(&"HTTPRoute") && all[i].guests.admit(snapshot, &name.ns, &route.ns));
     if left.is_empty() {
         let why = format!("Gateway {name} does not allow routes from namespace {:?}", route.ns);
-        return Parent::No("NotAllowedByListeners", why);
+        return no("NotAllowedByListeners", why);
     }
-    left.retain(|&i| all[i].state.as_ref().is_ok_and(|open| hostnames.iter().any(|h| h.intersects(&open.hostname))));
+    left.retain(|&i| all[i].hostname.as_ref().is_some_and(|name| hostnames.iter().any(|h| h.intersects(name))));
     if left.is_empty() {
-        let why = format!("no hostname of the route fits a listener of Gateway {name}");
-        return Parent::No("NoMatchingListenerHostname", why);
+        return no("NoMatchingListenerHostname", format!("no hostname of the route fits a listener of Gateway {name}"));
+    }
+    if left.iter().all(|&i| all[i].open().is_err()) {
+        return Parent::No(Fault::new("NotAllowedByListeners", unserved(&left)), left);
     }
     Parent::Attached(left)
 }
 
-/// Adds a route's rules to a listener, under each host name that both have.
+/// Adds a route's rules to a listener that is served, under each host name that both have.
 fn add(served: &mut Served<'_>, hostnames: &[Hostname], rules: &[CompiledRule]) {
-    let Ok(open) = &served.state else { return };
+    let Ok(open) = served.open().cloned() else { return };
     for CompiledRule { matches, rule } in rules {
         for hostname in hostnames.iter().filter(|h| h.intersects(&open.hostname)) {
             served.entries.extend(matches.iter().map(|matches| HttpEntry {

@@ -13,6 +13,7 @@ use super::{
         matching::{HeaderMatch, PathMatch, QueryMatch, ValueMatch},
         path,
     },
+    report::Fault,
 };
 use crate::{
     api::{
@@ -23,24 +24,21 @@ use crate::{
     source::Snapshot,
 };
 
-/// Something in a route that is not obeyed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// CamelCase, as in the conditions of the API.
-    pub reason: &'static str,
-    /// What was found and what was wanted.
-    pub message: String,
+/// What a [`Fault`] of a route is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A parent.
+    Parent,
+    /// A host name of the route.
+    Hostname,
+    /// What a rule, counted from 0, asks for.
+    Rule(usize),
+    /// A backend that a rule refers to.
+    Backend,
 }
 
-impl Fault {
-    fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
-    }
-
-    fn at(self, place: &str) -> Self {
-        Self { reason: self.reason, message: format!("{place}: {}", self.message) }
-    }
-}
+/// What in a route is not obeyed, in the order in which it is written.
+pub type Faults = Vec<(About, Fault)>;
 
 /// A rule with the matches that lead to it.
 #[derive(Debug)]
@@ -53,12 +51,7 @@ pub struct CompiledRule {
 
 /// Compiles the rules of a route, in order.
 #[must_use]
-pub fn compile(
-    snapshot: &Snapshot,
-    name: &ObjectName,
-    route: &HttpRoute,
-    faults: &mut Vec<Fault>,
-) -> Vec<CompiledRule> {
+pub fn compile(snapshot: &Snapshot, name: &ObjectName, route: &HttpRoute, faults: &mut Faults) -> Vec<CompiledRule> {
     let default = [HttpRouteRule::default()];
     // As the API server defaults it: one rule that matches everything.
     let rules = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
@@ -70,14 +63,14 @@ fn compile_one(
     route: &ObjectName,
     index: usize,
     spec: &HttpRouteRule,
-    faults: &mut Vec<Fault>,
+    faults: &mut Faults,
 ) -> CompiledRule {
     let place = format!("rule {index}");
     let mut matches = Vec::new();
     for spec in &spec.matches {
         match compile_match(spec) {
             Ok(one) => matches.push(Arc::new(one)),
-            Err(fault) => faults.push(fault.at(&place)),
+            Err(fault) => faults.push((About::Rule(index), fault.at(&place))),
         }
     }
     if spec.matches.is_empty() {
@@ -90,9 +83,8 @@ fn compile_one(
     }
     for (what, found) in [("retry", &spec.retry), ("sessionPersistence", &spec.session_persistence)] {
         if found.is_some() {
-            faults.push(
-                Fault::new("UnsupportedValue", format!("{what} is not supported yet; served without")).at(&place),
-            );
+            let fault = Fault::new("UnsupportedValue", format!("{what} is not supported yet; served without"));
+            faults.push((About::Rule(index), fault.at(&place)));
         }
     }
     let mut rule = HttpRule {
@@ -110,7 +102,7 @@ fn compile_one(
     match filters.and_then(|f| timeouts.map(|t| (f, t))) {
         Err(fault) => {
             rule.action = Action::Refuse(fault.message.clone());
-            faults.push(fault.at(&place));
+            faults.push((About::Rule(index), fault.at(&place)));
         }
         Ok((filters, timeouts)) => {
             rule.timeouts = timeouts;
@@ -120,7 +112,7 @@ fn compile_one(
             if let Some(redirect) = filters.redirect {
                 rule.action = Action::Redirect(redirect);
             } else if !spec.backend_refs.is_empty() {
-                let share = |spec| share(snapshot, route, spec, faults, &place);
+                let share = |spec| share(snapshot, route, spec, index, faults);
                 rule.action = Action::Forward(spec.backend_refs.iter().map(share).collect());
             }
         }
@@ -128,27 +120,26 @@ fn compile_one(
     CompiledRule { matches, rule: Arc::new(rule) }
 }
 
-fn share(
-    snapshot: &Snapshot,
-    route: &ObjectName,
-    spec: &HttpBackendRef,
-    faults: &mut Vec<Fault>,
-    place: &str,
-) -> Share {
+fn share(snapshot: &Snapshot, route: &ObjectName, spec: &HttpBackendRef, index: usize, faults: &mut Faults) -> Share {
     let weight = u32::try_from(spec.weight.unwrap_or(1).clamp(0, 1_000_000)).unwrap_or(0);
-    let found = backend(snapshot, route, spec).and_then(|port| Ok((port, filter::compile(&spec.filters, false)?)));
-    let found = found.and_then(|(port, filters)| match (filters.redirect, filters.rewrite) {
-        (None, None) => Ok((port, filters.request, filters.response)),
+    let found = backend(snapshot, route, spec).map_err(|fault| (About::Backend, fault)).and_then(|port| {
+        let (request, response) = edits(spec).map_err(|fault| (About::Rule(index), fault))?;
+        Ok(Share { weight, to: ShareTarget::Service(port), request, response })
+    });
+    found.unwrap_or_else(|(about, fault)| {
+        let to = ShareTarget::Invalid(fault.message.clone());
+        faults.push((about, fault.at(&format!("rule {index}"))));
+        Share { weight, to, request: HeaderEdits::default(), response: HeaderEdits::default() }
+    })
+}
+
+/// The filters of a backendRef: changes of the request's and the response's headers.
+fn edits(spec: &HttpBackendRef) -> Result<(HeaderEdits, HeaderEdits), Fault> {
+    let filters = filter::compile(&spec.filters, false)?;
+    match (filters.redirect, filters.rewrite) {
+        (None, None) => Ok((filters.request, filters.response)),
         _ => {
             Err(Fault::new("UnsupportedValue", "RequestRedirect and URLRewrite of a backendRef are not supported yet"))
-        }
-    });
-    match found {
-        Ok((port, request, response)) => Share { weight, to: ShareTarget::Service(port), request, response },
-        Err(fault) => {
-            let to = ShareTarget::Invalid(fault.message.clone());
-            faults.push(fault.at(place));
-            Share { weight, to, request: HeaderEdits::default(), response: HeaderEdits::default() }
         }
     }
 }

@@ -8,7 +8,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -16,9 +16,10 @@ pub use demand::CLASS;
 use demand::Demand;
 
 use super::{
-    Allocations, EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
+    Backend, EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
     endpoints::{self, Family, SliceIndex},
     ipam::{self, Claim},
+    pool::Pools,
 };
 use crate::{
     api::{ObjectName, Service, service::ServicePort},
@@ -28,17 +29,28 @@ use crate::{
 /// Ports of one Service at most; one that has more gets no frontend at all.
 pub const MAX_PORTS: usize = 100;
 
-/// Annotations under this prefix are ours; an unknown one is a typing error.
-const ANNOTATION_PREFIX: &str = "sluice.dev/";
+/// Annotations that people write; another one under [`ipam::PREFIX`] is a typing error.
+const ANNOTATIONS: [&str; 4] = [ipam::ADDRESSES, ipam::POOL, ipam::SHARING_KEY, ipam::SHARING_NAMESPACES];
 
-/// What the Services that are ours claim.
+/// What the Services that are ours claim, and a verdict for those that claim nothing.
 #[must_use]
-pub fn claims(snapshot: &Snapshot) -> Vec<Claim> {
-    let claim = |service: &Arc<Service>| match Demand::of(service) {
-        Demand::Addresses(claim) => Some(claim),
-        Demand::Nothing(_) | Demand::Impossible(_) => None,
-    };
-    snapshot.services.values().filter_map(claim).collect()
+pub fn claims(snapshot: &Snapshot, node: &Node, pools: &Pools) -> (Vec<Claim>, Vec<(ObjectRef, Verdict)>) {
+    let (mut claims, mut verdicts) = (Vec::with_capacity(snapshot.services.len()), Vec::new());
+    for (name, service) in &snapshot.services {
+        let verdict = match Demand::of(service, node, pools) {
+            Demand::Addresses(claim) => {
+                claims.push(*claim);
+                continue;
+            }
+            Demand::Farewell(claim, verdict) => {
+                claims.push(*claim);
+                verdict
+            }
+            Demand::Nothing(verdict) => verdict,
+        };
+        verdicts.push((ObjectRef::new("Service", name.clone()), verdict));
+    }
+    (claims, verdicts)
 }
 
 /// All Services, the oldest first, then by name.
@@ -53,11 +65,18 @@ pub(super) fn by_age(snapshot: &Snapshot) -> Vec<&Arc<Service>> {
 #[derive(Debug, Default)]
 pub(super) struct Targets {
     made: HashMap<Frontend, Made>,
-    /// The addresses that were given, and the same as a set: no backend has one.
-    given: Arc<Allocations>,
-    vips: Arc<BTreeSet<IpAddr>>,
+    vips: Arc<Vips>,
     /// What was made no longer holds; an equal one is still shared.
     is_stale: bool,
+}
+
+/// The addresses that were given to anybody.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Vips {
+    /// Those that are ours alone.
+    own: BTreeSet<IpAddr>,
+    /// Those that are a node's as well, with the ports that objects have there.
+    of_nodes: BTreeSet<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -68,6 +87,23 @@ struct Made {
 }
 
 impl Targets {
+    /// Takes over the addresses that were given: no backend has one.
+    pub(super) fn note(&mut self, claims: &[Claim], model: &Model) {
+        let is_of_node = |addr: &IpAddr| model.pools.is_of_node(*addr);
+        let own = model.allocations.values().flatten().copied().filter(|addr| !is_of_node(addr)).collect();
+        let mut of_nodes = BTreeSet::new();
+        for claim in claims {
+            let addrs = model.allocations.get(&claim.object).into_iter().flatten().filter(|addr| is_of_node(addr));
+            of_nodes
+                .extend(addrs.flat_map(|addr| claim.ports.iter().map(|(port, _)| SocketAddr::new(*addr, port.get()))));
+        }
+        let vips = Vips { own, of_nodes };
+        if vips != *self.vips {
+            self.vips = Arc::new(vips);
+            self.is_stale = true;
+        }
+    }
+
     /// Tells that what was made may not hold any more, whatever the objects say.
     pub(super) fn distrust(&mut self) {
         self.is_stale = true;
@@ -88,7 +124,7 @@ pub(super) struct Compiler<'a> {
     touched: &'a BTreeSet<ObjectName>,
     targets: &'a mut Targets,
     /// Every address given to anybody.
-    vips: Arc<BTreeSet<IpAddr>>,
+    vips: Arc<Vips>,
 }
 
 impl<'a> Compiler<'a> {
@@ -97,16 +133,7 @@ impl<'a> Compiler<'a> {
         node: &'a Node,
         touched: &'a BTreeSet<ObjectName>,
         targets: &'a mut Targets,
-        model: &Model,
     ) -> Self {
-        if !Arc::ptr_eq(&targets.given, &model.allocations) {
-            targets.given = Arc::clone(&model.allocations);
-            let vips = model.allocations.values().flatten().copied().collect();
-            if vips != *targets.vips {
-                targets.vips = Arc::new(vips);
-                targets.is_stale = true;
-            }
-        }
         let vips = Arc::clone(&targets.vips);
         Self { slices, node, touched, targets, vips }
     }
@@ -115,14 +142,10 @@ impl<'a> Compiler<'a> {
     /// older Services must have been added.
     pub(super) fn add(&mut self, service: &Arc<Service>, model: &mut Model) {
         let object = ObjectRef::new("Service", service.metadata.object_name());
-        let verdict = match Demand::of(service) {
-            Demand::Nothing(verdict) | Demand::Impossible(verdict) => verdict,
-            Demand::Addresses(_) => match model.allocations.get(&object) {
-                Some(addrs) => self.program(&object.object, service, addrs, &mut model.frontends),
-                // Refused by `ipam::assign`, which has said why.
-                None => return,
-            },
-        };
+        let Model { allocations, frontends, pools, .. } = model;
+        // Without an address: whoever refused it has said why.
+        let Some(addrs) = allocations.get(&object) else { return };
+        let verdict = self.program(&object.object, service, addrs, pools, frontends);
         model.judge(object, verdict);
     }
 
@@ -132,6 +155,7 @@ impl<'a> Compiler<'a> {
         name: &ObjectName,
         service: &Arc<Service>,
         vips: &[IpAddr],
+        pools: &Pools,
         frontends: &mut BTreeMap<Frontend, Target>,
     ) -> Verdict {
         let mut report = Report::default();
@@ -157,7 +181,7 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
-        self.remark(service, vips, &mut report);
+        remark(service, vips, pools, &mut report);
         report.verdict()
     }
 
@@ -178,7 +202,11 @@ impl<'a> Compiler<'a> {
 
     fn target(&self, service: &Service, port: &ServicePort, at: Frontend) -> (EndpointTarget, Vec<String>) {
         let mut selected = endpoints::select_port(self.slices, service, port, Family::of(at.vip), self.node);
-        selected.exclude(&self.vips);
+        let Vips { own, of_nodes } = &*self.vips;
+        let is_vip = |backend: &Backend| {
+            own.contains(&backend.addr) || of_nodes.contains(&SocketAddr::new(backend.addr, backend.port.get()))
+        };
+        selected.exclude(is_vip);
         let is_local = service.spec.external_traffic_policy == "Local";
         let exists = !selected.cluster.is_empty();
         let (backends, draining) = if is_local {
@@ -208,17 +236,22 @@ impl<'a> Compiler<'a> {
         };
         (target, notes)
     }
+}
 
-    /// Things that are odd and harm nothing.
-    fn remark(&self, service: &Service, vips: &[IpAddr], report: &mut Report) {
-        let pools = &self.node.pools;
-        for vip in vips.iter().filter(|vip| !pools.is_empty() && !pools.iter().any(|p| p.contains(*vip))) {
-            report.note(format!("{vip} is in no pool; it stays because the Service had it before"));
-        }
-        let known = [ipam::ADDRESSES, ipam::SHARING_KEY];
-        let ours = service.metadata.annotations.keys().filter(|a| a.starts_with(ANNOTATION_PREFIX));
-        for odd in ours.filter(|a| !known.contains(&a.as_str())) {
-            report.note(format!("annotation {odd} is not known; want {} or {}", known[0], known[1]));
+/// Things that are odd and harm nothing.
+fn remark(service: &Service, vips: &[IpAddr], pools: &Pools, report: &mut Report) {
+    for vip in vips.iter().filter(|vip| pools.of(**vip).is_none()) {
+        report.note(format!("{vip} is in no pool; it stays because the Service had it before"));
+    }
+    let annotations = &service.metadata.annotations;
+    for (name, value) in annotations.iter().filter(|(name, _)| name.starts_with(ipam::PREFIX)) {
+        if name == ipam::ALLOCATED {
+            let odd = value.split(',').map(str::trim).filter(|v| !v.parse().is_ok_and(|addr| vips.contains(&addr)));
+            for odd in odd {
+                report.note(format!("annotation {name} holds {odd:?}, which the Service cannot have; it is ignored"));
+            }
+        } else if !ANNOTATIONS.contains(&name.as_str()) {
+            report.note(format!("annotation {name} is not known; want {}", ANNOTATIONS.join(", ")));
         }
     }
 }
@@ -267,7 +300,6 @@ fn admits_all_sources(service: &Service, vip: IpAddr) -> bool {
     ranges.is_empty() || ranges.iter().any(|range| range.trim() == all)
 }
 
-/// Whose a frontend is.
 /// Whether a frontend is a Service's own.
 fn is_of(target: &Target, service: &ObjectName) -> bool {
     matches!(target, Target::Endpoints(endpoints) if endpoints.service == *service)

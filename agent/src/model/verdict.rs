@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::ObjectName;
 
 /// An object: kind, namespace, name. Written `Kind namespace/name`, or `Kind name` where it is cluster-scoped.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ObjectRef {
     /// The kind as in the API, `Service`.

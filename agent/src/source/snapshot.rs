@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{AddressPool, EndpointSlice, Gateway, HttpRoute, Namespace, Node, ObjectName, Service};
+use crate::api::{AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectName, Service};
 
 /// Immutable, indexed by kind and name. Cheap to clone: objects are shared with the snapshot before.
 ///
@@ -16,6 +16,8 @@ pub struct Snapshot {
     pub services: BTreeMap<ObjectName, Arc<Service>>,
     /// EndpointSlices.
     pub slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
+    /// GatewayClasses, by name.
+    pub gateway_classes: BTreeMap<String, Arc<GatewayClass>>,
     /// Gateways.
     pub gateways: BTreeMap<ObjectName, Arc<Gateway>>,
     /// HTTPRoutes.

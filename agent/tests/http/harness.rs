@@ -129,7 +129,7 @@ pub(crate) fn compile(
         snapshot.services.insert(name(&service.metadata), Arc::new(service));
     }
     let pool = "192.0.2.0/24".parse().unwrap();
-    let node = Node { name: "n1".into(), zone: None, pools: vec![pool], allocations: Arc::default() };
+    let node = Node { pools: vec![pool], ..Node::alone("n1") };
     let mut model = model::compile(&snapshot, &node);
     let mut http = HttpModel::clone(&model.http);
     http.frontends = http.frontends.into_values().map(|listeners| (addr, listeners)).collect();

@@ -24,7 +24,7 @@ proptest! {
     #[test]
     fn source_ports_stay_in_the_range_and_do_not_repeat(first in 1u16.., size in 0u16..100, hash: u32) {
         let last = first.saturating_add(size);
-        let s = Settings { snat_first: first, snat_last: last, reject_rate: 0 };
+        let s = Settings { snat_first: first, snat_last: last, reject_rate: 0, ..Settings::default() };
         let ports: std::collections::HashSet<_> =
             (0..PORT_PROBES).map(|i| source_port(&s, hash, i).expect("the range is not empty")).collect();
         prop_assert!(ports.iter().all(|p| (first..=last).contains(p)));
@@ -87,7 +87,10 @@ fn an_empty_table_has_no_position() {
 #[test]
 fn an_empty_range_has_no_port() {
     for (first, last) in [(0, 0), (0, 100), (50, 49)] {
-        assert_eq!(source_port(&Settings { snat_first: first, snat_last: last, reject_rate: 0 }, 1, 0), None);
+        assert_eq!(
+            source_port(&Settings { snat_first: first, snat_last: last, reject_rate: 0, ..Settings::default() }, 1, 0),
+            None
+        );
     }
 }
 

@@ -17,7 +17,7 @@ use super::namespace::Namespace;
 
 /// What is done with a namespace's links; valid on the thread that made it.
 pub struct Net {
-    handle: Handle,
+    pub(super) handle: Handle,
 }
 
 impl Namespace {

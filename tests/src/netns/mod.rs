@@ -29,6 +29,7 @@ pub mod load;
 pub mod manifest;
 pub mod maps;
 pub mod namespace;
+pub mod neighbour;
 pub mod outcome;
 pub mod pass;
 pub mod ping;

@@ -17,6 +17,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, Once, PoisonError, atomic},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -36,6 +37,10 @@ use super::namespace::{NAMES, Namespace};
 pub const RUNS: &str = "/run/sluice-lab";
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
+/// Where files that may be lost are in memory; on a host without it, on disk.
+const MEMORY: &str = "/dev/shm";
+/// How long killed processes may take to be gone.
+const KILLED: Duration = Duration::from_secs(10);
 /// The pins of all runs.
 const PINS: &str = "/sys/fs/bpf/sluice";
 
@@ -117,10 +122,26 @@ impl Run {
         dir_of(&self.id)
     }
 
+    /// A directory in memory, made on the first call: for data that nobody needs after a power failure.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn memory_dir(&self) -> anyhow::Result<PathBuf> {
+        let dir = memory_of(&self.id);
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        Ok(dir)
+    }
+
     /// The directory of its pins; the agent makes it.
     #[must_use]
     pub fn bpf_dir(&self) -> PathBuf {
         Path::new(PINS).join(&self.id)
+    }
+
+    /// Removes one of its namespaces, with the processes in it.
+    pub fn remove_namespace(&self, role: &str) {
+        let _live = live();
+        end(&[name_of(&self.id, role)]);
     }
 
     /// Creates one of its namespaces.
@@ -162,15 +183,31 @@ pub fn require_root() -> anyhow::Result<()> {
 /// Removes a run's processes, namespaces, pins and directory. Whatever is gone already is no error.
 pub fn remove(id: &str) {
     let spaces = namespaces_of(id);
-    for pid in processes_in(&spaces) {
-        let _ = kill(pid, Signal::SIGKILL);
-    }
-    for name in &spaces {
-        Namespace::unname(name);
-    }
+    end(&spaces);
+    crate::cluster::nodes::remove_cgroups(&dir_of(id));
     let _ = fs::remove_dir_all(Path::new(PINS).join(id));
     let _ = fs::remove_dir(PINS);
+    let _ = fs::remove_dir_all(memory_of(id));
     let _ = fs::remove_dir_all(dir_of(id));
+}
+
+/// Ends the processes in these namespaces, and removes their names.
+fn end(spaces: &[String]) {
+    // Until all are gone: one may have started another, and what dies slowly still writes.
+    let began = Instant::now();
+    loop {
+        let left = processes_in(spaces);
+        for pid in &left {
+            let _ = kill(*pid, Signal::SIGKILL);
+        }
+        if left.is_empty() || began.elapsed() > KILLED {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for name in spaces {
+        Namespace::unname(name);
+    }
 }
 
 /// The names of a run's namespaces.
@@ -215,6 +252,10 @@ fn names_in(dir: &Path) -> Vec<String> {
 
 fn dir_of(id: &str) -> PathBuf {
     Path::new(RUNS).join(id)
+}
+
+fn memory_of(id: &str) -> PathBuf {
+    Path::new(MEMORY).join(name_of(id, "memory"))
 }
 
 fn name_of(id: &str, role: &str) -> String {

@@ -14,7 +14,7 @@ use nix::{
 };
 use sluice_ebpf::*;
 
-use super::object;
+use super::{UP0, UP1, object};
 
 /// The namespace: `up0` and `up1` (MTU 1280) are uplinks, `pod0` leads to pods. Every address has a permanent neighbour but .99.
 const TOPOLOGY: &str = "
@@ -103,7 +103,7 @@ impl Lab {
             bail!("topology: {}", String::from_utf8_lossy(&out.stderr));
         }
         let mut bpf = EbpfLoader::new().load_file(object()).context("load the object")?;
-        for name in [program::INGRESS, program::EGRESS] {
+        for name in [program::INGRESS, program::EGRESS, program::ANNOUNCE] {
             let p: &mut SchedClassifier = bpf.program_mut(name).context(name)?.try_into()?;
             p.load().context(name)?;
         }
@@ -117,9 +117,10 @@ impl Lab {
         let p: &mut Xdp = bpf.program_mut(program::PASS).context(program::PASS)?.try_into()?;
         p.attach("up0", XdpMode::Driver)?;
         let mut lab = Self { bpf, up0: if_nametoindex("up0")?, up1: if_nametoindex("up1")?, next_frontend: 1 };
-        lab.uplink(lab.up0, "192.0.2.1", "2001:db8:1::1");
-        lab.uplink(lab.up1, "203.0.113.1", "2001:db8:2::1");
-        lab.settings(Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 1000 });
+        lab.uplink(lab.up0, UP0, "192.0.2.1", "2001:db8:1::1");
+        lab.uplink(lab.up1, UP1, "203.0.113.1", "2001:db8:2::1");
+        let settings = Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 1000, announce_until: u64::MAX };
+        lab.settings(settings);
         Ok(lab)
     }
 
@@ -129,8 +130,8 @@ impl Lab {
     }
 
     /// Declares an uplink.
-    pub fn uplink(&mut self, ifindex: u32, v4: &str, v6: &str) {
-        let row = Uplink { v4: addr(v4), v6: addr(v6), flags: 0 };
+    pub fn uplink(&mut self, ifindex: u32, mac: [u8; 6], v4: &str, v6: &str) {
+        let row = Uplink { v4: addr(v4), v6: addr(v6), mac, pad: [0; 2] };
         self.hash(map::UPLINKS).insert(ifindex, row, 0).expect("insert an uplink");
     }
 

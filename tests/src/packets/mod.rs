@@ -12,11 +12,13 @@ use std::{
 
 mod case;
 mod lab;
+mod neighbour;
 mod net;
 mod segment;
 
 pub use case::{Case, Does, Hook};
 pub use lab::{Lab, Output, Reasons, addr, drop_reasons, now};
+pub use neighbour::{ArpFrame, discovery, link_layer, solicited};
 pub use net::*;
 pub use segment::{L4, Segment, lengthen, partial};
 

@@ -154,7 +154,7 @@ fn what_xdp_cannot_finish_it_leaves_untouched() {
                 reasons: &[Reason::NoSource],
                 ..case("and without an address on it there is no source", Hook::Ingress, Does::Drop, None)
             });
-            lab.uplink(lab.up1, "203.0.113.1", "2001:db8:2::1");
+            lab.uplink(lab.up1, UP1, "203.0.113.1", "2001:db8:2::1");
         }
     });
 }

@@ -186,7 +186,7 @@ fn the_first_packet_after_a_backend_appears_succeeds() {
 fn answers_are_limited() {
     with_lab(|lab| {
         lab.frontend((V4.vip, 80), TCP, 0, &[]);
-        lab.settings(Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 1 });
+        lab.settings(Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 1, ..Settings::default() });
         let syn = Segment::tcp((V4.client, 33000), (V4.vip, 80), SYN).bytes();
         let answered = (0..50).filter(|_| lab.ingress(&syn).code == 7).count() as u64;
         // One for each CPU and second.
@@ -195,7 +195,7 @@ fn answers_are_limited() {
         let reasons = lab.reasons();
         assert_eq!(reasons.get("no_backend").copied().unwrap_or(0), answered);
         assert_eq!(reasons["reject_limited"], 50 - answered);
-        lab.settings(Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 0 });
+        lab.settings(Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 0, ..Settings::default() });
         lab.check(&dropped("a rate of nothing answers nothing", Hook::Ingress, syn, &[Reason::RejectLimited]));
     });
 }

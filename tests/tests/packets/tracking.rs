@@ -254,7 +254,7 @@ fn source_ports_are_not_shared_and_may_run_out() {
             lab.forget_flows();
             lab.backend(1, (n.remote, 8080), BACKEND_REMOTE);
             let f = lab.frontend((n.vip, 80), TCP, 0, &[1]);
-            lab.settings(Settings { snat_first: 40_000, snat_last: 40_003, reject_rate: 1000 });
+            lab.settings(Settings { snat_first: 40_000, snat_last: 40_003, reject_rate: 1000, ..Settings::default() });
             let mut ports = Vec::new();
             for client in 33000..33004 {
                 assert_eq!(lab.xdp(&Segment::tcp((n.client, client), (n.vip, 80), SYN).bytes()).code, 3);
@@ -281,7 +281,7 @@ fn source_ports_are_not_shared_and_may_run_out() {
             assert_eq!(lab.xdp(&fifth.bytes()).code, 3, "the port of a closed flow is taken");
             assert!(lab.entry((n.client, 33002), (n.vip, 80), TCP, CT_REQUEST).is_none(), "with its request entry");
             assert_eq!(lab.conntrack().len(), 8);
-            lab.settings(Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 1000 });
+            lab.settings(Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 1000, ..Settings::default() });
         }
     });
 }
@@ -292,7 +292,7 @@ fn an_empty_port_range_refuses_flows_that_need_one() {
         lab.backend(1, (V4.remote, 8080), BACKEND_REMOTE);
         lab.frontend((V4.vip, 80), TCP, 0, &[1]);
         for (first, last) in [(0, 0), (50_000, 40_000)] {
-            lab.settings(Settings { snat_first: first, snat_last: last, reject_rate: 1000 });
+            lab.settings(Settings { snat_first: first, snat_last: last, reject_rate: 1000, ..Settings::default() });
             lab.check(&Case {
                 says: "no range, no port",
                 hook: Hook::Xdp,

@@ -13,6 +13,10 @@ fn backend((n, locality): &(u8, u8)) -> Backend {
     Backend { addr: [10, 244, 0, *n].into(), port: Port::try_new(8080).unwrap(), locality }
 }
 
+/// What the host has for itself.
+const HOST: [IpAddr; 2] =
+    [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 3)), IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)];
+
 /// A frontend: VIP, whether UDP, and its target; no backends and no flags: the proxy.
 type Drawn = BTreeMap<(u8, bool), (Vec<(u8, u8)>, Vec<(u8, u8)>, u8)>;
 
@@ -49,7 +53,10 @@ fn rows(model: &Model) -> Rows {
         let key = frontend_key(frontend);
         rows.frontends.insert(key, FrontendRow::new(target));
         let vip = rows.vips.entry(key.vip).or_default();
-        vip.flags |= VIP_ECHO | VIP_REJECT | if matches!(target, Target::Proxy { .. }) { VIP_PROXY } else { 0 };
+        let ip = frontend.vip;
+        vip.flags |= if HOST.contains(&ip) { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
+        vip.flags |= if model.announced.contains(&ip) { VIP_ANNOUNCE } else { 0 };
+        vip.flags |= if matches!(target, Target::Proxy { .. }) { VIP_PROXY } else { 0 };
         vip.frontends += 1;
         let Target::Endpoints(endpoints) = target else { continue };
         for backend in endpoints.backends.iter().chain(&endpoints.draining) {
@@ -67,13 +74,15 @@ fn rows(model: &Model) -> Rows {
 proptest! {
     #[test]
     fn rows_and_plans_of_a_history_are_those_from_scratch(
-        history in prop::collection::vec((any_model(), 0..3_u8), 1..10),
+        history in prop::collection::vec((any_model(), prop::collection::btree_set(0..5_u8, 0..4), 0..3_u8), 1..10),
     ) {
         let mut desired = Desired::default();
+        desired.follow_host(HOST.into());
         let mut following = State::new(&Observed::default());
         let mut planning = State::new(&Observed::default());
-        for (drawn, ticks) in history {
-            let model = model(&drawn);
+        for (drawn, announced, ticks) in history {
+            let announced = announced.into_iter().map(|n| IpAddr::from([192, 0, 2, n])).collect();
+            let model = Arc::new(Model { announced: Arc::new(announced), ..Model::clone(&model(&drawn)) });
             let touched = desired.follow(&model);
             prop_assert_eq!(desired.rows(), &rows(&model));
             prop_assert_eq!(following.follow(desired.rows(), &touched), planning.plan(&rows(&model)));
@@ -108,4 +117,17 @@ fn flows_need_a_look_when_a_frontend_goes_or_a_udp_frontend_loses_a_backend() {
     assert!(orphans(&one(false, &[1]), &model(&Drawn::new())));
     assert!(!orphans(&one(true, &[1]), &one(true, &[1, 2])), "one more");
     assert!(!orphans(&one(false, &[1, 2]), &one(false, &[1])), "TCP flows stay for as long as they are answered");
+}
+
+#[test]
+fn an_address_that_the_host_gets_keeps_its_frontends_and_loses_the_rest() {
+    let vip = addr([192, 0, 2, 1].into());
+    let mut desired = Desired::default();
+    desired.follow(&one(false, &[1]));
+    assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
+    assert!(desired.follow_host([[192, 0, 2, 1].into()].into()).vips.contains(&vip));
+    assert_eq!(desired.rows().vips[&vip], Vip { flags: VIP_HOST, frontends: 1 });
+    assert_eq!(desired.follow_host([[192, 0, 2, 1].into()].into()), Touched::default(), "nothing new");
+    assert!(desired.follow_host(BTreeSet::new()).vips.contains(&vip));
+    assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
 }

@@ -123,6 +123,59 @@ fn a_full_table_array_gives_smaller_tables_and_then_a_fault_by_name() {
 }
 
 #[test]
+fn ten_thousand_frontends_of_ten_backends_have_whole_tables_also_while_a_thousand_a_second_change() {
+    let key = |n: u16| FrontendKey { vip: Addr::v4([203, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]), ..key(0) };
+    // Round `r` of frontend `n`: ten endpoints, of which one moves with each round.
+    let places = |n: u16, r: u16| {
+        let mut places: Vec<Place> = (r..r + 10)
+            .map(|b| {
+                (
+                    Addr::v6([[0x20; 12].as_slice(), &n.to_be_bytes(), &b.to_be_bytes()].concat().try_into().unwrap()),
+                    8080,
+                )
+            })
+            .collect();
+        places.sort_unstable();
+        places
+    };
+    let mut desired = Rows::default();
+    for n in 0..10_000 {
+        let backends = places(n, 0);
+        desired.backends.extend(backends.iter().map(|p| (*p, BACKEND_LOCAL)));
+        desired.frontends.insert(key(n), FrontendRow { flags: 0, backends });
+    }
+    let mut state = State::new(&Observed::default());
+    let whole = |ops: &[Op], faults: &[String]| {
+        assert!(faults.is_empty(), "{faults:?}");
+        let sizes = ops.iter().filter_map(|op| match op {
+            Op::PutFrontend(_, frontend) => Some(frontend.table_slots),
+            _ => None,
+        });
+        assert!(sizes.clone().all(|slots| slots == maglev::slots(10)));
+        sizes.count()
+    };
+    let (ops, faults) = state.plan(&desired);
+    assert_eq!(whole(&ops, &faults), 10_000);
+    drop(ops);
+    for second in 1..=5 {
+        let mut touched = Touched::default();
+        for n in 0..1_000 {
+            let (old, new) = (places(n, second - 1), places(n, second));
+            for place in &old {
+                desired.backends.remove(place);
+            }
+            desired.backends.extend(new.iter().map(|p| (*p, BACKEND_LOCAL)));
+            touched.backends.extend(old.into_iter().chain(new.iter().copied()));
+            desired.frontends.insert(key(n), FrontendRow { flags: 0, backends: new });
+            touched.frontends.insert(key(n));
+        }
+        let (ops, faults) = state.follow(&desired, &touched);
+        assert_eq!(whole(&ops, &faults), 1_000);
+        state.tick();
+    }
+}
+
+#[test]
 fn a_proxy_frontend_has_no_table() {
     let mut desired = rows(&[(1, &[])]);
     desired.frontends.values_mut().for_each(|row| row.flags = FRONTEND_PROXY);

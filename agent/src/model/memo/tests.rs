@@ -30,6 +30,14 @@ const ENDPOINTS: [&str; 6] = [
     "[{addresses: [127.0.0.1]}]",
 ];
 
+/// Pools: of ranges, for some namespaces, of the nodes' addresses, over the pods of nodes.
+const POOL_SPECS: [&str; 4] = [
+    "{addresses: [192.0.2.4-192.0.2.5], priority: 1}",
+    "{addresses: ['2001:db8:1::/64', 203.0.113.0/30], namespaceSelector: {matchLabels: {team: t0}}}",
+    "{nodeAddresses: {}, priority: 2}",
+    "{addresses: [198.51.100.0/28, 203.0.113.0/24]}",
+];
+
 fn object<T: DeserializeOwned>(name: &str, rest: &str, metadata: impl FnOnce(&mut T) -> &mut ObjectMeta) -> Arc<T> {
     let mut object = serde_saphyr::from_str::<T>(rest).unwrap();
     let meta = metadata(&mut object);
@@ -43,7 +51,19 @@ enum Event {
     Service(u8, Option<usize>),
     Slice(u8, u8, Option<usize>),
     Gateway(u8, Option<u8>),
+    /// Whose the class of all Gateways is.
+    Class(Option<u8>),
+    /// The labels of the namespace of all objects.
+    Namespace(Option<u8>),
     Route(u8, Option<u8>),
+    /// A pool, cluster-wide.
+    Pool(u8, Option<usize>),
+    /// A node: its last number and whether it is cordoned, which no pool looks at.
+    Node(u8, Option<bool>),
+    /// The annotation of the leader on a Service, if it is there.
+    Allocated(u8, Option<u8>),
+    /// Whether this node gives addresses itself.
+    Role(bool),
     /// The node's zone.
     Zone(Option<u8>),
     /// The addresses given are read back from disk.
@@ -55,16 +75,21 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => (0..4_u8, variant()).prop_map(|(n, v)| Event::Service(n, v)),
         6 => (0..6_u8, 0..4_u8, variant()).prop_map(|(n, s, v)| Event::Slice(n, s, v)),
-        1 => (0..2_u8, prop::option::of(0..2_u8)).prop_map(|(n, v)| Event::Gateway(n, v)),
+        1 => (0..2_u8, prop::option::of(0..3_u8)).prop_map(|(n, v)| Event::Gateway(n, v)),
+        1 => prop::option::of(0..2_u8).prop_map(Event::Class),
+        1 => prop::option::of(0..2_u8).prop_map(Event::Namespace),
         1 => (0..2_u8, prop::option::of(0..4_u8)).prop_map(|(n, v)| Event::Route(n, v)),
+        1 => (0..2_u8, prop::option::weighted(0.8, 0..POOL_SPECS.len())).prop_map(|(n, v)| Event::Pool(n, v)),
+        1 => (1..3_u8, any::<Option<bool>>()).prop_map(|(n, v)| Event::Node(n, v)),
+        2 => (0..4_u8, prop::option::of(1..5_u8)).prop_map(|(n, v)| Event::Allocated(n, v)),
+        1 => any::<bool>().prop_map(Event::Role),
         1 => prop::option::of(1..3_u8).prop_map(Event::Zone),
         1 => Just(Event::Restart),
     ]
 }
 
 /// Inserts or deletes.
-fn set<T>(map: &mut BTreeMap<ObjectName, Arc<T>>, name: &str, object: Option<Arc<T>>) {
-    let name = ObjectName::new("default", name);
+fn set<K: Ord, T>(map: &mut BTreeMap<K, Arc<T>>, name: K, object: Option<Arc<T>>) {
     match object {
         Some(object) => drop(map.insert(name, object)),
         None => drop(map.remove(&name)),
@@ -78,7 +103,7 @@ impl Event {
                 let name = format!("s{n}");
                 let text = variant.map(|v| format!("{{spec: {}}}", SERVICES[v]));
                 let new = text.map(|text| object::<crate::api::Service>(&name, &text, |s| &mut s.metadata));
-                set(&mut snapshot.services, &name, new);
+                set(&mut snapshot.services, ObjectName::new("default", name), new);
             }
             Self::Slice(n, service, variant) => {
                 let name = format!("e{n}");
@@ -90,18 +115,20 @@ impl Event {
                     );
                     object::<crate::api::EndpointSlice>(&name, &text, |s| &mut s.metadata)
                 });
-                set(&mut snapshot.slices, &name, new);
+                set(&mut snapshot.slices, ObjectName::new("default", name), new);
             }
             Self::Gateway(n, variant) => {
                 let name = format!("g{n}");
                 let new = variant.map(|v| {
+                    let guests = if v == 2 { "Selector, selector: {matchLabels: {team: t1}}" } else { "Same" };
                     let text = format!(
-                        "{{spec: {{gatewayClassName: sluice, listeners: [{{name: web, port: {}, protocol: HTTP}}]}}}}",
-                        80 + v
+                        "{{spec: {{gatewayClassName: sluice, listeners: [{{name: web, port: {}, protocol: HTTP, \
+                         allowedRoutes: {{namespaces: {{from: {guests}}}}}}}]}}}}",
+                        80 + v % 2
                     );
                     object::<crate::api::Gateway>(&name, &text, |g| &mut g.metadata)
                 });
-                set(&mut snapshot.gateways, &name, new);
+                set(&mut snapshot.gateways, ObjectName::new("default", name), new);
             }
             Self::Route(n, variant) => {
                 let name = format!("r{n}");
@@ -111,8 +138,50 @@ impl Event {
                     );
                     object::<crate::api::HttpRoute>(&name, &text, |r| &mut r.metadata)
                 });
-                set(&mut snapshot.http_routes, &name, new);
+                set(&mut snapshot.http_routes, ObjectName::new("default", name), new);
             }
+            Self::Pool(n, variant) => {
+                let name = format!("p{n}");
+                let text = variant.map(|v| format!("{{spec: {}}}", POOL_SPECS[v]));
+                let new = text.map(|text| object::<crate::api::AddressPool>(&name, &text, |p| &mut p.metadata));
+                set(&mut snapshot.pools, name, new);
+            }
+            Self::Node(n, variant) => {
+                let name = format!("n{n}");
+                let text = |cordoned| {
+                    format!(
+                        "{{spec: {{unschedulable: {cordoned}, podCIDRs: [198.51.100.0/30]}}, \
+                         status: {{addresses: [{{type: InternalIP, address: 10.0.0.{n}}}]}}}}"
+                    )
+                };
+                let new = variant.map(|v| object::<crate::api::Node>(&name, &text(v), |n| &mut n.metadata));
+                set(&mut snapshot.nodes, name, new);
+            }
+            Self::Allocated(n, last) => {
+                if let Some(service) = snapshot.services.get_mut(&ObjectName::new("default", format!("s{n}"))) {
+                    let annotations = &mut Arc::make_mut(service).metadata.annotations;
+                    match last {
+                        Some(last) => annotations.insert(ipam::ALLOCATED.to_owned(), format!("192.0.2.{last}, x")),
+                        None => annotations.remove(ipam::ALLOCATED),
+                    };
+                }
+            }
+            Self::Class(variant) => {
+                let controllers = ["sluice.dev/gateway", "example.com/other"];
+                snapshot.gateway_classes.clear();
+                snapshot.gateway_classes.extend(variant.map(|v| {
+                    let text = format!("{{spec: {{controllerName: {}}}}}", controllers[usize::from(v)]);
+                    ("sluice".to_owned(), object::<crate::api::GatewayClass>("sluice", &text, |c| &mut c.metadata))
+                }));
+            }
+            Self::Namespace(variant) => {
+                snapshot.namespaces.clear();
+                snapshot.namespaces.extend(variant.map(|v| {
+                    let text = format!("{{metadata: {{labels: {{team: t{v}}}}}}}");
+                    ("default".to_owned(), object::<crate::api::Namespace>("default", &text, |n| &mut n.metadata))
+                }));
+            }
+            Self::Role(alone) => node.role = if *alone { Role::Alone } else { Role::Member },
             Self::Zone(zone) => node.zone = zone.map(|z| format!("z{z}")),
             Self::Restart => node.allocations = Arc::clone(&last.allocations),
         }
@@ -134,8 +203,12 @@ fn shares(before: &Model, after: &Model) -> bool {
     });
     targets
         && is_one(&before.http, &after.http)
+        && is_one(&before.gateways, &after.gateways)
+        && is_one(&before.routes, &after.routes)
         && is_one(&before.verdicts, &after.verdicts)
         && is_one(&before.allocations, &after.allocations)
+        && is_one(&before.wanted, &after.wanted)
+        && is_one(&before.pools, &after.pools)
 }
 
 proptest! {

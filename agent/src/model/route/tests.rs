@@ -5,25 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{self, Frontend, Proto, Target};
-
-fn snapshot(objects: Value) -> Snapshot {
-    let mut out = Snapshot::default();
-    for object in objects.as_array().unwrap() {
-        let ns = object["metadata"]["namespace"].as_str().unwrap_or("default");
-        let name = ObjectName::new(ns, object["metadata"]["name"].as_str().unwrap());
-        let object_kind = object["kind"].as_str().unwrap().to_owned();
-        let object = object.clone();
-        match object_kind.as_str() {
-            "Gateway" => drop(out.gateways.insert(name, Arc::new(serde_json::from_value(object).unwrap()))),
-            "HTTPRoute" => drop(out.http_routes.insert(name, Arc::new(serde_json::from_value(object).unwrap()))),
-            "Service" => drop(out.services.insert(name, Arc::new(serde_json::from_value(object).unwrap()))),
-            "EndpointSlice" => drop(out.slices.insert(name, Arc::new(serde_json::from_value(object).unwrap()))),
-            other => panic!("{other}"),
-        }
-    }
-    out
-}
+use crate::model::{self, Frontend, Proto, Target, fixture::snapshot};
 
 fn compile(objects: Value) -> Model {
     compile_with(objects, &["192.0.2.0/24"])
@@ -31,7 +13,7 @@ fn compile(objects: Value) -> Model {
 
 fn compile_with(objects: Value, pools: &[&str]) -> Model {
     let pools = pools.iter().map(|p| p.parse().unwrap()).collect();
-    model::compile(&snapshot(objects), &Node { name: "n".into(), zone: None, pools, allocations: Arc::default() })
+    model::compile(&snapshot(&objects), &Node { pools, ..Node::alone("n") })
 }
 
 fn gateway(listeners: Value) -> Value {
@@ -120,7 +102,7 @@ fn listeners_that_cannot_be_served_are_refused_by_name() {
         ),
         (
             json!({"name": "x", "port": 81, "protocol": "HTTP",
-                "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"a": "b"}}}}}),
+                "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {"matchExpressions": [{"key": "a"}]}}}}),
             "UnsupportedValue",
         ),
     ] {
@@ -199,7 +181,45 @@ fn routes_of_other_namespaces_need_leave() {
         model.verdicts[&ObjectRef::new("HTTPRoute", ObjectName::new("guest", "r"))].reason
     };
     assert_eq!(attach("Same"), "NotAllowedByListeners");
+    assert_eq!(attach("None"), "NotAllowedByListeners");
     assert_eq!(attach("All"), "Accepted");
+}
+
+#[test]
+fn a_listener_may_choose_namespaces_by_their_labels() {
+    let attach = |labels: Value| {
+        let by = json!({"from": "Selector", "selector": {"matchLabels": {"team": "shop"}}});
+        let by_name =
+            json!({"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "guest"}}});
+        let listeners = json!([
+            http("a", json!({"allowedRoutes": {"namespaces": by}})),
+            http("b", json!({"port": 81, "allowedRoutes": {"namespaces": by_name}}))
+        ]);
+        let mut guest = route("r", json!({"name": "gw", "namespace": "default"}), json!({"rules": []}));
+        guest["metadata"]["namespace"] = json!("guest");
+        let namespace = json!({"kind": "Namespace", "metadata": {"name": "guest", "labels": labels}});
+        let model = compile(json!([gateway(listeners), guest, namespace]));
+        let report = &model.gateways[&ObjectName::new("default", "gw")];
+        report.listeners.iter().map(|l| l.attached).collect::<Vec<_>>()
+    };
+    assert_eq!(attach(json!({"team": "shop"})), [1, 1], "the name is a label that every namespace has");
+    assert_eq!(attach(json!({"team": "other", "kubernetes.io/metadata.name": "guest"})), [0, 1]);
+}
+
+#[test]
+fn a_class_says_whose_its_gateways_are() {
+    let frontends = |class: &str, controller: Option<&str>| {
+        let mut gateway = gateway(json!([http("a", json!({}))]));
+        gateway["spec"]["gatewayClassName"] = json!(class);
+        let object = controller
+            .map(|name| json!({"kind": "GatewayClass", "metadata": {"name": class}, "spec": {"controllerName": name}}));
+        compile(object.into_iter().chain([gateway]).collect()).frontends.len()
+    };
+    assert_eq!(frontends("edge", Some("sluice.dev/gateway")), 1);
+    assert_eq!(frontends("edge", Some("example.com/other")), 0);
+    assert_eq!(frontends("edge", None), 0);
+    assert_eq!(frontends("sluice", None), 1, "manifests need no object");
+    assert_eq!(frontends("sluice", Some("example.com/other")), 0, "somebody else took the name");
 }
 
 #[test]

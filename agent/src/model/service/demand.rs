@@ -1,9 +1,18 @@
 //! What one Service wants, read from it alone: nothing, an address, or something that cannot be had.
 use std::net::IpAddr;
 
+use super::{Report, usable_ports};
 use crate::{
-    api::{Service, service::ServiceSpec},
-    model::{ObjectRef, Outcome, Verdict, ipam},
+    api::{
+        Service,
+        service::{LoadBalancerIngress, ServiceSpec},
+    },
+    model::{
+        Node, ObjectRef, Outcome, Verdict,
+        endpoints::Family,
+        ipam::{self, Claim},
+        pool::Pools,
+    },
 };
 
 /// The `loadBalancerClass` of Services that are ours; so are those that name none.
@@ -14,54 +23,63 @@ const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 /// What one Service wants.
 pub(super) enum Demand {
-    /// Nothing: it is not ours.
+    /// Nothing: it is not ours, or it wants what cannot be had.
     Nothing(Verdict),
-    /// Something that cannot be had.
-    Impossible(Verdict),
     /// Addresses.
-    Addresses(ipam::Claim),
+    Addresses(Box<Claim>),
+    /// Nothing any more, but what it has must not be given to another yet.
+    Farewell(Box<Claim>, Verdict),
 }
 
 impl Demand {
-    pub(super) fn of(service: &Service) -> Self {
+    pub(super) fn of(service: &Service, node: &Node, pools: &Pools) -> Self {
         let Service { metadata, spec, status } = service;
-        if let Some(verdict) = not_ours(service) {
+        if let Some(verdict) = not_ours(service, node) {
             return Self::Nothing(verdict);
         }
-        let requested = match requested(service) {
-            Ok(requested) => requested,
-            Err(verdict) => return Self::Impossible(verdict),
+        let mut claim = Claim {
+            is_of_our_class: spec.load_balancer_class.is_some(),
+            ports: usable_ports(service, &mut Report::default()).into_iter().map(|(_, p, proto)| (p, proto)).collect(),
+            local: (spec.external_traffic_policy == "Local").then(|| spec.selector.clone()),
+            ..Claim::of(ObjectRef::new("Service", metadata.object_name()), metadata, pools)
         };
-        let (v4, v6, all_families) = match families(spec, &requested) {
-            Ok(families) => families,
-            Err(verdict) => return Self::Impossible(verdict),
-        };
-        Self::Addresses(ipam::Claim {
-            object: ObjectRef::new("Service", metadata.object_name()),
-            created: metadata.creation_timestamp.clone(),
-            v4,
-            v6,
-            all_families,
-            in_status: status.load_balancer.ingress.iter().filter_map(|i| i.ip.parse().ok()).collect(),
-            requested,
-            sharing_key: metadata.annotations.get(ipam::SHARING_KEY).filter(|k| !k.is_empty()).cloned(),
-        })
+        for LoadBalancerIngress { ip, hostname, ip_mode: _, ports: _ } in &status.load_balancer.ingress {
+            match ip.parse() {
+                Ok(addr) => claim.in_status.push(addr),
+                Err(_) => claim.other_status.push(if ip.is_empty() { hostname } else { ip }.clone()),
+            }
+        }
+        if claim.is_leaving {
+            // Whatever it asks for, what it has is of these families.
+            claim.families = vec![Family::V4, Family::V6];
+            let message = "it is being deleted".to_owned();
+            let verdict = Verdict { outcome: Outcome::Ignored, reason: "Deleted", messages: vec![message] };
+            return Self::Farewell(Box::new(claim), verdict);
+        }
+        match requested(service).and_then(|requested| Ok((families(spec, &requested)?, requested))) {
+            Ok(((families, all_families), requested)) => {
+                (claim.families, claim.all_families, claim.requested) = (families, all_families, requested);
+                Self::Addresses(Box::new(claim))
+            }
+            Err(verdict) => Self::Nothing(verdict),
+        }
     }
 }
 
-fn not_ours(service: &Service) -> Option<Verdict> {
+fn not_ours(service: &Service, node: &Node) -> Option<Verdict> {
     let Service { metadata, spec, status: _ } = service;
     let (reason, message) = if spec.type_ != "LoadBalancer" {
         let found = if spec.type_.is_empty() { "ClusterIP" } else { &spec.type_ };
         ("NotLoadBalancer", format!("type is {found}, want LoadBalancer"))
     } else if let Some(class) = spec.load_balancer_class.as_deref().filter(|class| *class != CLASS) {
-        ("ForeignClass", format!("loadBalancerClass is {class:?}, want none or {CLASS:?}"))
+        let want = if node.default_class { "none or " } else { "" };
+        ("ForeignClass", format!("loadBalancerClass is {class:?}, want {want}{CLASS:?}"))
+    } else if spec.load_balancer_class.is_none() && !node.default_class {
+        ("NoClass", format!("loadBalancerClass is not set, want {CLASS:?}: Services without one are another's here"))
     } else if spec.cluster_ip == "None" {
         ("Headless", "clusterIP is None, want an address or nothing".to_owned())
     } else if metadata.labels.contains_key(HEADLESS_LABEL) {
         ("Headless", format!("label {HEADLESS_LABEL} is set, want it absent"))
-    } else if metadata.deletion_timestamp.is_some() {
-        ("Deleted", "it is being deleted".to_owned())
     } else {
         return None;
     };
@@ -105,27 +123,31 @@ fn requested(service: &Service) -> Result<Vec<IpAddr>, Verdict> {
     Ok(requested)
 }
 
-/// Whether it wants IPv4, IPv6, and both without fail.
+/// The families that it wants, the primary one first, and whether none may be missing.
 ///
 /// The API server always fills `ipFamilies` and `clusterIP`; a manifest may have neither.
-fn families(spec: &ServiceSpec, requested: &[IpAddr]) -> Result<(bool, bool, bool), Verdict> {
+fn families(spec: &ServiceSpec, requested: &[IpAddr]) -> Result<(Vec<Family>, bool), Verdict> {
     if let Some(odd) = spec.ip_families.iter().find(|f| !matches!(f.as_str(), "IPv4" | "IPv6")) {
         return Err(impossible("InvalidIPFamily", vec![format!("ipFamilies holds {odd:?}, want IPv4 or IPv6")]));
     }
+    let primary = spec.ip_families.first().map(|f| if f == "IPv4" { Family::V4 } else { Family::V6 });
+    let cluster_ip = spec.cluster_ip.parse().ok();
+    let primary = primary.or(cluster_ip.map(Family::of));
+    let both = || if primary == Some(Family::V6) { vec![Family::V6, Family::V4] } else { vec![Family::V4, Family::V6] };
     match spec.ip_family_policy.as_str() {
-        "RequireDualStack" => return Ok((true, true, true)),
-        "PreferDualStack" => return Ok((true, true, false)),
+        "RequireDualStack" => return Ok((both(), true)),
+        "PreferDualStack" => return Ok((both(), false)),
         "" | "SingleStack" => {}
         odd => {
             let text = format!("ipFamilyPolicy is {odd:?}, want SingleStack, PreferDualStack or RequireDualStack");
             return Err(impossible("InvalidIPFamily", vec![text]));
         }
     }
-    let families = |named: &[IpAddr]| (named.iter().any(IpAddr::is_ipv4), named.iter().any(IpAddr::is_ipv6), false);
-    Ok(match spec.ip_families.first() {
-        Some(primary) => (primary == "IPv4", primary == "IPv6", false),
-        None => spec.cluster_ip.parse().map_or_else(|_| families(requested), |ip| families(&[ip])),
-    })
+    let requested = || {
+        let named = |family: &Family| requested.iter().any(|addr| family.admits(*addr));
+        [Family::V4, Family::V6].into_iter().filter(named).collect()
+    };
+    Ok((primary.map_or_else(requested, |primary| vec![primary]), false))
 }
 
 fn impossible(reason: &'static str, messages: Vec<String>) -> Verdict {

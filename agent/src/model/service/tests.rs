@@ -255,7 +255,7 @@ fn s77_families_are_as_the_spec_says_and_an_annotation_that_is_misspelt_is_named
     let given = |spec: &str| {
         frontends(&compile_web(&format!("{{type: LoadBalancer, ports: [{{port: 80}}], {spec}}}"))).join(" ")
     };
-    let (v4, v6) = ("192.0.2.1:80/TCP", "[2001:db8::]:80/TCP");
+    let (v4, v6) = ("192.0.2.1:80/TCP", "[2001:db8::1]:80/TCP");
     assert_eq!(given(""), v4, "the first pool's");
     assert_eq!(given("clusterIP: '2001:db8:1::1'"), v6);
     assert_eq!(given("ipFamilies: [IPv6]"), v6);

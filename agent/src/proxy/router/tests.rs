@@ -141,7 +141,7 @@ fn compile(listeners: &[Option<&str>], routes: &[Route]) -> Site {
         snapshot.http_routes.insert(ObjectName::new("default", name), Arc::new(object));
     }
     let pools = vec!["192.0.2.0/24".parse().unwrap()];
-    let model = model::compile(&snapshot, &Node { name: "n".into(), zone: None, pools, allocations: Arc::default() });
+    let model = model::compile(&snapshot, &Node { pools, ..Node::alone("n") });
     let listeners = model.http.frontends.values().next().expect("an address").clone();
     Site::new(listeners)
 }
@@ -194,7 +194,7 @@ fn many_rules_on_one_path_are_found_by_their_header() {
     let route = json!({"metadata": {"name": "r0"}, "spec": {"parentRefs": [{"name": "gw"}], "rules": rules}});
     snapshot.http_routes.insert(ObjectName::new("default", "r0"), Arc::new(serde_json::from_value(route).unwrap()));
     let pools = vec!["192.0.2.0/24".parse().unwrap()];
-    let model = model::compile(&snapshot, &Node { name: "n".into(), zone: None, pools, allocations: Arc::default() });
+    let model = model::compile(&snapshot, &Node { pools, ..Node::alone("n") });
     let site = Site::new(model.http.frontends.values().next().unwrap().clone());
     let ask = |value: Option<&str>| {
         let mut headers = HeaderMap::new();

@@ -105,6 +105,7 @@ pub async fn watch(
     follow! {
         crate::api::Service: services, |s, at| s.seen.services = s.seen.services.max(at);
         crate::api::EndpointSlice: slices, |_, _| ();
+        crate::api::GatewayClass: gateway_classes, |_, _| ();
         crate::api::Gateway: gateways, |s, at| s.seen.gateways = s.seen.gateways.max(at);
         crate::api::HttpRoute: http_routes, |_, _| ();
         crate::api::AddressPool: pools, |_, _| ();

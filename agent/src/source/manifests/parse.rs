@@ -12,7 +12,9 @@ use std::sync::Arc;
 use plan::{Head, Plan};
 use serde::de::{DeserializeSeed, IgnoredAny};
 
-use crate::api::{AddressPool, EndpointSlice, Gateway, HttpRoute, Namespace, Node, ObjectMeta, ObjectName, Service};
+use crate::api::{
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectMeta, ObjectName, Service,
+};
 
 /// Characters of a line that a reason repeats at most.
 const FOUND_CHARS: usize = 40;
@@ -22,6 +24,7 @@ const FOUND_CHARS: usize = 40;
 pub(super) enum Object {
     Service(Arc<Service>),
     Slice(Arc<EndpointSlice>),
+    GatewayClass(Arc<GatewayClass>),
     Gateway(Arc<Gateway>),
     HttpRoute(Arc<HttpRoute>),
     Pool(Arc<AddressPool>),
@@ -35,6 +38,7 @@ impl Object {
         match (self, other) {
             (Self::Service(a), Self::Service(b)) => Arc::ptr_eq(a, b),
             (Self::Slice(a), Self::Slice(b)) => Arc::ptr_eq(a, b),
+            (Self::GatewayClass(a), Self::GatewayClass(b)) => Arc::ptr_eq(a, b),
             (Self::Gateway(a), Self::Gateway(b)) => Arc::ptr_eq(a, b),
             (Self::HttpRoute(a), Self::HttpRoute(b)) => Arc::ptr_eq(a, b),
             (Self::Pool(a), Self::Pool(b)) => Arc::ptr_eq(a, b),
@@ -50,6 +54,7 @@ impl Object {
         match self {
             Self::Service(o) => ("Service", o.metadata.object_name()),
             Self::Slice(o) => ("EndpointSlice", o.metadata.object_name()),
+            Self::GatewayClass(o) => ("GatewayClass", scoped(&o.metadata)),
             Self::Gateway(o) => ("Gateway", o.metadata.object_name()),
             Self::HttpRoute(o) => ("HTTPRoute", o.metadata.object_name()),
             Self::Pool(o) => ("AddressPool", scoped(&o.metadata)),

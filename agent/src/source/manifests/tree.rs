@@ -353,6 +353,9 @@ fn insert(into: &mut Snapshot, last: &Snapshot, name: &ObjectName, object: &mut 
     match object {
         Object::Service(o) => drop(into.services.insert(name.clone(), keep(last.services.get(name), o))),
         Object::Slice(o) => drop(into.slices.insert(name.clone(), keep(last.slices.get(name), o))),
+        Object::GatewayClass(o) => {
+            drop(into.gateway_classes.insert(name.name.clone(), keep(last.gateway_classes.get(&name.name), o)));
+        }
         Object::Gateway(o) => drop(into.gateways.insert(name.clone(), keep(last.gateways.get(name), o))),
         Object::HttpRoute(o) => drop(into.http_routes.insert(name.clone(), keep(last.http_routes.get(name), o))),
         Object::Pool(o) => drop(into.pools.insert(name.name.clone(), keep(last.pools.get(&name.name), o))),

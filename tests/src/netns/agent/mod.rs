@@ -33,6 +33,7 @@ const LOG_LINES: usize = 60;
 #[derive(Debug)]
 pub struct Agent {
     spec: AgentSpec,
+    node: String,
     space: Namespace,
     dir: PathBuf,
     bpf_dir: PathBuf,
@@ -40,7 +41,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it on node1 and waits until it is ready.
+    /// Starts it on its node and waits until it is ready.
     ///
     /// # Errors
     /// It is not ready in time; the error holds its log.
@@ -55,8 +56,26 @@ impl Agent {
     /// # Errors
     /// The directories cannot be made.
     pub fn prepare(lab: &Lab, spec: AgentSpec) -> anyhow::Result<Self> {
-        let space = Namespace::open(lab.node1.name())?;
-        let agent = Self { spec, space, dir: lab.dir(), bpf_dir: lab.run().bpf_dir(), child: None };
+        Self::prepare_at("node1", Namespace::open(lab.node1.name())?, lab.dir(), lab.run().bpf_dir(), spec)
+    }
+
+    /// The same for a second agent, on node2.
+    ///
+    /// # Errors
+    /// The directories cannot be made.
+    pub fn prepare_second(lab: &Lab, spec: AgentSpec) -> anyhow::Result<Self> {
+        let (dir, bpf_dir) = (lab.dir().join("node2"), lab.run().bpf_dir().join("node2"));
+        Self::prepare_at("node2", Namespace::open(lab.node2.name())?, dir, bpf_dir, spec)
+    }
+
+    fn prepare_at(
+        node: &str,
+        space: Namespace,
+        dir: PathBuf,
+        bpf_dir: PathBuf,
+        spec: AgentSpec,
+    ) -> anyhow::Result<Self> {
+        let agent = Self { spec, node: node.to_owned(), space, dir, bpf_dir, child: None };
         for dir in [agent.manifests(), agent.dir.join("state")] {
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         }
@@ -204,9 +223,13 @@ impl Agent {
 
     fn arguments(&self) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
+        let source = match &self.spec.kubeconfig {
+            None => ("--manifests", text(&self.manifests())),
+            Some(path) => ("--kubeconfig", text(path)),
+        };
         let mut flags = vec![
-            ("--manifests", text(&self.manifests())),
-            ("--node", "node1".to_owned()),
+            source,
+            ("--node", self.node.clone()),
             ("--datapath", self.spec.datapath.flag().to_owned()),
             ("--bpf-dir", text(&self.bpf_dir)),
             ("--state-dir", text(&self.dir.join("state"))),

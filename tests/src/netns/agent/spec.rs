@@ -1,4 +1,6 @@
 //! How an agent is run.
+use std::path::PathBuf;
+
 use crate::netns::{addr, lab::UPLINK};
 
 /// `--datapath`.
@@ -36,6 +38,8 @@ pub struct AgentSpec {
     pub pools: Vec<String>,
     /// `--interface`, each.
     pub interfaces: Vec<String>,
+    /// `--kubeconfig`; without it the agent reads manifests.
+    pub kubeconfig: Option<PathBuf>,
     /// Other arguments.
     pub extra: Vec<String>,
 }
@@ -45,12 +49,19 @@ impl AgentSpec {
     #[must_use]
     pub fn new(datapath: Datapath) -> Self {
         let pools = addr::POOLS.map(str::to_owned).to_vec();
-        Self { datapath, pools, interfaces: vec![UPLINK.to_owned()], extra: Vec::new() }
+        let interfaces = vec![UPLINK.to_owned()];
+        Self { datapath, pools, interfaces, kubeconfig: None, extra: Vec::new() }
     }
 
     /// With other pools.
     #[must_use]
     pub fn pools(self, pools: &[&str]) -> Self {
         Self { pools: pools.iter().map(|p| (*p).to_owned()).collect(), ..self }
+    }
+
+    /// Following an API server; without pools of its own.
+    #[must_use]
+    pub fn in_cluster(self, kubeconfig: PathBuf) -> Self {
+        Self { kubeconfig: Some(kubeconfig), pools: Vec::new(), ..self }
     }
 }

@@ -8,7 +8,8 @@ use serde::{
 
 use super::Object;
 use crate::api::{
-    AddressPool, EndpointSlice, Gateway, HttpRoute, Namespace, Node, ObjectName, Service, wire::or_default,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectName, Service,
+    wire::or_default,
 };
 
 /// What a document is, read before the rest.
@@ -44,6 +45,7 @@ pub(super) enum Plan {
 pub(super) enum Kind {
     Service,
     Slice,
+    GatewayClass,
     Gateway,
     HttpRoute,
     Pool,
@@ -55,7 +57,7 @@ impl Kind {
     fn is_cluster_scoped(self) -> bool {
         match self {
             Self::Service | Self::Slice | Self::Gateway | Self::HttpRoute => false,
-            Self::Pool | Self::Namespace | Self::Node => true,
+            Self::GatewayClass | Self::Pool | Self::Namespace | Self::Node => true,
         }
     }
 }
@@ -85,6 +87,9 @@ impl Plan {
             ("v1", "Node") => Kind::Node,
             ("sluice.dev/v1alpha1", "AddressPool") => Kind::Pool,
             ("discovery.k8s.io/v1", "EndpointSlice") => Kind::Slice,
+            ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "GatewayClass") => {
+                Kind::GatewayClass
+            }
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "Gateway") => Kind::Gateway,
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "HTTPRoute") => Kind::HttpRoute,
             _ => return Ok(Self::Unknown(format!("{api_version} {kind}"))),
@@ -150,6 +155,7 @@ impl<'de> DeserializeSeed<'de> for &Plan {
             Plan::Object(kind, _) => Ok(vec![match kind {
                 Kind::Service => Object::Service(Arc::new(Service::deserialize(deserializer)?)),
                 Kind::Slice => Object::Slice(Arc::new(with_defaults(EndpointSlice::deserialize(deserializer)?))),
+                Kind::GatewayClass => Object::GatewayClass(Arc::new(GatewayClass::deserialize(deserializer)?)),
                 Kind::Gateway => Object::Gateway(Arc::new(Gateway::deserialize(deserializer)?)),
                 Kind::HttpRoute => Object::HttpRoute(Arc::new(HttpRoute::deserialize(deserializer)?)),
                 Kind::Pool => Object::Pool(Arc::new(AddressPool::deserialize(deserializer)?)),

@@ -161,3 +161,13 @@ fn cluster_scoped_kinds_are_known_by_their_name_alone() {
     let [flaw] = <[Flaw; 1]>::try_from(flaws).unwrap();
     assert!(flaw.reason.starts_with("AddressPool bad: spec.priority: found \"high"), "{flaw:?}");
 }
+
+#[test]
+fn a_gateway_class_belongs_to_no_namespace() {
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: edge, namespace: odd}\nspec: {controllerName: sluice.dev/gateway}\n";
+    let (documents, flaws) = parse(text, Format::Yaml, &[]);
+    assert_eq!(flaws, []);
+    let [Object::GatewayClass(class)] = &documents[0].objects[..] else { panic!("{documents:?}") };
+    assert_eq!(class.spec.controller_name, "sluice.dev/gateway");
+    assert_eq!(documents[0].objects[0].describe(), ("GatewayClass", ObjectName::new("", "edge")));
+}

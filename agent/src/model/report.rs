@@ -1,0 +1,133 @@
+//! What became of Gateways, their listeners and the routes at their parents: what `status` says in conditions.
+//!
+//! Written by `model::gateway` and `model::route`, read by `status::gateway`. A report names the object that it speaks
+//! of by identity and generation: when it is written, the object may be another one.
+//!
+//! # Design
+//! A [`super::Verdict`] says whether an object works, for people. A report keeps apart what conditions keep apart, with
+//! the reasons of the API.
+use std::collections::BTreeMap;
+
+use super::{Outcome, Verdict};
+use crate::api::{ObjectMeta, ObjectName, http_route::ParentRef};
+
+/// The reports on all Gateways that are ours.
+pub type GatewayReports = BTreeMap<ObjectName, GatewayReport>;
+/// The reports on all routes that name a Gateway of ours.
+pub type RouteReports = BTreeMap<ObjectName, RouteReport>;
+
+/// Why something does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// CamelCase, as in the conditions of the API.
+    pub reason: &'static str,
+    /// What was found and what was wanted.
+    pub message: String,
+}
+
+impl Fault {
+    /// From its two parts.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    /// The same, with the place in front.
+    #[must_use]
+    pub fn at(self, place: &str) -> Self {
+        Self { reason: self.reason, message: format!("{place}: {}", self.message) }
+    }
+
+    /// A verdict that nothing works.
+    #[must_use]
+    pub fn refusal(self) -> Verdict {
+        Verdict { outcome: Outcome::Refused, reason: self.reason, messages: vec![self.message] }
+    }
+
+    /// Several as one, with the reason of the first; `None` of none.
+    pub fn join<'a>(all: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        let mut all = all.into_iter();
+        let mut one = all.next()?.clone();
+        for Self { message, .. } in all {
+            one.message.push_str("; ");
+            one.message.push_str(message);
+        }
+        Some(one)
+    }
+}
+
+/// Which object a report speaks of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// Its identity; empty in manifests.
+    pub uid: String,
+    /// The generation that was looked at.
+    pub generation: i64,
+}
+
+impl Subject {
+    /// The object with this metadata.
+    #[must_use]
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        Self { uid: metadata.uid.clone(), generation: metadata.generation }
+    }
+}
+
+/// What became of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayReport {
+    /// The Gateway.
+    pub subject: Subject,
+    /// Whether it is understood, its listeners apart.
+    pub accepted: Result<(), Fault>,
+    /// Whether it has an address: the reasons are those of `Programmed`.
+    pub addressed: Result<(), Fault>,
+    /// What became of each listener, in the order in which they are written.
+    pub listeners: Vec<ListenerReport>,
+}
+
+/// What became of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerReport {
+    /// Its name.
+    pub name: String,
+    /// Whether it is understood, can be served, and conflicts with no other.
+    pub accepted: Result<(), Fault>,
+    /// With which other listener it conflicts.
+    pub conflict: Option<Fault>,
+    /// Whether all that it refers to is known.
+    pub resolved: Result<(), Fault>,
+    /// The kinds of routes that it takes.
+    pub kinds: &'static [&'static str],
+    /// How many routes are attached, whether or not they or the listener are accepted. Source: `ListenerStatus`.
+    pub attached: usize,
+}
+
+impl ListenerReport {
+    /// Whether requests are taken from it, once it is programmed.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.accepted.is_ok() && !self.kinds.is_empty()
+    }
+}
+
+/// What became of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteReport {
+    /// The route.
+    pub subject: Subject,
+    /// Whether all backends that it refers to are there and may be used.
+    pub resolved: Result<(), Fault>,
+    /// What of it is not obeyed, when the rest is.
+    pub partial: Option<Fault>,
+    /// What each Gateway of ours that it names answers, in the order in which the route names them.
+    pub parents: Vec<ParentReport>,
+}
+
+/// What a Gateway answers to a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentReport {
+    /// The Gateway and perhaps a listener, as the route names them.
+    pub parent: ParentRef,
+    /// Whether the route is attached and obeyed.
+    pub accepted: Result<(), Fault>,
+}

@@ -1,0 +1,231 @@
+//! What `status` of GatewayClasses, Gateways and HTTPRoutes should say.
+//!
+//! In: the object as it is, and the model's report on it. Out: its status with our part as it should be, or `None` when it
+//! is so already; all else in it is as it was. Pure. What comes out is written with the revision of the object that went
+//! in: `status.parents` and `status.addresses` are atomic lists, and whoever wrote meanwhile must not be overwritten.
+//!
+//! # Design
+//! - We answer for a Gateway that is ours and for nothing else: not for one that does not exist, nor at one of another
+//!   class. An entry of ours whose parentRef is gone, or is not ours any more, is removed.
+//! - Every condition carries the generation that the model looked at, which may be older than the object's.
+//! - An address is added to `status.addresses` once it is programmed and stays there while the Gateway has it.
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::conditions::{Wanted, merge};
+use crate::{
+    api::{
+        Gateway, GatewayClass, ObjectName,
+        gateway::{GatewayAddress, GatewayStatus, ListenerStatus, RouteGroupKind},
+        gateway_class::GatewayClassStatus,
+        http_route::{HttpRouteStatus, ParentRef, RouteParentStatus},
+    },
+    model::{
+        Model, ObjectRef,
+        gateway::{CONTROLLER, class_accepted},
+        listener::GROUP,
+        report::{Fault, GatewayReport, ListenerReport, ParentReport, RouteReport},
+    },
+    source::Snapshot,
+};
+
+/// Entries of `status.parents` at most; what does not fit beside those of others is not written. Source: the CRD.
+const MAX_PARENTS: usize = 32;
+
+/// The status of a GatewayClass; `None` when it is so already, or the class is not ours.
+#[must_use]
+pub fn class_status(class: &GatewayClass, now: &str) -> Option<GatewayClassStatus> {
+    if class.spec.controller_name != CONTROLLER {
+        return None;
+    }
+    let accepted = Wanted::of("Accepted", "Accepted", &class_accepted(class));
+    let generation = class.metadata.generation;
+    let conditions = merge(&class.status.conditions, &["Accepted"], &[accepted], generation, now);
+    Some(GatewayClassStatus { conditions }).filter(|status| *status != class.status)
+}
+
+/// The status of a Gateway; `None` when it is so already, or the Gateway is not ours. `is_programmed` says that the nodes
+/// that serve it have programmed it and read it back.
+#[must_use]
+pub fn gateway_status(
+    snapshot: &Snapshot,
+    model: &Model,
+    name: &ObjectName,
+    is_programmed: bool,
+    now: &str,
+) -> Option<GatewayStatus> {
+    let gateway = snapshot.gateways.get(name)?;
+    let report = model.gateways.get(name)?;
+    if gateway.metadata.deletion_timestamp.is_some() || gateway.metadata.uid != report.subject.uid {
+        return None;
+    }
+    let generation = report.subject.generation;
+    let accepted = accepted(report);
+    let programmed = match &report.addressed {
+        _ if !accepted.status => Wanted::fails("Programmed", "Invalid", "the Gateway is not accepted"),
+        Err(Fault { reason, message }) => Wanted::fails("Programmed", reason, message.clone()),
+        Ok(()) if !is_programmed => Wanted::fails("Programmed", "Pending", PENDING),
+        Ok(()) => Wanted::holds("Programmed", "Programmed", ""),
+    };
+    let mut seen = BTreeSet::new();
+    let distinct = report.listeners.iter().filter(|listener| seen.insert(listener.name.as_str()));
+    let listeners = distinct.map(|listener| listener_status(gateway, listener, &programmed, generation, now));
+    let listeners = listeners.collect();
+    let addresses = addresses(gateway, model, name, programmed.status);
+    let wanted = [accepted, programmed];
+    let conditions = merge(&gateway.status.conditions, &["Accepted", "Programmed"], &wanted, generation, now);
+    Some(GatewayStatus { addresses, conditions, listeners }).filter(|status| *status != gateway.status)
+}
+
+const PENDING: &str = "it waits for the nodes to program it";
+
+fn accepted(report: &GatewayReport) -> Wanted {
+    if let Err(Fault { reason, message }) = &report.accepted {
+        return Wanted::fails("Accepted", reason, message.clone());
+    }
+    let faults = report.listeners.iter().filter(|l| !l.is_served()).filter_map(|l| {
+        let fault = l.accepted.as_ref().err().or(l.resolved.as_ref().err())?;
+        Some(fault.clone().at(&format!("listener {:?}", l.name)))
+    });
+    let message = Fault::join(&faults.collect::<Vec<_>>()).map(|fault| fault.message);
+    match message {
+        None if report.listeners.is_empty() => {
+            Wanted::fails("Accepted", "ListenersNotValid", "the Gateway has no listener")
+        }
+        None => Wanted::holds("Accepted", "Accepted", ""),
+        Some(why) if report.listeners.iter().any(ListenerReport::is_served) => {
+            Wanted::holds("Accepted", "ListenersNotValid", why)
+        }
+        Some(why) => Wanted::fails("Accepted", "ListenersNotValid", why),
+    }
+}
+
+fn listener_status(
+    gateway: &Gateway,
+    report: &ListenerReport,
+    whole: &Wanted,
+    generation: i64,
+    now: &str,
+) -> ListenerStatus {
+    let conflicted = match &report.conflict {
+        Some(Fault { reason, message }) => Wanted::holds("Conflicted", reason, message.clone()),
+        None => Wanted::fails("Conflicted", "NoConflicts", ""),
+    };
+    let programmed = if !report.is_served() {
+        Wanted::fails("Programmed", "Invalid", "the listener is not served")
+    } else if whole.status {
+        Wanted::holds("Programmed", "Programmed", "")
+    } else {
+        Wanted::fails("Programmed", "Pending", whole.message.clone())
+    };
+    let wanted = [
+        Wanted::of("Accepted", "Accepted", &report.accepted),
+        conflicted,
+        Wanted::of("ResolvedRefs", "ResolvedRefs", &report.resolved),
+        programmed,
+    ];
+    let ours = wanted.each_ref().map(|w| w.type_);
+    let present = gateway.status.listeners.iter().find(|l| l.name == report.name);
+    let present = present.map(|l| l.conditions.as_slice()).unwrap_or_default();
+    let kind = |kind: &&str| RouteGroupKind { group: Some(GROUP.to_owned()), kind: (*kind).to_owned() };
+    ListenerStatus {
+        name: report.name.clone(),
+        supported_kinds: report.kinds.iter().map(kind).collect(),
+        attached_routes: i64::try_from(report.attached).unwrap_or(i64::MAX),
+        conditions: merge(present, &ours, &wanted, generation, now),
+    }
+}
+
+/// The addresses that it has: all of them when they are programmed, else those that were shown before.
+fn addresses(gateway: &Gateway, model: &Model, name: &ObjectName, is_programmed: bool) -> Vec<GatewayAddress> {
+    let has = model.allocations.get(&ObjectRef::new("Gateway", name.clone())).map(Vec::as_slice).unwrap_or_default();
+    let shown = &gateway.status.addresses;
+    let is_shown = |addr: &&std::net::IpAddr| {
+        is_programmed || shown.iter().any(|a| a.value.as_ref().is_some_and(|value| value.parse() == Ok(**addr)))
+    };
+    let address =
+        |addr: &std::net::IpAddr| GatewayAddress { kind: Some("IPAddress".to_owned()), value: Some(addr.to_string()) };
+    has.iter().filter(is_shown).map(address).collect()
+}
+
+/// The status of a HTTPRoute; `None` when it is so already. One that names no Gateway of ours keeps no entry of ours.
+#[must_use]
+pub fn route_status(snapshot: &Snapshot, model: &Model, name: &ObjectName, now: &str) -> Option<HttpRouteStatus> {
+    let route = snapshot.http_routes.get(name)?;
+    let report = model.routes.get(name);
+    if route.metadata.deletion_timestamp.is_some() || report.is_some_and(|r| r.subject.uid != route.metadata.uid) {
+        return None;
+    }
+    let mut left: Vec<(Key<'_>, &ParentReport)> = Vec::new();
+    for parent in report.iter().flat_map(|report| &report.parents) {
+        let key = key(&parent.parent, name);
+        if left.iter().all(|(known, _)| *known != key) {
+            left.push((key, parent));
+        }
+    }
+    let mut parents = Vec::with_capacity(route.status.parents.len() + left.len());
+    for value in &route.status.parents {
+        if value.get("controllerName").and_then(Value::as_str) != Some(CONTROLLER) {
+            parents.push(value.clone());
+            continue;
+        }
+        let Ok(present) = serde_json::from_value::<RouteParentStatus>(value.clone()) else { continue };
+        let found = left.iter().position(|(known, _)| *known == key(&present.parent_ref, name));
+        if let (Some(at), Some(report)) = (found, report) {
+            parents.extend(parent_status(report, left.remove(at).1, &present, now));
+        }
+    }
+    let room = MAX_PARENTS.saturating_sub(parents.len());
+    let missing = left
+        .into_iter()
+        .take(room)
+        .filter_map(|(_, parent)| parent_status(report?, parent, &RouteParentStatus::default(), now));
+    parents.extend(missing);
+    Some(HttpRouteStatus { parents }).filter(|status| *status != route.status)
+}
+
+/// What a parentRef means: group, kind, namespace, name, section, port.
+type Key<'a> = (&'a str, &'a str, &'a str, &'a str, Option<&'a str>, Option<i64>);
+
+fn key<'a>(parent: &'a ParentRef, route: &'a ObjectName) -> Key<'a> {
+    let ParentRef { group, kind, namespace, name, section_name, port } = parent;
+    (
+        group.as_deref().unwrap_or(GROUP),
+        kind.as_deref().unwrap_or("Gateway"),
+        namespace.as_deref().unwrap_or(&route.ns),
+        name,
+        section_name.as_deref(),
+        *port,
+    )
+}
+
+/// Our entry for one parent, as the API server stores it.
+fn parent_status(report: &RouteReport, parent: &ParentReport, present: &RouteParentStatus, now: &str) -> Option<Value> {
+    let mut wanted = vec![
+        Wanted::of("Accepted", "Accepted", &parent.accepted),
+        Wanted::of("ResolvedRefs", "ResolvedRefs", &report.resolved),
+    ];
+    if let Some(Fault { reason: _, message }) = &report.partial
+        && parent.accepted.is_ok()
+    {
+        let message = format!("Dropped Rule, in whole or in part: {message}");
+        wanted.push(Wanted::holds("PartiallyInvalid", "UnsupportedValue", message));
+    }
+    let ours = ["Accepted", "ResolvedRefs", "PartiallyInvalid"];
+    let ParentRef { group, kind, .. } = parent.parent.clone();
+    let status = RouteParentStatus {
+        parent_ref: ParentRef {
+            group: group.or_else(|| Some(GROUP.to_owned())),
+            kind: kind.or_else(|| Some("Gateway".to_owned())),
+            ..parent.parent.clone()
+        },
+        controller_name: CONTROLLER.to_owned(),
+        conditions: merge(&present.conditions, &ours, &wanted, report.subject.generation, now),
+    };
+    // Text and numbers alone: this cannot fail.
+    serde_json::to_value(status).ok()
+}

@@ -1,0 +1,98 @@
+//! Every object that may have to be written, with the function that plans its write.
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{NOW, gateway, service, view::View, write::Write};
+use crate::{
+    api::{AddressPool, Gateway, GatewayClass, HttpRoute, Kind, ObjectMeta, ObjectName, Service},
+    model::{ObjectRef, ipam, pool::pool_status},
+    source::Snapshot,
+};
+
+/// One object that may have to be written.
+pub(super) struct Plan<'a> {
+    /// The object.
+    pub(super) object: ObjectRef,
+    /// The revision that is at hand.
+    pub(super) revision: &'a str,
+    /// Plans; `None` when nothing is to be written.
+    pub(super) write: Box<dyn FnOnce() -> Option<Write> + 'a>,
+}
+
+impl<'a> Plan<'a> {
+    fn new<T: Kind>(object: &'a Arc<T>, write: impl FnOnce(&'a T) -> Option<Write> + 'a) -> Self {
+        let metadata = object.metadata();
+        Self {
+            object: ObjectRef::new(T::KIND, metadata.object_name()),
+            revision: &metadata.resource_version,
+            write: Box::new(move || write(object)),
+        }
+    }
+}
+
+/// All of them, those first that others wait for.
+pub(super) fn all<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Plan<'a>> {
+    let classes = snapshot.gateway_classes.values().map(|c| Plan::new::<GatewayClass>(c, class));
+    let services = snapshot.services.values().map(move |s| Plan::new::<Service>(s, move |s| service::plan(s, &view)));
+    let gateways = snapshot
+        .gateways
+        .iter()
+        .map(move |(name, g)| Plan::new::<Gateway>(g, move |g| gateway_of(g, name, snapshot, &view)));
+    let routes = snapshot
+        .http_routes
+        .iter()
+        .map(move |(name, r)| Plan::new::<HttpRoute>(r, move |r| route(r, name, snapshot, &view)));
+    let pools = snapshot.pools.values().map(move |p| Plan::new::<AddressPool>(p, move |p| pool(p, &view)));
+    classes.chain(services).chain(gateways).chain(routes).chain(pools)
+}
+
+fn status<T: Kind>(metadata: &ObjectMeta, status: impl serde::Serialize) -> Option<Write> {
+    let status = serde_json::to_value(status).ok()?;
+    Some(Write::new::<T>(metadata, Some("status"), json!({ "status": status })))
+}
+
+fn class(class: &GatewayClass) -> Option<Write> {
+    status::<GatewayClass>(&class.metadata, gateway::class_status(class, NOW)?)
+}
+
+fn route(route: &HttpRoute, name: &ObjectName, snapshot: &Snapshot, view: &View<'_>) -> Option<Write> {
+    status::<HttpRoute>(&route.metadata, gateway::route_status(snapshot, view.model, name, NOW)?)
+}
+
+/// First the address on the object, then, when it is programmed, the status.
+fn gateway_of(gateway: &Gateway, name: &ObjectName, snapshot: &Snapshot, view: &View<'_>) -> Option<Write> {
+    let object = ObjectRef::new(Gateway::KIND, name.clone());
+    let wanted = view.model.wanted.get(&object).map(Vec::as_slice).unwrap_or_default();
+    let given = wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let present = gateway.metadata.annotations.get(ipam::ALLOCATED);
+    let is_ours = view.model.gateways.contains_key(name) && gateway.metadata.deletion_timestamp.is_none();
+    if is_ours && !wanted.is_empty() && present != Some(&given) {
+        let body = json!({"metadata": {"annotations": {ipam::ALLOCATED: given}}});
+        return Some(Write::new::<Gateway>(&gateway.metadata, None, body));
+    }
+    if !is_ours && present.is_some() {
+        let body = json!({"metadata": {"annotations": {ipam::ALLOCATED: Value::Null}}});
+        return Some(Write::new::<Gateway>(&gateway.metadata, None, body));
+    }
+    let servers = view.servers(wanted);
+    let programmed = |node: &&str| view.has_programmed(node, &object, &gateway.metadata.resource_version);
+    let shown = gateway.status.addresses.iter().any(|a| a.value.as_ref().is_some_and(|v| given.contains(v.as_str())));
+    let is_programmed = !servers.is_empty() && servers.iter().all(programmed);
+    // What is shown stays while the nodes catch up with a change that our own write was.
+    if !is_programmed && shown && !wanted.is_empty() {
+        return None;
+    }
+    let desired = gateway::gateway_status(snapshot, view.model, name, is_programmed, NOW)?;
+    status::<Gateway>(&gateway.metadata, desired)
+}
+
+fn pool(pool: &AddressPool, view: &View<'_>) -> Option<Write> {
+    let mut desired = pool_status(pool, view.model);
+    for condition in &mut desired.conditions {
+        let known = pool.status.conditions.iter().find(|c| c.type_ == condition.type_ && c.status == condition.status);
+        let since = known.and_then(|c| c.last_transition_time.clone());
+        condition.last_transition_time = Some(since.unwrap_or_else(|| NOW.to_owned()));
+    }
+    if desired == pool.status { None } else { status::<AddressPool>(&pool.metadata, desired) }
+}

@@ -1,0 +1,184 @@
+//! What is to be written to a Service: the address that it was given, then, once that is programmed, its status.
+//!
+//! In: the Service, what the model wants for it, what the nodes report. Out: at most one write; the next one follows from
+//! what the API server says after it. Pure.
+//!
+//! ```text
+//! wanted --> metadata: finalizer, sluice.dev/allocated --> nodes program it and report --> status.loadBalancer
+//! not ours any more --> status without our addresses --> nodes have unprogrammed it --> metadata without our marks
+//! ```
+//!
+//! # Design
+//! Only a Service that is ours, or that carries our marks, is written to. Entries of `status.loadBalancer.ingress` and
+//! conditions that are not ours stay as they are.
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::{
+    NOW,
+    conditions::{Wanted, merge},
+    view::View,
+    write::Write,
+};
+use crate::{
+    api::{Service, service::LoadBalancerIngress},
+    model::{ObjectRef, Outcome, Verdict, ipam},
+};
+
+/// Keeps a Service until its addresses are unprogrammed. Source: `cloud-provider/service/helpers`.
+pub const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
+/// The type of our condition.
+pub const PROGRAMMED: &str = "sluice.dev/Programmed";
+
+/// The next write, if one is due.
+#[must_use]
+pub fn plan(service: &Service, view: &View<'_>) -> Option<Write> {
+    let object = ObjectRef::new("Service", service.metadata.object_name());
+    let verdict = view.model.verdicts.get(&object);
+    let is_ours = verdict.is_some_and(|v| v.outcome != Outcome::Ignored);
+    if !is_ours {
+        return release(service, view);
+    }
+    let wanted = view.model.wanted.get(&object).map(Vec::as_slice).unwrap_or_default();
+    if !wanted.is_empty() && !is_marked(service, wanted) {
+        return Some(mark(service, wanted));
+    }
+    if wanted.is_empty() {
+        return refuse(service, verdict);
+    }
+    // The addresses are on the object; a node that has programmed this revision has programmed them.
+    let servers = view.servers(wanted);
+    if !servers.iter().all(|node| view.has_programmed(node, &object, &service.metadata.resource_version)) {
+        return None;
+    }
+    let by = view.announced_by(wanted);
+    publish(service, wanted, verdict, &by)
+}
+
+fn is_marked(service: &Service, wanted: &[IpAddr]) -> bool {
+    let allocated = service.metadata.annotations.get(ipam::ALLOCATED);
+    allocated.is_some_and(|text| *text == join(wanted)) && service.metadata.finalizers.iter().any(|f| f == FINALIZER)
+}
+
+fn join(addrs: &[IpAddr]) -> String {
+    addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// The addresses that were written to the object.
+fn allocated(service: &Service) -> Vec<IpAddr> {
+    let text = service.metadata.annotations.get(ipam::ALLOCATED).map_or("", String::as_str);
+    text.split(',').filter_map(|a| a.trim().parse().ok()).collect()
+}
+
+fn mark(service: &Service, wanted: &[IpAddr]) -> Write {
+    let mut finalizers = service.metadata.finalizers.clone();
+    if !finalizers.iter().any(|f| f == FINALIZER) {
+        finalizers.push(FINALIZER.to_owned());
+    }
+    let body = json!({"metadata": {"annotations": {ipam::ALLOCATED: join(wanted)}, "finalizers": finalizers}});
+    Write::new::<Service>(&service.metadata, None, body)
+        .telling("EnsuringLoadBalancer", format!("Given {}; being programmed", join(wanted)))
+}
+
+/// Removes what is ours from a Service that has no address any more, and says why.
+fn refuse(service: &Service, verdict: Option<&Verdict>) -> Option<Write> {
+    let ours = allocated(service);
+    let (reason, message) = match verdict {
+        Some(v) => (v.reason, text(v)),
+        None => ("Pending", "it was not looked at yet".to_owned()),
+    };
+    let status = status(service, &[], &ours, Wanted::fails(PROGRAMMED, reason, message));
+    if let Some(status) = status {
+        return Some(Write::new::<Service>(&service.metadata, Some("status"), status));
+    }
+    if ours.is_empty() {
+        return None;
+    }
+    let body = json!({"metadata": {"annotations": {ipam::ALLOCATED: Value::Null}}});
+    Some(Write::new::<Service>(&service.metadata, None, body))
+}
+
+fn publish(service: &Service, wanted: &[IpAddr], verdict: Option<&Verdict>, by: &str) -> Option<Write> {
+    let condition = match verdict {
+        Some(v) if v.outcome == Outcome::Refused => Wanted::fails(PROGRAMMED, v.reason, text(v)),
+        Some(v) if v.outcome == Outcome::Partial => Wanted::holds(PROGRAMMED, v.reason, text(v)),
+        _ => Wanted::holds(PROGRAMMED, "Programmed", format!("{}{by}", join(wanted))),
+    };
+    let is_new = !wanted.iter().all(|a| service.status.load_balancer.ingress.iter().any(|i| i.ip == a.to_string()));
+    let status = status(service, wanted, wanted, condition)?;
+    let write = Write::new::<Service>(&service.metadata, Some("status"), status);
+    Some(if is_new {
+        write.telling("EnsuredLoadBalancer", format!("{} is programmed{by}", join(wanted)))
+    } else {
+        write
+    })
+}
+
+/// Takes our marks off a Service that is not ours any more, in the order in which it can be done safely.
+fn release(service: &Service, view: &View<'_>) -> Option<Write> {
+    let has_finalizer = service.metadata.finalizers.iter().any(|f| f == FINALIZER);
+    let has_annotation = service.metadata.annotations.contains_key(ipam::ALLOCATED);
+    // The finalizer alone may be another implementation's.
+    if !has_annotation {
+        return None;
+    }
+    let is_deleted = service.metadata.deletion_timestamp.is_some();
+    if !is_deleted && let Some(body) = cleared(service) {
+        return Some(Write::new::<Service>(&service.metadata, Some("status"), body));
+    }
+    let object = ObjectRef::new("Service", service.metadata.object_name());
+    if !view.everyone_is_past(&object, &service.metadata.resource_version) {
+        return None;
+    }
+    let finalizers: Vec<&String> = service.metadata.finalizers.iter().filter(|f| *f != FINALIZER).collect();
+    let mut body = json!({"metadata": {"annotations": {ipam::ALLOCATED: Value::Null}}});
+    if has_finalizer {
+        body["metadata"]["finalizers"] = json!(finalizers);
+    }
+    let addrs = join(&allocated(service));
+    Some(
+        Write::new::<Service>(&service.metadata, None, body)
+            .telling("DeletedLoadBalancer", format!("{addrs} is unprogrammed and free")),
+    )
+}
+
+/// The status without our addresses and condition; `None` when there are none in it.
+fn cleared(service: &Service) -> Option<Value> {
+    let ours = allocated(service);
+    let is_ours = |i: &LoadBalancerIngress| i.ip.parse().is_ok_and(|ip: IpAddr| ours.contains(&ip));
+    let ingress = &service.status.load_balancer.ingress;
+    let has_condition = service.status.conditions.iter().any(|c| c.type_ == PROGRAMMED);
+    if !ingress.iter().any(is_ours) && !has_condition {
+        return None;
+    }
+    let ingress: Vec<_> = ingress.iter().filter(|i| !is_ours(i)).collect();
+    let conditions: Vec<_> = service.status.conditions.iter().filter(|c| c.type_ != PROGRAMMED).collect();
+    Some(json!({"status": {"loadBalancer": {"ingress": ingress}, "conditions": conditions}}))
+}
+
+/// The status with these addresses; foreign entries first. `None` when it is so already.
+fn status(service: &Service, addrs: &[IpAddr], ours: &[IpAddr], condition: Wanted) -> Option<Value> {
+    let present = &service.status.load_balancer.ingress;
+    let foreign = |i: &&LoadBalancerIngress| {
+        let ip = i.ip.parse::<IpAddr>();
+        !ip.is_ok_and(|ip| ours.contains(&ip) || addrs.contains(&ip))
+    };
+    let mut ingress: Vec<LoadBalancerIngress> = present.iter().filter(foreign).cloned().collect();
+    ingress.extend(addrs.iter().map(|addr| LoadBalancerIngress {
+        ip: addr.to_string(),
+        ip_mode: Some("VIP".to_owned()),
+        ..LoadBalancerIngress::default()
+    }));
+    let generation = service.metadata.generation;
+    let conditions = merge(&service.status.conditions, &[PROGRAMMED], &[condition], generation, NOW);
+    if ingress == *present && conditions == service.status.conditions {
+        return None;
+    }
+    Some(json!({"status": {"loadBalancer": {"ingress": ingress}, "conditions": conditions}}))
+}
+
+/// A verdict's messages as one text.
+pub(super) fn text(verdict: &Verdict) -> String {
+    verdict.messages.join("; ")
+}

@@ -1,0 +1,302 @@
+//! Carries out what the planners want, for as long as this agent leads.
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use serde_json::Value;
+use tokio::{sync::watch, task::JoinSet, time::sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    NOW, leader, plan, service,
+    view::View,
+    write::{Note, Write},
+};
+use crate::{
+    api::{Kind, ObjectMeta, Service},
+    membership::Members,
+    model::{Model, ObjectRef, Outcome},
+    source::Snapshot,
+    telemetry::chain,
+};
+
+/// Between two looks at everything, at least: bursts coalesce.
+const COALESCE: Duration = Duration::from_millis(20);
+/// Writes under way at most; the others wait for the next look.
+const MAX_WRITES: usize = 16;
+/// How long one write may take.
+const WRITE: Duration = Duration::from_secs(10);
+/// The first pause after a write that was refused; each further one is twice as long. Source: upstream's service
+/// controller, whose first pause is 5 s; a conflict is none of the object's fault and need not wait.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause. Source: the same.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// After so long a write's effect is in the snapshot, or it had none.
+const FORGET: Duration = Duration::from_secs(600);
+/// Who tells Events.
+const CONTROLLER: &str = "sluice.dev/sluice";
+
+/// The ends of the arrows that the stage reads.
+#[derive(Clone)]
+pub struct Inputs {
+    /// What the API says.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The newest model.
+    pub models: watch::Receiver<Arc<Model>>,
+    /// The nodes that live.
+    pub members: watch::Receiver<Arc<Members>>,
+}
+
+/// The last write to an object.
+#[derive(Debug)]
+struct Attempt {
+    /// The revision it was based on: while the snapshot still has that, its effect is not seen yet.
+    revision: String,
+    is_under_way: bool,
+    failures: u32,
+    not_before: Instant,
+    /// When it was made, to forget it some day.
+    touched: Instant,
+}
+
+/// The stage.
+pub struct Writer {
+    client: Client,
+    recorder: Recorder,
+    inputs: Inputs,
+    attempts: BTreeMap<ObjectRef, Attempt>,
+    /// What was told last about objects that do not work.
+    told: BTreeMap<ObjectRef, String>,
+    running: JoinSet<(Write, Result<(), kube::Error>)>,
+}
+
+/// Leads when it can, and then writes, until `leave`.
+pub async fn run(client: Client, namespace: String, node: String, inputs: Inputs, leave: CancellationToken) {
+    let (leads_out, mut leads) = watch::channel(false);
+    let campaign = tokio::spawn(leader::campaign(client.clone(), namespace, node.clone(), leads_out, leave.clone()));
+    let mut lost = leads.clone();
+    loop {
+        let led = tokio::select! {
+            () = leave.cancelled() => break,
+            led = leads.wait_for(|leads| *leads) => led.is_ok(),
+        };
+        if !led {
+            break;
+        }
+        // A new writer knows nothing: what was under way when this one last led is judged by the snapshot.
+        let mut writer = Writer::new(client.clone(), node.clone(), inputs.clone());
+        tokio::select! {
+            () = leave.cancelled() => break,
+            _ = lost.wait_for(|leads| !*leads) => {}
+            () = writer.write() => break,
+        }
+    }
+    // It gives the Lease back.
+    let _ = campaign.await;
+}
+
+impl Writer {
+    fn new(client: Client, node: String, inputs: Inputs) -> Self {
+        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, recorder, inputs, attempts: BTreeMap::new(), told: BTreeMap::new(), running: JoinSet::new() }
+    }
+
+    /// Looks at everything whenever something changed; ends with the stages that it reads.
+    async fn write(&mut self) {
+        loop {
+            let retry = self.look();
+            let looked = Instant::now();
+            let retry = retry.unwrap_or(looked + Duration::from_secs(30));
+            tokio::select! {
+                Some(done) = self.running.join_next() => self.note(done),
+                changed = async { tokio::select! {
+                    changed = self.inputs.snapshots.changed() => changed,
+                    changed = self.inputs.models.changed() => changed,
+                    changed = self.inputs.members.changed() => changed,
+                } } => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = sleep_until(retry.into()) => {}
+            }
+            tokio::time::sleep(COALESCE.saturating_sub(looked.elapsed())).await;
+        }
+    }
+
+    /// Starts what is to be written; when to look again although nothing changes.
+    fn look(&mut self) -> Option<Instant> {
+        let snapshot = self.inputs.snapshots.borrow_and_update().clone()?;
+        let model = self.inputs.models.borrow_and_update().clone();
+        let members = self.inputs.members.borrow_and_update().clone();
+        // The model of an older snapshot would be told what it already wrote.
+        if model.seen != snapshot.seen {
+            return Some(Instant::now() + COALESCE);
+        }
+        let view = View { model: &model, members: &members };
+        for service in snapshot.services.values() {
+            self.tell(&service.metadata, &model);
+        }
+        let mut retry = None;
+        // One that has nothing to write costs a comparison; those that wait for the server are not planned at all.
+        for plan in plan::all(&snapshot, view) {
+            if self.running.len() >= MAX_WRITES {
+                return Some(Instant::now() + COALESCE);
+            }
+            match self.waits_until(&plan.object, plan.revision) {
+                Wait::No => {}
+                Wait::ForTheServer => continue,
+                Wait::Until(at) => {
+                    retry = Some(retry.map_or(at, |known: Instant| known.min(at)));
+                    continue;
+                }
+            }
+            if let Some(write) = (plan.write)() {
+                self.start(write);
+            }
+        }
+        self.attempts.retain(|_, attempt| attempt.is_under_way || attempt.touched.elapsed() < FORGET);
+        self.told.retain(|object, _| snapshot.services.contains_key(&object.object));
+        retry
+    }
+
+    fn waits_until(&self, object: &ObjectRef, revision: &str) -> Wait {
+        match self.attempts.get(object) {
+            Some(a) if a.is_under_way || (a.failures == 0 && a.revision == revision) => Wait::ForTheServer,
+            Some(a) if a.not_before > Instant::now() => Wait::Until(a.not_before),
+            _ => Wait::No,
+        }
+    }
+
+    fn start(&mut self, write: Write) {
+        let attempt = self.attempts.entry(write.object.clone()).or_insert_with(|| Attempt {
+            revision: String::new(),
+            is_under_way: false,
+            failures: 0,
+            not_before: Instant::now(),
+            touched: Instant::now(),
+        });
+        attempt.touched = Instant::now();
+        attempt.revision.clone_from(&write.revision);
+        attempt.is_under_way = true;
+        let client = self.client.clone();
+        self.running.spawn(async move {
+            let result = send(client, &write).await;
+            (write, result)
+        });
+    }
+
+    fn note(&mut self, done: Result<(Write, Result<(), kube::Error>), tokio::task::JoinError>) {
+        let Ok((write, result)) = done else { return };
+        let Some(attempt) = self.attempts.get_mut(&write.object) else { return };
+        attempt.is_under_way = false;
+        match result {
+            Ok(()) => {
+                attempt.failures = 0;
+                tracing::debug!(kind = write.object.kind, name = %write.object.object, path = write.path, "written");
+                if let Some(note) = write.event.clone() {
+                    self.publish(&write.object, note);
+                }
+            }
+            // Changed or gone meanwhile: the next snapshot says what is to be done.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => attempt.failures = 0,
+            Err(error) => {
+                attempt.failures += 1;
+                let pause = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(attempt.failures - 1)).min(LONGEST_PAUSE);
+                attempt.not_before = Instant::now() + pause;
+                tracing::warn!(
+                    kind = write.object.kind, name = %write.object.object, path = write.path, error = chain(&error),
+                    "not written, tried again"
+                );
+            }
+        }
+    }
+
+    /// Tells people, once, why an object does not work.
+    fn tell(&mut self, metadata: &ObjectMeta, model: &Model) {
+        let object = ObjectRef::new(Service::KIND, metadata.object_name());
+        let Some(verdict) = model.verdicts.get(&object) else { return };
+        let is_bad = matches!(verdict.outcome, Outcome::Refused | Outcome::Partial) && verdict.reason != "Pending";
+        if !is_bad {
+            self.told.remove(&object);
+            return;
+        }
+        let text = format!("{}: {}", verdict.reason, service::text(verdict));
+        if self.told.get(&object) != Some(&text) {
+            self.told.insert(object.clone(), text.clone());
+            self.publish(&object, Note { is_warning: true, reason: "SyncLoadBalancerFailed", text });
+        }
+    }
+
+    fn publish(&self, object: &ObjectRef, note: Note) {
+        let snapshot = self.inputs.snapshots.borrow().clone();
+        let uid = snapshot.and_then(|s| s.services.get(&object.object).map(|s| s.metadata.uid.clone()));
+        let reference = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some(object.kind.clone()),
+            namespace: Some(object.object.ns.clone()),
+            name: Some(object.object.name.clone()),
+            uid,
+            ..ObjectReference::default()
+        };
+        let event = Event {
+            type_: if note.is_warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason.to_owned(),
+            note: Some(note.text.chars().take(1000).collect()),
+            action: "Program".to_owned(),
+            secondary: None,
+        };
+        let recorder = self.recorder.clone();
+        // Its failure harms nobody: what it says is in the object's condition too.
+        tokio::spawn(async move {
+            if let Err(error) = recorder.publish(&event, &reference).await {
+                tracing::debug!(error = chain(&error), "event");
+            }
+        });
+    }
+}
+
+/// Whether an object must be left alone for now.
+enum Wait {
+    No,
+    /// Its last write is under way, or not seen yet.
+    ForTheServer,
+    Until(Instant),
+}
+
+async fn send(client: Client, write: &Write) -> Result<(), kube::Error> {
+    let mut body = write.body.clone();
+    stamp(&mut body, &jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    let uri = format!("{}?fieldManager={}", write.path, crate::membership::FIELD_MANAGER);
+    let request = http::Request::patch(uri)
+        .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
+        .body(body.to_string().into_bytes())
+        .map_err(kube::Error::HttpError)?;
+    let sent = tokio::time::timeout(WRITE, client.request::<Value>(request)).await;
+    sent.map_err(|elapsed| kube::Error::Service(Box::new(elapsed)))?.map(drop)
+}
+
+/// Puts the time where a condition has changed.
+fn stamp(value: &mut Value, now: &str) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                if key == "lastTransitionTime" && value == NOW {
+                    *value = now.into();
+                } else {
+                    stamp(value, now);
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|v| stamp(v, now)),
+        _ => {}
+    }
+}

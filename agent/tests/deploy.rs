@@ -1,0 +1,246 @@
+//! The manifests of `deploy/`: what they give the agent is what it takes, and the chart says the same as the base.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{CommandFactory, Parser};
+use serde_json::{Value, json};
+use sluice::config::{Cli, Command};
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+/// The documents of a YAML text.
+fn documents(text: &str) -> Vec<Value> {
+    let parse = |part: &str| serde_saphyr::from_str::<Value>(part).unwrap_or_else(|e| panic!("{e}\n{part}"));
+    let parts = text.split("\n---\n").map(|part| part.trim_start_matches("---\n"));
+    parts.map(parse).filter(serde_json::Value::is_object).collect()
+}
+
+fn read(file: &str) -> Vec<Value> {
+    documents(&fs::read_to_string(deploy().join(file)).unwrap_or_else(|e| panic!("{file}: {e}")))
+}
+
+fn daemon_set() -> Value {
+    read("base/daemonset.yaml").remove(0)
+}
+
+fn container() -> Value {
+    daemon_set()["spec"]["template"]["spec"]["containers"][0].clone()
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_agent_takes_the_arguments_of_the_daemon_set() {
+    for address in ["192.0.2.1", "2001:db8::1"] {
+        let arguments = strings(&container()["args"]).into_iter().map(|a| a.replace("$(NODE_IP)", address));
+        let cli = Cli::try_parse_from(["sluice".to_owned()].into_iter().chain(arguments)).unwrap();
+        let Command::Agent(args) = cli.command else { panic!("want the agent") };
+        assert_eq!(args.manifests, None, "it follows the API server");
+        let port = container()["ports"][0]["containerPort"].clone();
+        assert_eq!(json!(args.metrics_addr.unwrap().port()), port);
+        assert_eq!(args.metrics_addr.unwrap().ip().to_string(), address);
+        assert_eq!(args.namespace, read("base/namespace.yaml")[0]["metadata"]["name"]);
+    }
+}
+
+#[test]
+fn the_agent_reads_every_variable_of_the_daemon_set() {
+    let cli = Cli::command();
+    let agent = cli.find_subcommand("agent").unwrap();
+    let known: Vec<_> = agent.get_arguments().filter_map(|a| Some(a.get_env()?.to_str()?.to_owned())).collect();
+    for variable in container()["env"].as_array().unwrap() {
+        let name = variable["name"].as_str().unwrap();
+        // The one is used in an argument above, the other is read by the logger.
+        assert!(["NODE_IP", "RUST_LOG"].contains(&name) || known.iter().any(|k| k == name), "{name}");
+    }
+}
+
+#[test]
+fn the_agent_has_three_capabilities_and_cannot_get_more() {
+    let security = &container()["securityContext"];
+    assert_eq!(security["capabilities"], json!({ "drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"] }));
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert_eq!(security["privileged"], Value::Null);
+    let pod = &daemon_set()["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let host: Vec<_> =
+        pod["volumes"].as_array().unwrap().iter().filter_map(|v| v["hostPath"]["path"].as_str()).collect();
+    assert_eq!(host, ["/sys/fs/bpf"], "the one path of the node that it sees");
+}
+
+#[test]
+fn the_directories_that_the_agent_writes_are_mounted() {
+    let Command::Agent(args) = Cli::try_parse_from(["sluice", "agent"]).unwrap().command else {
+        panic!("want the agent")
+    };
+    let mounts = container()["volumeMounts"].clone();
+    let mounts: Vec<&str> = mounts.as_array().unwrap().iter().map(|m| m["mountPath"].as_str().unwrap()).collect();
+    for path in [&args.bpf_dir, &args.state_dir, &args.admin_socket] {
+        assert!(mounts.iter().any(|mount| path.starts_with(mount)), "{} in {mounts:?}", path.display());
+    }
+}
+
+#[test]
+fn the_pod_is_killed_only_after_the_agent_has_given_up_waiting() {
+    let grace = daemon_set()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(grace > sluice::STOP.as_secs() + 5, "{grace} s");
+}
+
+#[test]
+fn everything_that_a_kustomization_names_is_there() {
+    let mut checked = 0;
+    let overlays = fs::read_dir(deploy().join("overlays")).unwrap().map(|entry| entry.unwrap().path());
+    for dir in overlays.chain([deploy(), deploy().join("base"), deploy().join("gateway")]) {
+        let text = fs::read_to_string(dir.join("kustomization.yaml")).unwrap();
+        let kustomization = documents(&text).remove(0);
+        let patches = kustomization["patches"].as_array().into_iter().flatten().map(|p| &p["path"]);
+        for name in kustomization["resources"].as_array().into_iter().flatten().chain(patches) {
+            let path = dir.join(name.as_str().unwrap());
+            let file = if path.is_dir() { path.join("kustomization.yaml") } else { path };
+            assert!(file.is_file(), "{} names {}", dir.display(), file.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "{checked}");
+}
+
+#[test]
+fn the_overlay_of_the_tests_runs_the_image_that_xtask_names() {
+    let overlay = &read("overlays/test/kustomization.yaml")[0]["images"][0];
+    let base = container()["image"].as_str().unwrap().rsplit_once(':').unwrap().0.to_owned();
+    assert_eq!(*overlay, json!({ "name": base, "newName": "test.local/sluice", "newTag": "1" }));
+}
+
+/// What Helm would make of the chart, as far as the chart uses it: substitutions, `toYaml`, `with` and one `if`.
+fn render(values: &Value, namespace: &str, has_gateway_api: bool) -> String {
+    let mut all = String::new();
+    let mut files: Vec<_> =
+        fs::read_dir(deploy().join("chart/templates")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        all.push_str("\n---\n");
+        // `with` and `if` that are open: whether their lines are kept, and what `.` is.
+        let mut open: Vec<(bool, Value)> = Vec::new();
+        for line in text.lines() {
+            let word = line.trim();
+            if let Some(path) = word.strip_prefix("{{- with .Values.").and_then(|w| w.strip_suffix(" }}")) {
+                let value = lookup(values, path);
+                open.push((value.as_array().is_some_and(|a| !a.is_empty()), value));
+            } else if word.starts_with("{{- if ") {
+                assert_eq!(
+                    word,
+                    "{{- if .Capabilities.APIVersions.Has \"gateway.networking.k8s.io/v1/GatewayClass\" }}"
+                );
+                open.push((has_gateway_api, Value::Null));
+            } else if word == "{{- end }}" {
+                open.pop().unwrap();
+            } else if open.iter().all(|(is_kept, _)| *is_kept) {
+                all.push_str(&render_line(line, values, namespace, open.last().map(|(_, dot)| dot)));
+                all.push('\n');
+            }
+        }
+        assert!(open.is_empty(), "{}", file.display());
+    }
+    all
+}
+
+fn render_line(line: &str, values: &Value, namespace: &str, dot: Option<&Value>) -> String {
+    if let Some((_, rest)) = line.split_once("{{- toYaml ") {
+        let (what, indent) = rest.strip_suffix(" }}").unwrap().split_once(" | nindent ").unwrap();
+        let value = match what {
+            "." => dot.unwrap().clone(),
+            path => lookup(values, path.strip_prefix(".Values.").unwrap()),
+        };
+        let indent = " ".repeat(indent.parse().unwrap());
+        // JSON is YAML; an entry a line where they follow others.
+        return match value {
+            Value::Array(entries) => entries.iter().map(|e| format!("{indent}- {e}")).collect::<Vec<_>>().join("\n"),
+            other => format!("{indent}{other}"),
+        };
+    }
+    let mut rest = line;
+    let mut out = String::new();
+    while let Some((before, after)) = rest.split_once("{{ ") {
+        let (name, tail) = after.split_once(" }}").unwrap();
+        out.push_str(before);
+        match name.strip_prefix(".Values.") {
+            Some(path) => match lookup(values, path) {
+                Value::String(text) => out.push_str(&text),
+                other => out.push_str(&other.to_string()),
+            },
+            None => {
+                assert_eq!(name, ".Release.Namespace", "{line}");
+                out.push_str(namespace);
+            }
+        }
+        rest = tail;
+    }
+    assert!(!rest.contains("{{"), "{line}");
+    out + rest
+}
+
+fn lookup(values: &Value, path: &str) -> Value {
+    let found = path.split('.').fold(values, |value, key| &value[key]);
+    assert!(!found.is_null(), "values.yaml has no {path}");
+    found.clone()
+}
+
+fn by_name(documents: Vec<Value>) -> BTreeMap<String, Value> {
+    let name = |d: &Value| format!("{} {}", d["kind"], d["metadata"]["name"]);
+    documents.into_iter().map(|d| (name(&d), d)).collect()
+}
+
+#[test]
+fn the_chart_with_its_own_values_is_the_base() {
+    let files = ["base/service-account.yaml", "base/rbac.yaml", "base/daemonset.yaml", "gateway/gateway-class.yaml"];
+    let base = by_name(files.into_iter().flat_map(read).collect());
+    assert_eq!(base.len(), 7);
+    let values = read("chart/values.yaml").remove(0);
+    let rendered = by_name(documents(&render(&values, "sluice-system", true)));
+    assert_eq!(rendered, base);
+}
+
+#[test]
+fn the_chart_takes_values_and_the_namespace_of_the_release() {
+    let mut values = read("chart/values.yaml").remove(0);
+    values["image"] = json!({ "repository": "example.org/sluice", "tag": "2", "pullPolicy": "Always" });
+    values["metricsPort"] = json!(19640);
+    values["extraArgs"] = json!(["--interface=eth1", "--datapath=tc"]);
+    values["extraEnv"] = json!([{ "name": "NODE_ZONE", "value": "a" }]);
+    values["tolerations"] = json!([]);
+    let text = render(&values, "lb", true);
+    assert!(!text.contains("sluice-system") && !text.contains(" 9640"), "{text}");
+    let rendered = by_name(documents(&text));
+    let pod = &rendered["\"DaemonSet\" \"sluice\""]["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(container["image"], "example.org/sluice:2");
+    assert_eq!(container["imagePullPolicy"], "Always");
+    assert_eq!(
+        container["ports"][0],
+        json!({ "name": "metrics", "containerPort": 19640, "hostPort": 19640, "protocol": "TCP" })
+    );
+    let arguments = ["agent", "--metrics-addr=$(NODE_IP):19640", "--interface=eth1", "--datapath=tc"];
+    assert_eq!(strings(&container["args"]), arguments);
+    assert!(container["env"].as_array().unwrap().contains(&json!({ "name": "NODE_ZONE", "value": "a" })));
+    let subject = &rendered["\"ClusterRoleBinding\" \"sluice\""]["subjects"][0];
+    assert_eq!(subject["namespace"], "lb");
+}
+
+#[test]
+fn the_chart_has_no_gateway_class_where_gateway_api_is_missing() {
+    let values = read("chart/values.yaml").remove(0);
+    let kinds: Vec<_> = documents(&render(&values, "lb", false)).iter().map(|d| d["kind"].clone()).collect();
+    assert!(!kinds.contains(&json!("GatewayClass")), "{kinds:?}");
+    assert_eq!(kinds.len(), 6);
+}

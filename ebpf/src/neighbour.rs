@@ -1,0 +1,243 @@
+//! ARP and neighbour discovery for VIPs: which messages ask for one, what answers them, what tells everybody.
+//!
+//! Pure, and the same in the kernel, in the agent and in tests. Whether a VIP is announced here is not known here.
+//!
+//! # Design
+//!
+//! An advertisement comes from the VIP itself and never claims to be a router's: nothing routes through a VIP. It
+//! overrides what a neighbour remembers, because a VIP that has moved must be followed.
+//!
+//! Source: RFC 826 and RFC 5227 for ARP, RFC 4861 for neighbour discovery.
+use crate::{
+    abi::Addr,
+    csum, flow,
+    packet::{ETH_LEN, Eth, ICMPV6, Ipv6, mapped},
+};
+use bytemuck::{Pod, Zeroable};
+
+/// An Ethernet address, in memory order.
+pub type Mac = [u16; 3];
+
+/// The ethertype of ARP.
+pub const ETH_ARP: u16 = 0x0806;
+/// The ethertype of IPv6.
+pub const ETH_IPV6: u16 = 0x86dd;
+/// The ICMPv6 type of a neighbour solicitation.
+pub const SOLICITATION: u8 = 135;
+/// The ICMPv6 type of a neighbour advertisement.
+pub const ADVERTISEMENT: u8 = 136;
+/// The hop limit of all neighbour discovery: it has crossed no router.
+pub const HOPS: u8 = 255;
+/// Bytes of the largest solicitation that is read, from its type to the end of its options.
+pub const SOLICITATION_MAX: u32 = 128;
+/// Bytes of a frame with an ARP message.
+pub const ARP_FRAME: usize = ETH_LEN + size_of::<Arp>();
+/// Bytes of a frame with an advertisement.
+pub const ADVERTISEMENT_FRAME: usize = ETH_LEN + size_of::<Ipv6>() + size_of::<Advertisement>();
+
+/// `ff02::1`, all nodes of the link.
+pub const ALL_NODES: Addr = Addr::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+/// The Ethernet address of [`ALL_NODES`].
+pub const ALL_NODES_MAC: Mac = mac([0x33, 0x33, 0, 0, 0, 1]);
+/// The Ethernet address of everybody.
+pub const BROADCAST: Mac = [0xffff; 3];
+
+const REQUEST: u16 = 1;
+const REPLY: u16 = 2;
+
+/// An ARP message for IPv4 over Ethernet.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct Arp {
+    /// The kind of network, network order; 1 is Ethernet.
+    pub hardware: u16,
+    /// The ethertype of the addresses, network order.
+    pub proto: u16,
+    /// Bytes of a hardware address and of a protocol address.
+    pub lengths: [u8; 2],
+    /// What it says, network order.
+    pub op: u16,
+    /// The sender's hardware address.
+    pub sender_mac: Mac,
+    /// The sender's address; 0.0.0.0 in a probe.
+    pub sender: [u16; 2],
+    /// The target's hardware address.
+    pub target_mac: Mac,
+    /// The target's address.
+    pub target: [u16; 2],
+}
+
+/// A neighbour solicitation without its options.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct Solicitation {
+    /// Type and code.
+    pub kind: [u8; 2],
+    /// Checksum.
+    pub check: u16,
+    /// Unused.
+    pub reserved: [u16; 2],
+    /// Who is asked for.
+    pub target: [u16; 8],
+}
+
+/// A neighbour advertisement with the one option that it needs.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct Advertisement {
+    /// Type and code.
+    pub kind: [u8; 2],
+    /// Checksum.
+    pub check: u16,
+    /// Router, solicited and override; the rest unused. Network order.
+    pub flags: [u16; 2],
+    /// Whose address this is.
+    pub target: [u16; 8],
+    /// Target link-layer address, one unit of eight bytes.
+    pub option: [u8; 2],
+    /// That address.
+    pub mac: Mac,
+}
+
+/// What is done with a message about a VIP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Question {
+    /// Nobody asks: a reply, an announcement, another network.
+    None,
+    /// Somebody asks for the target.
+    Asked,
+    /// It asks in a way that no host does.
+    Malformed,
+}
+
+/// An Ethernet address from its bytes.
+#[must_use]
+#[inline(always)]
+pub const fn mac(b: [u8; 6]) -> Mac {
+    [u16::from_ne_bytes([b[0], b[1]]), u16::from_ne_bytes([b[2], b[3]]), u16::from_ne_bytes([b[4], b[5]])]
+}
+
+/// Is it the address of one interface?
+#[must_use]
+#[inline(always)]
+pub const fn is_unicast(m: &Mac) -> bool {
+    m[0].to_be() & 0x100 == 0 && m[0] | m[1] | m[2] != 0
+}
+
+/// The group that is asked for an address (RFC 4291, section 2.7.1).
+#[must_use]
+#[inline(always)]
+pub const fn solicited_group(target: &Addr) -> Addr {
+    let [.., a, b, c] = target.octets;
+    Addr::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
+}
+
+impl Arp {
+    /// What it asks.
+    #[inline(always)]
+    pub fn question(&self) -> Question {
+        let ethernet = self.hardware.to_be() == 1 && self.proto.to_be() == 0x0800 && self.lengths == [6, 4];
+        // A request for the sender's own address announces it and asks nothing.
+        if !ethernet || self.op.to_be() != REQUEST || self.sender == self.target {
+            return Question::None;
+        }
+        let sender = mapped(self.sender);
+        let probe = self.sender == [0; 2];
+        if !is_unicast(&self.sender_mac) || (!probe && flow::is_martian(&sender, false)) {
+            return Question::Malformed;
+        }
+        Question::Asked
+    }
+
+    /// The answer: the target is at `mac`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn answer(&self, mac: Mac) -> Self {
+        Self {
+            op: REPLY.to_be(),
+            sender_mac: mac,
+            sender: self.target,
+            target_mac: self.sender_mac,
+            target: self.sender,
+            ..*self
+        }
+    }
+}
+
+/// The advertisement that `target` is at `mac`, for `to`; `solicited`: it answers that host's question.
+#[must_use]
+#[inline(always)]
+pub fn advertisement(target: &Addr, mac: Mac, to: &Addr, solicited: bool) -> (Ipv6, Advertisement) {
+    const OVERRIDE: u16 = 0x2000;
+    const SOLICITED: u16 = 0x4000;
+    const LEN: u16 = size_of::<Advertisement>() as u16;
+    let ip = Ipv6 {
+        vtf: [0x6000_u16.to_be(), 0],
+        payload: LEN.to_be(),
+        next: ICMPV6,
+        hops: HOPS,
+        src: bytemuck::cast(*target),
+        dst: bytemuck::cast(*to),
+    };
+    let mut message = Advertisement {
+        kind: [ADVERTISEMENT, 0],
+        check: 0,
+        flags: [(OVERRIDE | if solicited { SOLICITED } else { 0 }).to_be(), 0],
+        target: ip.src,
+        option: [2, 1],
+        mac,
+    };
+    let words: [u16; 16] = bytemuck::cast(message);
+    let sum = words.iter().fold(pseudo(target, to, LEN as u32), |sum, w| sum + *w as u64);
+    message.check = !csum::fold(sum);
+    (ip, message)
+}
+
+/// The sum of the pseudo header of an ICMPv6 message.
+#[must_use]
+#[inline(always)]
+pub const fn pseudo(src: &Addr, dst: &Addr, len: u32) -> u64 {
+    let (s, d) = (csum::words(src), csum::words(dst));
+    let src = s[0] as u64 + s[1] as u64 + s[2] as u64 + s[3] as u64;
+    let dst = d[0] as u64 + d[1] as u64 + d[2] as u64 + d[3] as u64;
+    src + dst + (ICMPV6 as u32).to_be() as u64 + len.to_be() as u64
+}
+
+/// The frame by which `mac` tells everybody that it has the IPv4 address `vip`: as a request or as a reply, since some
+/// hosts heed one and some the other.
+#[must_use]
+pub fn gratuitous_arp(mac: Mac, vip: [u8; 4], reply: bool) -> [u8; ARP_FRAME] {
+    let vip = [u16::from_ne_bytes([vip[0], vip[1]]), u16::from_ne_bytes([vip[2], vip[3]])];
+    let arp = Arp {
+        hardware: 1_u16.to_be(),
+        proto: 0x0800_u16.to_be(),
+        lengths: [6, 4],
+        op: if reply { REPLY } else { REQUEST }.to_be(),
+        sender_mac: mac,
+        sender: vip,
+        // Linux takes a reply for gratuitous only if both ends are the same.
+        target_mac: if reply { mac } else { [0; 3] },
+        target: vip,
+    };
+    let mut frame = [0; ARP_FRAME];
+    let eth = Eth { dst: BROADCAST, src: mac, proto: ETH_ARP.to_be() };
+    frame[..ETH_LEN].copy_from_slice(bytemuck::bytes_of(&eth));
+    frame[ETH_LEN..].copy_from_slice(bytemuck::bytes_of(&arp));
+    frame
+}
+
+/// The frame by which `mac` tells everybody that it has the IPv6 address `vip`.
+#[must_use]
+pub fn unsolicited_advertisement(mac: Mac, vip: [u8; 16]) -> [u8; ADVERTISEMENT_FRAME] {
+    let (ip, message) = advertisement(&Addr::v6(vip), mac, &ALL_NODES, false);
+    let mut frame = [0; ADVERTISEMENT_FRAME];
+    let eth = Eth { dst: ALL_NODES_MAC, src: mac, proto: ETH_IPV6.to_be() };
+    frame[..ETH_LEN].copy_from_slice(bytemuck::bytes_of(&eth));
+    frame[ETH_LEN..ETH_LEN + size_of::<Ipv6>()].copy_from_slice(bytemuck::bytes_of(&ip));
+    frame[ETH_LEN + size_of::<Ipv6>()..].copy_from_slice(bytemuck::bytes_of(&message));
+    frame
+}
+
+#[cfg(test)]
+mod tests;

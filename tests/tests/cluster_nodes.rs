@@ -1,0 +1,175 @@
+//! The harness itself: nodes are real, their pods are reached from outside, and a power failure is one.
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use sluice_tests::{
+    cluster::{Cluster, TestNamespace},
+    netns::{
+        http::{self, Protocol},
+        run::{self, RUNS},
+    },
+};
+
+/// A Deployment of `echo`, spread over the nodes, and its Service.
+fn echo(ns: &TestNamespace<'_>, replicas: u8) {
+    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let probe = json!({ "httpGet": { "path": "/healthz", "port": "http" }, "periodSeconds": 1, "timeoutSeconds": 5 });
+    let container = json!({
+        "name": "echo", "image": "sluice.test/echo:1", "imagePullPolicy": "Never",
+        "ports": [{ "containerPort": 8080, "name": "http" }],
+        "env": [field("POD_NAME", "metadata.name"), field("NODE_NAME", "spec.nodeName")],
+        "readinessProbe": probe,
+    });
+    let labels = json!({ "app": "echo" });
+    // Where a node is gone its pods go at once, not after five minutes.
+    let away = |key: &str| json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1 });
+    let spread = json!({
+        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": { "matchLabels": labels },
+    });
+    let pod = json!({
+        "terminationGracePeriodSeconds": 2,
+        "tolerations": [away("node.kubernetes.io/unreachable"), away("node.kubernetes.io/not-ready")],
+        "topologySpreadConstraints": [spread],
+        "containers": [container],
+    });
+    let deployment = json!({
+        "kind": "Deployment",
+        "spec": {
+            "replicas": replicas,
+            "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": pod },
+        },
+    });
+    ns.apply("apps/v1", "deployments/echo", &deployment);
+    let port = json!({ "name": "http", "port": 80, "targetPort": "http" });
+    let service = json!({ "ipFamilyPolicy": "RequireDualStack", "selector": labels, "ports": [port] });
+    ns.apply("", "services/echo", &json!({ "kind": "Service", "spec": service }));
+}
+
+/// The ready endpoints of a Service, both families, with their nodes.
+fn ready(cluster: &Cluster, ns: &TestNamespace<'_>) -> anyhow::Result<BTreeSet<(IpAddr, String)>> {
+    let path = ns.path("discovery.k8s.io/v1", "endpointslices?labelSelector=kubernetes.io/service-name=echo");
+    let slices = cluster.plane.api().list(&path)?;
+    let endpoints = slices.iter().filter_map(|s| s["endpoints"].as_array()).flatten();
+    let ready = endpoints.filter(|e| e["conditions"]["ready"] == true);
+    let of = |e: &Value| {
+        let address = e["addresses"][0].as_str().context("no address")?;
+        Ok((address.parse()?, e["nodeName"].as_str().context("no node")?.to_owned()))
+    };
+    ready.map(of).collect()
+}
+
+/// Waits until so many endpoints are ready in both families, on these nodes.
+fn until_ready(cluster: &Cluster, ns: &TestNamespace<'_>, pods: usize, nodes: &[&str]) -> BTreeSet<(IpAddr, String)> {
+    cluster.plane.until(&format!("{pods} pods are ready on {nodes:?}"), |_| {
+        let found = ready(cluster, ns)?;
+        let on: BTreeSet<&str> = found.iter().map(|(_, node)| node.as_str()).collect();
+        anyhow::ensure!(found.len() == 2 * pods && on == nodes.iter().copied().collect(), "{found:?}");
+        Ok(found)
+    })
+}
+
+/// What the pod behind an endpoint says to the client outside.
+fn ask(cluster: &Cluster, ip: IpAddr) -> anyhow::Result<String> {
+    let to = SocketAddr::new(ip, 8080);
+    let reply = http::send(&cluster.plane.space, to, Protocol::Http1, http::get("echo.example", "/a"))?;
+    Ok(String::from_utf8_lossy(&reply.body).into_owned())
+}
+
+#[test]
+fn pods_run_on_real_nodes_and_a_node_is_killed_and_returns() {
+    let cluster = Cluster::up(2).expect("a cluster");
+    let (id, dir) = (cluster.plane.run().id().to_owned(), cluster.plane.run().dir());
+    let nodes = cluster.plane.kubectl(&["get", "nodes"], "").expect("kubectl");
+    for node in ["node1", "node2"] {
+        let line = nodes.lines().find(|l| l.starts_with(node)).expect("a line for each node");
+        assert!(line.contains(" Ready ") && line.contains(" v1.36."), "{nodes}");
+    }
+    let name = cluster.node_exec(2, &["hostname"]).expect("hostname");
+    assert_eq!(String::from_utf8_lossy(&name.stdout).trim(), "node2");
+
+    let ns = cluster.plane.namespace("nodes");
+    echo(&ns, 3);
+    let endpoints = until_ready(&cluster, &ns, 3, &["node1", "node2"]);
+    let client = cluster.plane.space.name();
+    for (ip, node) in &endpoints {
+        let said = cluster.plane.until(&format!("{ip} answers {client}"), |_| ask(&cluster, *ip));
+        let peer = if ip.is_ipv6() { "peer=[2001:db8:51::10]:" } else { "peer=198.51.100.10:" };
+        assert!(said.contains(&format!("node={node} ")) && said.contains(peer), "{said}");
+    }
+    pods_reach_each_other_and_the_api_server(&cluster, &ns, &endpoints);
+
+    cluster.kill_node(2);
+    cluster.node_exec(2, &["true"]).expect_err("it is off");
+    cluster.plane.until("node2 is not ready", |api| {
+        let node = api.get("/api/v1/nodes/node2")?;
+        let ready = node["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
+        anyhow::ensure!(ready.is_some_and(|c| c["status"] != "True"), "{ready:?}");
+        Ok(())
+    });
+    until_ready(&cluster, &ns, 3, &["node1"]);
+
+    cluster.start_node(2).expect("it comes back");
+    cluster.plane.kubectl(&["rollout", "restart", "deployment/echo", "-n", ns.name()], "").expect("kubectl");
+    let wait = ["rollout", "status", "deployment/echo", "--timeout=180s", "-n", ns.name()];
+    cluster.plane.kubectl(&wait, "").expect("the new pods are ready");
+    for (ip, _) in until_ready(&cluster, &ns, 3, &["node1", "node2"]) {
+        cluster.plane.until(&format!("{ip} answers"), |_| ask(&cluster, ip));
+    }
+
+    drop(ns);
+    let cgroups = std::fs::read_to_string(dir.join("cgroups")).expect("a list");
+    drop(cluster);
+    assert_eq!(run::namespaces_of(&id), Vec::<String>::new());
+    let left: Vec<&str> = cgroups.lines().filter(|c| std::path::Path::new(c).exists()).collect();
+    assert!(!std::path::Path::new(RUNS).join(&id).exists() && left.is_empty(), "{left:?}");
+}
+
+/// From pod to pod on the other node, and with the client that Kubernetes gives to every pod.
+fn pods_reach_each_other_and_the_api_server(
+    cluster: &Cluster,
+    ns: &TestNamespace<'_>,
+    endpoints: &BTreeSet<(IpAddr, String)>,
+) {
+    let pods = cluster.plane.api().list(&ns.path("", "pods")).expect("pods");
+    let on_node1 = pods.iter().find(|p| p["spec"]["nodeName"] == "node1").expect("a pod on node1");
+    let name = on_node1["metadata"]["name"].as_str().expect("a name");
+    let exec = |url: &str| cluster.plane.kubectl(&["exec", name, "-n", ns.name(), "--", "/echo", "get", url], "");
+    for (ip, _) in endpoints.iter().filter(|(_, node)| node == "node2") {
+        let url = format!("http://{}/", SocketAddr::new(*ip, 8080));
+        let said = cluster.plane.until(&format!("a pod reaches {ip}"), |_| exec(&url));
+        assert!(said.contains("node=node2"), "{said}");
+    }
+    // Plain HTTP on the port of TLS: that the API server complains shows that it is there.
+    let said = cluster.plane.until("a pod reaches the Service kubernetes", |_| exec("http://10.96.0.1:443/"));
+    assert!(said.contains("HTTP request to an HTTPS server"), "{said}");
+    let logs = cluster.plane.kubectl(&["logs", name, "-n", ns.name()], "").expect("logs");
+    assert!(logs.contains(name), "{logs}");
+}
+
+#[test]
+fn what_a_killed_owner_leaves_of_nodes_is_removed() {
+    use std::{io::BufRead as _, path::Path, process, time::Instant};
+    let mut owner = process::Command::new(env!("CARGO_BIN_EXE_cluster"));
+    let owner = owner.args(["hold", "1"]).stdin(process::Stdio::piped()).stdout(process::Stdio::piped()).spawn();
+    let mut owner = owner.expect("a process");
+    let mut id = String::new();
+    std::io::BufReader::new(owner.stdout.take().expect("its output")).read_line(&mut id).expect("it says its run");
+    let dir = Path::new(RUNS).join(id.trim());
+    let cgroups = std::fs::read_to_string(dir.join("cgroups")).expect("a list");
+    assert!(cgroups.lines().all(|c| Path::new(c).exists()), "{cgroups}");
+    owner.kill().expect("it runs");
+    owner.wait().expect("it ends");
+    let began = Instant::now();
+    while dir.exists() || cgroups.lines().any(|c| Path::new(c).exists()) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} is still there", dir.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(run::namespaces_of(id.trim()), Vec::<String>::new());
+}

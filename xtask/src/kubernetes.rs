@@ -1,0 +1,234 @@
+//! Builds what a test cluster is made of from Go modules, into the cache of tools: `tests/kubernetes/`.
+//!
+//! Two parts, because most tests need the first alone: [`control_plane`] is one program with etcd, the API server and
+//! `kubectl` in it; [`nodes`] is containerd, runc, the CNI plugins and the images that the tests run. [`gateway_crds`]
+//! is what Gateway API publishes.
+//!
+//! # Design
+//! A directory of the cache carries a hash over go.mod, go.sum and the sources in its name. What is there is complete:
+//! it is built beside and renamed. So a second run costs a few reads, and a new version never meets an old binary.
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{ebpf::tools_dir, install, root, run::run};
+
+/// The module with everything but Gateway API.
+const MODULE: &str = "tests/kubernetes";
+/// The module that pins Gateway API.
+const GATEWAY_MODULE: &str = "tests/kubernetes/gateway";
+/// How often a build that is quiet for long says how far it is.
+const REPORT: Duration = Duration::from_secs(15);
+
+/// The directory with `kube`, and with each part of it under its own name. Quick when nothing has changed.
+///
+/// # Errors
+/// Go is missing or the build fails.
+pub fn control_plane() -> Result<PathBuf> {
+    cached(MODULE, "kube", &["cmd/kube"], "about five minutes on two cores", |dir| {
+        let version = required(MODULE, "k8s.io/kubernetes")?;
+        let minor = version.split('.').nth(1).unwrap_or_default();
+        let mut flags = String::from("-s -w");
+        for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
+            for (key, value) in [("gitVersion", &*version), ("gitMajor", "1"), ("gitMinor", minor)] {
+                flags.push_str(&format!(" -X {package}.{key}={value}"));
+            }
+            flags.push_str(" -X ");
+            flags.push_str(package);
+            flags.push_str(".gitTreeState=clean");
+        }
+        go_build(&["-ldflags", &flags, "./cmd/kube"], dir, false)?;
+        for part in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"] {
+            std::os::unix::fs::symlink("kube", dir.join(part)).with_context(|| format!("link {part}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// The images that the tests run: name, program, user.
+const IMAGES: [(&str, &str); 2] = [("pause", "65534:65534"), ("echo", "0:0")];
+/// What the names of these images begin with; nobody serves them.
+pub const IMAGE_PREFIX: &str = "sluice.test/";
+
+/// The directory with containerd, its shim, `ctr`, runc, `xdpprep`, `cni/` and `images/*.tar`.
+///
+/// # Errors
+/// Go or libseccomp is missing, or the build fails.
+pub fn nodes() -> Result<PathBuf> {
+    let sources = ["cmd/echo", "cmd/image", "cmd/pause", "cmd/xdpprep"];
+    cached(MODULE, "nodes", &sources, "about a minute", |dir| {
+        install::seccomp()?;
+        let containerd = "github.com/containerd/containerd/v2";
+        let version = required(MODULE, containerd)?;
+        let flags = format!("-s -w -X {containerd}/version.Version={version}");
+        let programs = ["containerd", "containerd-shim-runc-v2", "ctr"].map(|p| format!("{containerd}/cmd/{p}"));
+        let mut arguments = vec!["-tags", "no_btrfs,no_zfs,no_devmapper,static_build", "-ldflags", &flags];
+        arguments.extend(programs.iter().map(String::as_str));
+        go_build(&arguments, dir, false)?;
+        let cni = dir.join("cni");
+        fs::create_dir_all(&cni).with_context(|| format!("create {}", cni.display()))?;
+        let plugins = ["main/bridge", "main/loopback", "ipam/host-local"]
+            .map(|p| format!("github.com/containernetworking/plugins/plugins/{p}"));
+        let mut arguments = vec!["-ldflags", "-s -w"];
+        arguments.extend(plugins.iter().map(String::as_str));
+        go_build(&arguments, &cni, false)?;
+        let runc = "github.com/opencontainers/runc";
+        let version = required(MODULE, runc)?;
+        let flags = format!("-s -w -extldflags=-static -X main.version={}", version.trim_start_matches('v'));
+        go_build(&["-tags", "seccomp,netgo,osusergo", "-ldflags", &flags, runc], dir, true)?;
+        go_build(&["-ldflags", "-s -w", "./cmd/echo", "./cmd/image", "./cmd/pause", "./cmd/xdpprep"], dir, false)?;
+        fs::create_dir_all(dir.join("images")).context("create the directory of images")?;
+        for (name, user) in IMAGES {
+            let mut image = Command::new(dir.join("image"));
+            image.arg("-o").arg(dir.join(format!("images/{name}.tar")));
+            image.args(["-n", &format!("{IMAGE_PREFIX}{name}:1"), "-user", user]).arg(dir.join(name));
+            run(&mut image)?;
+        }
+        Ok(())
+    })
+}
+
+/// The directory of Gateway API's `config/crd`, a kustomization of the standard channel.
+///
+/// # Errors
+/// Go is missing, or the module cannot be had.
+pub fn gateway_crds() -> Result<PathBuf> {
+    let dir = cached(GATEWAY_MODULE, "gateway-api", &[], "seconds", |dir| {
+        let version = required(GATEWAY_MODULE, "sigs.k8s.io/gateway-api")?;
+        let module = format!("sigs.k8s.io/gateway-api@{version}");
+        let mut download = go(GATEWAY_MODULE)?;
+        download.args(["mod", "download", "-json", &module]).stderr(Stdio::inherit());
+        let out = download.output().context("start go")?;
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let source = said.lines().find_map(|l| l.trim().strip_prefix("\"Dir\": \"")?.strip_suffix("\","));
+        let source = source.with_context(|| format!("go mod download {module} named no directory: {said}"))?;
+        // The module cache is read-only; the copy must be removable.
+        run(Command::new("cp").args(["-r", "--no-preserve=mode"]).arg(Path::new(source).join("config")).arg(dir))
+    })?;
+    Ok(dir.join("config/crd"))
+}
+
+/// The directory `name-<hash>` of the cache; `build` fills a new one when there is none.
+fn cached(
+    module: &str,
+    name: &str,
+    sources: &[&str],
+    time: &str,
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let module = root().join(module);
+    let mut hash = Fnv::default();
+    hash.file(&module.join("go.mod"))?;
+    hash.file(&module.join("go.sum"))?;
+    for source in sources {
+        hash.dir(&module.join(source))?;
+    }
+    let dir = tools_dir().join(format!("{name}-{:016x}", hash.0));
+    if dir.exists() {
+        return Ok(dir);
+    }
+    eprintln!("      building {name} into {} ({time}, once)", dir.display());
+    let new = dir.with_extension(format!("new-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&new);
+    fs::create_dir_all(&new).with_context(|| format!("create {}", new.display()))?;
+    let built = build(&new).and_then(|()| match fs::rename(&new, &dir) {
+        // Somebody else was quicker with the same.
+        Err(_) if dir.exists() => Ok(()),
+        other => other.with_context(|| format!("rename to {}", dir.display())),
+    });
+    let _ = fs::remove_dir_all(&new);
+    built.map(|()| dir)
+}
+
+/// The version of a module that a go.mod of ours requires.
+fn required(module: &str, dependency: &str) -> Result<String> {
+    let path = root().join(module).join("go.mod");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let lines = text.lines().map(|l| l.trim().trim_start_matches("require "));
+    let mut versions = lines.filter_map(|l| l.strip_prefix(dependency)?.strip_prefix(' ')?.split(' ').next());
+    let version = versions.find(|v| v.starts_with('v'));
+    Ok(version.with_context(|| format!("{} does not require {dependency}", path.display()))?.to_owned())
+}
+
+/// `go` in a module of ours.
+fn go(module: &str) -> Result<Command> {
+    let mut go = Command::new(install::go()?);
+    // The toolchain that go.mod asks for is a Go module like any other. Nothing of a surrounding build is meant.
+    go.current_dir(root().join(module)).env("GOTOOLCHAIN", "auto").env_remove("GOFLAGS").stdin(Stdio::null());
+    Ok(go)
+}
+
+/// `go build`, with a line now and then that says how far it is.
+fn go_build(arguments: &[&str], into: &Path, cgo: bool) -> Result<()> {
+    let mut command = go(MODULE)?;
+    // With a slash at its end it is a directory, and may be given several programs.
+    command.args(["build", "-v", "-trimpath", "-o"]).arg(into.join("")).args(arguments);
+    command.env("CGO_ENABLED", if cgo { "1" } else { "0" });
+    let mut child = command.stderr(Stdio::piped()).spawn().context("start go")?;
+    let (began, mut reported) = (Instant::now(), Instant::now());
+    let (mut modules, mut packages) = (0, 0);
+    let mut said = Vec::new();
+    for line in BufReader::new(child.stderr.take().context("go has no stderr")?).lines() {
+        let line = line.context("read what go says")?;
+        if line.starts_with("go: downloading ") {
+            modules += 1;
+        } else if line.contains([' ', ':']) {
+            said.push(line);
+        } else {
+            packages += 1;
+        }
+        if reported.elapsed() > REPORT {
+            reported = Instant::now();
+            let seconds = began.elapsed().as_secs();
+            eprintln!("      {seconds} s: {modules} modules downloaded, {packages} packages compiled");
+        }
+    }
+    let status = child.wait().context("wait for go")?;
+    if !status.success() {
+        bail!("go build {} ended with {status}:\n{}", arguments.join(" "), said.join("\n"));
+    }
+    Ok(())
+}
+
+/// FNV-1a, 64 bits: a name for content, the same on every machine; it withstands chance, not malice.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn file(&mut self, path: &Path) -> Result<()> {
+        let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        // Its length parts one file from the next.
+        self.bytes(&content.len().to_le_bytes());
+        self.bytes(&content);
+        Ok(())
+    }
+
+    /// The files of a directory that has no other directories.
+    fn dir(&mut self, path: &Path) -> Result<()> {
+        let entries = fs::read_dir(path).with_context(|| format!("read {}", path.display()))?;
+        let mut files = entries.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
+        files.sort();
+        for file in files {
+            self.bytes(file.file_name().unwrap_or_default().as_encoded_bytes());
+            self.file(&file)?;
+        }
+        Ok(())
+    }
+}
