@@ -16,7 +16,13 @@ use crate::config::LogFormat;
 
 /// Starts logging to standard error; `RUST_LOG` selects, `info` where it does not.
 pub fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let mut filter = if wanted.is_empty() { "info".to_owned() } else { wanted };
+    // What fails is told by who has asked, once; the client would tell each attempt.
+    if !filter.contains("kube_client") {
+        filter.push_str(",kube_client=off");
+    }
+    let filter = EnvFilter::new(filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

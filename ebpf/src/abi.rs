@@ -31,9 +31,12 @@ pub mod map {
     pub const REJECTS: &str = "REJECTS";
     /// [`PROXY_TCP`](super::PROXY_TCP) -> the proxy's listening socket, sockmap.
     pub const PROXY: &str = "PROXY";
+    /// [`Addr`](super::Addr) -> `u64` nanoseconds of the monotonic clock, LRU hash: when another host was last heard to say
+    /// that a VIP is its own.
+    pub const CLAIMED: &str = "CLAIMED";
     /// Every map, in the order in which they are created.
-    pub const ALL: [&str; 11] =
-        [FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY];
+    pub const ALL: [&str; 12] =
+        [FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED];
 }
 
 /// Names of the programs in the object.
@@ -58,6 +61,8 @@ pub const MAX_FRONTENDS: u32 = 65_536;
 pub const MAX_BACKENDS: u32 = 131_072;
 /// Owned VIPs at most.
 pub const MAX_VIPS: u32 = 65_536;
+/// VIPs at most that another host is remembered to have claimed.
+pub const MAX_CLAIMED: u32 = 4_096;
 /// Chunks of lookup table at most: 64 MiB, taken when the map is made.
 ///
 /// That is room for 10,000 frontends of ten backends, which take 40 MiB, while the tables that they had before are still kept.
@@ -304,6 +309,8 @@ pub struct Settings {
     pub reject_rate: u32,
     /// Until when this node answers for the VIPs that it announces; `u64::MAX`: for as long as the programs are there.
     pub announce_until: u64,
+    /// Since when this node may have missed that another took over; 0: it hears of the others.
+    pub blind_since: u64,
 }
 
 /// A token bucket.
@@ -364,13 +371,15 @@ pub enum Reason {
     NdAnswered = 19,
     /// A neighbour asks for a VIP that another node announces, or may by now. Dropped.
     NotAnnounced = 20,
+    /// Another host says that a VIP is its own that is announced here as well. Passed.
+    AnnouncedElsewhere = 21,
 }
 
 impl Reason {
     /// Entries in the map of reasons.
     pub const CAPACITY: u32 = 32;
     /// Every reason, in the order of its index.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Malformed,
         Self::Fragment,
         Self::ExtensionHeader,
@@ -392,6 +401,7 @@ impl Reason {
         Self::ArpAnswered,
         Self::NdAnswered,
         Self::NotAnnounced,
+        Self::AnnouncedElsewhere,
     ];
     /// The name in logs, metrics and tables.
     #[must_use]
@@ -418,6 +428,7 @@ impl Reason {
             Self::ArpAnswered => "arp_answered",
             Self::NdAnswered => "nd_answered",
             Self::NotAnnounced => "not_announced",
+            Self::AnnouncedElsewhere => "announced_elsewhere",
         }
     }
 }
@@ -433,7 +444,7 @@ const _: () = {
     assert!(size_of::<CtEntry>() == 64);
     assert!(size_of::<Counters>() == 48);
     assert!(size_of::<Uplink>() == 40);
-    assert!(size_of::<Settings>() == 16);
+    assert!(size_of::<Settings>() == 24);
     assert!(size_of::<Bucket>() == 16);
 };
 

@@ -8,10 +8,12 @@
 //!
 //! - A question for a VIP that another node announces is dropped: for a VIP of the proxy the host has a local route and
 //!   would answer. For the same reason its own questions must not carry such a VIP as their sender ([`depart`]).
+//! - A node that hears of no other cannot know whether the API server is away, and nobody takes over, or it is cut off
+//!   itself. It goes on, until it hears another host say that the VIP is its own ([`hear`]): that one knows more.
 //! - XDP passes all of this: it cannot tell a frame that was meant for another host, and the rate is low.
 //! - A solicitation behind extension headers is left to the stack, which does not have the address (RFC 6980).
 use crate::{
-    SETTINGS, UPLINKS, VIPS,
+    CLAIMED, SETTINGS, UPLINKS, VIPS,
     action::Action,
     conntrack,
     context::{Buffer, Packet},
@@ -45,10 +47,17 @@ pub(crate) fn arrive(p: Buffer) -> Option<Action> {
         neighbour::ETH_IPV6 => {
             let [next, _] = b.read::<[u8; 2]>(ETH_LEN + 6)?;
             let [kind, _] = b.read::<[u8; 2]>(ND)?;
-            if next != ICMPV6 || kind != neighbour::SOLICITATION {
+            if next != ICMPV6 {
                 return None;
             }
-            solicitation(p)
+            match kind {
+                neighbour::SOLICITATION => solicitation(p),
+                neighbour::ADVERTISEMENT => {
+                    overhear(p);
+                    return None;
+                }
+                _ => return None,
+            }
         }
         _ => return None,
     };
@@ -64,7 +73,9 @@ pub(crate) fn depart(p: Buffer) -> Option<Action> {
         return None;
     }
     let arp = b.read::<Arp>(ETH_LEN)?;
-    if arp.question() != Question::Asked || !matches!(owned(&mapped(arp.sender)), Some(vip) if !is_announced(&vip)) {
+    if arp.question() != Question::Asked
+        || !matches!(owned(&mapped(arp.sender)), Some(vip) if !is_announced(&mapped(arp.sender), &vip))
+    {
         return None;
     }
     let own = uplink(p).map_or(Addr::NONE, |u| u.v4);
@@ -92,10 +103,46 @@ fn owned(addr: &Addr) -> Option<Vip> {
 
 /// Does this node announce the VIP, and still may?
 #[inline(always)]
-fn is_announced(vip: &Vip) -> bool {
+fn is_announced(addr: &Addr, vip: &Vip) -> bool {
     // SAFETY: array values are never freed.
-    let until = SETTINGS.get_ptr(0).map_or(0, |s| unsafe { (*s).announce_until });
-    vip.flags & VIP_ANNOUNCE != 0 && (until == u64::MAX || conntrack::clock() < until)
+    let (until, blind) = SETTINGS.get_ptr(0).map_or((0, 0), |s| unsafe { ((*s).announce_until, (*s).blind_since) });
+    if vip.flags & VIP_ANNOUNCE == 0 || (until != u64::MAX && conntrack::clock() >= until) {
+        return false;
+    }
+    // SAFETY: as in `owned`.
+    // Both clocks are near enough: who takes over waits for seconds.
+    blind == 0 || CLAIMED.get_ptr(addr).map_or(0, |at| unsafe { *at }) < blind
+}
+
+/// Takes note of a host that says that an address is its own.
+#[inline(always)]
+fn hear(p: Buffer, addr: &Addr, from: &neighbour::Mac) -> Option<()> {
+    if owned(addr)?.flags & VIP_ANNOUNCE == 0 || own_mac(p)? == *from {
+        return None;
+    }
+    count::reason(Reason::AnnouncedElsewhere);
+    let now = conntrack::clock();
+    // A map that is full forgets another.
+    CLAIMED.insert(addr, &now, 0).ok()
+}
+
+/// Somebody's advertisement; 1: it is about a VIP that is announced here. The stack gets it in any case. Not inlined, for
+/// the stack of the program; what it returns must not be a constant, or the compiler leaves it undefined.
+#[inline(never)]
+fn overhear(p: Buffer) -> u64 {
+    try_overhear(p).is_some() as u64
+}
+
+#[inline(always)]
+fn try_overhear(p: Buffer) -> Option<()> {
+    let b = p.bounds();
+    let (from, hops) = (b.read::<Eth>(0)?.src, b.read::<Ipv6>(ETH_LEN)?.hops);
+    // The two messages are the same up to the target.
+    let target = b.read::<Solicitation>(ND)?.target;
+    if hops != neighbour::HOPS || !neighbour::is_unicast(&from) || is_mapped(&target) {
+        return None;
+    }
+    hear(p, &bytemuck::cast(target), &from)
 }
 
 /// The row of the interface.
@@ -124,6 +171,9 @@ fn arp(p: Buffer) -> u64 {
 fn try_arp(p: Buffer) -> Option<Action> {
     let b = p.bounds();
     let arp = b.read::<Arp>(ETH_LEN)?;
+    if arp.is_claim() {
+        let _ = hear(p, &mapped(arp.sender), &arp.sender_mac);
+    }
     let question = arp.question();
     if question == Question::None {
         return None;
@@ -133,7 +183,7 @@ fn try_arp(p: Buffer) -> Option<Action> {
     if question == Question::Malformed {
         return Some(count::drop(Reason::Malformed));
     }
-    if !is_announced(&vip) {
+    if !is_announced(&mapped(arp.target), &vip) {
         return Some(count::drop(Reason::NotAnnounced));
     }
     let eth = Eth { dst: arp.sender_mac, src: mac, proto: neighbour::ETH_ARP.to_be() };
@@ -187,7 +237,7 @@ fn try_judge(p: Buffer) -> Option<u64> {
     if !sane || !fresh || !neighbour::is_unicast(&from) || !is_sound(p, u16::from_be(ip.payload) as u32, detects) {
         return Some(count::drop(Reason::Malformed).pack());
     }
-    if !is_announced(&vip) {
+    if !is_announced(&target, &vip) {
         return Some(count::drop(Reason::NotAnnounced).pack());
     }
     Some(if detects { DETECTED } else { ASKED })

@@ -51,6 +51,8 @@ static SETTINGS: Array<Settings, 1> = Array::new();
 static REJECTS: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 #[btf_map]
 static PROXY: SockMap<1> = SockMap::new();
+#[btf_map]
+static CLAIMED: LruHashMap<Addr, u64, { MAX_CLAIMED as usize }> = LruHashMap::new();
 
 /// XDP on an uplink: flows whose backend is on another node, in both directions.
 #[xdp]

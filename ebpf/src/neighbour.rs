@@ -134,12 +134,23 @@ pub const fn solicited_group(target: &Addr) -> Addr {
 }
 
 impl Arp {
+    /// Is it about IPv4 on Ethernet?
+    #[inline(always)]
+    fn is_ethernet(&self) -> bool {
+        self.hardware.to_be() == 1 && self.proto.to_be() == 0x0800 && self.lengths == [6, 4]
+    }
+
+    /// Does its sender say that the address is its own? A probe does not, whatever it does.
+    #[inline(always)]
+    pub fn is_claim(&self) -> bool {
+        self.is_ethernet() && is_unicast(&self.sender_mac) && self.sender != [0; 2]
+    }
+
     /// What it asks.
     #[inline(always)]
     pub fn question(&self) -> Question {
-        let ethernet = self.hardware.to_be() == 1 && self.proto.to_be() == 0x0800 && self.lengths == [6, 4];
         // A request for the sender's own address announces it and asks nothing.
-        if !ethernet || self.op.to_be() != REQUEST || self.sender == self.target {
+        if !self.is_ethernet() || self.op.to_be() != REQUEST || self.sender == self.target {
             return Question::None;
         }
         let sender = mapped(self.sender);

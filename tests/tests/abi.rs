@@ -58,7 +58,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
             dropped_packets: u64,
         }
         Uplink { v4: Addr, v6: Addr, mac: [u8; 6], pad: [u8; 2] }
-        Settings { snat_first: u16, snat_last: u16, reject_rate: u32, announce_until: u64 }
+        Settings { snat_first: u16, snat_last: u16, reject_rate: u32, announce_until: u64, blind_since: u64 }
         Bucket { filled: u64, tokens: u64 }
     }
     writeln!(out, "struct Addr: {} bytes\n", size_of::<Addr>())?;

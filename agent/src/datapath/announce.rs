@@ -48,6 +48,13 @@ pub enum Validity {
     Always,
     /// Until then, unless it is prolonged.
     Until(std::time::Instant),
+    /// Until `until`, unless another host says that a VIP is its own.
+    Blind {
+        /// The end, unless it is prolonged.
+        until: std::time::Instant,
+        /// Since when it counts what another host says.
+        since: std::time::Instant,
+    },
     /// As the agent before this one has left it: nothing is told yet, what is answered goes on until its end.
     Before,
 }
@@ -59,18 +66,28 @@ impl Validity {
         let end = match self {
             Self::Always => return u64::MAX,
             Self::Before => return before,
-            Self::Until(end) => end,
+            Self::Until(end) | Self::Blind { until: end, .. } => end,
         };
         let left = end.saturating_duration_since(std::time::Instant::now());
         let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
         if left == 0 { 0 } else { monotonic_nanoseconds().saturating_add(left).min(u64::MAX - 1) }
     }
 
-    fn is_over(self) -> bool {
+    /// Since when it counts what another host says, on the clock that the programs read; 0: not at all. Units: nanoseconds.
+    #[must_use]
+    pub fn blind_since(self) -> u64 {
+        let Self::Blind { since, .. } = self else { return 0 };
+        let ago = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        monotonic_nanoseconds().saturating_sub(ago).max(1)
+    }
+
+    /// Whether nothing is told of one's own accord.
+    fn is_silent(self) -> bool {
         match self {
             Self::Always => false,
             Self::Until(end) => end <= std::time::Instant::now(),
-            Self::Before => true,
+            // It might take a VIP back from a node that knows more.
+            Self::Blind { .. } | Self::Before => true,
         }
     }
 }
@@ -150,10 +167,10 @@ impl Announcer {
         self.join();
     }
 
-    /// Takes over for how long VIPs may be announced. What was over begins anew: another node may have told otherwise.
+    /// Takes over for how long VIPs may be announced. What was silent begins anew: another node may have told otherwise.
     pub fn follow_validity(&mut self, validity: Validity) {
-        let was_over = std::mem::replace(&mut self.validity, validity).is_over();
-        if was_over && !validity.is_over() {
+        let was_silent = std::mem::replace(&mut self.validity, validity).is_silent();
+        if was_silent && !validity.is_silent() {
             let now = Instant::now();
             for port in self.up() {
                 self.vips.iter().for_each(|vip| self.schedule.start(now, (port, *vip)));
@@ -177,7 +194,7 @@ impl Announcer {
     pub fn send(&mut self, programs: &Programs) {
         let mut fault = None;
         let batch = self.schedule.take(Instant::now());
-        if self.validity.is_over() {
+        if self.validity.is_silent() {
             return;
         }
         for (index, vip) in batch {
@@ -371,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_over_and_is_prolonged_is_told_again() {
+    fn what_was_silent_and_is_prolonged_is_told_again() {
         let (mut announcer, _) = waiting(VIP_ANNOUNCE, &[(1, Some(1)), (2, None)]);
         announcer.schedule = Schedule::default();
         let now = std::time::Instant::now();

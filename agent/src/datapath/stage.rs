@@ -124,6 +124,7 @@ impl Datapath {
             snat_last,
             reject_rate: REJECT_RATE,
             announce_until: valid.nanoseconds(before.announce_until),
+            blind_since: 0,
         };
         write_settings(&mut settings, row)?;
         let pinned = Pinned::open(dir)?;
@@ -284,6 +285,7 @@ impl Datapath {
     fn follow_validity(&mut self) {
         let valid = *self.validity.borrow_and_update();
         self.row.announce_until = valid.nanoseconds(self.row.announce_until);
+        self.row.blind_since = valid.blind_since();
         match write_settings(&mut self.settings, self.row) {
             Ok(()) => self.announcer.follow_validity(valid),
             Err(error) => tracing::error!(%error, "how long VIPs may be announced"),

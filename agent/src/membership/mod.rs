@@ -7,8 +7,9 @@
 //! What a node has done travels in one Lease per node: the load on the API server grows with nodes, not with Services.
 //!
 //! The programs answer for VIPs as long as the Lease is valid, counted from before it was written, and the others count
-//! from when they see it: this node is silent before another takes over. An agent that cannot write goes on all the same:
-//! when the API server is away nobody else takes over, because nobody hears of anybody.
+//! from when they see it: this node is silent before another takes over. An agent that hears of nobody goes on all the
+//! same: mostly the API server is away, and then nobody takes over. Should this node alone be cut off, the one that takes
+//! over says so on the network, and the programs yield to that.
 mod peers;
 mod report;
 
@@ -148,7 +149,12 @@ impl Membership {
                     self.announces |= is_written && self.inputs.applied.borrow().rev > 0;
                     if self.announces {
                         let from = if is_written { now } else { Instant::now() };
-                        out.validity.send_replace(Validity::Until(from + Duration::from_secs(DURATION)));
+                        let until = from + Duration::from_secs(DURATION);
+                        peers.members(Instant::now());
+                        out.validity.send_replace(match peers.blind_since() {
+                            Some(since) => Validity::Blind { until, since },
+                            None => Validity::Until(until),
+                        });
                     }
                     renew_at = (now + RENEW).max(Instant::now() + SPACING);
                 }

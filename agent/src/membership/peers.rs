@@ -39,6 +39,7 @@ pub(super) struct Peers {
     own: String,
     peers: BTreeMap<String, Peer>,
     is_blind: bool,
+    born: Instant,
 }
 
 /// The nodes that live, with what they report.
@@ -52,7 +53,7 @@ pub struct Members {
 
 impl Peers {
     pub(super) fn new(own: &str) -> Self {
-        Self { own: own.to_owned(), peers: BTreeMap::new(), is_blind: true }
+        Self { own: own.to_owned(), peers: BTreeMap::new(), is_blind: true, born: Instant::now() }
     }
 
     /// Takes note of all Leases there are.
@@ -90,6 +91,11 @@ impl Peers {
         }
         let alive = self.peers.iter().filter(|(_, peer)| peer.is_alive);
         Members { alive: alive.map(|(name, p)| (name.clone(), p.report.clone())).collect(), is_blind: self.is_blind }
+    }
+
+    /// Since when nothing may have been seen, while nothing is.
+    pub(super) fn blind_since(&self) -> Option<Instant> {
+        self.is_blind.then(|| self.peers.get(&self.own).map_or(self.born, |own| own.changed))
     }
 
     /// When [`Self::members`] may say something else although no Lease changes.

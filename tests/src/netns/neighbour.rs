@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
     link::LinkAttribute,
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
 
 use super::link::Net;
@@ -43,18 +43,31 @@ impl Net {
     /// # Errors
     /// Nothing is.
     pub async fn neighbour(&self, ip: IpAddr) -> anyhow::Result<Neighbour> {
+        let entry = self.entry(ip).await?;
+        let mac = entry.attributes.iter().find_map(|a| match a {
+            NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+            _ => None,
+        });
+        Ok(Neighbour { mac, state: entry.header.state })
+    }
+
+    /// Forgets an address, if it was known.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn forget(&self, ip: IpAddr) -> anyhow::Result<()> {
+        let Ok(entry) = self.entry(ip).await else { return Ok(()) };
+        self.handle.neighbours().del(entry).execute().await.with_context(|| format!("forget {ip}"))
+    }
+
+    async fn entry(&self, ip: IpAddr) -> anyhow::Result<NeighbourMessage> {
         let wanted = NeighbourAttribute::Destination(match ip {
             IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
             IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
         });
         let all: Vec<_> = self.handle.neighbours().get().execute().try_collect().await.context("list neighbours")?;
         let entry = all.into_iter().find(|n| n.attributes.contains(&wanted));
-        let entry = entry.with_context(|| format!("{ip} is no neighbour"))?;
-        let mac = entry.attributes.iter().find_map(|a| match a {
-            NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
-            _ => None,
-        });
-        Ok(Neighbour { mac, state: entry.header.state })
+        entry.with_context(|| format!("{ip} is no neighbour"))
     }
 
     /// Remembers an address, as if it had been learned.

@@ -119,7 +119,13 @@ impl Lab {
         let mut lab = Self { bpf, up0: if_nametoindex("up0")?, up1: if_nametoindex("up1")?, next_frontend: 1 };
         lab.uplink(lab.up0, UP0, "192.0.2.1", "2001:db8:1::1");
         lab.uplink(lab.up1, UP1, "203.0.113.1", "2001:db8:2::1");
-        let settings = Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 1000, announce_until: u64::MAX };
+        let settings = Settings {
+            snat_first: 40_000,
+            snat_last: 49_999,
+            reject_rate: 1000,
+            announce_until: u64::MAX,
+            blind_since: 0,
+        };
         lab.settings(settings);
         Ok(lab)
     }

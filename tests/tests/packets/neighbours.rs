@@ -26,6 +26,11 @@ fn passed(says: &str, packet: Vec<u8>) -> Case<'_> {
     Case { says, hook: Hook::Ingress, packet, does: Does::Pass, out: None, reasons: &[] }
 }
 
+/// The same, and it is counted that another host has the VIP.
+fn overheard(says: &str, packet: Vec<u8>) -> Case<'_> {
+    Case { reasons: &[Reason::AnnouncedElsewhere], ..passed(says, packet) }
+}
+
 fn dropped<'a>(says: &'a str, packet: Vec<u8>, reasons: &'a [Reason]) -> Case<'a> {
     Case { says, hook: Hook::Ingress, packet, does: Does::Drop, out: None, reasons }
 }
@@ -76,10 +81,10 @@ fn arp_that_is_not_ours_to_answer() {
         lab.check(&passed("the host answers for its own address, announced or not", ask(V4.node).bytes()));
         let asked = ask(V4.vip);
         let reply = ArpFrame { macs: (HOST, UP0), op: 2, sender: (HOST, V4.vip), target: (UP0, V4.node) };
-        lab.check(&passed("an answer is for who asked", reply.bytes()));
+        lab.check(&overheard("an answer is for who asked", reply.bytes()));
         for op in [1, 2] {
             let other = ArpFrame { op, sender: (HOST, V4.vip), ..asked.clone() };
-            lab.check(&passed("another node announces the VIP", other.bytes()));
+            lab.check(&overheard("another node announces the VIP", other.bytes()));
         }
         let tagged = [&asked.bytes()[..12], &[0x81, 0, 0, 5], &asked.bytes()[12..]].concat();
         let code = lab.ingress(&tagged).code;
@@ -187,7 +192,13 @@ fn a_solicitation_that_is_not_ours_to_answer() {
         lab.check(&passed(says, discovery(135, 0, host, (V6.node, UP0), V6.node, &own).bytes()));
         let (group, mac) = solicited(V6.vip);
         let advert = discovery(136, OVERRIDE, (V6.vip, HOST), ALL_NODES, V6.vip, &link_layer(2, HOST));
-        lab.check(&passed("another node announces the VIP", advert.bytes()));
+        lab.check(&overheard("another node announces the VIP", advert.bytes()));
+        let routed = Segment { ttl: 254, ..advert };
+        lab.check(&passed("it came through a router", routed.bytes()));
+        let mine = discovery(136, OVERRIDE, (V6.vip, UP0), ALL_NODES, V6.vip, &link_layer(2, UP0));
+        lab.check(&passed("it is our own", mine.bytes()));
+        let foreign = discovery(136, OVERRIDE, (V6.vip2, HOST), ALL_NODES, V6.vip2, &link_layer(2, HOST));
+        lab.check(&passed("the VIP is not announced here", foreign.bytes()));
         // An IPv4 VIP is in the map of VIPs as well.
         let mapped = format!("::ffff:{}", V4.vip);
         let (mapped_group, mapped_mac) = solicited(&mapped);
@@ -276,6 +287,34 @@ fn a_node_that_may_no_longer_announce_falls_silent_by_itself() {
                 assert_eq!(lab.reasons(), drop_reasons(&[want]));
             }
         }
+    });
+}
+
+#[test]
+fn s101_a_node_that_is_cut_off_yields_to_who_announces_its_vips() {
+    with_lab(|lab| {
+        announced(lab);
+        let gratuitous = ArpFrame { sender: (HOST, V4.vip), ..ask(V4.vip) }.bytes();
+        let advert = discovery(136, OVERRIDE, (V6.vip, HOST), ALL_NODES, V6.vip, &link_layer(2, HOST)).bytes();
+        let begun = now() - 1_000_000_000;
+        let blind = |lab: &mut Lab, blind_since| {
+            lab.settings(Settings { announce_until: u64::MAX, blind_since, ..Settings::default() });
+        };
+        let asks = |lab: &mut Lab, is_answered: [bool; 2], says: &str| {
+            for (packet, is_answered) in [ask(V4.vip).bytes(), solicitation(V6.vip).bytes()].iter().zip(is_answered) {
+                assert_eq!(lab.ingress(packet).code, if is_answered { 7 } else { 2 }, "{says}");
+            }
+        };
+        blind(lab, begun);
+        asks(lab, [true; 2], "the API server is away, and nobody says anything");
+        assert_eq!(lab.ingress(&gratuitous).code, -1);
+        asks(lab, [false, true], "another has taken over the one");
+        assert_eq!(lab.ingress(&advert).code, -1);
+        asks(lab, [false; 2], "and the other");
+        blind(lab, 0);
+        asks(lab, [true; 2], "the agent hears of the others again, and knows better");
+        blind(lab, now() + 1_000_000_000);
+        asks(lab, [true; 2], "what was said before it was cut off does not count");
     });
 }
 

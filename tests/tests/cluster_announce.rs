@@ -1,0 +1,95 @@
+//! Announcement in a cluster: for each VIP one node answers, whatever happens to it or to its way to the API server.
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use sluice_tests::{
+    cluster::{
+        Calls, Fault,
+        scene::{Scene, load_balancer, pool_of},
+    },
+    netns::{Connection, lab::UPLINK, pod::TCP_PORT},
+};
+
+/// Longer than the Lease of a node is valid.
+const LEASE: Duration = Duration::from_secs(6);
+
+/// The node that answers the client when it asks anew for a VIP, from 0, and forwards for it.
+fn asked(scene: &Scene, vip: IpAddr) -> anyhow::Result<usize> {
+    let client = &scene.lab.client;
+    client.net(async |net| net.forget(vip).await)?;
+    Connection::open(client, (vip, 80).into())?.exchange(100)?;
+    let known = client.net(async |net| net.neighbour(vip).await)?;
+    for (node, space) in [&scene.lab.node1, &scene.lab.node2].into_iter().enumerate() {
+        if known.mac == Some(space.net(async |net| net.mac(UPLINK).await)?) {
+            return Ok(node);
+        }
+    }
+    anyhow::bail!("{:x?} is no node", known.mac)
+}
+
+/// The node that answers, and no other: of two that answer now the one is quicker, now the other.
+fn alone(scene: &Scene, vip: IpAddr) -> anyhow::Result<usize> {
+    let node = asked(scene, vip)?;
+    for _ in 0..5 {
+        anyhow::ensure!(asked(scene, vip)? == node, "{vip} is at both nodes");
+    }
+    Ok(node)
+}
+
+/// Waits until each VIP is at its node.
+fn until(scene: &Scene, what: &str, vips: &[(IpAddr, usize)]) {
+    let began = Instant::now();
+    scene.plane.until(what, |_| {
+        for (vip, wanted) in vips {
+            let node = alone(scene, *vip)?;
+            anyhow::ensure!(node == *wanted, "{vip} is at node{}, want node{}", node + 1, wanted + 1);
+        }
+        Ok(())
+    });
+    eprintln!("{what}: after {:.1?}", began.elapsed());
+}
+
+fn cut(scene: &Scene, node: usize) {
+    scene.proxies[node].fault(Calls::all(), Fault::Cut).expect("a fault");
+    scene.proxies[node].close_watches(Calls::all());
+}
+
+#[test]
+fn s99_s101_s102_one_node_answers_for_a_vip_whatever_happens() {
+    let mut scene = Scene::start(2, 1);
+    pool_of(&scene.plane, "lan", &json!({ "addresses": ["198.51.100.192/28", "2001:db8:51::f:0/124"], "priority": 1 }));
+    let ns = scene.plane.namespace("announce");
+    ns.apply("", "services/web", &load_balancer(&json!({ "ipFamilyPolicy": "RequireDualStack" })));
+    scene.endpoints(ns.name(), "web", TCP_PORT, &["a1", "b1"]);
+    let vips = scene.plane.until("an address", |_| scene.addresses(ns.name(), "web"));
+    assert_eq!(vips.len(), 2, "{vips:?}");
+    // The hash chooses for each address by itself.
+    let home: Vec<_> =
+        vips.iter().map(|vip| (*vip, scene.plane.until("it is announced", |_| alone(&scene, *vip)))).collect();
+    let away: Vec<_> = home.iter().map(|(vip, _)| (*vip, 1 - home[0].1)).collect();
+    let first = home[0].1;
+
+    cut(&scene, first);
+    until(&scene, "S101: who is cut off from the API server yields", &away);
+    scene.proxies[first].clear();
+    until(&scene, "it hears of the others again", &home);
+
+    scene.agents[first].kill9().expect("it can be killed");
+    until(&scene, "S102: another takes over from one that was killed", &away);
+    scene.agents[first].launch().expect("it starts again");
+    until(&scene, "it is back", &home);
+
+    (0..2).for_each(|node| cut(&scene, node));
+    let began = Instant::now();
+    while began.elapsed() < LEASE {
+        for (vip, node) in &home {
+            assert_eq!(alone(&scene, *vip).expect("S39: it answers while the API server is away"), *node);
+        }
+    }
+    scene.proxies.iter().for_each(sluice_tests::cluster::Proxy::clear);
+    std::thread::sleep(LEASE);
+    until(&scene, "the API server is back", &home);
+}
