@@ -11,8 +11,11 @@ use std::{
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use sluice_tests::{
-    cluster::{Cluster, scene},
-    netns::{Load, Tally, request},
+    cluster::{Cluster, nodes::UPLINK, scene},
+    netns::{
+        Load, Tally,
+        request::{self, Kept},
+    },
 };
 
 /// Where VIPs come from: a part of the network that the nodes and the client are on.
@@ -42,6 +45,20 @@ fn the_daemonset_serves_through_rollouts_and_the_loss_of_a_node() {
     clock.lap("the DaemonSet is rolled out under load");
     under_load(&cluster, &vips, "rollout of the Deployment", || roll(&cluster, "deployment/echo", "default"));
     clock.lap("the Deployment is rolled out under load");
+    let before = announcers(&cluster, &vips).expect("every VIP has its announcer");
+    let kept = lose_a_node(&cluster, &before);
+    clock.lap("a node is killed, and the other has taken over");
+    until_only_living_pods_are_chosen(&cluster, &vips);
+    clock.lap("Kubernetes has taken the pods of the dead node for dead");
+    a_node_returns(&cluster, &before);
+    clock.lap("the node is back and announces what it did before");
+    for flow in kept {
+        let (to, pod) = (flow.to, flow.pod.clone());
+        let used =
+            flow.end().unwrap_or_else(|e| panic!("a flow to {to} and {pod} that had nothing to do with it: {e}"));
+        println!("          kept {to} to {pod}: {} requests, the slowest took {:.1?}", used.requests, used.slowest);
+    }
+    clock.lap("flows between what lived have lived on");
 }
 
 /// Says how long each step took.
@@ -203,15 +220,16 @@ fn under_load(cluster: &Cluster, vips: &[IpAddr], what: &str, act: impl FnOnce()
     let loads: Vec<Load> = vips.iter().map(|vip| Load::requests(&cluster.plane.space, at(*vip), CLIENTS)).collect();
     act();
     let mut failed = Vec::new();
-    let (mut requests, mut slowest) = (0, Duration::ZERO);
+    let (mut requests, mut slow, mut slowest) = (0, 0, Duration::ZERO);
     for (vip, load) in vips.iter().zip(loads) {
         let tally: Tally = load.stop();
+        slow += tally.slow;
         (requests, slowest) = (requests + tally.succeeded(), slowest.max(tally.slowest));
         if tally.failed() > 0 || tally.succeeded() == 0 {
             failed.push(format!("{vip}: {tally}"));
         }
     }
-    println!("          {requests} requests, the slowest took {slowest:.1?}");
+    println!("          {requests} requests, {slow} of them slow, the slowest took {slowest:.1?}");
     assert!(failed.is_empty(), "{what}:\n{}\n{}", failed.join("\n"), told(cluster));
 }
 
@@ -221,4 +239,92 @@ fn roll(cluster: &Cluster, what: &str, ns: &str) {
     if let Err(error) = cluster.plane.kubectl(&status, "") {
         panic!("the rollout of {what} does not end: {error:#}\n{}", told(cluster));
     }
+}
+
+/// The number of the node that each VIP is at, in the eyes of the client.
+fn announcers(cluster: &Cluster, vips: &[IpAddr]) -> anyhow::Result<BTreeMap<IpAddr, u8>> {
+    let mut nodes = BTreeMap::new();
+    for number in [1, 2] {
+        let mac = cluster.node_space(number)?.net(async |net| net.mac(UPLINK).await)?;
+        nodes.insert(mac, number);
+    }
+    let of = |vip: &IpAddr| {
+        let known = cluster.plane.space.net(async |net| net.neighbour(*vip).await)?;
+        let mac = known.mac.with_context(|| format!("{vip} is nowhere"))?;
+        Ok((*vip, *nodes.get(&mac).with_context(|| format!("{vip} is at {mac:x?}, which is no node"))?))
+    };
+    vips.iter().map(of).collect()
+}
+
+/// A power failure of node2. Its VIPs answer again from node1; returns flows that have nothing to do with node2.
+fn lose_a_node(cluster: &Cluster, announcers: &BTreeMap<IpAddr, u8>) -> Vec<Kept> {
+    let space = &cluster.plane.space;
+    let at_node =
+        |number| announcers.iter().filter(move |(_, n)| **n == number).map(|(vip, _)| *vip).collect::<Vec<_>>();
+    let (stay, lost) = (at_node(1), at_node(2));
+    assert!(!stay.is_empty() && !lost.is_empty(), "one node announces everything: {announcers:?}");
+    let pods = pods(cluster).expect("pods");
+    let keep = |vip: &IpAddr| {
+        cluster.plane.until(&format!("a flow through {vip} to a pod on node1"), |_| {
+            let flow = Kept::open(space, at(*vip))?;
+            let node = pods.get(&flow.pod);
+            anyhow::ensure!(node.is_some_and(|n| n == "node1"), "{} on {node:?}", flow.pod);
+            Ok(flow)
+        })
+    };
+    let kept: Vec<Kept> = stay.iter().map(keep).collect();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for vip in &lost {
+            scope.spawn(move || {
+                // Until it has been killed it goes on answering.
+                std::thread::sleep(GLANCE);
+                cluster.plane.until(&format!("{vip} answers again"), |_| {
+                    request::ask(space, at(*vip), GLANCE).map_err(Into::into)
+                });
+                println!(
+                    "          {vip} answers again {:.1} s after node2 began to fail",
+                    began.elapsed().as_secs_f64()
+                );
+            });
+        }
+        cluster.kill_node(2);
+        println!("          node2 is gone after {:.1} s", began.elapsed().as_secs_f64());
+    });
+    kept
+}
+
+/// Until then new flows are sent to pods of the dead node too: for Kubernetes they are ready.
+fn until_only_living_pods_are_chosen(cluster: &Cluster, vips: &[IpAddr]) {
+    cluster.plane.until("no endpoint of node2 is ready", |api| {
+        let slices = api.list("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices")?;
+        let endpoints = slices.iter().filter_map(|s| s["endpoints"].as_array()).flatten();
+        let left: Vec<&Value> =
+            endpoints.filter(|e| e["nodeName"] == "node2" && e["conditions"]["ready"] == true).collect();
+        anyhow::ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    });
+    for vip in vips {
+        cluster.plane.until(&format!("{vip} is answered twenty times in a row"), |_| {
+            (0..20)
+                .try_for_each(|_| request::ask(&cluster.plane.space, at(*vip), GLANCE * 10).map(drop))
+                .map_err(Into::into)
+        });
+    }
+}
+
+/// node2 again, with an empty disk: its agent, its pods, and the VIPs that were at it.
+fn a_node_returns(cluster: &Cluster, before: &BTreeMap<IpAddr, u8>) {
+    cluster.start_node(2).expect("it comes back");
+    let status = ["rollout", "status", "daemonset/sluice", "-n", "sluice-system", "--timeout=180s"];
+    cluster.plane.kubectl(&status, "").unwrap_or_else(|e| panic!("its agent is not Ready: {e:#}\n{}", told(cluster)));
+    let vips: Vec<IpAddr> = before.keys().copied().collect();
+    cluster.plane.until("each VIP is where it was", |_| {
+        let now = announcers(cluster, &vips)?;
+        anyhow::ensure!(now == *before, "{now:?}, want {before:?}");
+        let pods = pods(cluster)?;
+        let nodes: BTreeSet<&str> = pods.values().map(String::as_str).collect();
+        anyhow::ensure!(pods.len() == PODS && nodes == BTreeSet::from(NODES), "{pods:?}");
+        Ok(())
+    });
 }
