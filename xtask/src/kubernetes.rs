@@ -17,7 +17,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{ebpf::tools_dir, install, root, run::run};
+use crate::{
+    ebpf::tools_dir,
+    image::{self, Program},
+    install, root,
+    run::run,
+};
 
 /// The module with everything but Gateway API.
 const MODULE: &str = "tests/kubernetes";
@@ -61,7 +66,7 @@ pub const IMAGE_PREFIX: &str = "sluice.test/";
 /// # Errors
 /// Go or libseccomp is missing, or the build fails.
 pub fn nodes() -> Result<PathBuf> {
-    let sources = ["cmd/echo", "cmd/image", "cmd/pause", "cmd/xdpprep"];
+    let sources = ["cmd/echo", "cmd/pause", "cmd/xdpprep", "../../xtask/src/image"];
     cached(MODULE, "nodes", &sources, "about a minute", |dir| {
         install::seccomp()?;
         let containerd = "github.com/containerd/containerd/v2";
@@ -82,13 +87,11 @@ pub fn nodes() -> Result<PathBuf> {
         let version = required(MODULE, runc)?;
         let flags = format!("-s -w -extldflags=-static -X main.version={}", version.trim_start_matches('v'));
         go_build(&["-tags", "seccomp,netgo,osusergo", "-ldflags", &flags, runc], dir, true)?;
-        go_build(&["-ldflags", "-s -w", "./cmd/echo", "./cmd/image", "./cmd/pause", "./cmd/xdpprep"], dir, false)?;
-        fs::create_dir_all(dir.join("images")).context("create the directory of images")?;
+        go_build(&["-ldflags", "-s -w", "./cmd/echo", "./cmd/pause", "./cmd/xdpprep"], dir, false)?;
         for (name, user) in IMAGES {
-            let mut image = Command::new(dir.join("image"));
-            image.arg("-o").arg(dir.join(format!("images/{name}.tar")));
-            image.args(["-n", &format!("{IMAGE_PREFIX}{name}:1"), "-user", user]).arg(dir.join(name));
-            run(&mut image)?;
+            let program = Program { name, version: "1", user };
+            let names = [format!("{IMAGE_PREFIX}{name}:1")];
+            image::write_program(program, &dir.join(name), &names, &dir.join(format!("images/{name}.tar")))?;
         }
         Ok(())
     })

@@ -56,7 +56,11 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
         bail!("all levels but unit load eBPF programs and make network namespaces: run them as root");
     }
     let cluster = levels.contains(&Level::Cluster);
-    let mut steps = Steps::new(levels.len() + 2 + usize::from(cluster));
+    let mut steps = Steps::new(levels.len() + 2 + 2 * usize::from(cluster));
+    if cluster {
+        // First, because an ordinary build then puts its own binary in place again, which costs one more link.
+        steps.step("build the agent's image", || image::for_tests().map(drop))?;
+    }
     prepare(&mut steps, privileged)?;
     if cluster {
         steps.step("build Kubernetes", build_kubernetes)?;

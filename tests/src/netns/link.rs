@@ -15,6 +15,9 @@ use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, Ro
 
 use super::namespace::Namespace;
 
+/// The Ethernet address of every bridge: each is in a namespace of its own.
+const BRIDGE_MAC: [u8; 6] = [0x02, 0x53, 0x4c, 0x55, 0x49, 0x43];
+
 /// What is done with a namespace's links; valid on the thread that made it.
 pub struct Net {
     pub(super) handle: Handle,
@@ -85,12 +88,14 @@ impl Net {
         self.handle.link().del(index).execute().await.with_context(|| format!("delete {name}"))
     }
 
-    /// Adds a bridge that forwards at once and floods multicast, and sets it up.
+    /// Adds a bridge that forwards at once and floods multicast, and sets it up. Its Ethernet address is its own: by
+    /// default it is that of a port, and changes when that port goes, which neighbours are told nothing of.
     ///
     /// # Errors
     /// The name is taken.
     pub async fn bridge(&self, name: &str) -> anyhow::Result<()> {
-        let bridge = LinkBridge::new(name).append_info_data(InfoBridge::MulticastSnooping(false)).build();
+        let bridge = LinkBridge::new(name).append_info_data(InfoBridge::MulticastSnooping(false));
+        let bridge = bridge.address(BRIDGE_MAC.to_vec()).build();
         self.handle.link().add(bridge).execute().await.with_context(|| format!("add bridge {name}"))
     }
 

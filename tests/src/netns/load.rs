@@ -16,6 +16,7 @@ use super::{
     connection::Connection,
     namespace::Namespace,
     outcome::{Failure, Tally},
+    request,
 };
 
 /// Bytes that a connection of a load sends and wants back.
@@ -45,9 +46,25 @@ impl Load {
         Self::run(space, to, usize::MAX, concurrency)
     }
 
+    /// Starts making connections until [`Load::stop`], each with one request to the image `echo`.
+    #[must_use]
+    pub fn requests(space: &Namespace, to: SocketAddr, concurrency: usize) -> Self {
+        Self::repeat(space, to, usize::MAX, concurrency, request::whole)
+    }
+
     /// Starts making `n` connections.
     #[must_use]
     pub fn run(space: &Namespace, to: SocketAddr, n: usize, concurrency: usize) -> Self {
+        Self::repeat(space, to, n, concurrency, whole)
+    }
+
+    fn repeat(
+        space: &Namespace,
+        to: SocketAddr,
+        n: usize,
+        concurrency: usize,
+        once: fn(SocketAddr) -> Result<String, Failure>,
+    ) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let taken = Arc::new(AtomicUsize::new(0));
         let began = Instant::now();
@@ -59,7 +76,7 @@ impl Load {
                     let mut tally = Tally::default();
                     while !stop.load(Ordering::Relaxed) && taken.fetch_add(1, Ordering::Relaxed) < n {
                         let dialled = Instant::now();
-                        let outcome = whole(to);
+                        let outcome = once(to);
                         tally.count(outcome, dialled.elapsed(), began.elapsed());
                         done.fetch_add(1, Ordering::Relaxed);
                     }

@@ -34,6 +34,7 @@ pub mod outcome;
 pub mod pass;
 pub mod ping;
 pub mod pod;
+pub mod request;
 pub mod run;
 pub mod scene;
 pub mod serve;

@@ -20,7 +20,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-pub use oci::{BINARY, Image, pack};
+pub use oci::{Image, Program, pack};
 
 use crate::{
     install, paths, root,
@@ -71,19 +71,36 @@ pub fn image(arguments: &[String]) -> Result<()> {
 /// # Errors
 /// A build fails, or the archive cannot be written.
 pub fn for_tests() -> Result<PathBuf> {
-    let out = root().join("target/image/test.tar");
+    let out = test_archive();
     write(&static_binary(Profile::Release)?, &[TEST_NAME.to_owned()], &out)?;
     Ok(out)
 }
 
-/// Packs a binary into an archive and returns the image's digest. An archive that is the same already stays untouched.
+/// Where [`for_tests`] leaves the image. The tests read it there: they must not build while they run.
+#[must_use]
+pub fn test_archive() -> PathBuf {
+    root().join("target/image/test.tar")
+}
+
+/// The agent. With `drop: [ALL]` root has the capabilities that are added, and no other.
+const AGENT: Program<'_> = Program { name: "sluice", version: env!("CARGO_PKG_VERSION"), user: "0:0" };
+
+/// Packs the agent's binary into an archive and returns the image's digest. An archive that is the same already stays untouched.
 ///
 /// # Errors
 /// The binary cannot be read or is not static, or the archive cannot be written.
 pub fn write(binary: &Path, names: &[String], out: &Path) -> Result<String> {
+    write_program(AGENT, binary, names, out)
+}
+
+/// The same, of any program.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_program(program: Program<'_>, binary: &Path, names: &[String], out: &Path) -> Result<String> {
     let bytes = fs::read(binary).with_context(|| format!("read {}", binary.display()))?;
-    let Image { archive, digest } =
-        pack(&bytes, names, env!("CARGO_PKG_VERSION")).with_context(|| format!("pack {}", binary.display()))?;
+    let packed = pack(program, &bytes, names).with_context(|| format!("pack {}", binary.display()))?;
+    let Image { archive, digest } = packed;
     if fs::read(out).is_ok_and(|old| old == archive) {
         return Ok(digest);
     }

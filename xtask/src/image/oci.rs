@@ -15,8 +15,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::layer::Tree;
 
-/// Where the binary is in the image.
-pub const BINARY: &str = "/sluice";
 const PASSWD: &str = "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 
@@ -28,17 +26,29 @@ pub struct Image {
     pub digest: String,
 }
 
+/// What an image runs: one program, at its root.
+#[derive(Clone, Copy, Debug)]
+pub struct Program<'a> {
+    /// Its name, and the image's title.
+    pub name: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// Who it runs as: `UID:GID`.
+    pub user: &'a str,
+}
+
 /// Packs one static binary; `names` are full references with a tag.
 ///
 /// # Errors
 /// The binary needs a dynamic linker, which the image does not have, or is of an unknown architecture; a name has no tag.
-pub fn pack(binary: &[u8], names: &[String], version: &str) -> Result<Image> {
+pub fn pack(program: Program<'_>, binary: &[u8], names: &[String]) -> Result<Image> {
+    let Program { name, version, user } = program;
     let architecture = architecture(binary)?;
     let mut root = Tree::default();
     root.directory("tmp", 0o1777);
     root.file("etc/passwd", 0o644, PASSWD);
     root.file("etc/group", 0o644, GROUP);
-    root.file(BINARY.trim_start_matches('/'), 0o755, binary);
+    root.file(name, 0o755, binary);
 
     let mut layout = Tree::default();
     let layer = blob(&mut layout, "application/vnd.oci.image.layer.v1.tar", root.archive()?);
@@ -47,12 +57,11 @@ pub fn pack(binary: &[u8], names: &[String], version: &str) -> Result<Image> {
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
         "config": {
-            // With `drop: [ALL]` root has the capabilities that are added, and no other.
-            "User": "0:0",
-            "Entrypoint": [BINARY],
+            "User": user,
+            "Entrypoint": [format!("/{name}")],
             "WorkingDir": "/",
             "Labels": {
-                "org.opencontainers.image.title": "sluice",
+                "org.opencontainers.image.title": name,
                 "org.opencontainers.image.version": version,
                 "org.opencontainers.image.licenses": "Apache-2.0",
             },

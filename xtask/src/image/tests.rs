@@ -67,7 +67,7 @@ fn parse(bytes: &[u8]) -> Value {
 
 #[test]
 fn every_descriptor_names_a_blob_of_its_size_and_digest() {
-    let image = pack(&program(None), &names(), "0.1.0").unwrap();
+    let image = pack(AGENT, &program(None), &names()).unwrap();
     let files = files(&image.archive);
     assert_eq!(parse(&files["oci-layout"])["imageLayoutVersion"], "1.0.0");
     let index = parse(&files["index.json"]);
@@ -90,7 +90,7 @@ fn every_descriptor_names_a_blob_of_its_size_and_digest() {
 
 #[test]
 fn docker_load_finds_the_same_layer_and_config() {
-    let files = files(&pack(&program(None), &names(), "0.1.0").unwrap().archive);
+    let files = files(&pack(AGENT, &program(None), &names()).unwrap().archive);
     let docker = parse(&files["manifest.json"]);
     let manifest = parse(blob(&files, &parse(&files["index.json"])["manifests"][0]));
     let path = |v: &Value| format!("blobs/{}", v["digest"].as_str().unwrap().replace(':', "/"));
@@ -101,7 +101,7 @@ fn docker_load_finds_the_same_layer_and_config() {
 
 #[test]
 fn the_layer_holds_the_binary_and_nothing_of_this_machine() {
-    let image = pack(&program(None), &names(), "0.1.0").unwrap();
+    let image = pack(AGENT, &program(None), &names()).unwrap();
     let files = files(&image.archive);
     let manifest = parse(blob(&files, &parse(&files["index.json"])["manifests"][0]));
     let layer = read(blob(&files, &manifest["layers"][0]));
@@ -148,16 +148,16 @@ fn an_archive_that_is_there_already_is_not_written_again() {
 
 #[test]
 fn a_binary_that_the_image_could_not_start_is_refused() {
-    let refused = |binary: &[u8]| format!("{:#}", pack(binary, &names(), "0.1.0").map(|_| ()).unwrap_err());
+    let refused = |binary: &[u8]| format!("{:#}", pack(AGENT, binary, &names()).map(|_| ()).unwrap_err());
     assert!(refused(&program(Some(3))).contains("want a static one"));
-    assert!(pack(&program(Some(1)), &names(), "0.1.0").is_ok());
+    assert!(pack(AGENT, &program(Some(1)), &names()).is_ok());
     assert!(refused(b"#!/bin/sh\n").contains("no 64-bit ELF file"));
 }
 
 #[test]
 fn a_name_without_a_tag_is_refused() {
     for wrong in ["sluice", "localhost:5000/sluice", "sluice:"] {
-        let error = pack(&program(None), &[wrong.to_owned()], "0.1.0").map(|_| ()).unwrap_err();
+        let error = pack(AGENT, &program(None), &[wrong.to_owned()]).map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("want NAME:TAG"), "{wrong}: {error}");
     }
 }

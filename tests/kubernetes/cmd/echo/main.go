@@ -1,4 +1,4 @@
-// Command echo says who it is and who asks, over HTTP and UDP on $PORT (8080).
+// Command echo says who it is and who asks, over HTTP and UDP on $PORT (8080). It is $POD_NAME, or what its host is called.
 //
 // `/healthz` answers 200; `/down` makes it answer 503, and `/up` makes it 200 again. On SIGTERM it goes on for $LINGER
 // (0s), as a pod does that lets go of its clients first, and then ends. `echo get URL` is a client for `kubectl exec`.
@@ -56,7 +56,11 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	self := fmt.Sprintf("pod=%s node=%s", os.Getenv("POD_NAME"), os.Getenv("NODE_NAME"))
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	self := fmt.Sprintf("pod=%s node=%s", or(os.Getenv("POD_NAME"), host), os.Getenv("NODE_NAME"))
 	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	failed := make(chan error, 2)
