@@ -4,8 +4,8 @@
 //! of any of them, or of a map's capacity, is a new [`LAYOUT`]: the snapshot in `tests/abi.rs` says so when forgotten.
 use bytemuck::{Pod, Zeroable};
 
-/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v1`).
-pub const LAYOUT: u32 = 1;
+/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v2`).
+pub const LAYOUT: u32 = 2;
 
 /// Names of the maps, as pinned and as `bpftool` shows them.
 pub mod map {
@@ -237,7 +237,32 @@ pub struct CtEntry {
     pub backend: u32,
     /// `CT_*` flag bits.
     pub flags: u32,
+    /// The way that its packets took lately.
+    pub hop: Hop,
 }
+
+/// The way that the routing table gave the packets of a flow, for XDP: not each of them asks.
+///
+/// Units: nanoseconds of the monotonic clock, coarse. Order: addresses network.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Hop {
+    /// Until when it is followed: [`HOP_NS`] after it was asked for.
+    pub until: u64,
+    /// The interface to leave by.
+    pub ifindex: u32,
+    /// The interface that the packet came in by.
+    pub ingress: u32,
+    /// Destination and source of the Ethernet header.
+    pub macs: [u16; 6],
+    /// The largest IP packet that it is known to take.
+    pub mtu: u16,
+    /// A sum of the rest: what two CPUs wrote into each other does not have it.
+    pub check: u16,
+}
+
+/// For how long the packets of a flow follow a route that may have changed.
+pub const HOP_NS: u64 = 100_000_000;
 
 /// The source was changed to this node's address.
 pub const CT_SNAT: u32 = 1;
@@ -441,7 +466,8 @@ const _: () = {
     assert!(size_of::<Vip>() == 8);
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<CtKey>() == 40);
-    assert!(size_of::<CtEntry>() == 64);
+    assert!(size_of::<CtEntry>() == 96);
+    assert!(size_of::<Hop>() == 32);
     assert!(size_of::<Counters>() == 48);
     assert!(size_of::<Uplink>() == 40);
     assert!(size_of::<Settings>() == 24);

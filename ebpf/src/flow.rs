@@ -129,6 +129,25 @@ pub const fn expired(proto: u8, flags: u32, seen: u64, now: u64) -> bool {
     idle(seen, now) > timeout(proto, flags)
 }
 
+/// May a packet of `total` bytes, come in by `ingress`, follow what is remembered?
+#[must_use]
+#[inline(always)]
+pub fn is_fresh(hop: &Hop, now: u64, ingress: u32, total: u32) -> bool {
+    // Once for both ends: it is not over, and it was not made in a future.
+    let left = hop.until.wrapping_sub(now);
+    let fits = hop.ingress == ingress && total <= u32::from(hop.mtu);
+    left.wrapping_sub(1) < HOP_NS && fits && hop.check == checked(*hop).check
+}
+
+/// The hop with the sum that it should have.
+#[must_use]
+#[inline(always)]
+pub fn checked(hop: Hop) -> Hop {
+    let [a, b, c, d]: [u64; 4] = bytemuck::cast(Hop { check: 0, ..hop });
+    let mixed = a ^ b.rotate_left(17) ^ c.rotate_left(31) ^ d.rotate_left(47);
+    Hop { check: (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16, ..hop }
+}
+
 /// How many source ports are tried for a new flow before it is dropped as [`Reason::SnatExhausted`].
 pub const PORT_PROBES: u32 = 16;
 

@@ -13,7 +13,7 @@ use crate::{
     conntrack,
     context::Packet,
     count,
-    route::{self, Hop},
+    route::{self, Way},
 };
 use sluice_ebpf::{flow, packet::Headers, *};
 
@@ -225,7 +225,7 @@ fn without_backend<P: Packet>(_: P, f: &Frontend) -> Opened {
     Opened::Reject(Reason::NoBackend)
 }
 
-impl Hop {
+impl Way {
     /// Is there a way out, whether or not the neighbour is known and the packet fits?
     #[inline(always)]
     pub(crate) fn is_routed(&self) -> bool {

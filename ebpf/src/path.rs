@@ -4,6 +4,9 @@
 //!
 //! - XDP finishes flows between nodes and echo requests, and passes everything else untouched, so that a packet is
 //!   never rewritten by one hook and judged by the next. TC does all the rest, and everything where XDP is missing.
+//! - XDP remembers in the flow's entry which way the routing table gave, and asks again a tenth of a second later: asking
+//!   costs as much as all the rest, and a change of routes takes longer to settle anyway. TC asks each time: there the
+//!   kernel finds the neighbour itself.
 //! - Replies to this node's own address are recognised by their port: only the configured range can be ours, so no
 //!   other traffic pays for that lookup.
 use crate::{
@@ -125,7 +128,7 @@ fn send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> u64 {
 fn try_send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> Action {
     if entry.flags & CT_SNAT != 0 {
         conntrack::touch(entry, h, now);
-        return forward(p, h, entry);
+        return forward(p, h, entry, now);
     }
     if P::XDP {
         return Action::Pass;
@@ -146,31 +149,58 @@ fn translate<P: Packet>(p: P, h: &Headers, entry: &CtEntry) -> Action {
 
 /// Rewrites a packet and sends it on.
 #[inline(always)]
-fn forward<P: Packet>(p: P, h: &Headers, entry: &CtEntry) -> Action {
+fn forward<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> Action {
     if h.ttl <= 1 {
         return count::drop_of(entry.frontend, Reason::TtlExpired);
     }
-    let (to, flags) = (&entry.to, if P::XDP { 0 } else { route::SKIP_NEIGH });
-    let hop = route::find(p, h, (&to.src, to.src_port), (&to.dst, to.dst_port), flags);
-    if P::XDP && (hop.result != route::FOUND || !is_uplink(p, hop.ifindex)) {
-        return Action::Pass;
-    }
-    match hop.result {
-        route::FOUND => {}
-        route::TOO_BIG => return count::drop_of(entry.frontend, Reason::TooBig),
-        _ => return count::drop_of(entry.frontend, Reason::NoRoute),
-    }
+    let (ifindex, macs) = if P::XDP {
+        match hop(p, h, entry, now) {
+            Some(hop) => (hop.ifindex, hop.macs),
+            None => return Action::Pass,
+        }
+    } else {
+        let to = &entry.to;
+        let way = route::find(p, h, (&to.src, to.src_port), (&to.dst, to.dst_port), route::SKIP_NEIGH);
+        match way.result {
+            route::FOUND => (way.ifindex, way.macs),
+            route::TOO_BIG => return count::drop_of(entry.frontend, Reason::TooBig),
+            _ => return count::drop_of(entry.frontend, Reason::NoRoute),
+        }
+    };
     count::forwarded(entry.frontend, h.key.dir, p.frame_len());
     if nat::rewrite(p, h, &entry.to, true).is_none() {
         return count::drop_of(entry.frontend, Reason::Rewrite);
     }
     if !P::XDP {
-        return Action::Redirect(hop.ifindex);
+        return Action::Redirect(ifindex);
     }
-    if p.bounds().write(0, hop.eth).is_none() {
+    let proto = if h.v6 { 0x86dd_u16 } else { 0x0800 };
+    if p.bounds().write(0, macs).is_none() || p.bounds().write(12, proto.to_be()).is_none() {
         return count::drop_of(entry.frontend, Reason::Rewrite);
     }
-    if hop.ifindex == p.ifindex() { Action::Bounce } else { Action::Redirect(hop.ifindex) }
+    if ifindex == p.ifindex() { Action::Bounce } else { Action::Redirect(ifindex) }
+}
+
+/// The way by which XDP sends a packet of the flow; `None` leaves it to TC. The routing table is asked when the answer
+/// that is remembered is old or does not fit.
+#[inline(always)]
+fn hop<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> Option<Hop> {
+    let remembered = &raw mut entry.hop;
+    // SAFETY: of the entry, which lives. Another CPU may write it meanwhile: it is copied once, and then checked.
+    let hop = unsafe { remembered.read_volatile() };
+    if flow::is_fresh(&hop, now, p.ifindex(), h.total) {
+        return is_uplink(p, hop.ifindex).then_some(hop);
+    }
+    let to = &entry.to;
+    let way = route::find(p, h, (&to.src, to.src_port), (&to.dst, to.dst_port), 0);
+    if way.result != route::FOUND || !is_uplink(p, way.ifindex) {
+        return None;
+    }
+    let (ifindex, ingress, until) = (way.ifindex, p.ifindex(), now + HOP_NS);
+    let hop = flow::checked(Hop { until, ifindex, ingress, macs: way.macs, mtu: way.mtu, check: 0 });
+    // SAFETY: as above.
+    unsafe { remembered.write_volatile(hop) };
+    Some(hop)
 }
 
 /// May XDP send out of this interface? Only uplinks are known to take frames from it.

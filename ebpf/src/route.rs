@@ -1,11 +1,7 @@
 //! The kernel's routing table, asked for the way that a rewritten packet will take.
 use crate::context::Packet;
 use aya_ebpf::{bindings::bpf_fib_lookup as Params, helpers::bpf_fib_lookup};
-use sluice_ebpf::{
-    Addr,
-    csum::words,
-    packet::{Eth, Headers},
-};
+use sluice_ebpf::{Addr, csum::words, packet::Headers};
 
 /// Do not resolve the neighbour: the interface is all that is asked.
 pub(crate) const SKIP_NEIGH: u32 = 4;
@@ -25,18 +21,20 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// Where a packet goes next.
-pub(crate) struct Hop {
+pub(crate) struct Way {
     /// What the lookup returned.
     pub(crate) result: i64,
     /// The interface to leave by.
     pub(crate) ifindex: u32,
-    /// The Ethernet header to leave with.
-    pub(crate) eth: Eth,
+    /// Destination and source of the Ethernet header to leave with.
+    pub(crate) macs: [u16; 6],
+    /// The largest IP packet that it takes, where the length was given.
+    pub(crate) mtu: u16,
 }
 
 /// The way for a packet that will go from `src` to `dst`, each with its port.
 #[inline(always)]
-pub(crate) fn find<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr, u16), flags: u32) -> Hop {
+pub(crate) fn find<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr, u16), flags: u32) -> Way {
     // SAFETY: plain integers.
     let mut q: Params = unsafe { core::mem::zeroed() };
     q.l4_protocol = h.key.proto;
@@ -59,7 +57,9 @@ pub(crate) fn find<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr,
     }
     // SAFETY: the parameters live on this stack, their size is their own.
     let result = unsafe { bpf_fib_lookup(p.ctx(), &mut q, size_of::<Params>() as i32, flags) };
-    let proto = if h.v6 { 0x86dd_u16 } else { 0x0800 };
-    let eth = Eth { dst: bytemuck::cast(q.dmac), src: bytemuck::cast(q.smac), proto: proto.to_be() };
-    Hop { result, ifindex: q.ifindex, eth }
+    // The kernel puts the MTU where the length was, since Linux 5.12; before, the length stays, and is known to fit.
+    // SAFETY: a union of plain integers.
+    let mtu = unsafe { q.__bindgen_anon_1.mtu_result };
+    let ([a, b, c], [d, e, f]): ([u16; 3], [u16; 3]) = (bytemuck::cast(q.dmac), bytemuck::cast(q.smac));
+    Way { result, ifindex: q.ifindex, macs: [a, b, c, d, e, f], mtu }
 }

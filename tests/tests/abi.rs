@@ -52,7 +52,8 @@ fn snapshot() -> Result<String, std::fmt::Error> {
         Vip { flags: u32, frontends: u32 }
         Tuple { src: Addr, dst: Addr, src_port: u16, dst_port: u16 }
         CtKey { tuple: Tuple, proto: u8, dir: u8, pad: [u8; 2] }
-        CtEntry { seen: u64, created: u64, to: Tuple, frontend: u32, backend: u32, flags: u32 }
+        CtEntry { seen: u64, created: u64, to: Tuple, frontend: u32, backend: u32, flags: u32, hop: Hop }
+        Hop { until: u64, ifindex: u32, ingress: u32, macs: [u16; 6], mtu: u16, check: u16 }
         Counters {
             flows: u64, request_packets: u64, request_bytes: u64, reply_packets: u64, reply_bytes: u64,
             dropped_packets: u64,

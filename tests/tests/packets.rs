@@ -1,6 +1,7 @@
 //! The real programs, packet by packet. Each case is a sentence, a packet in, an action, and the packet out in full.
 mod packets {
     mod flows;
+    mod hops;
     mod icmp;
     mod malformed;
     mod neighbours;

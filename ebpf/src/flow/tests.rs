@@ -162,6 +162,34 @@ fn timeouts_follow_the_state() {
 }
 
 #[test]
+fn a_hop_written_by_two_at_once_is_not_followed() {
+    let hop = |n: u16| {
+        let (ifindex, macs) = (u32::from(n), [0x0002, n, 0x0100, 0x0002, 0, n]);
+        checked(Hop { until: 1000 + u64::from(n), ifindex, ingress: 7, macs, mtu: 1500, check: 0 })
+    };
+    for (a, b) in (2..40).flat_map(|a| (a + 1..40).map(move |b| (a, b))) {
+        let (one, two): ([u64; 4], [u64; 4]) = (bytemuck::cast(hop(a)), bytemuck::cast(hop(b)));
+        assert!(is_fresh(&hop(a), 999, 7, 1500) && is_fresh(&hop(b), 999, 7, 1500));
+        // Words are written whole: every mixture of some of one with some of the other.
+        for mixture in 1..15 {
+            let torn: [u64; 4] = std::array::from_fn(|i| if mixture & 1 << i == 0 { one[i] } else { two[i] });
+            assert!(!is_fresh(&bytemuck::cast(torn), 999, 7, 1500), "{a} and {b}: {mixture:04b}");
+        }
+    }
+}
+
+#[test]
+fn a_hop_fits_until_it_ends() {
+    let hop = checked(Hop { until: 2 * HOP_NS, ifindex: 3, ingress: 7, macs: [1, 2, 3, 4, 5, 6], mtu: 1500, check: 0 });
+    let at = |now| is_fresh(&hop, now, 7, 1500);
+    assert!(at(HOP_NS) && at(2 * HOP_NS - 1));
+    assert!(!at(HOP_NS - 1), "none ends later");
+    assert!(!at(2 * HOP_NS) && !at(u64::MAX) && !at(0));
+    assert!(!is_fresh(&hop, HOP_NS, 8, 1500) && !is_fresh(&hop, HOP_NS, 7, 1501));
+    assert!(!is_fresh(&Hop::default(), 0, 0, 0) && !is_fresh(&Hop::default(), 1, 0, 0));
+}
+
+#[test]
 fn clients_have_unicast_addresses() {
     let v4 = |o| is_martian(&Addr::v4(o), false);
     for o in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [239, 1, 1, 1], [255, 255, 255, 255]] {

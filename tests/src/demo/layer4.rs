@@ -95,7 +95,7 @@ pub(super) fn tell(story: &mut Story, stage: &Stage) {
 /// Shows the pinned map of frontends as any person with `bpftool` sees it.
 pub(super) fn look_into_maps(story: &mut Story, stage: &Stage) {
     story.chapter("bpftool shows named fields", |tell| {
-        let map = stage.agent.bpf_dir().join("v1/FRONTENDS");
+        let map = stage.agent.bpf_dir().join(format!("v{}/FRONTENDS", sluice_ebpf::LAYOUT));
         let mut command = Command::new("bpftool");
         let output = command.args(["map", "dump", "pinned"]).arg(&map).output().context("run bpftool")?;
         let text = String::from_utf8_lossy(&output.stdout);
