@@ -68,6 +68,9 @@ fn a_remembered_hop_is_followed() {
     });
 }
 
+/// What is wrong with a hop, and how it comes about.
+type Spoiled<'a> = (&'a str, &'a dyn Fn(&mut Hop));
+
 #[test]
 fn a_hop_that_does_not_fit_is_asked_for_again() {
     with_lab(|lab| {
@@ -76,7 +79,7 @@ fn a_hop_that_does_not_fit_is_asked_for_again() {
             let there = packet.leaving((n.node, port), (n.remote, 8080), 63).with_macs(UP0, REMOTE);
             let want = Output { code: 3, packet: there.bytes() };
             let (up0, up1, length) = (lab.up0, lab.up1, packet.bytes().len() as u16 - 14);
-            let cases: [(&str, &dyn Fn(&mut Hop)); 7] = [
+            let cases: [Spoiled; 7] = [
                 ("it is over", &|h| h.until = now() - 10 * HOP_NS),
                 ("it was never asked for", &|h| *h = Hop::default()),
                 ("it ends later than any that is made", &|h| h.until = now() + 3 * HOP_NS),
