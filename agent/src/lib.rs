@@ -114,15 +114,17 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     let admin = admin::server::bind_unix(&args.admin_socket).await?;
     let proxy = Proxy::bind()?;
     // Nobody else takes over what a node that stands alone announces.
-    let (_, announce_for) = watch::channel(datapath::Validity::Always);
+    let (validity_out, validity) =
+        watch::channel(if is_member { datapath::Validity::Before } else { datapath::Validity::Always });
     let datapath = datapath::Config {
         bpf_dir: args.bpf_dir.clone(),
         interfaces: args.interfaces.clone(),
         mode: args.datapath,
         snat_ports: args.snat_ports,
-        announce: announce_for,
+        validity,
     };
     let datapath = Datapath::load(&datapath, &proxy)?;
+    let was_answering = datapath.is_answering();
 
     let (snapshot_out, snapshots) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());
@@ -179,8 +181,10 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
             );
             tasks.spawn("source", kubernetes::watch(client.clone(), snapshot_out, health_out, cancel.clone()));
             let writes = status::writer::Inputs { snapshots: snapshots.clone(), models: models.clone(), members };
-            let membership = Membership::new(name.clone(), client.clone(), args.namespace.clone(), inputs);
-            tasks.spawn("membership", membership.run(members_out, leave.clone()));
+            let outputs = membership::Outputs { members: members_out, validity: validity_out };
+            let membership =
+                Membership::new(name.clone(), client.clone(), args.namespace.clone(), inputs, was_answering);
+            tasks.spawn("membership", membership.run(outputs, leave.clone()));
             tasks.spawn("status", status::writer::run(client, args.namespace, name, writes, leave.clone()));
         }
         (None, None) => unreachable!("without a directory there is a client"),

@@ -5,6 +5,7 @@ use sluice_tests::{
     netns::{
         http::{self as client, Protocol},
         load,
+        pod::{HTTP_PORT, TCP_PORT},
     },
 };
 
@@ -13,7 +14,7 @@ fn a_service_gets_an_address_that_reaches_its_endpoints_and_is_told() {
     let scene = Scene::start(2, 1);
     let ns = scene.plane.namespace("web");
     ns.apply("", "services/web", &load_balancer(&json!({ "ipFamilyPolicy": "RequireDualStack" })));
-    scene.endpoints(ns.name(), "web", &["a1", "b1"]);
+    scene.endpoints(ns.name(), "web", TCP_PORT, &["a1", "b1"]);
     let addrs = scene.plane.until("an address in status", |_| scene.addresses(ns.name(), "web"));
     assert_eq!(addrs.len(), 2, "{addrs:?}");
     let service = scene.plane.api().get(&ns.path("", "services/web")).expect("it is there");
@@ -52,7 +53,7 @@ fn a_gateway_gets_an_address_its_routes_answer_and_its_conditions_say_so() {
         "services/echo",
         &json!({ "kind": "Service", "spec": { "ports": [{ "name": "http", "port": 8080 }] } }),
     );
-    scene.endpoints(ns.name(), "echo", &["a1", "b1"]);
+    scene.endpoints(ns.name(), "echo", HTTP_PORT, &["a1", "b1"]);
     let listeners = json!([{ "name": "web", "port": 80, "protocol": "HTTP" }]);
     let spec = json!({ "gatewayClassName": "sluice", "listeners": listeners });
     ns.apply(GATEWAY, "gateways/front", &json!({ "kind": "Gateway", "spec": spec }));

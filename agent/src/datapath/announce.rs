@@ -48,20 +48,30 @@ pub enum Validity {
     Always,
     /// Until then, unless it is prolonged.
     Until(std::time::Instant),
+    /// As the agent before this one has left it: nothing is told yet, what is answered goes on until its end.
+    Before,
 }
 
 impl Validity {
-    /// The end on the clock that the programs read. Units: nanoseconds.
+    /// The end on the clock that the programs read, where it was `before`. Units: nanoseconds.
     #[must_use]
-    pub fn nanoseconds(self) -> u64 {
-        let Self::Until(end) = self else { return u64::MAX };
+    pub fn nanoseconds(self, before: u64) -> u64 {
+        let end = match self {
+            Self::Always => return u64::MAX,
+            Self::Before => return before,
+            Self::Until(end) => end,
+        };
         let left = end.saturating_duration_since(std::time::Instant::now());
         let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
         if left == 0 { 0 } else { monotonic_nanoseconds().saturating_add(left).min(u64::MAX - 1) }
     }
 
     fn is_over(self) -> bool {
-        matches!(self, Self::Until(end) if end <= std::time::Instant::now())
+        match self {
+            Self::Always => false,
+            Self::Until(end) => end <= std::time::Instant::now(),
+            Self::Before => true,
+        }
     }
 }
 
@@ -378,8 +388,9 @@ mod tests {
     #[test]
     fn the_end_is_on_the_clock_of_the_programs() {
         let now = std::time::Instant::now();
-        assert_eq!((Validity::Always.nanoseconds(), Validity::Until(now).nanoseconds()), (u64::MAX, 0));
-        let (before, end) = (monotonic_nanoseconds(), Validity::Until(now + Duration::from_secs(60)).nanoseconds());
+        assert_eq!((Validity::Always.nanoseconds(7), Validity::Until(now).nanoseconds(7)), (u64::MAX, 0));
+        assert_eq!(Validity::Before.nanoseconds(7), 7);
+        let (before, end) = (monotonic_nanoseconds(), Validity::Until(now + Duration::from_secs(60)).nanoseconds(7));
         assert!((before + 59_000_000_000..=before + 60_000_000_000).contains(&end), "{before} {end}");
     }
 

@@ -24,7 +24,7 @@ use super::{
     network::{Link, Network, NetworkError},
     permission::{self, NotPermitted},
     plan::{Observed, Op, State},
-    sweep::sweep,
+    sweep::{monotonic_nanoseconds, sweep},
     uplink::{Mode, Uplinks},
 };
 use crate::{
@@ -57,7 +57,7 @@ pub struct Config {
     /// Source ports for flows to other nodes, first and last.
     pub snat_ports: (u16, u16),
     /// For how long VIPs may be announced; in a cluster, for as long as no other node takes them over.
-    pub announce: watch::Receiver<Validity>,
+    pub validity: watch::Receiver<Validity>,
 }
 
 /// The stage cannot go on.
@@ -114,11 +114,17 @@ impl Datapath {
         let programs = Programs::load(&config.bpf_dir)?;
         programs.set_proxy_socket(proxy.socket())?;
         let dir = programs.dir();
-        let mut settings = open(dir, map::SETTINGS)?;
+        let mut settings: Array<MapData, Settings> = open(dir, map::SETTINGS)?;
+        let before = settings.get(&0, 0).map_err(|e| fault(map::SETTINGS, e))?;
         let (snat_first, snat_last) = config.snat_ports;
-        let mut validity = config.announce.clone();
+        let mut validity = config.validity.clone();
         let valid = *validity.borrow_and_update();
-        let row = Settings { snat_first, snat_last, reject_rate: REJECT_RATE, announce_until: valid.nanoseconds() };
+        let row = Settings {
+            snat_first,
+            snat_last,
+            reject_rate: REJECT_RATE,
+            announce_until: valid.nanoseconds(before.announce_until),
+        };
         write_settings(&mut settings, row)?;
         let pinned = Pinned::open(dir)?;
         let state = State::new(&pinned.observe()?);
@@ -157,7 +163,13 @@ impl Datapath {
         let mut ticks: u64 = 0;
         loop {
             tokio::select! {
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => {
+                    // How long the programs may answer alone.
+                    if self.validity.has_changed().is_ok_and(|changed| changed) {
+                        self.follow_validity();
+                    }
+                    return;
+                }
                 changed = models.changed() => {
                     if changed.is_err() {
                         return;
@@ -262,10 +274,16 @@ impl Datapath {
         self.applied.rev > 0 && !self.dirty && self.applied.faults.is_empty()
     }
 
+    /// Whether the programs answer for VIPs, as told by the agent before this one.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.row.announce_until > monotonic_nanoseconds()
+    }
+
     /// Takes over for how long VIPs may be announced.
     fn follow_validity(&mut self) {
         let valid = *self.validity.borrow_and_update();
-        self.row.announce_until = valid.nanoseconds();
+        self.row.announce_until = valid.nanoseconds(self.row.announce_until);
         match write_settings(&mut self.settings, self.row) {
             Ok(()) => self.announcer.follow_validity(valid),
             Err(error) => tracing::error!(%error, "how long VIPs may be announced"),

@@ -1,10 +1,14 @@
 //! The nodes of the cluster: tells the others that this one lives and what it has programmed, and hears the same of them.
 //!
 //! In: what this node has programmed, and the Leases `sluice-node-*` of the agents' namespace. Out: the [`Members`] that
-//! live, and this node's own Lease, renewed every [`RENEW`].
+//! live, for how long this one may announce VIPs, and its own Lease, renewed every [`RENEW`].
 //!
 //! # Design
 //! What a node has done travels in one Lease per node: the load on the API server grows with nodes, not with Services.
+//!
+//! The programs answer for VIPs as long as the Lease is valid, counted from before it was written, and the others count
+//! from when they see it: this node is silent before another takes over. An agent that cannot write goes on all the same:
+//! when the API server is away nobody else takes over, because nobody hears of anybody.
 mod peers;
 mod report;
 
@@ -31,7 +35,7 @@ pub use peers::{Members, PREFIX};
 pub use report::{REPORT, Report};
 
 use crate::{
-    datapath::Applied,
+    datapath::{Applied, Validity},
     model::{Model, http::HttpModel},
     source::{
         kubernetes::{Leases, Step, follow_leases},
@@ -68,6 +72,14 @@ pub struct Inputs {
     pub routed: watch::Receiver<Option<Arc<HttpModel>>>,
 }
 
+/// The ends of the arrows that the stage writes.
+pub struct Outputs {
+    /// Who lives.
+    pub members: watch::Sender<Arc<Members>>,
+    /// For how long this node may announce VIPs.
+    pub validity: watch::Sender<Validity>,
+}
+
 /// The stage.
 pub struct Membership {
     node: String,
@@ -77,17 +89,20 @@ pub struct Membership {
     /// What the models were made of whose programming is not seen yet.
     made_of: VecDeque<(u64, Seen)>,
     report: Report,
+    /// Whether VIPs may be announced: what the programs announce is what the agent before this one did a moment ago, or
+    /// what the cluster has agreed on.
+    announces: bool,
 }
 
 impl Membership {
-    /// A stage for this node.
+    /// A stage for this node, whose programs answer for VIPs already or not.
     #[must_use]
-    pub fn new(node: String, client: Client, namespace: String, inputs: Inputs) -> Self {
-        Self { node, client, namespace, inputs, made_of: VecDeque::new(), report: Report::default() }
+    pub fn new(node: String, client: Client, namespace: String, inputs: Inputs, announces: bool) -> Self {
+        Self { node, client, namespace, inputs, made_of: VecDeque::new(), report: Report::default(), announces }
     }
 
     /// Keeps the Lease and follows the others until `leave`, then says so once.
-    pub async fn run(mut self, out: watch::Sender<Arc<Members>>, leave: CancellationToken) {
+    pub async fn run(mut self, out: Outputs, leave: CancellationToken) {
         let (steps, mut inbox) = mpsc::channel::<Step<Leases>>(STEPS);
         let watching = tokio::spawn(follow_leases(self.client.clone(), self.namespace.clone(), steps));
         let mut leases = Leases::default();
@@ -97,7 +112,7 @@ impl Membership {
         loop {
             let now = Instant::now();
             let members = Arc::new(peers.members(now));
-            out.send_if_modified(|known| {
+            out.members.send_if_modified(|known| {
                 let differs = **known != *members;
                 if differs {
                     *known = members;
@@ -129,14 +144,22 @@ impl Membership {
                 }
                 () = sleep_until(renew_at.into()) => {
                     self.update();
-                    self.write(DURATION).await;
-                    renew_at = Instant::now() + RENEW;
+                    let is_written = self.write(DURATION).await;
+                    self.announces |= is_written && self.inputs.applied.borrow().rev > 0;
+                    if self.announces {
+                        let from = if is_written { now } else { Instant::now() };
+                        out.validity.send_replace(Validity::Until(from + Duration::from_secs(DURATION)));
+                    }
+                    renew_at = (now + RENEW).max(Instant::now() + SPACING);
                 }
                 () = sleep_until(check_at.into()) => {}
             }
         }
         (self.report.leaving, self.report.proxy) = (true, false);
-        self.write(LEAVING).await;
+        let now = Instant::now();
+        if self.write(LEAVING).await && self.announces {
+            out.validity.send_replace(Validity::Until(now + Duration::from_secs(LEAVING)));
+        }
         watching.abort();
     }
 
@@ -170,7 +193,8 @@ impl Membership {
         differs
     }
 
-    async fn write(&self, duration: u64) {
+    /// Writes the Lease; whether it is written.
+    async fn write(&self, duration: u64) -> bool {
         let name = format!("{PREFIX}{}", self.node);
         let now = jiff::Timestamp::now();
         let lease = json!({
@@ -187,9 +211,10 @@ impl Membership {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         match timeout(WRITE, api.patch(&name, &params, &Patch::Apply(lease))).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(_)) => return true,
             Ok(Err(error)) => tracing::debug!(error = chain(&error), "this node's Lease is not renewed"),
             Err(_) => tracing::debug!(elapsed = ?WRITE, "this node's Lease is not renewed in time"),
         }
+        false
     }
 }

@@ -82,11 +82,11 @@ impl Scene {
         Ok(addrs)
     }
 
-    /// Makes these pods the endpoints of a Service, at its port `http`.
+    /// Makes these pods the endpoints of a Service: its port `http` is this one of theirs.
     ///
     /// # Panics
     /// It is refused.
-    pub fn endpoints(&self, ns: &str, service: &str, pods: &[&str]) {
+    pub fn endpoints(&self, ns: &str, service: &str, port: u16, pods: &[&str]) {
         for (family, is_v6) in [("IPv4", false), ("IPv6", true)] {
             let endpoint = |pod: &&crate::netns::pod::Pod| {
                 json!({
@@ -101,7 +101,7 @@ impl Scene {
                     "name": format!("{service}-{}", family.to_lowercase()), "namespace": ns,
                     "labels": { "kubernetes.io/service-name": service },
                 },
-                "ports": [{ "name": "http", "port": crate::netns::pod::TCP_PORT, "protocol": "TCP" }],
+                "ports": [{ "name": "http", "port": port, "protocol": "TCP" }],
                 "endpoints": self.lab.select(pods).iter().map(endpoint).collect::<Vec<_>>(),
             });
             self.plane.apply(&slice.to_string()).expect("a slice");

@@ -90,7 +90,7 @@ fn parent_ref() -> BoxedStrategy<Value> {
         ("port", number().boxed()),
         ("name", prop::sample::select(vec!["gw", "gw", "gw", "no"]).prop_map(Value::from).boxed()),
     ]);
-    prop_oneof![3 => fields(all), 1 => fields(words(&["name", "sectionName", "namespace", "kind", "group"]))].boxed()
+    prop_oneof![3 => Just(json!({"name": "gw"})), 3 => fields(all), 1 => fields(words(&["name", "sectionName", "namespace", "kind", "group"]))].boxed()
 }
 
 fn any_gateway() -> BoxedStrategy<Value> {
