@@ -32,7 +32,7 @@ fn s1_s2_s3_s4_s5_s6_s7_s8_s9_what_is_ours_is_served_and_nothing_else_is_written
     let ns = scene.plane.namespace("ours");
     let create = |name: &str, service: Value| {
         ns.apply("", &format!("services/{name}"), &service);
-        scene.endpoints(ns.name(), name, &["a1"]);
+        scene.serve(&ns, name, &["a1"]);
         scene.service(&ns, name)
     };
     let of = |spec: Value| json!({ "kind": "Service", "spec": spec });
@@ -138,7 +138,7 @@ fn s11_s12_without_pools_or_permission_it_says_what_is_missing_and_begins_when_i
     let said = scene.until_reason(&ns, "web", "NoPool");
     assert!(!said.is_empty());
     pool_of(&scene.plane, POOL, &json!({ "addresses": ["203.0.113.0/28"] }));
-    scene.endpoints(ns.name(), "web", &["a1"]);
+    scene.serve(&ns, "web", &["a1"]);
     let vip = scene.until_addresses(&ns, "web")[0];
     scene.until_answers((vip, 80), &["a1"]);
 
@@ -164,7 +164,7 @@ fn s11_s12_without_pools_or_permission_it_says_what_is_missing_and_begins_when_i
         anyhow::ensure!(status == 200, "{said}");
         Ok(())
     });
-    scene.endpoints(ns.name(), "web", &["a1"]);
+    scene.serve(&ns, "web", &["a1"]);
     scene.until_answers((vip, 80), &["a1"]);
 }
 
@@ -173,7 +173,7 @@ fn s24_s26_s31_s32_s37_endpoints_come_from_every_slice_in_any_order() {
     let scene = Scene::start(1, 2);
     let ns = scene.plane.namespace("slices");
     // S37: the slices first, then the Service; S31: without a selector.
-    scene.endpoints(ns.name(), "web", &["a1"]);
+    scene.serve(&ns, "web", &["a1"]);
     scene.settle(&ns);
     ns.apply("", "services/web", &load_balancer(&json!({})));
     let vip = scene.until_addresses(&ns, "web")[0];

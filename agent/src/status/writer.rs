@@ -20,7 +20,7 @@ use super::{
     write::{Note, Write},
 };
 use crate::{
-    api::{Kind, ObjectMeta, Service},
+    api::{Kind, Service},
     membership::Members,
     model::{Model, ObjectRef, Outcome},
     source::Snapshot,
@@ -146,7 +146,7 @@ impl Writer {
         }
         let view = View { model: &model, members: &members };
         for service in snapshot.services.values() {
-            self.tell(&service.metadata, &model);
+            self.tell(service, &model);
         }
         let mut retry = None;
         // One that has nothing to write costs a comparison; those that wait for the server are not planned at all.
@@ -232,19 +232,28 @@ impl Writer {
         }
     }
 
-    /// Tells people, once, why an object does not work.
-    fn tell(&mut self, metadata: &ObjectMeta, model: &Model) {
-        let object = ObjectRef::new(Service::KIND, metadata.object_name());
+    /// Tells people, once, why a Service does not work, or not as they may think.
+    fn tell(&mut self, service: &Service, model: &Model) {
+        let object = ObjectRef::new(Service::KIND, service.metadata.object_name());
         let Some(verdict) = model.verdicts.get(&object) else { return };
-        let is_bad = matches!(verdict.outcome, Outcome::Refused | Outcome::Partial) && verdict.reason != "Pending";
-        if !is_bad {
+        let unknown = || match crate::model::service::unknown_annotations(service) {
+            sentences if sentences.is_empty() => None,
+            sentences => Some(("UnknownAnnotation", sentences.join("; "))),
+        };
+        let bad = match verdict.outcome {
+            Outcome::Refused | Outcome::Partial if verdict.reason != "Pending" => {
+                Some(("SyncLoadBalancerFailed", format!("{}: {}", verdict.reason, service::text(verdict))))
+            }
+            Outcome::Accepted => unknown(),
+            Outcome::Refused | Outcome::Partial | Outcome::Ignored => None,
+        };
+        let Some((reason, text)) = bad else {
             self.told.remove(&object);
             return;
-        }
-        let text = format!("{}: {}", verdict.reason, service::text(verdict));
+        };
         if self.told.get(&object) != Some(&text) {
             self.told.insert(object.clone(), text.clone());
-            self.publish(&object, Note { is_warning: true, reason: "SyncLoadBalancerFailed", text });
+            self.publish(&object, Note { is_warning: true, reason, text });
         }
     }
 

@@ -1,11 +1,14 @@
 //! What tests look at in a scene: a Service as the API server has it, what is told about it, who answers at its address.
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::{TestNamespace, scene::Scene};
-use crate::netns::{load, maps::Maps};
+use crate::netns::{load, maps::Maps, pod::TCP_PORT};
 
 /// The finalizer of upstream's service controller, which is ours too.
 pub const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
@@ -15,6 +18,14 @@ pub const ALLOCATED: &str = "sluice.dev/allocated";
 pub const PROGRAMMED: &str = "sluice.dev/Programmed";
 
 impl Scene {
+    /// Makes these pods the endpoints of a Service, at the port where they answer over TCP.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn serve(&self, ns: &TestNamespace<'_>, service: &str, pods: &[&str]) {
+        self.endpoints(ns.name(), service, TCP_PORT, pods);
+    }
+
     /// A Service as it is now.
     ///
     /// # Panics
@@ -127,6 +138,33 @@ impl Scene {
             }
             Ok(())
         });
+    }
+
+    /// The backends of a frontend in the maps of an agent; `None` where it does not know the frontend.
+    ///
+    /// # Panics
+    /// The maps cannot be read.
+    #[must_use]
+    pub fn reach(&self, agent: usize, addr: impl Into<SocketAddr>) -> Option<BTreeSet<SocketAddr>> {
+        let maps = Maps::open(self.agents[agent].bpf_dir()).expect("its maps");
+        maps.reach(addr.into()).expect("its maps")
+    }
+
+    /// The agent that leads, and the other one.
+    ///
+    /// # Panics
+    /// Nobody leads in time.
+    #[must_use]
+    pub fn leader(&self) -> (usize, usize) {
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/sluice-leader", super::scene::SYSTEM);
+        self.plane.until("somebody leads", |api| {
+            let lease = api.get(&path)?;
+            match lease["spec"]["holderIdentity"].as_str() {
+                Some("node1") => Ok((0, 1)),
+                Some("node2") => Ok((1, 0)),
+                other => anyhow::bail!("{other:?} leads"),
+            }
+        })
     }
 
     /// Waits until the agents have seen, and dealt with, everything that was written so far: a Service of the test's own
