@@ -250,10 +250,17 @@ fn remark(service: &Service, vips: &[IpAddr], pools: &Pools, report: &mut Report
             for odd in odd {
                 report.note(format!("annotation {name} holds {odd:?}, which the Service cannot have; it is ignored"));
             }
-        } else if !ANNOTATIONS.contains(&name.as_str()) {
-            report.note(format!("annotation {name} is not known; want {}", ANNOTATIONS.join(", ")));
         }
     }
+    unknown_annotations(service).into_iter().for_each(|sentence| report.note(sentence));
+}
+
+/// The annotations of a Service that are not known and must be typing errors, a sentence each.
+#[must_use]
+pub fn unknown_annotations(service: &Service) -> Vec<String> {
+    let names = service.metadata.annotations.keys().filter(|name| name.starts_with(ipam::PREFIX));
+    let unknown = names.filter(|name| *name != ipam::ALLOCATED && !ANNOTATIONS.contains(&name.as_str()));
+    unknown.map(|name| format!("annotation {name} is not known; want {}", ANNOTATIONS.join(", "))).collect()
 }
 
 /// The ports that can be programmed; the others are refused one by one.

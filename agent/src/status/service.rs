@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! wanted --> metadata: finalizer, sluice.dev/allocated --> nodes program it and report --> status.loadBalancer
-//! not ours any more --> status without our addresses --> nodes have unprogrammed it --> metadata without our marks
+//! another address is wanted --> status without the old one --> as above
+//! none is, or not ours any more --> status without our addresses --> nodes have unprogrammed it --> metadata without our marks
 //! ```
 //!
 //! # Design
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     api::{Service, service::LoadBalancerIngress},
-    model::{ObjectRef, Outcome, Verdict, ipam},
+    model::{ObjectRef, Outcome, Verdict, ipam, service::CLASS},
 };
 
 /// Keeps a Service until its addresses are unprogrammed. Source: `cloud-provider/service/helpers`.
@@ -41,11 +42,15 @@ pub fn plan(service: &Service, view: &View<'_>) -> Option<Write> {
         return release(service, view);
     }
     let wanted = view.model.wanted.get(&object).map(Vec::as_slice).unwrap_or_default();
-    if !wanted.is_empty() && !is_marked(service, wanted) {
-        return Some(mark(service, wanted));
-    }
     if wanted.is_empty() {
-        return refuse(service, verdict);
+        return refuse(service, verdict, view);
+    }
+    // Once the annotation is another, nobody knows which entries of the status were ours.
+    if let Some(write) = withdraw(service, wanted) {
+        return Some(write);
+    }
+    if !is_marked(service, wanted) {
+        return Some(mark(service, wanted));
     }
     // The addresses are on the object; a node that has programmed this revision has programmed them.
     let servers = view.servers(wanted);
@@ -58,7 +63,7 @@ pub fn plan(service: &Service, view: &View<'_>) -> Option<Write> {
 
 fn is_marked(service: &Service, wanted: &[IpAddr]) -> bool {
     let allocated = service.metadata.annotations.get(ipam::ALLOCATED);
-    allocated.is_some_and(|text| *text == join(wanted)) && service.metadata.finalizers.iter().any(|f| f == FINALIZER)
+    allocated.is_some_and(|text| *text == join(wanted)) && has_finalizer(service)
 }
 
 fn join(addrs: &[IpAddr]) -> String {
@@ -81,8 +86,27 @@ fn mark(service: &Service, wanted: &[IpAddr]) -> Write {
         .telling("EnsuringLoadBalancer", format!("Given {}; being programmed", join(wanted)))
 }
 
+/// Takes addresses out of the status that the Service has no more, before it gets others.
+fn withdraw(service: &Service, wanted: &[IpAddr]) -> Option<Write> {
+    let leaving: Vec<IpAddr> = allocated(service).into_iter().filter(|addr| !wanted.contains(addr)).collect();
+    let present = &service.status.load_balancer.ingress;
+    let ingress = without(present, &leaving);
+    if ingress == *present {
+        return None;
+    }
+    let body = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+    let text = format!("{} is withdrawn, {} comes in its place", join(&leaving), join(wanted));
+    Some(Write::new::<Service>(&service.metadata, Some("status"), body).telling("UpdatedLoadBalancer", text))
+}
+
+/// The entries that do not show one of these addresses.
+fn without(ingress: &[LoadBalancerIngress], addrs: &[IpAddr]) -> Vec<LoadBalancerIngress> {
+    let is_one = |i: &&LoadBalancerIngress| i.ip.parse().is_ok_and(|ip: IpAddr| addrs.contains(&ip));
+    ingress.iter().filter(|i| !is_one(i)).cloned().collect()
+}
+
 /// Removes what is ours from a Service that has no address any more, and says why.
-fn refuse(service: &Service, verdict: Option<&Verdict>) -> Option<Write> {
+fn refuse(service: &Service, verdict: Option<&Verdict>, view: &View<'_>) -> Option<Write> {
     let ours = allocated(service);
     let (reason, message) = match verdict {
         Some(v) => (v.reason, text(v)),
@@ -92,11 +116,7 @@ fn refuse(service: &Service, verdict: Option<&Verdict>) -> Option<Write> {
     if let Some(status) = status {
         return Some(Write::new::<Service>(&service.metadata, Some("status"), status));
     }
-    if ours.is_empty() {
-        return None;
-    }
-    let body = json!({"metadata": {"annotations": {ipam::ALLOCATED: Value::Null}}});
-    Some(Write::new::<Service>(&service.metadata, None, body))
+    if bears_marks(service) { unmark(service, view) } else { None }
 }
 
 fn publish(service: &Service, wanted: &[IpAddr], verdict: Option<&Verdict>, by: &str) -> Option<Write> {
@@ -117,23 +137,38 @@ fn publish(service: &Service, wanted: &[IpAddr], verdict: Option<&Verdict>, by: 
 
 /// Takes our marks off a Service that is not ours any more, in the order in which it can be done safely.
 fn release(service: &Service, view: &View<'_>) -> Option<Write> {
-    let has_finalizer = service.metadata.finalizers.iter().any(|f| f == FINALIZER);
-    let has_annotation = service.metadata.annotations.contains_key(ipam::ALLOCATED);
-    // The finalizer alone may be another implementation's.
-    if !has_annotation {
-        return None;
-    }
     let is_deleted = service.metadata.deletion_timestamp.is_some();
     if !is_deleted && let Some(body) = cleared(service) {
-        return Some(Write::new::<Service>(&service.metadata, Some("status"), body));
+        let write = Write::new::<Service>(&service.metadata, Some("status"), body);
+        let addrs = allocated(service);
+        return Some(if addrs.is_empty() {
+            write
+        } else {
+            write.telling("DeletingLoadBalancer", format!("{} is being unprogrammed", join(&addrs)))
+        });
     }
+    if bears_marks(service) { unmark(service, view) } else { None }
+}
+
+/// Whether the finalizer, or the annotation, must be taken off. The finalizer alone may be another implementation's.
+fn bears_marks(service: &Service) -> bool {
+    let is_of_our_class = service.spec.load_balancer_class.as_deref() == Some(CLASS);
+    service.metadata.annotations.contains_key(ipam::ALLOCATED) || (is_of_our_class && has_finalizer(service))
+}
+
+fn has_finalizer(service: &Service) -> bool {
+    service.metadata.finalizers.iter().any(|f| f == FINALIZER)
+}
+
+/// The metadata without our marks, once every node has unprogrammed the Service.
+fn unmark(service: &Service, view: &View<'_>) -> Option<Write> {
     let object = ObjectRef::new("Service", service.metadata.object_name());
     if !view.everyone_is_past(&object, &service.metadata.resource_version) {
         return None;
     }
-    let finalizers: Vec<&String> = service.metadata.finalizers.iter().filter(|f| *f != FINALIZER).collect();
     let mut body = json!({"metadata": {"annotations": {ipam::ALLOCATED: Value::Null}}});
-    if has_finalizer {
+    if has_finalizer(service) {
+        let finalizers: Vec<&String> = service.metadata.finalizers.iter().filter(|f| *f != FINALIZER).collect();
         body["metadata"]["finalizers"] = json!(finalizers);
     }
     let addrs = join(&allocated(service));
@@ -145,14 +180,12 @@ fn release(service: &Service, view: &View<'_>) -> Option<Write> {
 
 /// The status without our addresses and condition; `None` when there are none in it.
 fn cleared(service: &Service) -> Option<Value> {
-    let ours = allocated(service);
-    let is_ours = |i: &LoadBalancerIngress| i.ip.parse().is_ok_and(|ip: IpAddr| ours.contains(&ip));
-    let ingress = &service.status.load_balancer.ingress;
+    let present = &service.status.load_balancer.ingress;
+    let ingress = without(present, &allocated(service));
     let has_condition = service.status.conditions.iter().any(|c| c.type_ == PROGRAMMED);
-    if !ingress.iter().any(is_ours) && !has_condition {
+    if ingress == *present && !has_condition {
         return None;
     }
-    let ingress: Vec<_> = ingress.iter().filter(|i| !is_ours(i)).collect();
     let conditions: Vec<_> = service.status.conditions.iter().filter(|c| c.type_ != PROGRAMMED).collect();
     Some(json!({"status": {"loadBalancer": {"ingress": ingress}, "conditions": conditions}}))
 }
@@ -160,11 +193,7 @@ fn cleared(service: &Service) -> Option<Value> {
 /// The status with these addresses; foreign entries first. `None` when it is so already.
 fn status(service: &Service, addrs: &[IpAddr], ours: &[IpAddr], condition: Wanted) -> Option<Value> {
     let present = &service.status.load_balancer.ingress;
-    let foreign = |i: &&LoadBalancerIngress| {
-        let ip = i.ip.parse::<IpAddr>();
-        !ip.is_ok_and(|ip| ours.contains(&ip) || addrs.contains(&ip))
-    };
-    let mut ingress: Vec<LoadBalancerIngress> = present.iter().filter(foreign).cloned().collect();
+    let mut ingress = without(&without(present, ours), addrs);
     ingress.extend(addrs.iter().map(|addr| LoadBalancerIngress {
         ip: addr.to_string(),
         ip_mode: Some("VIP".to_owned()),

@@ -20,7 +20,7 @@ use super::{
     write::{Note, Write},
 };
 use crate::{
-    api::{Kind, ObjectMeta, Service},
+    api::{Kind, Service},
     membership::Members,
     model::{Model, ObjectRef, Outcome},
     source::Snapshot,
@@ -64,6 +64,9 @@ struct Attempt {
     not_before: Instant,
     /// When it was made, to forget it some day.
     touched: Instant,
+    /// The write itself, where the API server took it and nothing changed: the object is as it was, and another write may
+    /// follow on the same revision.
+    without_effect: Option<Write>,
 }
 
 /// The stage.
@@ -74,7 +77,7 @@ pub struct Writer {
     attempts: BTreeMap<ObjectRef, Attempt>,
     /// What was told last about objects that do not work.
     told: BTreeMap<ObjectRef, String>,
-    running: JoinSet<(Write, Result<(), kube::Error>)>,
+    running: JoinSet<(Write, Result<Effect, kube::Error>)>,
 }
 
 /// Leads when it can, and then writes, until `leave`.
@@ -143,7 +146,7 @@ impl Writer {
         }
         let view = View { model: &model, members: &members };
         for service in snapshot.services.values() {
-            self.tell(&service.metadata, &model);
+            self.tell(service, &model);
         }
         let mut retry = None;
         // One that has nothing to write costs a comparison; those that wait for the server are not planned at all.
@@ -159,7 +162,8 @@ impl Writer {
                     continue;
                 }
             }
-            if let Some(write) = (plan.write)() {
+            let known = self.attempts.get(&plan.object).and_then(|a| a.without_effect.as_ref());
+            if let Some(write) = (plan.write)().filter(|write| Some(write) != known) {
                 self.start(write);
             }
         }
@@ -170,8 +174,10 @@ impl Writer {
 
     fn waits_until(&self, object: &ObjectRef, revision: &str) -> Wait {
         match self.attempts.get(object) {
-            Some(a) if a.is_under_way || (a.failures == 0 && a.revision == revision) => Wait::ForTheServer,
-            Some(a) if a.not_before > Instant::now() => Wait::Until(a.not_before),
+            Some(a) if a.is_under_way => Wait::ForTheServer,
+            Some(a) if a.failures == 0 && a.revision == revision && a.without_effect.is_none() => Wait::ForTheServer,
+            // One that was changed meanwhile may be accepted now.
+            Some(a) if a.not_before > Instant::now() && a.revision == revision => Wait::Until(a.not_before),
             _ => Wait::No,
         }
     }
@@ -183,10 +189,15 @@ impl Writer {
             failures: 0,
             not_before: Instant::now(),
             touched: Instant::now(),
+            without_effect: None,
         });
         attempt.touched = Instant::now();
+        if attempt.revision != write.revision {
+            attempt.failures = 0;
+        }
         attempt.revision.clone_from(&write.revision);
         attempt.is_under_way = true;
+        attempt.without_effect = None;
         let client = self.client.clone();
         self.running.spawn(async move {
             let result = send(client, &write).await;
@@ -194,13 +205,14 @@ impl Writer {
         });
     }
 
-    fn note(&mut self, done: Result<(Write, Result<(), kube::Error>), tokio::task::JoinError>) {
+    fn note(&mut self, done: Result<(Write, Result<Effect, kube::Error>), tokio::task::JoinError>) {
         let Ok((write, result)) = done else { return };
         let Some(attempt) = self.attempts.get_mut(&write.object) else { return };
         attempt.is_under_way = false;
         match result {
-            Ok(()) => {
+            Ok(effect) => {
                 attempt.failures = 0;
+                attempt.without_effect = Some(write.clone()).filter(|_| effect == Effect::None);
                 tracing::debug!(kind = write.object.kind, name = %write.object.object, path = write.path, "written");
                 if let Some(note) = write.event.clone() {
                     self.publish(&write.object, note);
@@ -220,19 +232,28 @@ impl Writer {
         }
     }
 
-    /// Tells people, once, why an object does not work.
-    fn tell(&mut self, metadata: &ObjectMeta, model: &Model) {
-        let object = ObjectRef::new(Service::KIND, metadata.object_name());
+    /// Tells people, once, why a Service does not work, or not as they may think.
+    fn tell(&mut self, service: &Service, model: &Model) {
+        let object = ObjectRef::new(Service::KIND, service.metadata.object_name());
         let Some(verdict) = model.verdicts.get(&object) else { return };
-        let is_bad = matches!(verdict.outcome, Outcome::Refused | Outcome::Partial) && verdict.reason != "Pending";
-        if !is_bad {
+        let unknown = || match crate::model::service::unknown_annotations(service) {
+            sentences if sentences.is_empty() => None,
+            sentences => Some(("UnknownAnnotation", sentences.join("; "))),
+        };
+        let bad = match verdict.outcome {
+            Outcome::Refused | Outcome::Partial if verdict.reason != "Pending" => {
+                Some(("SyncLoadBalancerFailed", format!("{}: {}", verdict.reason, service::text(verdict))))
+            }
+            Outcome::Accepted => unknown(),
+            Outcome::Refused | Outcome::Partial | Outcome::Ignored => None,
+        };
+        let Some((reason, text)) = bad else {
             self.told.remove(&object);
             return;
-        }
-        let text = format!("{}: {}", verdict.reason, service::text(verdict));
+        };
         if self.told.get(&object) != Some(&text) {
             self.told.insert(object.clone(), text.clone());
-            self.publish(&object, Note { is_warning: true, reason: "SyncLoadBalancerFailed", text });
+            self.publish(&object, Note { is_warning: true, reason, text });
         }
     }
 
@@ -272,7 +293,16 @@ enum Wait {
     Until(Instant),
 }
 
-async fn send(client: Client, write: &Write) -> Result<(), kube::Error> {
+/// What became of a write that the API server took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// The object is another one now, and will be seen.
+    Changed,
+    /// It is as it was.
+    None,
+}
+
+async fn send(client: Client, write: &Write) -> Result<Effect, kube::Error> {
     let mut body = write.body.clone();
     stamp(&mut body, &jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
     let uri = format!("{}?fieldManager={}", write.path, crate::membership::FIELD_MANAGER);
@@ -281,7 +311,8 @@ async fn send(client: Client, write: &Write) -> Result<(), kube::Error> {
         .body(body.to_string().into_bytes())
         .map_err(kube::Error::HttpError)?;
     let sent = tokio::time::timeout(WRITE, client.request::<Value>(request)).await;
-    sent.map_err(|elapsed| kube::Error::Service(Box::new(elapsed)))?.map(drop)
+    let written = sent.map_err(|elapsed| kube::Error::Service(Box::new(elapsed)))??;
+    Ok(if written["metadata"]["resourceVersion"] == write.revision { Effect::None } else { Effect::Changed })
 }
 
 /// Puts the time where a condition has changed.

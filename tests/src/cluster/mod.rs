@@ -29,6 +29,7 @@ pub mod faults;
 pub mod guard;
 pub mod identity;
 pub mod keep;
+pub mod look;
 pub mod nodes;
 pub mod pki;
 pub mod plane;

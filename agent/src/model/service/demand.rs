@@ -54,6 +54,10 @@ impl Demand {
             claim.families = vec![Family::V4, Family::V6];
             let message = "it is being deleted".to_owned();
             let verdict = Verdict { outcome: Outcome::Ignored, reason: "Deleted", messages: vec![message] };
+            // Unmarked, it is unprogrammed everywhere: who else keeps the object does not keep the address.
+            if claim.given.is_empty() {
+                return Self::Nothing(verdict);
+            }
             return Self::Farewell(Box::new(claim), verdict);
         }
         match requested(service).and_then(|requested| Ok((families(spec, &requested)?, requested))) {
