@@ -56,13 +56,14 @@ fn s1_s2_s3_s4_s5_s6_s7_s8_s9_what_is_ours_is_served_and_nothing_else_is_written
     let refused = scene.plane.api().create(&ns.path("", "services"), &refused).expect_err("headless").to_string();
     assert!(refused.contains("may not be set to 'None' for LoadBalancer"), "{refused}");
 
-    let vips: Vec<_> = ["nil", "ours"].map(|class| {
-        let name = format!("s4-{class}");
-        let spec = if class == "nil" { json!({}) } else { json!({ "loadBalancerClass": "sluice.dev/lb" }) };
-        create(&name, load_balancer(&spec));
-        scene.until_addresses(&ns, &name)[0]
-    })
-    .into();
+    let vips: Vec<_> = ["nil", "ours"]
+        .map(|class| {
+            let name = format!("s4-{class}");
+            let spec = if class == "nil" { json!({}) } else { json!({ "loadBalancerClass": "sluice.dev/lb" }) };
+            create(&name, load_balancer(&spec));
+            scene.until_addresses(&ns, &name)[0]
+        })
+        .into();
     let mut proxied = load_balancer(&json!({}));
     proxied["metadata"]["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "other" });
     create("s6-other-proxy", proxied);
@@ -86,9 +87,13 @@ fn s1_s2_s3_s4_s5_s6_s7_s8_s9_what_is_ours_is_served_and_nothing_else_is_written
     both["status"]["loadBalancer"]["ingress"].as_array_mut().expect("a list").push(ours);
     scene.plane.api().patch(&status, Patch::Merge, &both).expect("another controller may");
     let vip = vips[1].to_string();
-    ns.apply("", "services/s4-ours", &load_balancer(&json!({
-        "loadBalancerClass": "sluice.dev/lb", "ipFamilyPolicy": "RequireDualStack",
-    })));
+    ns.apply(
+        "",
+        "services/s4-ours",
+        &load_balancer(&json!({
+            "loadBalancerClass": "sluice.dev/lb", "ipFamilyPolicy": "RequireDualStack",
+        })),
+    );
     let shown = scene.plane.until("both families, and what others wrote", |_| {
         let service = scene.service(&ns, "s4-ours");
         anyhow::ensure!(ingress(&service).len() == 4, "{:#}", service["status"]);

@@ -28,7 +28,11 @@ fn s81_s83_s84_s86_s87_s88_an_address_is_shown_when_it_is_programmed_and_goes_in
     let ns = scene.plane.namespace("status");
     let (leader, other) = scene.leader();
     // Nobody announces these: every node must have them before they are shown.
-    pool_of(&scene.plane, "routed", &json!({ "addresses": ["203.0.113.32/28"], "announce": "none", "autoAssign": false }));
+    pool_of(
+        &scene.plane,
+        "routed",
+        &json!({ "addresses": ["203.0.113.32/28"], "announce": "none", "autoAssign": false }),
+    );
 
     // S81, S83: one node does not see the Service yet. The finalizer is there, the address is not shown.
     scene.proxies[other].fault(Calls::all().to("services"), Fault::Stale).expect("a fault");

@@ -170,7 +170,12 @@ impl Stages {
     pub fn object(&self, kind: &str, name: &str) -> Option<view::Object> {
         let model = self.models.borrow().clone();
         let same = |o: &ObjectRef| o.kind.eq_ignore_ascii_case(kind) && o.object.to_string() == name;
-        model.verdicts.iter().find(|(o, _)| same(o)).map(|(o, v)| object_view(o, Some(v)))
+        let (found, verdict) = model.verdicts.iter().find(|(o, _)| same(o))?;
+        let mut view = object_view(found, Some(verdict));
+        if let Some(chain) = model.chains.get(&found.object).filter(|_| found.kind == "Service") {
+            view.messages.extend(chain.lines());
+        }
+        Some(view)
     }
 }
 

@@ -9,6 +9,11 @@ use super::{
 /// The label that names the Service of a slice.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// The label that names who writes a slice.
+pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// What that label says of the slices that we write.
+pub const MANAGER: &str = "sluice.dev";
+
 /// An `EndpointSlice`. Source: `discovery.k8s.io/v1 EndpointSlice`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -33,6 +38,12 @@ impl EndpointSlice {
     pub fn service_name(&self) -> Option<ObjectName> {
         let name = self.metadata.labels.get(SERVICE_NAME_LABEL).filter(|n| !n.is_empty())?;
         Some(ObjectName::new(&self.metadata.namespace, name))
+    }
+
+    /// Whether we write the slice.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.metadata.labels.get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGER)
     }
 }
 

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use super::{
     AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Lease, Namespace, Node, ObjectMeta, ObjectName,
     Service,
+    endpoint_slice::{MANAGED_BY_LABEL, MANAGER},
 };
 
 /// A kind of object that is read.
@@ -26,6 +27,12 @@ pub trait Kind: DeserializeOwned + Debug + PartialEq + Send + Sync + 'static {
     const KEEPS_REVISION: bool;
     /// What objects of the kind are known by in a snapshot.
     type Key: Clone + Debug + Ord + Send + Sync + 'static;
+
+    /// Whether the revision of this object is kept although [`Kind::KEEPS_REVISION`] is not: it is one that we write.
+    #[must_use]
+    fn keeps_revision(_metadata: &ObjectMeta) -> bool {
+        Self::KEEPS_REVISION
+    }
 
     /// `metadata`.
     fn metadata(&self) -> &ObjectMeta;
@@ -69,13 +76,35 @@ fn by_name(metadata: &ObjectMeta) -> String {
 
 kinds! {
     Service: "", "v1", "services", false, true, true, ObjectName, ObjectMeta::object_name;
-    EndpointSlice: "discovery.k8s.io", "v1", "endpointslices", false, false, true, ObjectName, ObjectMeta::object_name;
     Namespace: "", "v1", "namespaces", false, false, false, String, by_name;
     Node: "", "v1", "nodes", false, false, false, String, by_name;
     Lease: "coordination.k8s.io", "v1", "leases", false, true, true, String, by_name;
     Gateway: "gateway.networking.k8s.io", "v1", "gateways", true, true, true, ObjectName, ObjectMeta::object_name;
     GatewayClass: "gateway.networking.k8s.io", "v1", "gatewayclasses", true, true, false, String, by_name;
     AddressPool: "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name;
+}
+
+impl Kind for EndpointSlice {
+    const GROUP: &'static str = "discovery.k8s.io";
+    const VERSION: &'static str = "v1";
+    const KIND: &'static str = "EndpointSlice";
+    const PLURAL: &'static str = "endpointslices";
+    const IS_CUSTOM: bool = false;
+    const IS_NAMESPACED: bool = true;
+    const KEEPS_REVISION: bool = false;
+    type Key = ObjectName;
+
+    fn keeps_revision(metadata: &ObjectMeta) -> bool {
+        metadata.labels.get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGER)
+    }
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn key(metadata: &ObjectMeta) -> ObjectName {
+        metadata.object_name()
+    }
 }
 
 impl Kind for HttpRoute {

@@ -82,8 +82,7 @@ pub fn services(services: &[view::Service]) -> String {
             list(&s.addresses, "<pending>"),
             announced(s),
             list(&s.ports, "-"),
-            s.backends
-                .map_or_else(|| if s.object.kind == "Gateway" { "proxy" } else { "-" }.to_owned(), |n| n.to_string()),
+            s.backends.map_or_else(|| if is_proxied(s) { "proxy" } else { "-" }.to_owned(), |n| n.to_string()),
             s.flows.to_string(),
             bytes(s.bytes),
             s.dropped.to_string(),
@@ -92,6 +91,11 @@ pub fn services(services: &[view::Service]) -> String {
     });
     let header = ["KIND", "NAME", "ADDRESSES", "ANNOUNCED", "PORTS", "BACKENDS", "FLOWS", "BYTES", "DROPPED", "STATE"];
     or_none(services.len(), "no Service of type LoadBalancer and no Gateway is ours", table(&header, rows))
+}
+
+/// A Gateway, or a Service whose ports have frontends without backends: it stands before one.
+fn is_proxied(service: &view::Service) -> bool {
+    service.object.kind == "Gateway" || !service.ports.is_empty()
 }
 
 /// Whether this node announces a Service's addresses; where it does some of them, which.

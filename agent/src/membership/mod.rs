@@ -183,14 +183,11 @@ impl Membership {
         let is_routed = routed.as_ref().is_some_and(|http| Arc::ptr_eq(http, &model.http));
         let mut report = Report { proxy: routed.is_some(), ..self.report.clone() };
         while let Some((rev, seen)) = self.made_of.front().copied().filter(|(rev, _)| *rev <= applied.rev) {
-            report.seen.services = seen.services;
-            // A Gateway is served when the proxy has its routes too.
-            if is_routed || rev < model.rev {
-                report.seen.gateways = seen.gateways;
-            }
+            // A Gateway, and a Service before one, is served when the proxy has its routes too.
             if rev == model.rev && !is_routed {
                 break;
             }
+            report.seen = seen;
             self.made_of.pop_front();
         }
         report.except = applied.unprogrammed.iter().take(report::MAX_EXCEPT).cloned().collect();

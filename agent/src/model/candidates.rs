@@ -4,8 +4,8 @@
 //! VIP; every node of the cluster finds the same one.
 //!
 //! # Design
-//! - A node is left out that cannot serve the VIP: a Gateway's where the proxy takes no connections, one of a Service with
-//!   `externalTrafficPolicy: Local` where none of its endpoints runs.
+//! - A node is left out that cannot serve the VIP: a Gateway's, or that of a Service before a Gateway, where the proxy
+//!   takes no connections, one of another Service with `externalTrafficPolicy: Local` where none of its endpoints runs.
 //! - A node is left out that is to be spared: not ready, without network, or labelled [`EXCLUDE`].
 //! - Where this leaves nobody, a rule is dropped again: an address that answers badly is better than one that is silent.
 use std::{
@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Allocations, announce::announcer, endpoints::SliceIndex};
+use super::{Allocations, announce::announcer, chain::Links, endpoints::SliceIndex};
 use crate::{
     api::{Node, ObjectName, endpoint_slice::Endpoint},
     source::Snapshot,
@@ -39,12 +39,16 @@ pub fn announcers(
     allocations: &Allocations,
     snapshot: &Snapshot,
     slices: &SliceIndex,
+    links: &Links,
 ) -> BTreeMap<IpAddr, String> {
     let spared = |c: &&Candidate| !snapshot.nodes.get(&c.name).is_some_and(is_spared);
     let all: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
     let fit = or(candidates.iter().filter(spared).map(|c| c.name.as_str()).collect(), &all);
     let proxies: BTreeSet<&str> = candidates.iter().filter(|c| c.has_proxy).map(|c| c.name.as_str()).collect();
 
+    let is_proxied = |object: &super::ObjectRef| {
+        object.kind == "Gateway" || links.get(&object.object).is_some_and(super::chain::Link::is_served)
+    };
     let mut sharers: BTreeMap<IpAddr, Vec<&super::ObjectRef>> = BTreeMap::new();
     for (object, addrs) in allocations {
         for addr in addrs {
@@ -54,12 +58,12 @@ pub fn announcers(
     let choose = |(addr, objects): (IpAddr, Vec<&super::ObjectRef>)| {
         let mut able = fit.clone();
         for object in objects {
-            let narrowed: Vec<&str> = match object.kind.as_str() {
-                "Gateway" => able.iter().copied().filter(|name| proxies.contains(name)).collect(),
-                _ => match local_nodes(&object.object, snapshot, slices) {
-                    Some(nodes) => able.iter().copied().filter(|name| nodes.contains(*name)).collect(),
-                    None => continue,
-                },
+            let narrowed: Vec<&str> = if is_proxied(object) {
+                able.iter().copied().filter(|name| proxies.contains(name)).collect()
+            } else if let Some(nodes) = local_nodes(&object.object, snapshot, slices) {
+                able.iter().copied().filter(|name| nodes.contains(*name)).collect()
+            } else {
+                continue;
             };
             able = or(narrowed, &able);
         }
@@ -105,7 +109,7 @@ mod tests {
         let vip: IpAddr = "203.0.113.1".parse().unwrap();
         let object = ObjectRef::new(kind, ObjectName::new("default", "web"));
         let given = Allocations::from([(object, vec![vip])]);
-        announcers(candidates, &given, snapshot, &SliceIndex::new(snapshot)).remove(&vip)
+        announcers(candidates, &given, snapshot, &SliceIndex::new(snapshot), &Links::new()).remove(&vip)
     }
 
     fn read<T: serde::de::DeserializeOwned>(value: Value) -> Arc<T> {

@@ -142,7 +142,7 @@ pub fn select_port(
     node: &Node,
 ) -> Selected {
     let slices = slices.of(&service.metadata.object_name());
-    let (candidates, skipped) = merge(slices, &port.name, port.protocol(), family, node);
+    let (candidates, skipped) = merge(slices.iter(), &port.name, port.protocol(), family, node);
     let topology = Topology::of(&candidates, node);
     let pick = |wanted: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<Backend> {
         candidates.iter().filter(|(_, c)| wanted(c)).map(|(at, c)| c.backend(*at)).collect()
@@ -160,9 +160,19 @@ pub fn select_port(
     Selected { cluster, local, draining, skipped }
 }
 
+/// Every endpoint of a Service port in these slices, in whatever state, by address and port: the same on every node.
+pub(super) fn all<'a>(
+    slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
+    port: &ServicePort,
+) -> BTreeMap<(IpAddr, Port), &'a Endpoint> {
+    let (candidates, _) = merge(slices, &port.name, port.protocol(), Family::Any, &Node::alone(""));
+    candidates.into_iter().map(|(at, candidate)| (at, candidate.endpoint)).collect()
+}
+
 /// An endpoint that flows may go to, with what decides whether they do.
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
+    endpoint: &'a Endpoint,
     ready: bool,
     serving: bool,
     terminating: bool,
@@ -181,6 +191,7 @@ impl<'a> Candidate<'a> {
             Some(_) => Locality::Remote,
         };
         Self {
+            endpoint,
             ready,
             serving: serving.unwrap_or(ready),
             terminating: terminating.unwrap_or(false),
@@ -203,7 +214,7 @@ impl<'a> Candidate<'a> {
 
 /// Merges the slices of a Service into its endpoints at one port, by address and port, and says what was left out.
 fn merge<'a>(
-    slices: &'a [Arc<EndpointSlice>],
+    slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
     port_name: &str,
     protocol: &str,
     family: Family,

@@ -3,7 +3,7 @@
 //! Ours are those of a GatewayClass of ours. A listener that cannot be served is refused by name and keeps no other from
 //! working; an address that cannot be had refuses the whole Gateway. Routes are attached by `model::route`.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -33,6 +33,9 @@ const NO_ADDRESS: &str = "the Gateway has no address";
 /// The listeners of each Gateway that is ours, in the order in which they are written.
 pub type Listeners<'a> = BTreeMap<ObjectName, Vec<Served<'a>>>;
 
+/// The listeners that are served at each port of each Gateway, whether or not it has an address.
+pub type Planes = BTreeMap<(ObjectName, Port), Arc<Vec<HttpListener>>>;
+
 /// What the Gateways that are ours claim.
 #[must_use]
 pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
@@ -54,17 +57,25 @@ pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
 }
 
 /// Adds the frontends, the listeners and the reports of the Gateways that are ours, at the addresses in
-/// `model.allocations`.
-pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mut Model) {
+/// `model.allocations`, and the listeners of the Services that stand before them.
+pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mut Model) -> Planes {
     let listeners = ours(snapshot).map(|(name, gateway)| (name.clone(), Served::all(gateway)));
     let mut listeners: Listeners<'_> = listeners.collect();
     let services = route::attach(snapshot, slices, node, &mut listeners, model);
     let mut http = HttpModel { frontends: BTreeMap::new(), services };
+    let mut planes = Planes::new();
     let mut reports = GatewayReports::new();
     for (name, served) in listeners {
         if let Some(gateway) = snapshot.gateways.get(&name) {
-            let report = program(&name, gateway, served, model, &mut http);
+            let report = program((&name, gateway), served, model, &mut http, &mut planes);
             reports.insert(name, report);
+        }
+    }
+    for (frontend, target) in &model.frontends {
+        if let Target::Proxy { gateway, service: Some(_) } = target
+            && let Some(listeners) = planes.get(&(gateway.clone(), frontend.port))
+        {
+            http.frontends.insert(SocketAddr::new(frontend.vip, frontend.port.get()), Arc::clone(listeners));
         }
     }
     for (name, class) in &snapshot.gateway_classes {
@@ -79,6 +90,23 @@ pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mu
     }
     model.http = Arc::new(http);
     model.gateways = Arc::new(reports);
+    planes
+}
+
+/// The ports at which a Gateway's listeners are served.
+///
+/// # Errors
+/// None of them is: it is not ours, or not accepted.
+pub(super) fn open_ports(snapshot: &Snapshot, gateway: &Gateway) -> Result<BTreeSet<Port>, Fault> {
+    if !is_ours(snapshot, gateway) {
+        let class = &gateway.spec.gateway_class_name;
+        return Err(Fault::new("GatewayNotOurs", format!("its class {class:?} is another controller's")));
+    }
+    if gateway.metadata.deletion_timestamp.is_some() {
+        return Err(Fault::new("GatewayNotFound", "it is being deleted"));
+    }
+    understood(gateway).map_err(|fault| Fault { reason: "GatewayNotAccepted", ..fault })?;
+    Ok(Served::all(gateway).iter().filter_map(|served| Some(served.open().ok()?.port)).collect())
 }
 
 /// Whether a GatewayClass of ours is one that we can serve.
@@ -95,11 +123,11 @@ pub fn class_accepted(class: &GatewayClass) -> Result<(), Fault> {
 
 /// Adds one Gateway's frontends and its verdict.
 fn program(
-    name: &ObjectName,
-    gateway: &Gateway,
+    (name, gateway): (&ObjectName, &Gateway),
     served: Vec<Served<'_>>,
     model: &mut Model,
     http: &mut HttpModel,
+    planes: &mut Planes,
 ) -> GatewayReport {
     let object = object(name);
     let vips = model.allocations.get(&object).cloned().unwrap_or_default();
@@ -140,6 +168,7 @@ fn program(
     let mut programmed = 0;
     for (port, listeners) in ports {
         let listeners = Arc::new(listeners);
+        planes.insert((name.clone(), port), Arc::clone(&listeners));
         let mut taken = Vec::new();
         for &vip in &vips {
             let frontend = Frontend { vip, port, proto: Proto::Tcp };
@@ -147,7 +176,7 @@ fn program(
                 taken.push(Fault::new("PortConflict", format!("{frontend} belongs to another object")));
                 continue;
             }
-            model.frontends.insert(frontend, Target::Proxy { gateway: name.clone() });
+            model.frontends.insert(frontend, Target::Proxy { gateway: name.clone(), service: None });
             http.frontends.insert(SocketAddr::new(vip, port.get()), Arc::clone(&listeners));
             programmed += 1;
         }

@@ -17,8 +17,13 @@ use std::{
 };
 
 use super::{
-    Model, Node, Role, candidates::announcers, endpoints::SliceIndex, gateway, ipam, listener, pool::Pools, route,
-    service,
+    Model, Node, Role,
+    candidates::announcers,
+    chain::{self, Links},
+    endpoints::SliceIndex,
+    gateway, ipam, listener,
+    pool::Pools,
+    route, service,
 };
 use crate::{api::ObjectName, source::Snapshot};
 
@@ -29,6 +34,8 @@ pub struct Memo {
     /// `None` before the first model.
     node: Option<Node>,
     slices: SliceIndex,
+    own_slices: Arc<BTreeSet<ObjectName>>,
+    links: Links,
     targets: service::Targets,
     model: Arc<Model>,
 }
@@ -44,6 +51,7 @@ impl Memo {
             && self.has_same_guests(snapshot)
             && same(&last.gateways, &snapshot.gateways)
             && same(&last.http_routes, &snapshot.http_routes)
+            && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_pools(snapshot, node);
         let mut model = if only_slices {
             self.follow_slices(snapshot, node, &touched)
@@ -51,6 +59,7 @@ impl Memo {
             self.compile_all(snapshot, node, &touched)
         };
         model.rev = self.model.rev + 1;
+        model.own_slices = Arc::clone(&self.own_slices);
         model.seen = snapshot.seen;
         model.partial = !snapshot.faults.is_empty();
         self.model = Arc::new(model);
@@ -69,6 +78,11 @@ impl Memo {
         is_untouched || *self.model.pools == Pools::new(snapshot, node)
     }
 
+    /// Whether a Service's slices leave open where its flows go, as they did before.
+    fn has_same_link(&self, service: &ObjectName) -> bool {
+        self.links.get(service).is_none_or(|link| link.has_own == chain::has_own(&self.slices, service))
+    }
+
     /// Whether no namespace changed that a listener may look at.
     fn has_same_guests(&self, snapshot: &Snapshot) -> bool {
         same(&self.snapshot.namespaces, &snapshot.namespaces) || !listener::uses_namespaces(snapshot)
@@ -78,6 +92,12 @@ impl Memo {
     fn index(&mut self, snapshot: &Snapshot) -> BTreeSet<ObjectName> {
         let mut touched = BTreeSet::new();
         for Difference { key, old, new } in changed(&self.snapshot.slices, &snapshot.slices) {
+            let is_ours = new.is_some_and(|slice| slice.is_ours());
+            if is_ours && !self.own_slices.contains(key) {
+                Arc::make_mut(&mut self.own_slices).insert(key.clone());
+            } else if !is_ours && self.own_slices.contains(key) {
+                Arc::make_mut(&mut self.own_slices).remove(key);
+            }
             for service in [old, new].into_iter().flatten().filter_map(|slice| slice.service_name()) {
                 self.slices.remove(&service, key);
                 touched.insert(service);
@@ -92,7 +112,7 @@ impl Memo {
     /// The last model with the endpoints of these Services as they are now.
     fn follow_slices(&mut self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> Model {
         let mut model = Model::clone(&self.model);
-        let mut compiler = service::Compiler::new(&self.slices, node, touched, &mut self.targets);
+        let mut compiler = service::Compiler::new(&self.slices, node, touched, &self.links, &mut self.targets);
         for service in touched.iter().filter_map(|name| snapshot.services.get(name)) {
             compiler.add(service, &mut model);
         }
@@ -112,6 +132,10 @@ impl Memo {
         if !fresh.is_empty() {
             Arc::make_mut(&mut model.http).services.extend(fresh);
         }
+        let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets };
+        for (name, chain) in source.follow(&model.chains, touched) {
+            Arc::make_mut(&mut model.chains).insert(name, chain);
+        }
         model
     }
 
@@ -121,7 +145,7 @@ impl Memo {
         vips.retain(|vip| node.announce && model.pools.is_announced(*vip));
         let mut chosen = BTreeMap::new();
         if node.announce && node.role == Role::Member {
-            chosen = announcers(&node.candidates, &model.allocations, snapshot, &self.slices);
+            chosen = announcers(&node.candidates, &model.allocations, snapshot, &self.slices, &self.links);
             chosen.retain(|vip, _| model.pools.is_announced(*vip));
             vips.retain(|vip| chosen.get(vip).is_some_and(|by| *by == node.name));
         }
@@ -150,12 +174,15 @@ impl Memo {
         if !is_same_node {
             self.targets.distrust();
         }
-        let mut compiler = service::Compiler::new(&self.slices, node, touched, &mut self.targets);
+        self.links = chain::links(snapshot, &self.slices, &model.verdicts);
+        let mut compiler = service::Compiler::new(&self.slices, node, touched, &self.links, &mut self.targets);
         for service in service::by_age(snapshot) {
             compiler.add(service, &mut model);
         }
         self.targets.retain(&model);
-        gateway::compile(snapshot, &self.slices, node, &mut model);
+        let planes = gateway::compile(snapshot, &self.slices, node, &mut model);
+        let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets };
+        model.chains = keep(&self.model.chains, Arc::new(source.chains(&self.links, &planes)));
         self.choose_announcers(snapshot, node, &mut model);
         model.http = keep(&self.model.http, model.http);
         model.gateways = keep(&self.model.gateways, model.gateways);

@@ -5,6 +5,7 @@
 pub mod addr;
 pub mod announce;
 pub mod candidates;
+pub mod chain;
 pub mod endpoints;
 pub mod filter;
 #[cfg(test)]
@@ -114,6 +115,10 @@ pub struct Model {
     pub announced: Arc<BTreeSet<IpAddr>>,
     /// The layer 7 part: listeners, rules, their backends.
     pub http: Arc<http::HttpModel>,
+    /// The Services that stand before a Gateway, and what is behind it.
+    pub chains: Arc<chain::Chains>,
+    /// The EndpointSlices that are there and ours.
+    pub own_slices: Arc<BTreeSet<ObjectName>>,
     /// What became of the Gateways that are ours.
     pub gateways: Arc<report::GatewayReports>,
     /// What became of the routes at these Gateways.
@@ -159,6 +164,8 @@ pub enum Target {
     Proxy {
         /// The Gateway.
         gateway: ObjectName,
+        /// The Service whose address it is; else it is the Gateway's own.
+        service: Option<ObjectName>,
     },
 }
 
@@ -168,7 +175,8 @@ impl Target {
     pub fn owner(&self) -> ObjectRef {
         match self {
             Self::Endpoints(e) => ObjectRef::new("Service", e.service.clone()),
-            Self::Proxy { gateway } => ObjectRef::new("Gateway", gateway.clone()),
+            Self::Proxy { gateway: _, service: Some(service) } => ObjectRef::new("Service", service.clone()),
+            Self::Proxy { gateway, service: None } => ObjectRef::new("Gateway", gateway.clone()),
         }
     }
 }

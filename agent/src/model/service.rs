@@ -17,6 +17,7 @@ use demand::Demand;
 
 use super::{
     Backend, EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
+    chain::Links,
     endpoints::{self, Family, SliceIndex},
     ipam::{self, Claim},
     pool::Pools,
@@ -29,8 +30,11 @@ use crate::{
 /// Ports of one Service at most; one that has more gets no frontend at all.
 pub const MAX_PORTS: usize = 100;
 
+/// The annotation that asks for a Route of OpenShift: its host name, or `auto`.
+pub const ROUTE_HOST: &str = "sluice.dev/route-host";
+
 /// Annotations that people write; another one under [`ipam::PREFIX`] is a typing error.
-const ANNOTATIONS: [&str; 4] = [ipam::ADDRESSES, ipam::POOL, ipam::SHARING_KEY, ipam::SHARING_NAMESPACES];
+const ANNOTATIONS: [&str; 5] = [ipam::ADDRESSES, ipam::POOL, ipam::SHARING_KEY, ipam::SHARING_NAMESPACES, ROUTE_HOST];
 
 /// What the Services that are ours claim, and a verdict for those that claim nothing.
 #[must_use]
@@ -79,6 +83,12 @@ struct Vips {
     of_nodes: BTreeSet<SocketAddr>,
 }
 
+impl Vips {
+    fn has(&self, addr: IpAddr, port: Port) -> bool {
+        self.own.contains(&addr) || self.of_nodes.contains(&SocketAddr::new(addr, port.get()))
+    }
+}
+
 #[derive(Debug)]
 struct Made {
     service: Arc<Service>,
@@ -104,6 +114,11 @@ impl Targets {
         }
     }
 
+    /// Whether an object has this address and port: no endpoint has.
+    pub(super) fn has_vip(&self, addr: IpAddr, port: Port) -> bool {
+        self.vips.has(addr, port)
+    }
+
     /// Tells that what was made may not hold any more, whatever the objects say.
     pub(super) fn distrust(&mut self) {
         self.is_stale = true;
@@ -122,6 +137,8 @@ pub(super) struct Compiler<'a> {
     node: &'a Node,
     /// Services whose slices are others than before.
     touched: &'a BTreeSet<ObjectName>,
+    /// Services whose flows go to the proxy, in whole or in part.
+    links: &'a Links,
     targets: &'a mut Targets,
     /// Every address given to anybody.
     vips: Arc<Vips>,
@@ -132,10 +149,11 @@ impl<'a> Compiler<'a> {
         slices: &'a SliceIndex,
         node: &'a Node,
         touched: &'a BTreeSet<ObjectName>,
+        links: &'a Links,
         targets: &'a mut Targets,
     ) -> Self {
         let vips = Arc::clone(&targets.vips);
-        Self { slices, node, touched, targets, vips }
+        Self { slices, node, touched, links, targets, vips }
     }
 
     /// Adds one Service's frontends and its verdict, or replaces them where its endpoints alone have changed. All
@@ -161,6 +179,7 @@ impl<'a> Compiler<'a> {
         let mut report = Report::default();
         let ports = usable_ports(service, &mut report);
         let is_touched = self.touched.contains(name);
+        let link = self.links.get(name);
         for vip in vips {
             if !admits_all_sources(service, *vip) {
                 let ranges = service.spec.load_balancer_source_ranges.join(", ");
@@ -173,6 +192,12 @@ impl<'a> Compiler<'a> {
                 let winner = frontends.get(&frontend).filter(|known| !is_of(known, name)).map(Target::owner);
                 if let Some(winner) = winner {
                     report.refuse("PortConflict", format!("{frontend} belongs to {winner}; want another port"));
+                } else if let Some(gateway) = link.and_then(|link| link.serves(*port, *proto)) {
+                    // What was made for it must not come back: its endpoints are not followed meanwhile.
+                    self.targets.made.remove(&frontend);
+                    let (gateway, service) = (gateway.clone(), Some(name.clone()));
+                    frontends.insert(frontend, Target::Proxy { gateway, service });
+                    report.programmed += 1;
                 } else {
                     let made = self.made(service, written, frontend, is_touched);
                     made.notes.iter().for_each(|sentence| report.note(sentence.clone()));
@@ -181,6 +206,7 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+        link.into_iter().flat_map(|link| link.remarks(service)).for_each(|sentence| report.note(sentence));
         remark(service, vips, pools, &mut report);
         report.verdict()
     }
@@ -202,11 +228,7 @@ impl<'a> Compiler<'a> {
 
     fn target(&self, service: &Service, port: &ServicePort, at: Frontend) -> (EndpointTarget, Vec<String>) {
         let mut selected = endpoints::select_port(self.slices, service, port, Family::of(at.vip), self.node);
-        let Vips { own, of_nodes } = &*self.vips;
-        let is_vip = |backend: &Backend| {
-            own.contains(&backend.addr) || of_nodes.contains(&SocketAddr::new(backend.addr, backend.port.get()))
-        };
-        selected.exclude(is_vip);
+        selected.exclude(|backend: &Backend| self.vips.has(backend.addr, backend.port));
         let is_local = service.spec.external_traffic_policy == "Local";
         let exists = !selected.cluster.is_empty();
         let (backends, draining) = if is_local {
@@ -309,7 +331,10 @@ fn admits_all_sources(service: &Service, vip: IpAddr) -> bool {
 
 /// Whether a frontend is a Service's own.
 fn is_of(target: &Target, service: &ObjectName) -> bool {
-    matches!(target, Target::Endpoints(endpoints) if endpoints.service == *service)
+    match target {
+        Target::Endpoints(endpoints) => endpoints.service == *service,
+        Target::Proxy { gateway: _, service: of } => of.as_ref() == Some(service),
+    }
 }
 
 /// What is found while a Service is compiled.

@@ -31,6 +31,7 @@ pub struct Access {
 const READ: &[&str] = &["get", "list", "watch"];
 const DISCOVERY: &str = "discovery.k8s.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
+const OPENSHIFT: &str = "route.openshift.io";
 const POOLS: &str = "sluice.dev";
 
 const fn cluster(
@@ -58,6 +59,10 @@ pub const ACCESS: &[Access] = &[
         &["create", "delete", "patch", "update"],
         "those of Services that a Gateway stands behind",
     ),
+    cluster(DISCOVERY, "endpointslices/restricted", &["create"], "OpenShift wants it where endpoints are pods"),
+    cluster(OPENSHIFT, "routes", READ, "those of Services that ask for one, where the cluster is OpenShift"),
+    cluster(OPENSHIFT, "routes", &["create", "delete", "patch"], "one for each Service that asks for it"),
+    cluster(OPENSHIFT, "routes/custom-host", &["create", "update"], "the host name that the Service asks for"),
     cluster(GATEWAY, "gatewayclasses", READ, "the classes that are ours"),
     cluster(GATEWAY, "gatewayclasses/status", &["patch", "update"], "accepted or not"),
     cluster(GATEWAY, "gateways", READ, "listeners"),
@@ -126,7 +131,7 @@ fn head(text: &mut String, kind: &str, scope: Scope) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{EndpointSlice, Gateway, HttpRoute, Kind, Lease, Service};
+    use crate::api::{EndpointSlice, Gateway, HttpRoute, Kind, Lease, OpenShiftRoute, Service};
 
     fn assert_read<T: Kind>(scope: Scope) {
         for verb in READ {
@@ -140,6 +145,7 @@ mod tests {
         assert_read::<EndpointSlice>(Scope::Cluster);
         assert_read::<Gateway>(Scope::Cluster);
         assert_read::<HttpRoute>(Scope::Cluster);
+        assert_read::<OpenShiftRoute>(Scope::Cluster);
         assert_read::<Lease>(Scope::Own);
     }
 

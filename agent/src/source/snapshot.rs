@@ -1,9 +1,14 @@
 //! Everything that the API (or the manifests directory) says, at one moment.
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectName, Service};
+use crate::api::{
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectName, OpenShiftRoute, Service,
+};
 
 /// Immutable, indexed by kind and name. Cheap to clone: objects are shared with the snapshot before.
 ///
@@ -30,6 +35,10 @@ pub struct Snapshot {
     pub namespaces: BTreeMap<String, Arc<Namespace>>,
     /// Nodes, by name.
     pub nodes: BTreeMap<String, Arc<Node>>,
+    /// Routes of OpenShift.
+    pub openshift_routes: BTreeMap<ObjectName, Arc<OpenShiftRoute>>,
+    /// The resources that the cluster does not have, `routes.route.openshift.io`.
+    pub absent: BTreeSet<String>,
     /// What could not be read. The objects last read from there, if any, are still in the maps above.
     pub faults: Vec<Fault>,
 }

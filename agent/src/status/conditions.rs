@@ -51,8 +51,8 @@ impl Wanted {
             status: status.to_owned(),
             reason: self.reason.to_owned(),
             message: self.message[..self.message.floor_char_boundary(MAX_MESSAGE)].to_owned(),
-            // The API server leaves out a zero; and what is compared must be what it says.
-            observed_generation: Some(generation).filter(|generation| *generation != 0),
+            // A Service has none, and the API server drops a 0: what says the same must compare equal.
+            observed_generation: Some(generation).filter(|generation| *generation > 0),
             last_transition_time: Some(since.unwrap_or_else(|| now.to_owned())),
         }
     }

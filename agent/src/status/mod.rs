@@ -9,8 +9,10 @@
 pub mod conditions;
 pub mod gateway;
 pub mod leader;
+pub mod openshift;
 mod plan;
 pub mod service;
+pub mod slices;
 pub mod view;
 pub mod write;
 pub mod writer;

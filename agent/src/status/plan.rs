@@ -1,9 +1,9 @@
 //! Every object that may have to be written, with the function that plans its write.
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Value, json};
 
-use super::{NOW, gateway, service, view::View, write::Write};
+use super::{NOW, gateway, openshift, service, slices, view::View, write::Write};
 use crate::{
     api::{AddressPool, Gateway, GatewayClass, HttpRoute, Kind, ObjectMeta, ObjectName, Service},
     model::{ObjectRef, ipam, pool::pool_status},
@@ -15,7 +15,7 @@ pub(super) struct Plan<'a> {
     /// The object.
     pub(super) object: ObjectRef,
     /// The revision that is at hand.
-    pub(super) revision: &'a str,
+    pub(super) revision: Cow<'a, str>,
     /// Plans; `None` when nothing is to be written.
     pub(super) write: Box<dyn FnOnce() -> Option<Write> + 'a>,
 }
@@ -25,16 +25,23 @@ impl<'a> Plan<'a> {
         let metadata = object.metadata();
         Self {
             object: ObjectRef::new(T::KIND, metadata.object_name()),
-            revision: &metadata.resource_version,
+            revision: Cow::Borrowed(&metadata.resource_version),
             write: Box::new(move || write(object)),
         }
+    }
+
+    /// A write that is planned already.
+    fn of(write: Write) -> Self {
+        let (object, revision) = (write.object.clone(), Cow::Owned(write.revision.clone()));
+        Self { object, revision, write: Box::new(|| Some(write)) }
     }
 }
 
 /// All of them, those first that others wait for.
 pub(super) fn all<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Plan<'a>> {
     let classes = snapshot.gateway_classes.values().map(|c| Plan::new::<GatewayClass>(c, class));
-    let services = snapshot.services.values().map(move |s| Plan::new::<Service>(s, move |s| service::plan(s, &view)));
+    let services =
+        snapshot.services.values().map(move |s| Plan::new::<Service>(s, move |s| service::plan(s, snapshot, &view)));
     let gateways = snapshot
         .gateways
         .iter()
@@ -44,7 +51,9 @@ pub(super) fn all<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<I
         .iter()
         .map(move |(name, r)| Plan::new::<HttpRoute>(r, move |r| route(r, name, snapshot, &view)));
     let pools = snapshot.pools.values().map(move |p| Plan::new::<AddressPool>(p, move |p| pool(p, &view)));
-    classes.chain(services).chain(gateways).chain(routes).chain(pools)
+    let slices = slices::plan(snapshot, view.model).into_iter().map(Plan::of);
+    let openshift = openshift::plan(snapshot, view.model).into_iter().map(Plan::of);
+    classes.chain(services).chain(gateways).chain(routes).chain(pools).chain(slices).chain(openshift)
 }
 
 fn status<T: Kind>(metadata: &ObjectMeta, status: impl serde::Serialize) -> Option<Write> {

@@ -19,22 +19,28 @@ use serde_json::{Value, json};
 use super::{
     NOW,
     conditions::{Wanted, merge},
+    openshift::{self, ROUTED},
     view::View,
     write::Write,
 };
 use crate::{
     api::{Service, service::LoadBalancerIngress},
     model::{ObjectRef, Outcome, Verdict, ipam, service::CLASS},
+    source::Snapshot,
 };
 
 /// Keeps a Service until its addresses are unprogrammed. Source: `cloud-provider/service/helpers`.
 pub const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 /// The type of our condition.
 pub const PROGRAMMED: &str = "sluice.dev/Programmed";
+/// The type of our condition on Services that stand before a Gateway: whether that leads somewhere.
+pub const RESOLVED: &str = "sluice.dev/Resolved";
+/// The types that are ours.
+const CONDITIONS: [&str; 3] = [PROGRAMMED, RESOLVED, ROUTED];
 
 /// The next write, if one is due.
 #[must_use]
-pub fn plan(service: &Service, view: &View<'_>) -> Option<Write> {
+pub fn plan(service: &Service, snapshot: &Snapshot, view: &View<'_>) -> Option<Write> {
     let object = ObjectRef::new("Service", service.metadata.object_name());
     let verdict = view.model.verdicts.get(&object);
     let is_ours = verdict.is_some_and(|v| v.outcome != Outcome::Ignored);
@@ -43,7 +49,7 @@ pub fn plan(service: &Service, view: &View<'_>) -> Option<Write> {
     }
     let wanted = view.model.wanted.get(&object).map(Vec::as_slice).unwrap_or_default();
     if wanted.is_empty() {
-        return refuse(service, verdict, view);
+        return refuse(service, verdict, view, &besides(service, snapshot, view));
     }
     // Once the annotation is another, nobody knows which entries of the status were ours.
     if let Some(write) = withdraw(service, wanted) {
@@ -58,7 +64,7 @@ pub fn plan(service: &Service, view: &View<'_>) -> Option<Write> {
         return None;
     }
     let by = view.announced_by(wanted);
-    publish(service, wanted, verdict, &by)
+    publish(service, wanted, verdict, &by, &besides(service, snapshot, view))
 }
 
 fn is_marked(service: &Service, wanted: &[IpAddr]) -> bool {
@@ -106,33 +112,69 @@ fn without(ingress: &[LoadBalancerIngress], addrs: &[IpAddr]) -> Vec<LoadBalance
 }
 
 /// Removes what is ours from a Service that has no address any more, and says why.
-fn refuse(service: &Service, verdict: Option<&Verdict>, view: &View<'_>) -> Option<Write> {
+fn refuse(service: &Service, verdict: Option<&Verdict>, view: &View<'_>, besides: &[Wanted]) -> Option<Write> {
     let ours = allocated(service);
     let (reason, message) = match verdict {
         Some(v) => (v.reason, text(v)),
         None => ("Pending", "it was not looked at yet".to_owned()),
     };
-    let status = status(service, &[], &ours, Wanted::fails(PROGRAMMED, reason, message));
+    let conditions = [&[Wanted::fails(PROGRAMMED, reason, message)], besides].concat();
+    let status = status(service, &[], &ours, &conditions);
     if let Some(status) = status {
-        return Some(Write::new::<Service>(&service.metadata, Some("status"), status));
+        let write = Write::new::<Service>(&service.metadata, Some("status"), status);
+        return Some(telling_of(write, service, besides));
     }
     if bears_marks(service) { unmark(service, view) } else { None }
 }
 
-fn publish(service: &Service, wanted: &[IpAddr], verdict: Option<&Verdict>, by: &str) -> Option<Write> {
+fn publish(
+    service: &Service,
+    wanted: &[IpAddr],
+    verdict: Option<&Verdict>,
+    by: &str,
+    besides: &[Wanted],
+) -> Option<Write> {
     let condition = match verdict {
         Some(v) if v.outcome == Outcome::Refused => Wanted::fails(PROGRAMMED, v.reason, text(v)),
         Some(v) if v.outcome == Outcome::Partial => Wanted::holds(PROGRAMMED, v.reason, text(v)),
         _ => Wanted::holds(PROGRAMMED, "Programmed", format!("{}{by}", join(wanted))),
     };
     let is_new = !wanted.iter().all(|a| service.status.load_balancer.ingress.iter().any(|i| i.ip == a.to_string()));
-    let status = status(service, wanted, wanted, condition)?;
-    let write = Write::new::<Service>(&service.metadata, Some("status"), status);
-    Some(if is_new {
-        write.telling("EnsuredLoadBalancer", format!("{} is programmed{by}", join(wanted)))
-    } else {
-        write
+    let status = status(service, wanted, wanted, &[&[condition], besides].concat())?;
+    let mut write = Write::new::<Service>(&service.metadata, Some("status"), status);
+    if is_new {
+        write = write.telling("EnsuredLoadBalancer", format!("{} is programmed{by}", join(wanted)));
+    }
+    Some(telling_of(write, service, besides))
+}
+
+/// The conditions of Services that stand before a Gateway or ask for a Route.
+fn besides(service: &Service, snapshot: &Snapshot, view: &View<'_>) -> Vec<Wanted> {
+    let routed = openshift::routed(service, snapshot, view.model);
+    resolved(service, view).into_iter().chain(routed).collect()
+}
+
+/// Whether what the Service stands before leads somewhere; `None` where it stands before nothing.
+fn resolved(service: &Service, view: &View<'_>) -> Option<Wanted> {
+    let chain = view.model.chains.get(&service.metadata.object_name())?;
+    Some(match chain.resolved()? {
+        Ok(text) => Wanted::holds(RESOLVED, "Resolved", text),
+        Err(fault) => Wanted::fails(RESOLVED, fault.reason, fault.message),
     })
+}
+
+/// Tells when a Service begins or ceases to lead somewhere, and when the reason changes.
+fn telling_of(write: Write, service: &Service, besides: &[Wanted]) -> Write {
+    let Some(resolved) = besides.iter().find(|w| w.type_ == RESOLVED) else { return write };
+    let present = service.status.conditions.iter().find(|c| c.type_ == RESOLVED);
+    if present.is_some_and(|c| c.reason == resolved.reason && (c.status == "True") == resolved.status) {
+        return write;
+    }
+    if resolved.status {
+        write.telling("BackendsResolved", resolved.message.clone())
+    } else {
+        write.warning("BackendsNotResolved", format!("{}: {}", resolved.reason, resolved.message))
+    }
 }
 
 /// Takes our marks off a Service that is not ours any more, in the order in which it can be done safely.
@@ -182,16 +224,17 @@ fn unmark(service: &Service, view: &View<'_>) -> Option<Write> {
 fn cleared(service: &Service) -> Option<Value> {
     let present = &service.status.load_balancer.ingress;
     let ingress = without(present, &allocated(service));
-    let has_condition = service.status.conditions.iter().any(|c| c.type_ == PROGRAMMED);
+    let is_condition_of_ours = |type_: &str| CONDITIONS.contains(&type_);
+    let has_condition = service.status.conditions.iter().any(|c| is_condition_of_ours(&c.type_));
     if ingress == *present && !has_condition {
         return None;
     }
-    let conditions: Vec<_> = service.status.conditions.iter().filter(|c| c.type_ != PROGRAMMED).collect();
+    let conditions: Vec<_> = service.status.conditions.iter().filter(|c| !is_condition_of_ours(&c.type_)).collect();
     Some(json!({"status": {"loadBalancer": {"ingress": ingress}, "conditions": conditions}}))
 }
 
 /// The status with these addresses; foreign entries first. `None` when it is so already.
-fn status(service: &Service, addrs: &[IpAddr], ours: &[IpAddr], condition: Wanted) -> Option<Value> {
+fn status(service: &Service, addrs: &[IpAddr], ours: &[IpAddr], wanted: &[Wanted]) -> Option<Value> {
     let present = &service.status.load_balancer.ingress;
     let mut ingress = without(&without(present, ours), addrs);
     ingress.extend(addrs.iter().map(|addr| LoadBalancerIngress {
@@ -200,7 +243,7 @@ fn status(service: &Service, addrs: &[IpAddr], ours: &[IpAddr], condition: Wante
         ..LoadBalancerIngress::default()
     }));
     let generation = service.metadata.generation;
-    let conditions = merge(&service.status.conditions, &[PROGRAMMED], &[condition], generation, NOW);
+    let conditions = merge(&service.status.conditions, &CONDITIONS, wanted, generation, NOW);
     if ingress == *present && conditions == service.status.conditions {
         return None;
     }

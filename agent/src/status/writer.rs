@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     NOW, leader, plan, service,
     view::View,
-    write::{Note, Write},
+    write::{Note, Verb, Write},
 };
 use crate::{
     api::{Kind, Service},
@@ -40,6 +40,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// After so long a write's effect is in the snapshot, or it had none.
 const FORGET: Duration = Duration::from_secs(600);
+/// What was created and is not seen for so long was deleted at once, or its name is taken.
+const RECREATE: Duration = Duration::from_secs(10);
 /// Who tells Events.
 const CONTROLLER: &str = "sluice.dev/sluice";
 
@@ -62,11 +64,10 @@ struct Attempt {
     is_under_way: bool,
     failures: u32,
     not_before: Instant,
+    /// What was written last, if that changed nothing: there is no new revision to wait for.
+    vain: Option<Value>,
     /// When it was made, to forget it some day.
     touched: Instant,
-    /// The write itself, where the API server took it and nothing changed: the object is as it was, and another write may
-    /// follow on the same revision.
-    without_effect: Option<Write>,
 }
 
 /// The stage.
@@ -154,7 +155,7 @@ impl Writer {
             if self.running.len() >= MAX_WRITES {
                 return Some(Instant::now() + COALESCE);
             }
-            match self.waits_until(&plan.object, plan.revision) {
+            match self.waits_until(&plan.object, &plan.revision) {
                 Wait::No => {}
                 Wait::ForTheServer => continue,
                 Wait::Until(at) => {
@@ -162,8 +163,7 @@ impl Writer {
                     continue;
                 }
             }
-            let known = self.attempts.get(&plan.object).and_then(|a| a.without_effect.as_ref());
-            if let Some(write) = (plan.write)().filter(|write| Some(write) != known) {
+            if let Some(write) = (plan.write)().filter(|write| !self.is_vain(write)) {
                 self.start(write);
             }
         }
@@ -172,10 +172,23 @@ impl Writer {
         retry
     }
 
-    fn waits_until(&self, object: &ObjectRef, revision: &str) -> Wait {
+    /// Whether the same write has changed nothing before.
+    fn is_vain(&self, write: &Write) -> bool {
+        let last = self.attempts.get(&write.object).filter(|a| a.revision == write.revision);
+        last.is_some_and(|a| a.vain.as_ref() == Some(&write.body))
+    }
+
+    fn waits_until(&mut self, object: &ObjectRef, revision: &str) -> Wait {
+        let is_seen = |a: &Attempt| !a.is_under_way && a.failures == 0 && a.revision != revision;
+        // A name may come back: what was created may be deleted by others and is created again.
+        if self.attempts.get(object).is_some_and(is_seen) {
+            self.attempts.remove(object);
+        }
+        let is_lost = |a: &Attempt| a.revision.is_empty() && a.touched.elapsed() > RECREATE;
         match self.attempts.get(object) {
             Some(a) if a.is_under_way => Wait::ForTheServer,
-            Some(a) if a.failures == 0 && a.revision == revision && a.without_effect.is_none() => Wait::ForTheServer,
+            Some(a) if a.vain.is_some() => Wait::No,
+            Some(a) if a.failures == 0 && a.revision == revision && !is_lost(a) => Wait::ForTheServer,
             // One that was changed meanwhile may be accepted now.
             Some(a) if a.not_before > Instant::now() && a.revision == revision => Wait::Until(a.not_before),
             _ => Wait::No,
@@ -188,16 +201,15 @@ impl Writer {
             is_under_way: false,
             failures: 0,
             not_before: Instant::now(),
+            vain: None,
             touched: Instant::now(),
-            without_effect: None,
         });
-        attempt.touched = Instant::now();
+        (attempt.touched, attempt.vain) = (Instant::now(), None);
         if attempt.revision != write.revision {
             attempt.failures = 0;
         }
         attempt.revision.clone_from(&write.revision);
         attempt.is_under_way = true;
-        attempt.without_effect = None;
         let client = self.client.clone();
         self.running.spawn(async move {
             let result = send(client, &write).await;
@@ -212,9 +224,9 @@ impl Writer {
         match result {
             Ok(effect) => {
                 attempt.failures = 0;
-                attempt.without_effect = Some(write.clone()).filter(|_| effect == Effect::None);
+                attempt.vain = (effect == Effect::None).then_some(write.body);
                 tracing::debug!(kind = write.object.kind, name = %write.object.object, path = write.path, "written");
-                if let Some(note) = write.event.clone() {
+                for note in write.events {
                     self.publish(&write.object, note);
                 }
             }
@@ -293,12 +305,12 @@ enum Wait {
     Until(Instant),
 }
 
-/// What became of a write that the API server took.
+/// What a write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
-    /// The object is another one now, and will be seen.
-    Changed,
-    /// It is as it was.
+    /// The object has a new revision, or is gone.
+    Some,
+    /// The object was so already.
     None,
 }
 
@@ -306,13 +318,19 @@ async fn send(client: Client, write: &Write) -> Result<Effect, kube::Error> {
     let mut body = write.body.clone();
     stamp(&mut body, &jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
     let uri = format!("{}?fieldManager={}", write.path, crate::membership::FIELD_MANAGER);
-    let request = http::Request::patch(uri)
-        .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
+    let (request, content) = match write.verb {
+        Verb::Patch => (http::Request::patch(uri), "application/merge-patch+json"),
+        Verb::Create => (http::Request::post(uri), "application/json"),
+        Verb::Delete => (http::Request::delete(&write.path), "application/json"),
+    };
+    let request = request
+        .header(http::header::CONTENT_TYPE, content)
         .body(body.to_string().into_bytes())
         .map_err(kube::Error::HttpError)?;
     let sent = tokio::time::timeout(WRITE, client.request::<Value>(request)).await;
-    let written = sent.map_err(|elapsed| kube::Error::Service(Box::new(elapsed)))??;
-    Ok(if written["metadata"]["resourceVersion"] == write.revision { Effect::None } else { Effect::Changed })
+    let answer = sent.map_err(|elapsed| kube::Error::Service(Box::new(elapsed)))??;
+    let is_same = write.verb == Verb::Patch && answer["metadata"]["resourceVersion"] == write.revision.as_str();
+    Ok(if is_same { Effect::None } else { Effect::Some })
 }
 
 /// Puts the time where a condition has changed.

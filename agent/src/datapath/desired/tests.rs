@@ -26,7 +26,7 @@ fn model(drawn: &Drawn) -> Arc<Model> {
         let proto = if *is_udp { Proto::Udp } else { Proto::Tcp };
         let frontend = Frontend { vip: [192, 0, 2, *vip].into(), port: Port::try_new(80).unwrap(), proto };
         let target = match flags {
-            0 => Target::Proxy { gateway: name.clone() },
+            0 => Target::Proxy { gateway: name.clone(), service: None },
             flags => Target::Endpoints(Arc::new(EndpointTarget {
                 service: name.clone(),
                 port_name: String::new(),

@@ -49,7 +49,10 @@ fn object<T: DeserializeOwned>(name: &str, rest: &str, metadata: impl FnOnce(&mu
 #[derive(Clone, Debug)]
 enum Event {
     Service(u8, Option<usize>),
-    Slice(u8, u8, Option<usize>),
+    /// Who writes it is part of the variant.
+    Slice(u8, u8, Option<usize>, bool),
+    /// The Gateway that a Service names in its label, if it is there.
+    Label(u8, Option<u8>),
     Gateway(u8, Option<u8>),
     /// Whose the class of all Gateways is.
     Class(Option<u8>),
@@ -74,7 +77,9 @@ fn any_event() -> impl Strategy<Value = Event> {
     let variant = || prop::option::weighted(0.8, 0..6_usize);
     prop_oneof![
         3 => (0..4_u8, variant()).prop_map(|(n, v)| Event::Service(n, v)),
-        6 => (0..6_u8, 0..4_u8, variant()).prop_map(|(n, s, v)| Event::Slice(n, s, v)),
+        6 => (0..6_u8, 0..4_u8, variant(), prop::bool::weighted(0.2))
+            .prop_map(|(n, s, v, ours)| Event::Slice(n, s, v, ours)),
+        2 => (0..4_u8, prop::option::weighted(0.8, 0..2_u8)).prop_map(|(n, g)| Event::Label(n, g)),
         1 => (0..2_u8, prop::option::of(0..3_u8)).prop_map(|(n, v)| Event::Gateway(n, v)),
         1 => prop::option::of(0..2_u8).prop_map(Event::Class),
         1 => prop::option::of(0..2_u8).prop_map(Event::Namespace),
@@ -105,11 +110,22 @@ impl Event {
                 let new = text.map(|text| object::<crate::api::Service>(&name, &text, |s| &mut s.metadata));
                 set(&mut snapshot.services, ObjectName::new("default", name), new);
             }
-            Self::Slice(n, service, variant) => {
+            Self::Label(n, gateway) => {
+                if let Some(service) = snapshot.services.get_mut(&ObjectName::new("default", format!("s{n}"))) {
+                    let labels = &mut Arc::make_mut(service).metadata.labels;
+                    match gateway {
+                        Some(gateway) => labels.insert(chain::GATEWAY_LABEL.to_owned(), format!("g{gateway}")),
+                        None => labels.remove(chain::GATEWAY_LABEL),
+                    };
+                }
+            }
+            Self::Slice(n, service, variant, is_ours) => {
+                let by = if *is_ours { "sluice.dev" } else { "other" };
                 let name = format!("e{n}");
                 let new = variant.map(|v| {
                     let text = format!(
-                        "{{metadata: {{labels: {{kubernetes.io/service-name: s{service}}}}}, addressType: IPv4, \
+                        "{{metadata: {{labels: {{kubernetes.io/service-name: s{service}, \
+                         endpointslice.kubernetes.io/managed-by: {by}}}}}, addressType: IPv4, \
                          ports: [{{name: http, port: 8080}}, {{name: dns, port: 53, protocol: UDP}}], endpoints: {}}}",
                         ENDPOINTS[v]
                     );
@@ -205,6 +221,8 @@ fn shares(before: &Model, after: &Model) -> bool {
         && is_one(&before.http, &after.http)
         && is_one(&before.gateways, &after.gateways)
         && is_one(&before.routes, &after.routes)
+        && is_one(&before.chains, &after.chains)
+        && is_one(&before.own_slices, &after.own_slices)
         && is_one(&before.verdicts, &after.verdicts)
         && is_one(&before.allocations, &after.allocations)
         && is_one(&before.wanted, &after.wanted)
@@ -238,11 +256,11 @@ proptest! {
 fn a_slice_changes_the_endpoints_of_its_service_alone() {
     let (mut memo, mut node) = (Memo::default(), node(POOLS));
     let (mut snapshot, nothing) = (Snapshot::default(), Model::default());
-    for event in [Event::Service(0, Some(0)), Event::Service(1, Some(0)), Event::Slice(0, 0, Some(0))] {
+    for event in [Event::Service(0, Some(0)), Event::Service(1, Some(0)), Event::Slice(0, 0, Some(0), false)] {
         event.happen(&mut snapshot, &mut node, &nothing);
     }
     let before = memo.compile(&Arc::new(snapshot.clone()), &node);
-    Event::Slice(0, 0, Some(1)).happen(&mut snapshot, &mut node, &nothing);
+    Event::Slice(0, 0, Some(1), false).happen(&mut snapshot, &mut node, &nothing);
     let after = memo.compile(&Arc::new(snapshot), &node);
     let target = |model: &Model, last| {
         let vip = format!("192.0.2.{last}").parse().unwrap();

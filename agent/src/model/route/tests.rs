@@ -65,7 +65,9 @@ fn a_gateway_gets_frontends_and_its_routes_their_endpoints() {
     for &vip in vips {
         for port in [80, 8080] {
             let frontend = Frontend { vip, port: model::Port::try_new(port).unwrap(), proto: Proto::Tcp };
-            assert!(matches!(&model.frontends[&frontend], Target::Proxy { gateway } if *gateway == gw.object));
+            assert!(
+                matches!(&model.frontends[&frontend], Target::Proxy { gateway, service: None } if *gateway == gw.object)
+            );
             let listeners = &model.http.frontends[&SocketAddr::new(vip, u16::try_from(port).unwrap())];
             assert_eq!(listeners[0].entries.len(), 1);
         }

@@ -111,6 +111,7 @@ pub async fn watch(
         crate::api::AddressPool: pools, |_, _| ();
         crate::api::Namespace: namespaces, |_, _| ();
         crate::api::Node: nodes, |_, _| ();
+        crate::api::OpenShiftRoute: openshift_routes, |_, _| ();
     }
     drop(steps);
     health_out.send_replace(health.clone());
@@ -156,10 +157,12 @@ fn take(step: Step<Snapshot>, snapshot: &mut Snapshot, health: &mut Health, out:
         }
         What::Synced(change) => {
             change(snapshot);
+            snapshot.absent.remove(&step.resource);
             *kind = KindHealth { is_synced: true, ..KindHealth::default() };
         }
         What::Absent(change) => {
             change(snapshot);
+            snapshot.absent.insert(step.resource.clone());
             has_changed = !kind.is_absent;
             *kind = KindHealth { is_synced: true, is_absent: true, ..KindHealth::default() };
         }

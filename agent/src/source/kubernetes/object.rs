@@ -55,7 +55,7 @@ impl<'de, T: Kind> Deserialize<'de> for Received<T> {
             annotations: Some(metadata.annotations.clone()).filter(|a| a.contains_key("k8s.io/initial-events-end")),
             ..WireMeta::default()
         };
-        if !T::KEEPS_REVISION
+        if !T::keeps_revision(&metadata)
             && let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut)
         {
             metadata.remove("resourceVersion");

@@ -1,0 +1,181 @@
+//! A Route of OpenShift for each Service that asks for one: what is to be created, changed and deleted.
+//!
+//! In: the Services that are ours, their chains, the Routes that are there. Out: one write for each Route of ours that is
+//! not as it should be, and what a Service's condition says of it. Pure. Routes without [`MANAGED_LABEL`] are not ours.
+//!
+//! # Design
+//! - A Service asks with the annotation [`HOST`]: a host name, or `auto` for the one that the cluster gives.
+//! - The port is named, not numbered: endpoints behind one port of a Service may have several numbers. Where several
+//!   would do, one that leads through the Gateway comes first, then one that speaks TLS, then one that speaks HTTP; the
+//!   port where gateways answer probes never.
+//! - TLS is passed through to a port that speaks it. To one that does not there is no TLS: the router would answer 503.
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{conditions::Wanted, write::Write};
+use crate::{
+    api::{
+        Kind, ObjectMeta, ObjectName, OpenShiftRoute, Service,
+        openshift_route::{OpenShiftRoutePort, OpenShiftRouteSpec},
+        service::{IntOrString, ServicePort},
+    },
+    model::{Model, ObjectRef, Outcome, chain::STATUS_PORT},
+    source::Snapshot,
+};
+
+/// The annotation that asks for a Route.
+pub use crate::model::service::ROUTE_HOST as HOST;
+
+/// The label of Routes that are ours.
+pub const MANAGED_LABEL: &str = "sluice.dev/managed";
+/// The label that names the Service of a Route of ours.
+pub const SERVICE_LABEL: &str = "sluice.dev/service";
+/// The type of our condition on Services that ask for a Route.
+pub const ROUTED: &str = "sluice.dev/Routed";
+
+/// Asks for the host name that the cluster gives.
+const AUTO: &str = "auto";
+
+/// Every write that is due.
+#[must_use]
+pub fn plan(snapshot: &Snapshot, model: &Model) -> Vec<Write> {
+    let (mut writes, mut wanted) = (Vec::new(), BTreeSet::new());
+    for service in snapshot.services.values() {
+        let Some((host, port)) = asked(service, model) else { continue };
+        let Ok(port) = port else { continue };
+        let name = route_name(service);
+        match snapshot.openshift_routes.get(&name) {
+            Some(present) if is_ours(present) => writes.extend(changed(service, host, port, present)),
+            Some(_) => continue,
+            None if snapshot.absent.contains(&OpenShiftRoute::resource()) => continue,
+            None => writes.push(create(service, host, port)),
+        }
+        wanted.insert(name);
+    }
+    let stale = snapshot.openshift_routes.iter().filter(|(name, route)| is_ours(route) && !wanted.contains(name));
+    writes.extend(stale.map(|(_, route)| Write::delete::<OpenShiftRoute>(&route.metadata)));
+    writes
+}
+
+/// What the Service's condition says; `None` where it asks for no Route.
+#[must_use]
+pub fn routed(service: &Service, snapshot: &Snapshot, model: &Model) -> Option<Wanted> {
+    let (_, port) = asked(service, model)?;
+    let (reason, message) = match (port, snapshot.openshift_routes.get(&route_name(service))) {
+        (Err(why), _) => ("NoPort", why.to_owned()),
+        (Ok(_), Some(route)) if !is_ours(route) => {
+            ("NameTaken", format!("Route {} is another's; want it gone", route_name(service)))
+        }
+        (Ok(_), None) if snapshot.absent.contains(&OpenShiftRoute::resource()) => {
+            ("NoRouteApi", "the cluster has no Routes (route.openshift.io)".to_owned())
+        }
+        (Ok(_), None) => ("Pending", "the Route is not written yet".to_owned()),
+        (Ok(_), Some(route)) => {
+            let OpenShiftRouteSpec { host, port, tls, to: _ } = &route.spec;
+            let port = port.as_ref().map_or_else(|| "any port".to_owned(), |p| format!("port {}", p.target_port));
+            let tls = tls.as_ref().map_or_else(|| "without TLS".to_owned(), |tls| format!("TLS {}", tls.termination));
+            let text = format!("Route {}: host {host:?}, {port}, {tls}", route.metadata.name);
+            return Some(Wanted::holds(ROUTED, "Routed", text));
+        }
+    };
+    Some(Wanted::fails(ROUTED, reason, message))
+}
+
+/// The host that a Service of ours asks for, if it asks for one, and the port that its Route leads to.
+fn asked<'a>(service: &'a Service, model: &Model) -> Option<(Option<&'a str>, Result<&'a ServicePort, &'static str>)> {
+    let host = service.metadata.annotations.get(HOST).map(|host| host.trim()).filter(|host| !host.is_empty())?;
+    let verdict = model.verdicts.get(&ObjectRef::new(Service::KIND, service.metadata.object_name()))?;
+    if verdict.outcome == Outcome::Ignored {
+        return None;
+    }
+    let port = choose(service, model).ok_or("no port of the Service is TCP");
+    Some((Some(host).filter(|host| *host != AUTO), port))
+}
+
+fn choose<'a>(service: &'a Service, model: &Model) -> Option<&'a ServicePort> {
+    let chain = model.chains.get(&service.metadata.object_name());
+    let leads = |port: &ServicePort| {
+        chain.is_some_and(|chain| chain.ports.iter().any(|known| i64::from(known.port.get()) == port.port))
+    };
+    let rank = |port: &&ServicePort| (!leads(port), !speaks_tls(port), !speaks_http(port));
+    let tcp = service.spec.ports.iter().filter(|port| port.protocol() == "TCP" && port.port != STATUS_PORT);
+    // The first of those that are equally good.
+    tcp.min_by_key(rank)
+}
+
+/// Source: the names that Istio and Gateway API give to ports, `https-web` among them; the well-known numbers.
+fn speaks_tls(port: &ServicePort) -> bool {
+    let says = |text: &str| matches!(text.split('-').next(), Some("https" | "tls"));
+    says(&port.name) || matches!(port.port, 443 | 8443) || port.app_protocol.as_deref() == Some("https")
+}
+
+fn speaks_http(port: &ServicePort) -> bool {
+    let says = |text: &str| matches!(text.split('-').next(), Some("http" | "http2" | "web"));
+    says(&port.name) || matches!(port.port, 80 | 8080) || port.app_protocol.as_deref() == Some("http")
+}
+
+fn route_name(service: &Service) -> ObjectName {
+    ObjectName::new(&service.metadata.namespace, format!("sluice-{}", service.metadata.name))
+}
+
+fn is_ours(route: &OpenShiftRoute) -> bool {
+    route.metadata.labels.get(MANAGED_LABEL).is_some_and(|managed| managed == "true")
+}
+
+fn create(service: &Service, host: Option<&str>, port: &ServicePort) -> Write {
+    let name = route_name(service);
+    let metadata = ObjectMeta { name: name.name, namespace: name.ns, ..ObjectMeta::default() };
+    let mut spec = spec(service, port);
+    if let Some(host) = host {
+        spec["host"] = json!(host);
+    }
+    let body = json!({
+        "apiVersion": format!("{}/{}", OpenShiftRoute::GROUP, OpenShiftRoute::VERSION),
+        "kind": OpenShiftRoute::KIND,
+        "metadata": {
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "labels": { MANAGED_LABEL: "true", SERVICE_LABEL: service.metadata.name },
+            "ownerReferences": super::slices::owners(service),
+        },
+        "spec": spec,
+    });
+    Write::create::<OpenShiftRoute>(&metadata, body)
+}
+
+/// What is wanted, the host apart; as a merge patch it removes what is not.
+fn spec(service: &Service, port: &ServicePort) -> Value {
+    let target = target_port(port).map_or(Value::Null, |target| json!({ "targetPort": target }));
+    let tls = if speaks_tls(port) { json!({ "termination": "passthrough" }) } else { Value::Null };
+    json!({ "to": { "kind": Service::KIND, "name": service.metadata.name }, "port": target, "tls": tls })
+}
+
+/// A Service with one port need not name it; then any endpoint's will do.
+fn target_port(port: &ServicePort) -> Option<IntOrString> {
+    (!port.name.is_empty()).then(|| IntOrString::String(port.name.clone()))
+}
+
+/// The change of a Route that is there, if it is not as it should be. A host that the cluster has given is left to it.
+fn changed(service: &Service, host: Option<&str>, port: &ServicePort, present: &OpenShiftRoute) -> Option<Write> {
+    let OpenShiftRouteSpec { host: known, to, port: to_port, tls } = &present.spec;
+    let is_passed = tls.as_ref().is_some_and(|tls| tls.termination == "passthrough");
+    let is_tls_right = if speaks_tls(port) { is_passed } else { tls.is_none() };
+    let is_right = host.is_none_or(|host| host == known)
+        && (to.kind.as_str(), &to.name) == (Service::KIND, &service.metadata.name)
+        && to_port.as_ref().map(|OpenShiftRoutePort { target_port }| target_port) == target_port(port).as_ref()
+        && is_tls_right;
+    let owner = &service.metadata.uid;
+    if is_right && present.metadata.owner_references.iter().any(|known| known.uid == *owner) {
+        return None;
+    }
+    let mut spec = spec(service, port);
+    if let Some(host) = host {
+        spec["host"] = json!(host);
+    }
+    let body = json!({ "metadata": { "ownerReferences": super::slices::owners(service) }, "spec": spec });
+    Some(Write::new::<OpenShiftRoute>(&present.metadata, None, body))
+}
+
+#[cfg(test)]
+mod tests;
