@@ -170,6 +170,9 @@ pub struct Vip {
     pub flags: u32,
     /// Frontends on this address, for people.
     pub frontends: u32,
+    /// The node that announces the address when this one does not, and may know flows that this one does not know;
+    /// [`Addr::NONE`] where there is none, or where this node does not announce it.
+    pub relay: Addr,
 }
 
 /// Answer ICMP echo for this address.
@@ -398,13 +401,15 @@ pub enum Reason {
     NotAnnounced = 20,
     /// Another host says that a VIP is its own that is announced here as well. Passed.
     AnnouncedElsewhere = 21,
+    /// A segment of a flow that another node knows, sent on to it. Not a drop.
+    Relayed = 22,
 }
 
 impl Reason {
     /// Entries in the map of reasons.
     pub const CAPACITY: u32 = 32;
     /// Every reason, in the order of its index.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Malformed,
         Self::Fragment,
         Self::ExtensionHeader,
@@ -427,6 +432,7 @@ impl Reason {
         Self::NdAnswered,
         Self::NotAnnounced,
         Self::AnnouncedElsewhere,
+        Self::Relayed,
     ];
     /// The name in logs, metrics and tables.
     #[must_use]
@@ -454,6 +460,7 @@ impl Reason {
             Self::NdAnswered => "nd_answered",
             Self::NotAnnounced => "not_announced",
             Self::AnnouncedElsewhere => "announced_elsewhere",
+            Self::Relayed => "relayed",
         }
     }
 }
@@ -463,7 +470,7 @@ const _: () = {
     assert!(size_of::<Frontend>() == 20);
     assert!(size_of::<Backend>() == 20);
     assert!(size_of::<TableChunk>() == 64);
-    assert!(size_of::<Vip>() == 8);
+    assert!(size_of::<Vip>() == 24);
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<CtKey>() == 40);
     assert!(size_of::<CtEntry>() == 96);

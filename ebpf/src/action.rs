@@ -12,6 +12,8 @@ pub(crate) enum Action {
     Bounce,
     /// Out of this interface: from XDP its Ethernet addresses are right, from TC the kernel finds the neighbour.
     Redirect(u32),
+    /// To the neighbour that a helper was told of; TC only.
+    Handed,
 }
 
 impl Action {
@@ -23,6 +25,7 @@ impl Action {
             Self::Drop => 1,
             Self::Bounce => 2,
             Self::Redirect(ifindex) => 3 | (ifindex as u64) << 8,
+            Self::Handed => 4,
         }
     }
 
@@ -33,6 +36,7 @@ impl Action {
             0 => Self::Pass,
             2 => Self::Bounce,
             3 => Self::Redirect((packed >> 8) as u32),
+            4 => Self::Handed,
             _ => Self::Drop,
         }
     }

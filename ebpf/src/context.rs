@@ -7,7 +7,7 @@
 //! the device; TC has the kernel's helpers, which know about offloads.
 use crate::{action::Action, reject};
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, xdp_action::*, xdp_md},
+    bindings::{__sk_buff, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT, xdp_action::*, xdp_md},
     helpers::*,
 };
 use core::{arch::asm, ffi::c_void, mem::offset_of};
@@ -147,7 +147,7 @@ impl Frame {
     pub(crate) fn finish(self, action: Action) -> u32 {
         match action {
             Action::Pass => XDP_PASS,
-            Action::Drop => XDP_DROP,
+            Action::Drop | Action::Handed => XDP_DROP,
             Action::Bounce => XDP_TX,
             // SAFETY: a helper with scalar arguments.
             Action::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
@@ -327,6 +327,8 @@ impl Buffer {
             // SAFETY: a helper with scalar arguments.
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) as i32 },
             // SAFETY: without a next hop the kernel looks for one itself.
+            Action::Handed => TC_ACT_REDIRECT as i32,
+            // SAFETY: a helper with scalar arguments.
             Action::Redirect(ifindex) => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 },
         }
     }

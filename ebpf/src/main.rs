@@ -27,6 +27,7 @@ mod lookup;
 mod nat;
 mod path;
 mod reject;
+mod relay;
 mod route;
 
 #[btf_map]

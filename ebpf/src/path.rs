@@ -16,7 +16,7 @@ use crate::{
     context::{Buffer, Packet},
     count, echo,
     lb::{self, Opened},
-    nat, route,
+    nat, relay, route,
 };
 use sluice_ebpf::{
     packet::{Headers, Parsed},
@@ -99,6 +99,9 @@ fn locate<P: Packet>(p: P, h: &mut Headers, now: u64) -> Result<&'static mut CtE
     }
     if let Some(entry) = conntrack::find(h, now) {
         return Ok(entry);
+    }
+    if let Some(action) = relay::relay(p, h) {
+        return Err(action);
     }
     match lb::open(p, h, now) {
         // Gone at once means evicted: the map is far too small for the traffic.

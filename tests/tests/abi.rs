@@ -49,7 +49,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
         Frontend { id: u32, table_chunk: u32, table_slots: u32, backends: u32, flags: u32 }
         Backend { addr: Addr, port: u16, flags: u16 }
         TableChunk { ids: [u32; CHUNK_SLOTS as usize] }
-        Vip { flags: u32, frontends: u32 }
+        Vip { flags: u32, frontends: u32, relay: Addr }
         Tuple { src: Addr, dst: Addr, src_port: u16, dst_port: u16 }
         CtKey { tuple: Tuple, proto: u8, dir: u8, pad: [u8; 2] }
         CtEntry { seen: u64, created: u64, to: Tuple, frontend: u32, backend: u32, flags: u32, hop: Hop }

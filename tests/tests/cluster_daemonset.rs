@@ -14,6 +14,7 @@ use sluice_tests::{
     cluster::{Cluster, nodes::UPLINK, scene},
     netns::{
         Load, Tally,
+        http::{self, Protocol},
         request::{self, Kept},
     },
 };
@@ -46,16 +47,23 @@ fn the_daemonset_serves_through_rollouts_and_the_loss_of_a_node() {
     under_load(&cluster, &vips, "rollout of the Deployment", || roll(&cluster, "deployment/echo", "default"));
     clock.lap("the Deployment is rolled out under load");
     let before = announcers(&cluster, &vips).expect("every VIP has its announcer");
-    let kept = lose_a_node(&cluster, &before);
+    let mut kept = lose_a_node(&cluster, &before);
     clock.lap("a node is killed, and the other has taken over");
     until_only_living_pods_are_chosen(&cluster, &vips);
     clock.lap("Kubernetes has taken the pods of the dead node for dead");
-    a_node_returns(&cluster, &before);
+    // These are opened through the other node, and their packets come to the one that returns.
+    let moving = before.iter().filter(|(_, number)| **number == 2);
+    kept.extend(moving.map(|(vip, _)| Kept::open(&cluster.plane.space, at(*vip)).expect("a flow")));
+    under_load(&cluster, &vips, "return of the node", || {
+        a_node_returns(&cluster, &before);
+        for flow in &kept {
+            println!("          {} {}", flow.to, flow.is_finished());
+        }
+    });
     clock.lap("the node is back and announces what it did before");
     for flow in kept {
         let (to, pod) = (flow.to, flow.pod.clone());
-        let used =
-            flow.end().unwrap_or_else(|e| panic!("a flow to {to} and {pod} that had nothing to do with it: {e}"));
+        let used = flow.end().unwrap_or_else(|e| panic!("a flow to {to} and {pod}, both alive: {e}"));
         println!("          kept {to} to {pod}: {} requests, the slowest took {:.1?}", used.requests, used.slowest);
     }
     clock.lap("flows between what lived have lived on");
@@ -93,6 +101,19 @@ fn install(cluster: &Cluster) {
     scene::pool_of(&cluster.plane, "lan", &json!({ "addresses": POOL }));
 }
 
+/// What the agents have counted, by reason.
+fn counted(cluster: &Cluster) -> String {
+    let of = |number| {
+        let [ip, _] = cluster.node_addresses(number);
+        let metrics = http::get("node", "/metrics");
+        let reply = http::send(&cluster.plane.space, (ip, 9640).into(), Protocol::Http1, metrics);
+        let text = reply.map_or_else(|e| format!("{e:#}"), |r| String::from_utf8_lossy(&r.body).into_owned());
+        let lines = text.lines().filter(|l| l.starts_with("sluice_packets_total{") && !l.ends_with(" 0"));
+        lines.map(|l| format!("node{number} {l}\n")).collect::<String>()
+    };
+    of(1) + &of(2)
+}
+
 /// What the cluster says of the agents, for a test that fails.
 fn told(cluster: &Cluster) -> String {
     let show = |arguments: &[&str]| {
@@ -103,7 +124,7 @@ fn told(cluster: &Cluster) -> String {
     let logs = show(&["logs", "-n", "sluice-system", "-l", "app.kubernetes.io/name=sluice", "--prefix", "--tail=40"]);
     let before = show(&["logs", "-n", "sluice-system", "-l", "app.kubernetes.io/name=sluice", "-p", "--tail=20"]);
     let events = show(&["get", "events", "-n", "sluice-system", "--sort-by=.lastTimestamp"]);
-    format!("{pods}\n{events}\n{logs}\n{before}")
+    format!("{}\n{pods}\n{events}\n{logs}\n{before}", counted(cluster))
 }
 
 /// The kernel's word for it: the agents have the capabilities of the manifest and can gain no other.

@@ -362,7 +362,7 @@ mod tests {
 
     fn rows(flags: u32) -> (Rows, Addr) {
         let addr = Addr::v4([192, 0, 2, 1]);
-        (Rows { vips: [(addr, Vip { flags, frontends: 1 })].into(), ..Rows::default() }, addr)
+        (Rows { vips: [(addr, Vip { flags, frontends: 1, ..Vip::default() })].into(), ..Rows::default() }, addr)
     }
 
     /// What waits to be sent after a VIP with these flags met these interfaces.

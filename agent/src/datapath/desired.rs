@@ -15,11 +15,11 @@ use sluice_ebpf::{
 
 use super::{
     maglev::Place,
-    rows::{FrontendRow, Rows, addr, frontend_key, ip, place},
+    rows::{self, FrontendRow, Rows, addr, frontend_key, ip, place},
 };
 use crate::model::{
     EndpointTarget, Frontend, Locality, Model, Target,
-    memo::{Difference, differences},
+    memo::{self, Difference, differences},
 };
 
 /// See the module.
@@ -98,6 +98,10 @@ impl Desired {
         if !Arc::ptr_eq(&last.announced, &model.announced) {
             touched.vips.extend(last.announced.symmetric_difference(&model.announced).map(|vip| addr(*vip)));
         }
+        if !Arc::ptr_eq(&last.relays, &model.relays) {
+            let moved = memo::differences(&last.relays, &model.relays, |old, new| old == new);
+            touched.vips.extend(moved.map(|moved| addr(*moved.key)));
+        }
         self.flag_vips(&touched.vips);
         for place in &touched.backends {
             match self.mentions.get(place).and_then(|mentions| mentions.flags()) {
@@ -139,7 +143,7 @@ impl Desired {
         if old.is_none() != new.is_none() {
             touched.vips.insert(key.vip);
             match self.rows.vips.entry(key.vip) {
-                Entry::Vacant(free) => drop(free.insert(Vip { flags: 0, frontends: 1 })),
+                Entry::Vacant(free) => drop(free.insert(Vip { frontends: 1, ..Vip::default() })),
                 Entry::Occupied(mut known) if new.is_some() => known.get_mut().frontends += 1,
                 Entry::Occupied(known) if known.get().frontends <= 1 => drop(known.remove()),
                 Entry::Occupied(mut known) => known.get_mut().frontends -= 1,
@@ -171,6 +175,7 @@ impl Desired {
             // Of an address that the host has as well, we own the frontends and nothing else.
             let own = if self.host.contains(&ip) { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
             vip.flags = own | if proxied { VIP_PROXY } else { 0 } | if announced { VIP_ANNOUNCE } else { 0 };
+            vip.relay = self.model.relays.get(&ip).map_or(Addr::NONE, |relay| rows::addr(*relay));
         }
     }
 

@@ -1,7 +1,7 @@
-//! Which nodes may announce a VIP, and which one does.
+//! Which nodes may announce a VIP, which one does, and which one would without it.
 //!
 //! In: the nodes that live, the Nodes and Services of the snapshot, the addresses that objects have. Out: one node for each
-//! VIP; every node of the cluster finds the same one.
+//! VIP, and the next in order; every node of the cluster finds the same ones.
 //!
 //! # Design
 //! - A node is left out that cannot serve the VIP: a Gateway's, or that of a Service before a Gateway, where the proxy
@@ -32,15 +32,24 @@ pub struct Candidate {
     pub has_proxy: bool,
 }
 
+/// Who announces a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// The node that does.
+    pub by: &'a str,
+    /// The node that would if that one were not there; where there is another that may.
+    pub next: Option<&'a str>,
+}
+
 /// The announcer of every address that is given.
 #[must_use]
-pub fn announcers(
-    candidates: &[Candidate],
+pub fn announcers<'a>(
+    candidates: &'a [Candidate],
     allocations: &Allocations,
     snapshot: &Snapshot,
     slices: &SliceIndex,
     links: &Links,
-) -> BTreeMap<IpAddr, String> {
+) -> BTreeMap<IpAddr, Choice<'a>> {
     let spared = |c: &&Candidate| !snapshot.nodes.get(&c.name).is_some_and(is_spared);
     let all: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
     let fit = or(candidates.iter().filter(spared).map(|c| c.name.as_str()).collect(), &all);
@@ -67,7 +76,9 @@ pub fn announcers(
             };
             able = or(narrowed, &able);
         }
-        Some((addr, announcer(addr, &able)?.to_owned()))
+        let by = announcer(addr, &able)?;
+        able.retain(|name| *name != by);
+        Some((addr, Choice { by, next: announcer(addr, &able) }))
     };
     sharers.into_iter().filter_map(choose).collect()
 }
@@ -101,6 +112,16 @@ mod tests {
     use super::*;
     use crate::model::ObjectRef;
 
+    /// Who would announce the same VIP if the announcer were not there.
+    fn heir(candidates: &[Candidate]) -> Option<String> {
+        let vip: IpAddr = "203.0.113.1".parse().unwrap();
+        let given = Allocations::from([(ObjectRef::new("Service", ObjectName::new("default", "web")), vec![vip])]);
+        let snapshot = Snapshot::default();
+        let choice =
+            announcers(candidates, &given, &snapshot, &SliceIndex::new(&snapshot), &Links::new()).remove(&vip)?;
+        choice.next.map(str::to_owned)
+    }
+
     fn candidates(names: &[&str]) -> Vec<Candidate> {
         names.iter().map(|n| Candidate { name: (*n).to_owned(), has_proxy: true }).collect()
     }
@@ -109,7 +130,8 @@ mod tests {
         let vip: IpAddr = "203.0.113.1".parse().unwrap();
         let object = ObjectRef::new(kind, ObjectName::new("default", "web"));
         let given = Allocations::from([(object, vec![vip])]);
-        announcers(candidates, &given, snapshot, &SliceIndex::new(snapshot), &Links::new()).remove(&vip)
+        let choice = announcers(candidates, &given, snapshot, &SliceIndex::new(snapshot), &Links::new()).remove(&vip);
+        choice.map(|choice| choice.by.to_owned())
     }
 
     fn read<T: serde::de::DeserializeOwned>(value: Value) -> Arc<T> {
@@ -129,8 +151,11 @@ mod tests {
         let first = chosen(&all, "Service", &snapshot).unwrap();
         let turned: Vec<Candidate> = all.iter().rev().cloned().collect();
         assert_eq!(chosen(&turned, "Service", &snapshot), Some(first.clone()));
-        let left: Vec<Candidate> = all.into_iter().filter(|c| c.name != first).collect();
-        assert_ne!(chosen(&left, "Service", &snapshot), Some(first), "the next one takes over");
+        let left: Vec<Candidate> = all.iter().filter(|c| c.name != first).cloned().collect();
+        let next = chosen(&left, "Service", &snapshot).unwrap();
+        assert_ne!(next, first, "the next one takes over");
+        assert_eq!(heir(&all), Some(next), "and is known before");
+        assert_eq!(heir(&candidates(&["a"])), None);
         assert_eq!(chosen(&[], "Service", &snapshot), None);
     }
 

@@ -13,6 +13,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -25,7 +26,10 @@ use super::{
     pool::Pools,
     route, service,
 };
-use crate::{api::ObjectName, source::Snapshot};
+use crate::{
+    api::{ObjectName, address_pool::NodeAddressType},
+    source::Snapshot,
+};
 
 /// See the module. A new one remembers nothing.
 #[derive(Debug, Default)]
@@ -143,14 +147,18 @@ impl Memo {
     fn choose_announcers(&self, snapshot: &Snapshot, node: &Node, model: &mut Model) {
         let mut vips = model.vips();
         vips.retain(|vip| node.announce && model.pools.is_announced(*vip));
-        let mut chosen = BTreeMap::new();
+        let (mut by, mut relays) = (BTreeMap::new(), BTreeMap::new());
         if node.announce && node.role == Role::Member {
-            chosen = announcers(&node.candidates, &model.allocations, snapshot, &self.slices, &self.links);
+            let mut chosen = announcers(&node.candidates, &model.allocations, snapshot, &self.slices, &self.links);
             chosen.retain(|vip, _| model.pools.is_announced(*vip));
-            vips.retain(|vip| chosen.get(vip).is_some_and(|by| *by == node.name));
+            vips.retain(|vip| chosen.get(vip).is_some_and(|choice| choice.by == node.name));
+            let relay = |vip: &IpAddr| Some((*vip, address_of(snapshot, chosen.get(vip)?.next?, *vip)?));
+            relays = vips.iter().filter_map(relay).collect();
+            by = chosen.iter().map(|(vip, choice)| (*vip, choice.by.to_owned())).collect();
         }
-        model.announcers = keep(&self.model.announcers, Arc::new(chosen));
+        model.announcers = keep(&self.model.announcers, Arc::new(by));
         model.announced = keep(&self.model.announced, Arc::new(vips));
+        model.relays = keep(&self.model.relays, Arc::new(relays));
     }
 
     fn compile_all(&mut self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> Model {
@@ -190,6 +198,13 @@ impl Memo {
         model.verdicts = keep(&self.model.verdicts, model.verdicts);
         model
     }
+}
+
+/// Where other nodes reach a node, in the family of `vip`.
+fn address_of(snapshot: &Snapshot, node: &str, vip: IpAddr) -> Option<IpAddr> {
+    let addresses = &snapshot.nodes.get(node)?.status.addresses;
+    let internal = addresses.iter().filter(|a| a.type_ == NodeAddressType::InternalIp.as_str());
+    internal.filter_map(|a| a.address.parse().ok()).find(|ip: &IpAddr| ip.is_ipv4() == vip.is_ipv4())
 }
 
 /// The old one of two that are equal.

@@ -113,6 +113,8 @@ pub struct Model {
     pub announcers: Arc<BTreeMap<IpAddr, String>>,
     /// The VIPs that this node announces to its neighbours.
     pub announced: Arc<BTreeSet<IpAddr>>,
+    /// Of those, the address of the node that would announce it without this one: it may know flows that this one does not.
+    pub relays: Arc<BTreeMap<IpAddr, IpAddr>>,
     /// The layer 7 part: listeners, rules, their backends.
     pub http: Arc<http::HttpModel>,
     /// The Services that stand before a Gateway, and what is behind it.

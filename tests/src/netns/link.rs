@@ -79,6 +79,15 @@ impl Net {
         self.handle.link().set(change).execute().await.with_context(|| format!("set {name} down"))
     }
 
+    /// Gives a link, which must be down, an Ethernet address.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub async fn set_mac(&self, name: &str, mac: [u8; 6]) -> anyhow::Result<()> {
+        let change = LinkUnspec::new_with_index(self.index(name).await?).address(mac.to_vec()).build();
+        self.handle.link().set(change).execute().await.with_context(|| format!("give {name} the address {mac:x?}"))
+    }
+
     /// Deletes a link.
     ///
     /// # Errors

@@ -114,7 +114,7 @@ impl Kept {
     /// The first request fails.
     pub fn open(space: &Namespace, to: SocketAddr) -> Result<Self, Failure> {
         let (mut connection, pod) = space.enter(|| {
-            let mut connection = Connection::dial(to, LIMIT * 6)?;
+            let mut connection = Connection::dial(to, LIMIT)?;
             let pod = connection.ask("keep-alive")?;
             Ok::<_, Failure>((connection, pod))
         })?;
@@ -133,6 +133,12 @@ impl Kept {
             Ok(used)
         });
         Ok(Self { pod, to, stop, thread: Some(thread) })
+    }
+
+    /// Whether a request has failed already.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Ends it; what it came to.

@@ -155,7 +155,14 @@ impl Lab {
 
     /// Declares an owned address.
     pub fn vip(&mut self, ip: &str, flags: u32) {
-        self.hash(map::VIPS).insert(addr(ip), Vip { flags, frontends: 1 }, 0).expect("insert a VIP");
+        let row = Vip { flags, frontends: 1, ..Vip::default() };
+        self.hash(map::VIPS).insert(addr(ip), row, 0).expect("insert a VIP");
+    }
+
+    /// Declares a VIP that is announced here, and elsewhere when this node is away.
+    pub fn relayed_vip(&mut self, ip: &str, relay: &str) {
+        let row = Vip { flags: VIP_ANNOUNCE, frontends: 1, relay: addr(relay) };
+        self.hash(map::VIPS).insert(addr(ip), row, 0).expect("insert a VIP");
     }
 
     /// Declares a frontend with these ids as its table, and returns its id. The VIP is declared as well.

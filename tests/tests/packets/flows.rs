@@ -270,3 +270,32 @@ fn the_time_to_live_ends_here_once() {
         }
     });
 }
+
+#[test]
+fn what_begins_no_flow_goes_to_the_node_that_announced_the_vip_before() {
+    with_lab(|lab| {
+        for n in &NETS {
+            for (flags, at) in [(BACKEND_LOCAL, n.pod), (BACKEND_REMOTE, n.remote)] {
+                lab.forget_flows();
+                lab.backend(1, (at, 8080), flags);
+                lab.frontend((n.vip, 80), TCP, 0, &[1]);
+                lab.relayed_vip(n.vip, n.remote);
+                let more = Segment::tcp((n.client, 33000), (n.vip, 80), 24);
+                let case =
+                    |says, hook, does, reasons| Case { says, hook, packet: more.bytes(), does, out: None, reasons };
+                lab.check(&case("XDP leaves it to TC", Hook::Xdp, Does::Pass, &[]));
+                lab.check(&case("TC sends it on as it is", Hook::Ingress, Does::Redirect, &[Reason::Relayed]));
+                assert!(lab.conntrack().is_empty(), "{:?}", lab.conntrack());
+                // Its first packet makes it ours.
+                lab.ingress(&Segment::tcp((n.client, 33000), (n.vip, 80), 2).bytes());
+                let output = lab.ingress(&more.bytes());
+                assert_ne!(output.packet, more.bytes(), "{} is rewritten", n.vip);
+                // Nobody else announced it: it is opened here, as ever.
+                lab.forget_flows();
+                lab.vip(n.vip, VIP_ANNOUNCE);
+                lab.ingress(&more.bytes());
+                assert_eq!(lab.conntrack().len(), 2);
+            }
+        }
+    });
+}

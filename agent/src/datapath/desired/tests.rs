@@ -56,6 +56,7 @@ fn rows(model: &Model) -> Rows {
         let ip = frontend.vip;
         vip.flags |= if HOST.contains(&ip) { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
         vip.flags |= if model.announced.contains(&ip) { VIP_ANNOUNCE } else { 0 };
+        vip.relay = model.relays.get(&ip).map_or(Addr::NONE, |relay| addr(*relay));
         vip.flags |= if matches!(target, Target::Proxy { .. }) { VIP_PROXY } else { 0 };
         vip.frontends += 1;
         let Target::Endpoints(endpoints) = target else { continue };
@@ -81,8 +82,10 @@ proptest! {
         let mut following = State::new(&Observed::default());
         let mut planning = State::new(&Observed::default());
         for (drawn, announced, ticks) in history {
-            let announced = announced.into_iter().map(|n| IpAddr::from([192, 0, 2, n])).collect();
-            let model = Arc::new(Model { announced: Arc::new(announced), ..Model::clone(&model(&drawn)) });
+            let announced: BTreeSet<IpAddr> = announced.into_iter().map(|n| IpAddr::from([192, 0, 2, n])).collect();
+            let relays = announced.iter().map(|vip| (*vip, IpAddr::from([198, 51, 100, ticks]))).collect();
+            let (announced, relays) = (Arc::new(announced), Arc::new(relays));
+            let model = Arc::new(Model { announced, relays, ..Model::clone(&model(&drawn)) });
             let touched = desired.follow(&model);
             prop_assert_eq!(desired.rows(), &rows(&model));
             prop_assert_eq!(following.follow(desired.rows(), &touched), planning.plan(&rows(&model)));
@@ -126,7 +129,7 @@ fn an_address_that_the_host_gets_keeps_its_frontends_and_loses_the_rest() {
     desired.follow(&one(false, &[1]));
     assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
     assert!(desired.follow_host([[192, 0, 2, 1].into()].into()).vips.contains(&vip));
-    assert_eq!(desired.rows().vips[&vip], Vip { flags: VIP_HOST, frontends: 1 });
+    assert_eq!(desired.rows().vips[&vip], Vip { flags: VIP_HOST, frontends: 1, ..Vip::default() });
     assert_eq!(desired.follow_host([[192, 0, 2, 1].into()].into()), Touched::default(), "nothing new");
     assert!(desired.follow_host(BTreeSet::new()).vips.contains(&vip));
     assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);

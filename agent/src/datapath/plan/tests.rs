@@ -24,7 +24,7 @@ fn rows(frontends: &[(u8, &[u8])]) -> Rows {
         places.dedup();
         rows.backends.extend(places.iter().map(|p| (*p, BACKEND_LOCAL)));
         rows.frontends.insert(key(*n), FrontendRow { flags: 0, backends: places });
-        rows.vips.insert(key(*n).vip, Vip { flags: 1, frontends: 1 });
+        rows.vips.insert(key(*n).vip, Vip { flags: 1, frontends: 1, ..Vip::default() });
     }
     rows
 }

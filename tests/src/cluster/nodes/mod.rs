@@ -191,6 +191,8 @@ impl Cluster {
         }
         let others: Vec<u8> = self.nodes().keys().copied().filter(|n| *n != spec.number).collect();
         space.net(async |net| {
+            // A machine that comes back has the Ethernet address that its neighbours remember.
+            net.set_mac(UPLINK, [0x02, 0x53, 0x4c, 0x4e, 0x00, spec.number]).await?;
             net.address(UPLINK, v4.into(), 24).await?;
             net.address(UPLINK, v6.into(), 64).await?;
             net.up(UPLINK).await?;
