@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     membership::{Members, Report},
     model::{Candidate, Memo, Model, Node, Outcome, Role, memo},
+    shared::Difference,
     source::{Snapshot, allocations},
     telemetry::chain,
 };
@@ -126,7 +127,7 @@ fn report(before: &Model, after: &Model) {
     if Arc::ptr_eq(&before.verdicts, &after.verdicts) {
         return;
     }
-    for memo::Difference { key: object, old: _, new } in
+    for Difference { key: object, old: _, new } in
         memo::differences(&before.verdicts, &after.verdicts, |before, after| before == after)
     {
         let (kind, ns, name) = (&object.kind, &object.object.ns, &object.object.name);

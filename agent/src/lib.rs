@@ -20,6 +20,7 @@ pub mod discovery;
 pub mod membership;
 pub mod model;
 pub mod proxy;
+pub mod shared;
 pub mod source;
 pub mod status;
 pub mod telemetry;

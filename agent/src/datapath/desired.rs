@@ -17,9 +17,9 @@ use super::{
     maglev::Place,
     rows::{self, FrontendRow, Rows, addr, frontend_key, ip, place},
 };
-use crate::model::{
-    EndpointTarget, Frontend, Locality, Model, Target,
-    memo::{self, Difference, differences},
+use crate::{
+    model::{EndpointTarget, Frontend, Locality, Model, Target, memo},
+    shared::Difference,
 };
 
 /// See the module.
@@ -91,7 +91,7 @@ impl Desired {
             // Targets compare by pointer first.
             a == b && old == new
         };
-        let differences = differences(&last.frontends, &model.frontends, is_same).collect::<Vec<_>>();
+        let differences = last.frontends.differences(&model.frontends, is_same).collect::<Vec<_>>();
         for Difference { key, old, new } in &differences {
             self.change(key, *old, *new, &mut touched);
         }

@@ -28,6 +28,7 @@ use crate::{
     admin::view::{Counts, Instance, InstanceList, OwnedInstance, OwnedInstances},
     api::{EndpointSlice, ObjectName, Service},
     model::endpoints::SliceIndex,
+    shared::Difference,
     source::Snapshot,
 };
 
@@ -117,10 +118,10 @@ impl Directory {
     pub fn take(&mut self, snapshot: Arc<Snapshot>, now: Timestamp) -> bool {
         let seen = std::mem::replace(&mut self.seen, Arc::clone(&snapshot));
         let mut touched = BTreeSet::new();
-        each_difference(&seen.services, &snapshot.services, |name, _, _| {
-            touched.insert(name.clone());
-        });
-        each_difference(&seen.slices, &snapshot.slices, |name, old, new| {
+        let services = seen.services.differences(&snapshot.services, |(_, a), (_, b)| Arc::ptr_eq(a, b));
+        touched.extend(services.map(|difference| difference.key.clone()));
+        let slices = seen.slices.differences(&snapshot.slices, |(_, a), (_, b)| Arc::ptr_eq(a, b));
+        for Difference { key: name, old, new } in slices {
             if let Some(service) = old.and_then(|slice| slice.service_name()) {
                 self.slices.remove(&service, name);
                 touched.insert(service);
@@ -129,7 +130,7 @@ impl Directory {
                 self.slices.insert(name, slice);
                 touched.insert(service);
             }
-        });
+        }
         let rev = self.rev;
         for name in touched {
             self.renew(&name, snapshot.services.get(&name), now);
@@ -261,29 +262,4 @@ fn count(instances: &[Instance]) -> Counts {
 fn mark((who, state): (u64, u64), known: &[Mark], now: Timestamp) -> Mark {
     let found = known.binary_search_by_key(&who, |m| m.who).ok().map(|at| known[at]);
     found.filter(|m| m.state == state).unwrap_or(Mark { who, state, at: now })
-}
-
-/// Calls `each` for every key whose object is not the same one: the old one and the new one, as far as they are.
-fn each_difference<'a, T>(
-    old: &'a BTreeMap<ObjectName, Arc<T>>,
-    new: &'a BTreeMap<ObjectName, Arc<T>>,
-    mut each: impl FnMut(&ObjectName, Option<&'a Arc<T>>, Option<&'a Arc<T>>),
-) {
-    let (mut left, mut right) = (old.iter().peekable(), new.iter().peekable());
-    loop {
-        let order = match (left.peek(), right.peek()) {
-            (None, None) => return,
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-        };
-        let before = if order.is_le() { left.next() } else { None };
-        let after = if order.is_ge() { right.next() } else { None };
-        match (before, after) {
-            (Some((_, a)), Some((_, b))) if Arc::ptr_eq(a, b) => {}
-            (Some((name, a)), b) => each(name, Some(a), b.map(|(_, b)| b)),
-            (None, Some((name, b))) => each(name, None, Some(b)),
-            (None, None) => {}
-        }
-    }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::Report;
-use crate::api::Lease;
+use crate::{api::Lease, shared::SharedMap};
 
 /// The prefix of the names of the nodes' Leases.
 pub const PREFIX: &str = "sluice-node-";
@@ -57,7 +57,7 @@ impl Peers {
     }
 
     /// Takes note of all Leases there are.
-    pub(super) fn observe(&mut self, leases: &BTreeMap<String, Arc<Lease>>, now: Instant) {
+    pub(super) fn observe(&mut self, leases: &SharedMap<String, Arc<Lease>>, now: Instant) {
         let node = |name: &str| name.strip_prefix(PREFIX).map(str::to_owned);
         self.peers.retain(|name, _| leases.contains_key(&format!("{PREFIX}{name}")));
         for (name, lease) in leases.iter().filter_map(|(name, lease)| Some((node(name)?, lease))) {
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::api::{ObjectMeta, lease::LeaseSpec};
 
-    fn leases(of: &[(&str, u64)]) -> BTreeMap<String, Arc<Lease>> {
+    fn leases(of: &[(&str, u64)]) -> SharedMap<String, Arc<Lease>> {
         let lease = |(node, renewed): &(&str, u64)| {
             let name = format!("{PREFIX}{node}");
             let spec = LeaseSpec {

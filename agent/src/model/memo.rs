@@ -4,9 +4,10 @@
 //! equal to what the last model held is the very same `Arc`, so that the stages after this one may compare pointers.
 //!
 //! # Design
-//! - Objects are compared by pointer alone: a snapshot shares those that did not change with the one before.
-//! - When nothing but EndpointSlices changed, no address and no frontend comes or goes: the Services of these slices are
-//!   compiled anew within the last model. Any other change compiles everything, with the targets of Services that are as
+//! - Objects are compared by pointer alone: a snapshot shares those that did not change with the one before, and whole
+//!   runs of them, which are not looked into.
+//! - When nothing but EndpointSlices changed, and of Services what claims nothing else ([`service::is_quiet`]), no address
+//!   and no frontend comes or goes: the Services in question are compiled anew within the last model. Any other change compiles everything, with the targets of Services that are as
 //!   they were.
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use super::{
-    Model, Node, Role,
+    Model, Node, ObjectRef, Role,
     candidates::announcers,
     chain::{self, Links},
     endpoints::SliceIndex,
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::{
     api::{ObjectName, address_pool::NodeAddressType},
+    shared::{Difference, SharedMap},
     source::Snapshot,
 };
 
@@ -49,18 +51,17 @@ impl Memo {
     pub fn compile(&mut self, snapshot: &Arc<Snapshot>, node: &Node) -> Arc<Model> {
         let touched = self.index(snapshot);
         let last = &self.snapshot;
+        let quiet = self.quiet_services(snapshot);
         let only_slices = self.node.as_ref() == Some(node)
-            && same(&last.services, &snapshot.services)
             && same(&last.gateway_classes, &snapshot.gateway_classes)
             && self.has_same_guests(snapshot)
             && same(&last.gateways, &snapshot.gateways)
             && same(&last.http_routes, &snapshot.http_routes)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_pools(snapshot, node);
-        let mut model = if only_slices {
-            self.follow_slices(snapshot, node, &touched)
-        } else {
-            self.compile_all(snapshot, node, &touched)
+        let mut model = match quiet {
+            Some(quiet) if only_slices => self.follow_slices(snapshot, node, &touched, quiet),
+            _ => self.compile_all(snapshot, node, &touched),
         };
         model.rev = self.model.rev + 1;
         model.own_slices = Arc::clone(&self.own_slices);
@@ -71,6 +72,21 @@ impl Memo {
         self.node = Some(node.clone());
         self.snapshot = Arc::clone(snapshot);
         Arc::clone(&self.model)
+    }
+
+    /// The Services that changed, if none of them claims anything else.
+    fn quiet_services(&self, snapshot: &Snapshot) -> Option<BTreeSet<ObjectName>> {
+        let mut quiet = BTreeSet::new();
+        for Difference { key, old, new } in changed(&self.snapshot.services, &snapshot.services) {
+            let object = ObjectRef::new("Service", key.clone());
+            let (held, wanted) = (self.model.allocations.get(&object), self.model.wanted.get(&object));
+            let has = |addr| held.zip(wanted).is_some_and(|(a, b)| a.contains(&addr) && b.contains(&addr));
+            if !service::is_quiet(old?, new?, has) {
+                return None;
+            }
+            quiet.insert(key.clone());
+        }
+        Some(quiet)
     }
 
     /// Whether the pools are as they were: nodes and namespaces change more often than what pools see of them.
@@ -113,11 +129,18 @@ impl Memo {
         touched
     }
 
-    /// The last model with the endpoints of these Services as they are now.
-    fn follow_slices(&mut self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> Model {
+    /// The last model with the endpoints of these Services as they are now. The `quiet` ones differ in what it does not hold.
+    fn follow_slices(
+        &mut self,
+        snapshot: &Snapshot,
+        node: &Node,
+        touched: &BTreeSet<ObjectName>,
+        quiet: BTreeSet<ObjectName>,
+    ) -> Model {
         let mut model = Model::clone(&self.model);
         let mut compiler = service::Compiler::new(&self.slices, node, touched, &self.links, &mut self.targets);
-        for service in touched.iter().filter_map(|name| snapshot.services.get(name)) {
+        let services: BTreeSet<&ObjectName> = touched.iter().chain(&quiet).collect();
+        for service in services.into_iter().filter_map(|name| snapshot.services.get(name)) {
             compiler.add(service, &mut model);
         }
         let is_local = |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy == "Local");
@@ -212,23 +235,15 @@ fn keep<T: PartialEq>(old: &Arc<T>, new: Arc<T>) -> Arc<T> {
     if **old == *new { Arc::clone(old) } else { new }
 }
 
-/// A key whose values are not the same.
-pub(crate) struct Difference<'a, K, V> {
-    pub(crate) key: &'a K,
-    pub(crate) old: Option<&'a V>,
-    pub(crate) new: Option<&'a V>,
-}
-
-/// The objects that are not the very same in both. Cost: a comparison of two pointers for each that is.
+/// The objects that are not the very same in both.
 fn changed<'a, K: Ord, V>(
-    old: &'a BTreeMap<K, Arc<V>>,
-    new: &'a BTreeMap<K, Arc<V>>,
+    old: &'a SharedMap<K, Arc<V>>,
+    new: &'a SharedMap<K, Arc<V>>,
 ) -> impl Iterator<Item = Difference<'a, K, Arc<V>>> {
-    // One object has one name: that need not be compared.
-    differences(old, new, |(_, a), (_, b)| Arc::ptr_eq(a, b))
+    old.differences(new, |(_, a), (_, b)| Arc::ptr_eq(a, b))
 }
 
-fn same<K: Ord, V>(old: &BTreeMap<K, Arc<V>>, new: &BTreeMap<K, Arc<V>>) -> bool {
+fn same<K: Ord, V>(old: &SharedMap<K, Arc<V>>, new: &SharedMap<K, Arc<V>>) -> bool {
     changed(old, new).next().is_none()
 }
 

@@ -37,6 +37,7 @@ pub use verdict::{ObjectRef, Outcome, Verdict};
 
 use crate::{
     api::ObjectName,
+    shared::SharedMap,
     source::{Snapshot, snapshot::Seen},
 };
 
@@ -101,7 +102,7 @@ pub struct Model {
     /// Something could not be read: what is missing here may exist all the same.
     pub partial: bool,
     /// Every frontend and what becomes of its flows.
-    pub frontends: BTreeMap<Frontend, Target>,
+    pub frontends: SharedMap<Frontend, Target>,
     /// The pools, understood.
     pub pools: Arc<pool::Pools>,
     /// The addresses that objects should have: what the leader writes on them.

@@ -3,17 +3,19 @@
 //! A port that cannot be programmed is left out and named in the verdict; the others work. The same `VIP:port` claimed
 //! twice belongs to the older object, then to the lesser name.
 mod demand;
+mod quiet;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 pub use demand::CLASS;
 use demand::Demand;
+pub(super) use quiet::is_quiet;
 
 use super::{
     Backend, EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
@@ -24,6 +26,7 @@ use super::{
 };
 use crate::{
     api::{ObjectName, Service, service::ServicePort},
+    shared::SharedMap,
     source::Snapshot,
 };
 
@@ -174,7 +177,7 @@ impl<'a> Compiler<'a> {
         service: &Arc<Service>,
         vips: &[IpAddr],
         pools: &Pools,
-        frontends: &mut BTreeMap<Frontend, Target>,
+        frontends: &mut SharedMap<Frontend, Target>,
     ) -> Verdict {
         let mut report = Report::default();
         let ports = usable_ports(service, &mut report);

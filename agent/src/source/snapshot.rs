@@ -1,16 +1,17 @@
 //! Everything that the API (or the manifests directory) says, at one moment.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectName, OpenShiftRoute, Service,
+use crate::{
+    api::{
+        AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectName, OpenShiftRoute,
+        Service,
+    },
+    shared::SharedMap,
 };
 
-/// Immutable, indexed by kind and name. Cheap to clone: objects are shared with the snapshot before.
+/// Immutable, indexed by kind and name. Cheap to clone: maps and objects are shared with the snapshot before.
 ///
 /// # Design
 /// Objects are `Arc`s that keep their identity while the object does not change, so that a stage may compare pointers
@@ -18,29 +19,60 @@ use crate::api::{
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Services.
-    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    pub services: SharedMap<ObjectName, Arc<Service>>,
     /// EndpointSlices.
-    pub slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
+    pub slices: SharedMap<ObjectName, Arc<EndpointSlice>>,
     /// GatewayClasses, by name.
-    pub gateway_classes: BTreeMap<String, Arc<GatewayClass>>,
+    pub gateway_classes: SharedMap<String, Arc<GatewayClass>>,
     /// Gateways.
-    pub gateways: BTreeMap<ObjectName, Arc<Gateway>>,
+    pub gateways: SharedMap<ObjectName, Arc<Gateway>>,
     /// HTTPRoutes.
-    pub http_routes: BTreeMap<ObjectName, Arc<HttpRoute>>,
+    pub http_routes: SharedMap<ObjectName, Arc<HttpRoute>>,
     /// Up to where the API server was followed; all 0 from manifests.
     pub seen: Seen,
     /// AddressPools, by name.
-    pub pools: BTreeMap<String, Arc<AddressPool>>,
+    pub pools: SharedMap<String, Arc<AddressPool>>,
     /// Namespaces, by name.
-    pub namespaces: BTreeMap<String, Arc<Namespace>>,
+    pub namespaces: SharedMap<String, Arc<Namespace>>,
     /// Nodes, by name.
-    pub nodes: BTreeMap<String, Arc<Node>>,
+    pub nodes: SharedMap<String, Arc<Node>>,
     /// Routes of OpenShift.
-    pub openshift_routes: BTreeMap<ObjectName, Arc<OpenShiftRoute>>,
+    pub openshift_routes: SharedMap<ObjectName, Arc<OpenShiftRoute>>,
     /// The resources that the cluster does not have, `routes.route.openshift.io`.
     pub absent: BTreeSet<String>,
     /// What could not be read. The objects last read from there, if any, are still in the maps above.
     pub faults: Vec<Fault>,
+}
+
+impl Snapshot {
+    /// Whether nothing but EndpointSlices differs, up to where the API server was followed aside.
+    #[must_use]
+    pub fn is_same_but_slices(&self, other: &Self) -> bool {
+        let Self {
+            services,
+            slices: _,
+            gateway_classes,
+            gateways,
+            http_routes,
+            seen: _,
+            pools,
+            namespaces,
+            nodes,
+            openshift_routes,
+            absent,
+            faults,
+        } = self;
+        services.is_same(&other.services)
+            && gateway_classes.is_same(&other.gateway_classes)
+            && gateways.is_same(&other.gateways)
+            && http_routes.is_same(&other.http_routes)
+            && pools.is_same(&other.pools)
+            && namespaces.is_same(&other.namespaces)
+            && nodes.is_same(&other.nodes)
+            && openshift_routes.is_same(&other.openshift_routes)
+            && *absent == other.absent
+            && *faults == other.faults
+    }
 }
 
 /// Revisions of the API server's store: every write up to there is in the snapshot, or in what was made of it.

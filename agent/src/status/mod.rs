@@ -9,6 +9,7 @@
 pub mod conditions;
 pub mod gateway;
 pub mod leader;
+mod looked;
 pub mod openshift;
 mod plan;
 pub mod service;

@@ -15,7 +15,9 @@ use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    NOW, leader, plan, service,
+    NOW, leader,
+    looked::Looked,
+    plan, service,
     view::View,
     write::{Note, Verb, Write},
 };
@@ -42,6 +44,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const FORGET: Duration = Duration::from_secs(600);
 /// What was created and is not seen for so long was deleted at once, or its name is taken.
 const RECREATE: Duration = Duration::from_secs(10);
+/// What was found to need nothing is looked at again after so long.
+const AGAIN: Duration = Duration::from_secs(25);
 /// Who tells Events.
 const CONTROLLER: &str = "sluice.dev/sluice";
 
@@ -79,6 +83,8 @@ pub struct Writer {
     /// What was told last about objects that do not work.
     told: BTreeMap<ObjectRef, String>,
     running: JoinSet<(Write, Result<Effect, kube::Error>)>,
+    /// What was looked at last, and when, if nothing was left to do then.
+    settled: Option<(Looked, Instant)>,
 }
 
 /// Leads when it can, and then writes, until `leave`.
@@ -110,7 +116,15 @@ impl Writer {
     fn new(client: Client, node: String, inputs: Inputs) -> Self {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node) };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, recorder, inputs, attempts: BTreeMap::new(), told: BTreeMap::new(), running: JoinSet::new() }
+        Self {
+            client,
+            recorder,
+            inputs,
+            attempts: BTreeMap::new(),
+            told: BTreeMap::new(),
+            running: JoinSet::new(),
+            settled: None,
+        }
     }
 
     /// Looks at everything whenever something changed; ends with the stages that it reads.
@@ -145,6 +159,14 @@ impl Writer {
         if model.seen != snapshot.seen {
             return Some(Instant::now() + COALESCE);
         }
+        let looked = Looked::new(&snapshot, &model, &members);
+        if let Some((last, at)) = &self.settled
+            && last.is_same(&looked)
+            && at.elapsed() < AGAIN
+        {
+            return None;
+        }
+        self.settled = None;
         let view = View { model: &model, members: &members };
         for service in snapshot.services.values() {
             self.tell(service, &model);
@@ -169,6 +191,9 @@ impl Writer {
         }
         self.attempts.retain(|_, attempt| attempt.is_under_way || attempt.touched.elapsed() < FORGET);
         self.told.retain(|object, _| snapshot.services.contains_key(&object.object));
+        if retry.is_none() && self.running.is_empty() {
+            self.settled = Some((looked, Instant::now()));
+        }
         retry
     }
 
@@ -218,6 +243,7 @@ impl Writer {
     }
 
     fn note(&mut self, done: Result<(Write, Result<Effect, kube::Error>), tokio::task::JoinError>) {
+        self.settled = None;
         let Ok((write, result)) = done else { return };
         let Some(attempt) = self.attempts.get_mut(&write.object) else { return };
         attempt.is_under_way = false;

@@ -13,6 +13,8 @@ pub(super) struct Cost {
     pub(super) cpu: Duration,
     /// Memory that is resident. Units: bytes.
     pub(super) resident: u64,
+    /// The most that was. Units: bytes.
+    pub(super) peak: u64,
 }
 
 impl Cost {
@@ -31,9 +33,22 @@ impl Cost {
         };
         let cpu = Duration::from_secs_f64((field(11)? + field(12)?) / TICKS);
         let status = read("status")?;
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("/proc/PID/status has no VmRSS")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("VmRSS has no value")?.parse().context("VmRSS")?;
-        Ok(Self { cpu, resident: kib * 1024 })
+        let bytes = |name: &str| -> anyhow::Result<u64> {
+            let line = status.lines().find_map(|l| l.strip_prefix(name));
+            let kib = line.and_then(|l| l.split_whitespace().next()).with_context(|| format!("no {name}"))?;
+            Ok(kib.parse::<u64>().with_context(|| format!("{name} holds no number"))? * 1024)
+        };
+        Ok(Self { cpu, resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
+    }
+
+    /// Memory that is resident, in MiB.
+    pub(super) fn mebibytes(&self) -> f64 {
+        self.resident as f64 / 1_048_576.0
+    }
+
+    /// The most that was, in MiB.
+    pub(super) fn peak_mebibytes(&self) -> f64 {
+        self.peak as f64 / 1_048_576.0
     }
 }
 

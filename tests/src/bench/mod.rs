@@ -1,39 +1,49 @@
-//! The control plane's benchmark: how long from a changed manifest to changed maps, with many Services loaded.
+//! The control plane's benchmark: what many Services cost, and how long from a change to changed maps.
 //!
-//! A real agent reads N Services of three endpoints, one file per Service and one per EndpointSlice. Then one endpoint
-//! of a random slice is replaced, again and again at random intervals. A change is measured from `rename()` to the
-//! moment at which the pinned maps, read from this process, lead to exactly the new endpoints. A wrong answer fails the
-//! benchmark; a slow one does not.
+//! A real agent follows N Services of ten endpoints, from a real API server or from a directory of manifests. A wrong
+//! answer fails the benchmark; a slow one does not: each figure is printed with its goal beside it.
+mod cluster;
 mod cost;
+mod feed;
+mod figures;
+mod manifests;
 mod objects;
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
-use serde_json::json;
+use anyhow::ensure;
 
-use crate::netns::{Agent, AgentSpec, Datapath, Lab, LabSpec, Maps, maps};
-use cost::Cost;
-use objects::Fleet;
+use crate::netns::{Maps, maps};
+use figures::Figures;
 
-/// How long the agent may take to load everything, and a change to arrive.
+/// How long a change may take to arrive.
 const LIMIT: Duration = Duration::from_secs(60);
-/// The pause between two changes, at random in this range of milliseconds.
-const PAUSE_MS: std::ops::Range<u64> = 5..60;
-/// What the project aims for: the 99th percentile with 1,000 Services.
-const TARGET: Duration = Duration::from_millis(20);
+
+/// Where the objects come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A real API server.
+    Cluster,
+    /// A directory.
+    Manifests,
+}
 
 /// What is measured.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Where the objects come from.
+    pub source: Source,
     /// Services that are loaded.
     pub services: usize,
-    /// Changes that are measured.
+    /// Single changes that are measured.
     pub changes: usize,
+    /// Changes a second, of many; of a cluster alone.
+    pub rate: f64,
+    /// For how many seconds.
+    pub seconds: u64,
     /// Where the figures go besides standard output.
     pub json: Option<PathBuf>,
 }
@@ -43,88 +53,33 @@ pub struct Options {
 /// # Errors
 /// Not root, the agent fails, or the maps do not come to hold what they should.
 pub fn control(options: &Options) -> anyhow::Result<()> {
-    let lab = Lab::build(&LabSpec { kind: "bench".to_owned(), pods: Vec::new(), xdp: false })?;
-    let mut agent = Agent::prepare(&lab, AgentSpec::new(Datapath::Tc).pools(&[objects::POOL]))?;
-    let mut fleet = Fleet::write(&agent, options.services)?;
-    println!("{} Services, {} EndpointSlices, {} endpoints", options.services, options.services, options.services * 3);
-    let began = Instant::now();
-    agent.launch()?;
-    let loaded = began.elapsed();
-    let pid = agent.pid().context("the agent does not run")?;
-    let maps = Maps::open(agent.bpf_dir())?;
-    for service in 0..options.services {
-        let (vip, wanted) = (fleet.vip(service), fleet.endpoints(service));
-        ensure!(maps.reach(vip)? == Some(wanted), "the maps do not hold Service {service} after the start");
+    let (services, endpoints) = (options.services, options.services * objects::ENDPOINTS as usize);
+    println!("{services} Services, {services} EndpointSlices, {endpoints} endpoints");
+    let mut figures = Figures::default();
+    match options.source {
+        Source::Cluster => cluster::run(options, &mut figures)?,
+        Source::Manifests => manifests::run(options, &mut figures)?,
     }
-    let (after_load, began) = (Cost::of(pid)?, Instant::now());
-    println!("ready in {loaded:.0?}; {} changes follow", options.changes);
-    let mut random = fastrand::Rng::with_seed(7);
-    let mut times = Vec::with_capacity(options.changes);
-    for _ in 0..options.changes {
-        std::thread::sleep(Duration::from_millis(random.u64(PAUSE_MS)));
-        let service = random.usize(0..options.services);
-        let change = fleet.replace_one(&agent, service)?;
-        let started = Instant::now();
-        change.publish()?;
-        times.push(until_changed(&maps, fleet.vip(service), &fleet, service, started)?);
-    }
-    let (after, took) = (Cost::of(pid)?, began.elapsed());
-    times.sort_unstable();
-    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
-    let cpu = after.cpu.saturating_sub(after_load.cpu);
-    println!("\n  changes of a slice     p50        p90        p99        max        target p99");
-    println!(
-        "  {:<18} {:>9.2?}  {:>9.2?}  {:>9.2?}  {:>9.2?}  {:>9.0?}",
-        times.len(),
-        at(50),
-        at(90),
-        at(99),
-        at(100),
-        TARGET
-    );
-    println!("\n  agent                  CPU to ready   CPU for the changes   of one core   memory");
-    println!(
-        "                         {:>9.2?}      {:>9.2?}             {:>5.1} %      {:>5.1} MiB",
-        after_load.cpu,
-        cpu,
-        100.0 * cpu.as_secs_f64() / took.as_secs_f64(),
-        after.resident as f64 / 1_048_576.0
-    );
-    if let Some(path) = &options.json {
-        let us = |d: Duration| d.as_secs_f64() * 1e6;
-        let figures = json!({
-            "services": options.services, "endpoints": options.services * 3, "changes": times.len(),
-            "ready_ms": loaded.as_secs_f64() * 1e3,
-            "latency_us": {"p50": us(at(50)), "p90": us(at(90)), "p99": us(at(99)), "max": us(at(100))},
-            "target_p99_us": us(TARGET),
-            "cpu_s": {"to_ready": after_load.cpu.as_secs_f64(), "changes": cpu.as_secs_f64()},
-            "resident_bytes": after.resident,
-        });
-        std::fs::write(path, format!("{figures:#}\n")).with_context(|| format!("write {}", path.display()))?;
-    }
-    agent.stop()
+    options.json.as_ref().map_or(Ok(()), |path| figures.write(path))
 }
 
-/// Waits until the maps hold what the fleet says; returns the time since `started`.
-fn until_changed(
-    maps: &Maps,
-    vip: SocketAddr,
-    fleet: &Fleet,
-    service: usize,
-    started: Instant,
-) -> anyhow::Result<Duration> {
-    let (key, wanted) = (maps::key(vip, sluice_ebpf::TCP), fleet.endpoints(service));
+/// Waits until the maps lead to what a Service has in this generation; when that was.
+fn until_changed(maps: &Maps, service: usize, generation: u32) -> anyhow::Result<Instant> {
+    let key = maps::key(objects::vip(service), sluice_ebpf::TCP);
+    let (wanted, began) = (objects::endpoints(service, generation), Instant::now());
     let mut seen = None;
     loop {
         let row = maps.frontend(&key)?;
         // The whole table is read only when the row has changed: one system call per look otherwise.
         if row != seen {
-            let at = started.elapsed();
-            if row.map(|r| maps.backends(&r)).transpose()? == Some(wanted.clone()) {
+            let at = Instant::now();
+            // A backend that is gone by now belonged to a table that is, too.
+            if row.and_then(|r| maps.backends(&r).ok()).as_ref() == Some(&wanted) {
                 return Ok(at);
             }
             seen = row;
         }
-        ensure!(started.elapsed() < LIMIT, "Service {service} is not in the maps as it should be: {row:?}");
+        ensure!(began.elapsed() < LIMIT, "Service {service} is not in the maps as it should be: {row:?}");
+        std::thread::sleep(Duration::from_micros(100));
     }
 }

@@ -140,26 +140,47 @@ impl Api {
     }
 
     /// Sends a request on a connection of its own, from whatever namespace, and returns the head of the answer.
-    pub(super) async fn open(&self, mut request: Request<Bytes>) -> anyhow::Result<Response<Incoming>> {
+    pub(super) async fn open(&self, request: Request<Bytes>) -> anyhow::Result<Response<Incoming>> {
+        let mut sender = self.connect().await?;
+        Ok(sender.send_request(self.signed(request)?.map(Full::new)).await?)
+    }
+
+    /// Runs a future in its namespace, on a thread and a runtime of its own.
+    pub fn block_on<T: Send, F: Future<Output = T>>(&self, make: impl FnOnce() -> F + Send) -> T {
+        self.space.block_on(make)
+    }
+
+    /// A connection, for those who send many requests.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn connect(&self) -> anyhow::Result<http1::SendRequest<Full<Bytes>>> {
         let stream = self.space.enter(|| TcpStream::connect_timeout(&self.address, CONNECT));
         let stream = stream.with_context(|| format!("connect to the API server at {}", self.address))?;
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         let stream = tokio::net::TcpStream::from_std(stream)?;
-        let mut sender = match &self.tls {
-            None => begin(stream).await?,
+        match &self.tls {
+            None => begin(stream).await,
             Some(tls) => {
                 let name = ServerName::IpAddress(self.address.ip().into());
-                begin(TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.context("TLS")?).await?
+                begin(TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.context("TLS")?).await
             }
-        };
+        }
+    }
+
+    /// The request with what every request of this identity has.
+    ///
+    /// # Errors
+    /// The identity's token is no header.
+    pub fn signed<T>(&self, mut request: Request<T>) -> anyhow::Result<Request<T>> {
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.address.to_string().parse()?);
         headers.entry(header::ACCEPT).or_insert(header::HeaderValue::from_static("application/json"));
         if let Some(token) = &self.token {
             headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse()?);
         }
-        Ok(sender.send_request(request.map(Full::new)).await?)
+        Ok(request)
     }
 
     fn ok(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::{
-    api::ObjectMeta,
+    api::{ObjectMeta, service::LoadBalancerIngress},
     model::{self, Frontend, Port, Proto, Target, fixture::node},
 };
 
@@ -65,6 +65,8 @@ enum Event {
     Node(u8, Option<bool>),
     /// The annotation of the leader on a Service, if it is there.
     Allocated(u8, Option<u8>),
+    /// What the status of a Service shows: nothing, what it has, somebody's address, a host name.
+    Status(u8, u8),
     /// Whether this node gives addresses itself.
     Role(bool),
     /// The node's zone.
@@ -87,6 +89,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => (0..2_u8, prop::option::weighted(0.8, 0..POOL_SPECS.len())).prop_map(|(n, v)| Event::Pool(n, v)),
         1 => (1..3_u8, any::<Option<bool>>()).prop_map(|(n, v)| Event::Node(n, v)),
         2 => (0..4_u8, prop::option::of(1..5_u8)).prop_map(|(n, v)| Event::Allocated(n, v)),
+        3 => (0..4_u8, 0..4_u8).prop_map(|(n, v)| Event::Status(n, v)),
         1 => any::<bool>().prop_map(Event::Role),
         1 => prop::option::of(1..3_u8).prop_map(Event::Zone),
         1 => Just(Event::Restart),
@@ -94,7 +97,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 /// Inserts or deletes.
-fn set<K: Ord, T>(map: &mut BTreeMap<K, Arc<T>>, name: K, object: Option<Arc<T>>) {
+fn set<K: Ord + Clone, T>(map: &mut SharedMap<K, Arc<T>>, name: K, object: Option<Arc<T>>) {
     match object {
         Some(object) => drop(map.insert(name, object)),
         None => drop(map.remove(&name)),
@@ -180,6 +183,22 @@ impl Event {
                         Some(last) => annotations.insert(ipam::ALLOCATED.to_owned(), format!("192.0.2.{last}, x")),
                         None => annotations.remove(ipam::ALLOCATED),
                     };
+                }
+            }
+            Self::Status(n, variant) => {
+                let name = ObjectName::new("default", format!("s{n}"));
+                let had = last.allocations.get(&ObjectRef::new("Service", name.clone())).into_iter().flatten();
+                let shown = match variant {
+                    0 => Vec::new(),
+                    1 => had.map(|addr| (addr.to_string(), String::new())).collect(),
+                    2 => vec![("192.0.2.3".to_owned(), String::new())],
+                    _ => vec![(String::new(), "lb.example".to_owned())],
+                };
+                if let Some(service) = snapshot.services.get_mut(&name) {
+                    let service = Arc::make_mut(service);
+                    service.metadata.resource_version = last.rev.to_string();
+                    let entry = |(ip, hostname)| LoadBalancerIngress { ip, hostname, ..LoadBalancerIngress::default() };
+                    service.status.load_balancer.ingress = shown.into_iter().map(entry).collect();
                 }
             }
             Self::Class(variant) => {

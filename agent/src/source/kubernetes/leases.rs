@@ -1,17 +1,17 @@
 //! The Leases of one namespace, followed apart: they change every second and concern no Service.
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use kube::Client;
 use tokio::sync::mpsc;
 
 use super::reflector::{Place, Step, Store, What, follow};
-use crate::{api::Lease, source::snapshot::Fault};
+use crate::{api::Lease, shared::SharedMap, source::snapshot::Fault};
 
 /// The Leases as they were read last.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     /// By name.
-    pub(crate) leases: BTreeMap<String, Arc<Lease>>,
+    pub(crate) leases: SharedMap<String, Arc<Lease>>,
     faults: Vec<Fault>,
 }
 

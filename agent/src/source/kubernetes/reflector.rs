@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::{failure::Failure, object::Received};
 use crate::{
     api::Kind,
+    shared::SharedMap,
     source::snapshot::{Fault, Snapshot},
 };
 
@@ -67,10 +68,16 @@ pub(crate) enum What<S> {
     Trouble(String),
 }
 
+/// An object of a list; no more of it is kept until the list ends.
+struct Listed<T> {
+    revision: u64,
+    object: Result<Arc<T>, String>,
+}
+
 /// Where a kind's objects are in a store.
 pub(super) struct Place<T: Kind, S> {
     /// The objects.
-    pub(super) objects: fn(&mut S) -> &mut BTreeMap<T::Key, Arc<T>>,
+    pub(super) objects: fn(&mut S) -> &mut SharedMap<T::Key, Arc<T>>,
     /// Takes note of a revision up to which the kind was followed.
     pub(super) seen: fn(&mut S, u64),
     /// The namespace that is read; all without one.
@@ -98,7 +105,8 @@ where
                     continue;
                 }
                 Ok(Event::InitApply(received)) => {
-                    list.insert(T::key(&received.metadata), received);
+                    let Received { metadata, object, .. } = received;
+                    list.insert(T::key(&metadata), Listed { revision: revision(&metadata.resource_version), object });
                     continue;
                 }
                 Ok(Event::InitDone) => {
@@ -169,7 +177,7 @@ fn fault<T: Kind>(key: &impl Display, reason: &str) -> Fault {
     Fault { origin: origin::<T>(key), line: None, reason: format!("{reason}; its last good state is kept") }
 }
 
-fn replace<T: Kind, S: Store>(list: BTreeMap<T::Key, Received<T>>, place: &Place<T, S>) -> Change<S>
+fn replace<T: Kind, S: Store>(list: BTreeMap<T::Key, Listed<T>>, place: &Place<T, S>) -> Change<S>
 where
     T::Key: Display,
 {
@@ -177,14 +185,14 @@ where
     Box::new(move |store| {
         let prefix = format!("{} ", T::KIND);
         store.faults().retain(|fault| !fault.origin.starts_with(&prefix));
-        let newest = list.values().map(|r| revision(&r.metadata.resource_version)).max();
+        let newest = list.values().map(|listed| listed.revision).max();
         seen(store, newest.unwrap_or(0));
         let mut faults = Vec::new();
         let old = std::mem::take(objects(store));
-        let mut new = BTreeMap::new();
-        for (key, received) in list {
+        let mut new = SharedMap::new();
+        for (key, listed) in list {
             let known = old.get(&key);
-            let object = match received.object {
+            let object = match listed.object {
                 // The same object stays the very same: nothing downstream has to look at it.
                 Ok(object) => known.filter(|known| ***known == *object).cloned().unwrap_or(object),
                 Err(reason) => {
