@@ -56,9 +56,7 @@ fn the_daemonset_serves_through_rollouts_and_the_loss_of_a_node() {
     kept.extend(moving.map(|(vip, _)| Kept::open(&cluster.plane.space, at(*vip)).expect("a flow")));
     under_load(&cluster, &vips, "return of the node", || {
         a_node_returns(&cluster, &before);
-        for flow in &kept {
-            println!("          {} {}", flow.to, flow.is_finished());
-        }
+        until_used(&cluster, &kept);
     });
     clock.lap("the node is back and announces what it did before");
     for flow in kept {
@@ -330,6 +328,18 @@ fn until_only_living_pods_are_chosen(cluster: &Cluster, vips: &[IpAddr]) {
             (0..20)
                 .try_for_each(|_| request::ask(&cluster.plane.space, at(*vip), GLANCE * 10).map(drop))
                 .map_err(Into::into)
+        });
+    }
+}
+
+/// Until each flow has gone on for some requests; one that has failed says so when it is ended.
+fn until_used(cluster: &Cluster, kept: &[Kept]) {
+    for flow in kept {
+        let Some(before) = flow.answered() else { continue };
+        cluster.plane.until(&format!("the flow to {} goes on", flow.to), |_| {
+            let more = flow.answered().map(|now| now - before);
+            anyhow::ensure!(more.is_none_or(|more| more >= 10), "{more:?} requests more");
+            Ok(())
         });
     }
 }

@@ -152,7 +152,9 @@ pub fn links(snapshot: &Snapshot, slices: &SliceIndex, verdicts: &BTreeMap<Objec
         if verdict.is_some_and(|v| v.outcome == Outcome::Ignored) {
             return None;
         }
-        let found = snapshot.gateways.get(&gateway).filter(|g| uid.is_empty() || g.metadata.uid == uid);
+        // In manifests nothing has an identity.
+        let is_same = |known: &str| uid.is_empty() || known.is_empty() || known == uid;
+        let found = snapshot.gateways.get(&gateway).filter(|found| is_same(&found.metadata.uid));
         let ports = match found {
             Some(found) => gateway::open_ports(snapshot, found),
             None => Err(Fault::new("GatewayNotFound", "it does not exist")),

@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -15,8 +15,8 @@ use std::{
 
 use super::{namespace::Namespace, outcome::Failure};
 
-/// How long each step may take. A lost SYN costs one second, the next one two more.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long each step may take: a patient client's time, who counts what was answered late apart.
+const LIMIT: Duration = Duration::from_secs(30);
 /// Between two requests on a kept connection.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -95,6 +95,7 @@ pub struct Kept {
     /// The frontend that was dialled.
     pub to: SocketAddr,
     stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
     thread: Option<JoinHandle<Result<Used, Failure>>>,
 }
 
@@ -118,27 +119,29 @@ impl Kept {
             let pod = connection.ask("keep-alive")?;
             Ok::<_, Failure>((connection, pod))
         })?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, first) = (Arc::clone(&stop), pod.clone());
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(1)));
+        let (stopped, count, first) = (Arc::clone(&stop), Arc::clone(&answered), pod.clone());
         let thread = std::thread::spawn(move || {
-            let mut used = Used { requests: 1, slowest: Duration::ZERO };
+            let mut slowest = Duration::ZERO;
             while !stopped.load(Ordering::Relaxed) {
                 std::thread::sleep(PAUSE);
                 let began = Instant::now();
                 if connection.ask("keep-alive")? != first {
                     return Err(Failure::Wrong);
                 }
-                used = Used { requests: used.requests + 1, slowest: used.slowest.max(began.elapsed()) };
+                slowest = slowest.max(began.elapsed());
+                count.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(used)
+            Ok(Used { requests: count.load(Ordering::Relaxed), slowest })
         });
-        Ok(Self { pod, to, stop, thread: Some(thread) })
+        Ok(Self { pod, to, stop, answered, thread: Some(thread) })
     }
 
-    /// Whether a request has failed already.
+    /// Requests that were answered until now; `None` once one has failed.
     #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    pub fn answered(&self) -> Option<usize> {
+        let is_over = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        (!is_over).then(|| self.answered.load(Ordering::Relaxed))
     }
 
     /// Ends it; what it came to.
