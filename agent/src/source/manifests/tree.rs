@@ -106,11 +106,12 @@ impl Tree {
     pub(super) fn scan(&mut self, mut scan: Scan<'_>) -> Option<Arc<Snapshot>> {
         let mut pass = Pass::new(&mut scan);
         let root = self.root.clone();
-        match fs::metadata(&root) {
-            Ok(metadata) => self.enter(&root, &metadata, 0, &mut pass),
-            Err(e) => {
-                pass.unreadable.insert(root, format!("cannot be read: {e}; want a directory of manifests"));
-            }
+        if let Ok(metadata) = fs::metadata(&root) {
+            self.enter(&root, &metadata, 0, &mut pass);
+        }
+        // Afterwards: when it went meanwhile, what was not found in it any more is not gone.
+        if let Err(e) = fs::metadata(&root) {
+            pass.unreadable.insert(root, format!("cannot be read: {e}; want a directory of manifests"));
         }
         let Pass { found, hidden, unreadable, changed, .. } = pass;
         self.hidden = hidden;
