@@ -182,13 +182,13 @@ impl State {
         }
     }
 
-    /// Whether a frontend is there as it shall be; then a model has named it.
     /// Whether a frontend is in the maps, whatever it leads to.
     #[must_use]
     pub fn has_frontend(&self, key: &FrontendKey) -> bool {
         self.frontends.contains_key(key)
     }
 
+    /// Whether a frontend is there as it shall be; then a model has named it.
     fn is_placed(&mut self, key: &FrontendKey, row: &FrontendRow) -> bool {
         let placed = self.frontends.get(key).is_some_and(|(placed, _)| placed == row);
         if placed {
