@@ -12,6 +12,9 @@
 //! # Design
 //! Only a Service that is ours, or that carries our marks, is written to. Entries of `status.loadBalancer.ingress` and
 //! conditions that are not ours stay as they are.
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 
 use serde_json::{Value, json};

@@ -15,7 +15,9 @@ use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    NOW, leader,
+    NOW,
+    attempt::{Attempt, Effect, Wait},
+    leader,
     looked::Looked,
     plan, service,
     view::View,
@@ -35,17 +37,12 @@ const COALESCE: Duration = Duration::from_millis(20);
 const MAX_WRITES: usize = 16;
 /// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);
-/// The first pause after a write that was refused; each further one is twice as long. Source: upstream's service
-/// controller, whose first pause is 5 s; a conflict is none of the object's fault and need not wait.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause. Source: the same.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// After so long a write's effect is in the snapshot, or it had none.
 const FORGET: Duration = Duration::from_secs(600);
-/// What was created and is not seen for so long was deleted at once, or its name is taken.
-const RECREATE: Duration = Duration::from_secs(10);
 /// What was found to need nothing is looked at again after so long.
 const AGAIN: Duration = Duration::from_secs(25);
+/// What is told again within so long is counted, not told anew. Source: the cache of [`Recorder`].
+const COUNTED: Duration = Duration::from_secs(360);
 /// Who tells Events.
 const CONTROLLER: &str = "sluice.dev/sluice";
 
@@ -60,25 +57,22 @@ pub struct Inputs {
     pub members: watch::Receiver<Arc<Members>>,
 }
 
-/// The last write to an object.
-#[derive(Debug)]
-struct Attempt {
-    /// The revision it was based on: while the snapshot still has that, its effect is not seen yet.
-    revision: String,
-    is_under_way: bool,
-    failures: u32,
-    not_before: Instant,
-    /// What was written last, if that changed nothing: there is no new revision to wait for.
-    vain: Option<Value>,
-    /// When it was made, to forget it some day.
-    touched: Instant,
+/// Tells one sentence about one object, however often, as one Event that counts.
+///
+/// A [`Recorder`] counts by reason and keeps the first sentence, so that another sentence takes another one.
+struct Teller {
+    note: Note,
+    recorder: Recorder,
+    last: Instant,
 }
 
 /// The stage.
 pub struct Writer {
     client: Client,
-    recorder: Recorder,
+    reporter: Reporter,
     inputs: Inputs,
+    /// What was told last about each object for each reason.
+    tellers: BTreeMap<(ObjectRef, &'static str), Teller>,
     attempts: BTreeMap<ObjectRef, Attempt>,
     /// What was told last about objects that do not work.
     told: BTreeMap<ObjectRef, String>,
@@ -115,16 +109,8 @@ pub async fn run(client: Client, namespace: String, node: String, inputs: Inputs
 impl Writer {
     fn new(client: Client, node: String, inputs: Inputs) -> Self {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node) };
-        let recorder = Recorder::new(client.clone(), reporter);
-        Self {
-            client,
-            recorder,
-            inputs,
-            attempts: BTreeMap::new(),
-            told: BTreeMap::new(),
-            running: JoinSet::new(),
-            settled: None,
-        }
+        let (tellers, attempts, told) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { client, reporter, inputs, tellers, attempts, told, running: JoinSet::new(), settled: None }
     }
 
     /// Looks at everything whenever something changed; ends with the stages that it reads.
@@ -177,7 +163,7 @@ impl Writer {
             if self.running.len() >= MAX_WRITES {
                 return Some(Instant::now() + COALESCE);
             }
-            match self.waits_until(&plan.object, &plan.revision) {
+            match self.wait(&plan.object, &plan.revision) {
                 Wait::No => {}
                 Wait::ForTheServer => continue,
                 Wait::Until(at) => {
@@ -185,11 +171,14 @@ impl Writer {
                     continue;
                 }
             }
-            if let Some(write) = (plan.write)().filter(|write| !self.is_vain(write)) {
+            let is_idle =
+                |write: &Write| self.attempts.get(&write.object).is_some_and(|attempt| attempt.is_idle(write));
+            if let Some(write) = (plan.write)().filter(|write| !is_idle(write)) {
                 self.start(write);
             }
         }
-        self.attempts.retain(|_, attempt| attempt.is_under_way || attempt.touched.elapsed() < FORGET);
+        self.attempts.retain(|_, attempt| !attempt.is_over(FORGET, Instant::now()));
+        self.tellers.retain(|_, teller| teller.last.elapsed() < COUNTED);
         self.told.retain(|object, _| snapshot.services.contains_key(&object.object));
         if retry.is_none() && self.running.is_empty() {
             self.settled = Some((looked, Instant::now()));
@@ -197,44 +186,17 @@ impl Writer {
         retry
     }
 
-    /// Whether the same write has changed nothing before.
-    fn is_vain(&self, write: &Write) -> bool {
-        let last = self.attempts.get(&write.object).filter(|a| a.revision == write.revision);
-        last.is_some_and(|a| a.vain.as_ref() == Some(&write.body))
-    }
-
-    fn waits_until(&mut self, object: &ObjectRef, revision: &str) -> Wait {
-        let is_seen = |a: &Attempt| !a.is_under_way && a.failures == 0 && a.revision != revision;
+    fn wait(&mut self, object: &ObjectRef, revision: &str) -> Wait {
         // A name may come back: what was created may be deleted by others and is created again.
-        if self.attempts.get(object).is_some_and(is_seen) {
+        if self.attempts.get(object).is_some_and(|attempt| attempt.is_seen(revision)) {
             self.attempts.remove(object);
         }
-        let is_lost = |a: &Attempt| a.revision.is_empty() && a.touched.elapsed() > RECREATE;
-        match self.attempts.get(object) {
-            Some(a) if a.is_under_way => Wait::ForTheServer,
-            Some(a) if a.vain.is_some() => Wait::No,
-            Some(a) if a.failures == 0 && a.revision == revision && !is_lost(a) => Wait::ForTheServer,
-            // One that was changed meanwhile may be accepted now.
-            Some(a) if a.not_before > Instant::now() && a.revision == revision => Wait::Until(a.not_before),
-            _ => Wait::No,
-        }
+        self.attempts.get(object).map_or(Wait::No, |attempt| attempt.wait(revision, Instant::now()))
     }
 
     fn start(&mut self, write: Write) {
-        let attempt = self.attempts.entry(write.object.clone()).or_insert_with(|| Attempt {
-            revision: String::new(),
-            is_under_way: false,
-            failures: 0,
-            not_before: Instant::now(),
-            vain: None,
-            touched: Instant::now(),
-        });
-        (attempt.touched, attempt.vain) = (Instant::now(), None);
-        if attempt.revision != write.revision {
-            attempt.failures = 0;
-        }
-        attempt.revision.clone_from(&write.revision);
-        attempt.is_under_way = true;
+        let now = Instant::now();
+        self.attempts.entry(write.object.clone()).or_insert_with(|| Attempt::new(now)).begin(&write, now);
         let client = self.client.clone();
         self.running.spawn(async move {
             let result = send(client, &write).await;
@@ -246,22 +208,18 @@ impl Writer {
         self.settled = None;
         let Ok((write, result)) = done else { return };
         let Some(attempt) = self.attempts.get_mut(&write.object) else { return };
-        attempt.is_under_way = false;
         match result {
             Ok(effect) => {
-                attempt.failures = 0;
-                attempt.vain = (effect == Effect::None).then_some(write.body);
+                attempt.succeed(&write, effect, Instant::now());
                 tracing::debug!(kind = write.object.kind, name = %write.object.object, path = write.path, "written");
                 for note in write.events {
                     self.publish(&write.object, note);
                 }
             }
             // Changed or gone meanwhile: the next snapshot says what is to be done.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => attempt.failures = 0,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => attempt.conflict(Instant::now()),
             Err(error) => {
-                attempt.failures += 1;
-                let pause = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(attempt.failures - 1)).min(LONGEST_PAUSE);
-                attempt.not_before = Instant::now() + pause;
+                attempt.fail(Instant::now());
                 tracing::warn!(
                     kind = write.object.kind, name = %write.object.object, path = write.path, error = chain(&error),
                     "not written, tried again"
@@ -295,7 +253,7 @@ impl Writer {
         }
     }
 
-    fn publish(&self, object: &ObjectRef, note: Note) {
+    fn publish(&mut self, object: &ObjectRef, note: Note) {
         let snapshot = self.inputs.snapshots.borrow().clone();
         let uid = snapshot.and_then(|s| s.services.get(&object.object).map(|s| s.metadata.uid.clone()));
         let reference = ObjectReference {
@@ -306,6 +264,14 @@ impl Writer {
             uid,
             ..ObjectReference::default()
         };
+        let about = (object.clone(), note.reason);
+        let known = self.tellers.remove(&about).filter(|teller| teller.note == note);
+        let recorder = match known {
+            Some(teller) => teller.recorder,
+            None => Recorder::new(self.client.clone(), self.reporter.clone()),
+        };
+        let teller = Teller { note: note.clone(), recorder: recorder.clone(), last: Instant::now() };
+        self.tellers.insert(about, teller);
         let event = Event {
             type_: if note.is_warning { EventType::Warning } else { EventType::Normal },
             reason: note.reason.to_owned(),
@@ -313,7 +279,6 @@ impl Writer {
             action: "Program".to_owned(),
             secondary: None,
         };
-        let recorder = self.recorder.clone();
         // Its failure harms nobody: what it says is in the object's condition too.
         tokio::spawn(async move {
             if let Err(error) = recorder.publish(&event, &reference).await {
@@ -321,23 +286,6 @@ impl Writer {
             }
         });
     }
-}
-
-/// Whether an object must be left alone for now.
-enum Wait {
-    No,
-    /// Its last write is under way, or not seen yet.
-    ForTheServer,
-    Until(Instant),
-}
-
-/// What a write did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
-    /// The object has a new revision, or is gone.
-    Some,
-    /// The object was so already.
-    None,
 }
 
 async fn send(client: Client, write: &Write) -> Result<Effect, kube::Error> {
@@ -356,7 +304,7 @@ async fn send(client: Client, write: &Write) -> Result<Effect, kube::Error> {
     let sent = tokio::time::timeout(WRITE, client.request::<Value>(request)).await;
     let answer = sent.map_err(|elapsed| kube::Error::Service(Box::new(elapsed)))??;
     let is_same = write.verb == Verb::Patch && answer["metadata"]["resourceVersion"] == write.revision.as_str();
-    Ok(if is_same { Effect::None } else { Effect::Some })
+    Ok(if is_same { Effect::None } else { Effect::Changed })
 }
 
 /// Puts the time where a condition has changed.

@@ -113,7 +113,7 @@ fn a_table_of_another_make_is_replaced() {
 }
 
 #[test]
-fn a_full_table_array_gives_smaller_tables_and_then_a_fault_by_name() {
+fn s149_a_full_table_array_gives_smaller_tables_and_then_a_fault_by_name() {
     let mut state = State::new(&Observed::default());
     state.chunks = Space::new(0, chunks(251));
     let (_, faults) = state.plan(&rows(&[(1, &[1, 2, 3])]));
@@ -190,7 +190,7 @@ fn any_rows() -> impl Strategy<Value = BTreeMap<u8, Vec<u8>>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn the_maps_are_whole_after_every_operation(history in proptest::collection::vec((any_rows(), 0_u8..4), 1..8), restart in any::<bool>()) {
+    fn s143_the_maps_are_whole_after_every_operation(history in proptest::collection::vec((any_rows(), 0_u8..4), 1..8), restart in any::<bool>()) {
         let (mut memory, mut state) = (Memory::default(), State::new(&Observed::default()));
         for (wanted, ticks) in history {
             let listed: Vec<(u8, &[u8])> = wanted.iter().map(|(n, b)| (*n, b.as_slice())).collect();

@@ -44,8 +44,13 @@ impl<'de, T: Kind> Deserialize<'de> for Received<T> {
             }
         }
         let metadata = value.get("metadata").map(ObjectMeta::deserialize).transpose();
-        let metadata = metadata.map_err(serde::de::Error::custom)?.unwrap_or_default();
         let text = |field: &str| value.get("metadata")?.get(field)?.as_str().map(str::to_owned);
+        // What does not read is refused below with its place; its name is still its name.
+        let metadata = metadata.ok().flatten().unwrap_or_else(|| {
+            let [name, namespace, resource_version, uid] =
+                ["name", "namespace", "resourceVersion", "uid"].map(|field| text(field).unwrap_or_default());
+            ObjectMeta { name, namespace, resource_version, uid, ..ObjectMeta::default() }
+        });
         let wire = WireMeta {
             name: text("name"),
             namespace: text("namespace"),
@@ -95,6 +100,8 @@ impl<T: Kind> kube::Resource for Received<T> {
     }
 }
 
+#[cfg(test)]
+mod any;
 #[cfg(test)]
 mod tests {
     use serde_json::json;

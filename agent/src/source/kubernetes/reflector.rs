@@ -6,7 +6,12 @@
 //! # Design
 //! - What was read stays while the API server is away, for minutes or hours.
 //! - A watch is renewed every [`WATCH`], so that one whose peer vanished is not believed for longer than that.
-use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
 use kube::{
@@ -30,6 +35,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The pause before a kind is asked for again that the cluster does not have, or that we may not read.
 const ABSENT_PAUSE: Duration = Duration::from_secs(3);
+
+/// A kind that was there is gone when the API server has said so for as long: one that has just started may not know it
+/// yet, and what is programmed must not go for that.
+const ABSENCE: Duration = Duration::from_secs(10);
 
 /// What reflectors fill.
 pub(super) trait Store: 'static {
@@ -95,6 +104,7 @@ where
     };
     let mut streaming = true;
     let mut pause = FIRST_PAUSE;
+    let (mut is_known, mut absent_since) = (false, None::<Instant>);
     'start: loop {
         let mut events = watcher(api.clone(), config(streaming)).boxed();
         let mut list = BTreeMap::new();
@@ -110,7 +120,7 @@ where
                     continue;
                 }
                 Ok(Event::InitDone) => {
-                    pause = FIRST_PAUSE;
+                    (pause, is_known, absent_since) = (FIRST_PAUSE, true, None);
                     What::Synced(replace(std::mem::take(&mut list), &place))
                 }
                 Ok(Event::Apply(received)) => {
@@ -122,16 +132,27 @@ where
                     What::Change(delete(&received, &place))
                 }
                 Err(error) => match Failure::of::<T>(&error) {
-                    Failure::Absent => What::Absent(replace(BTreeMap::new(), &place)),
+                    Failure::Absent
+                        if is_known && absent_since.get_or_insert_with(Instant::now).elapsed() < ABSENCE =>
+                    {
+                        What::Trouble(format!("the API server does not know {}", T::resource()))
+                    }
+                    Failure::Absent => {
+                        is_known = false;
+                        What::Absent(replace(BTreeMap::new(), &place))
+                    }
                     Failure::Forbidden(reason) => What::Forbidden(reason),
                     Failure::NoStreaming => {
                         streaming = false;
                         continue 'start;
                     }
-                    // The watch begins anew with a list; a server that expires that too is not asked without end.
+                    // The watch begins anew with a list; a server that expires that too is not asked without end. It is
+                    // a list of the newest state: a streamed one may be older than what was seen before, from a server
+                    // that lags behind the one that was asked then.
                     Failure::Expired => {
                         tokio::time::sleep(jittered(FIRST_PAUSE)).await;
-                        continue;
+                        streaming &= !is_known;
+                        continue 'start;
                     }
                     Failure::Trouble(reason) => What::Trouble(reason),
                 },

@@ -1,0 +1,211 @@
+//! One Service, written to step by step, as an API server and two nodes would answer.
+use super::*;
+use crate::{
+    membership::{Members, Report},
+    model::{self, Role, fixture},
+    source::Snapshot,
+};
+
+/// The Service as the API server has it, and how far each node is.
+struct World {
+    service: Value,
+    seen: [u64; 2],
+}
+
+impl World {
+    /// Of our class, at revision 1, seen by both nodes.
+    fn new(metadata: Value) -> Self {
+        let mut service = json!({
+            "kind": "Service",
+            "metadata": {"name": "web", "uid": "u", "resourceVersion": "1"},
+            "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
+        });
+        merge_patch(&mut service, &json!({"metadata": metadata}));
+        Self { service, seen: [1, 1] }
+    }
+
+    fn revision(&self) -> u64 {
+        self.service["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Somebody else changes it.
+    fn change(&mut self, patch: &Value) {
+        merge_patch(&mut self.service, patch);
+        let next = self.revision() + 1;
+        self.service["metadata"]["resourceVersion"] = next.to_string().into();
+    }
+
+    /// The nodes have programmed all there is.
+    fn catch_up(&mut self) {
+        self.seen = [self.revision(); 2];
+    }
+
+    fn plan(&self) -> Option<Write> {
+        let mut snapshot = Snapshot::default();
+        fixture::add(&mut snapshot, &self.service).unwrap();
+        let node = model::Node { role: Role::Member, ..fixture::node(&["192.0.2.0/24", "2001:db8::/64"]) };
+        let model = model::compile(&snapshot, &node);
+        let report =
+            |services| Report { seen: crate::source::snapshot::Seen { services, gateways: 0 }, ..Report::default() };
+        let alive = ["a", "b"].iter().zip(self.seen).map(|(name, seen)| ((*name).to_owned(), report(seen)));
+        let members = Members { alive: alive.collect(), is_blind: false };
+        plan(snapshot.services.values().next().unwrap(), &snapshot, &View { model: &model, members: &members })
+    }
+
+    /// Carries out the write that is due: what it was told about.
+    fn step(&mut self) -> Option<(&'static str, bool)> {
+        let write = self.plan()?;
+        assert_eq!(write.body["metadata"]["resourceVersion"], self.service["metadata"]["resourceVersion"]);
+        assert_eq!(write.body["metadata"]["uid"], "u");
+        let mut body = write.body;
+        body["metadata"].as_object_mut().unwrap().retain(|key, _| key == "annotations" || key == "finalizers");
+        let is_status = write.path.ends_with("/services/web/status");
+        assert_eq!(body.get("status").is_some(), is_status, "{body}");
+        self.change(&body);
+        Some((write.events.first().map_or("", |note| note.reason), is_status))
+    }
+
+    /// Carries out all writes, the nodes keeping up.
+    fn settle(&mut self) -> Vec<&'static str> {
+        let mut told = Vec::new();
+        while let Some((event, _)) = self.step() {
+            told.push(event);
+            self.catch_up();
+            assert!(told.len() < 10, "it has no end: {told:?}");
+        }
+        told
+    }
+
+    fn shown(&self) -> Vec<&str> {
+        let ingress = self.service["status"]["loadBalancer"]["ingress"].as_array().into_iter().flatten();
+        ingress.map(|i| i["ip"].as_str().or(i["hostname"].as_str()).unwrap()).collect()
+    }
+
+    fn finalizers(&self) -> Vec<&str> {
+        self.service["metadata"]["finalizers"].as_array().into_iter().flatten().map(|f| f.as_str().unwrap()).collect()
+    }
+
+    fn allocated(&self) -> Option<&str> {
+        self.service["metadata"]["annotations"][ipam::ALLOCATED].as_str()
+    }
+}
+
+/// RFC 7386.
+fn merge_patch(to: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else { return *to = patch.clone() };
+    if !to.is_object() {
+        *to = json!({});
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            to.as_object_mut().unwrap().remove(name);
+        } else {
+            merge_patch(&mut to[name], value);
+        }
+    }
+}
+
+#[test]
+fn s81_s83_first_the_marks_then_the_nodes_then_the_status() {
+    let mut world = World::new(json!({"finalizers": ["example.com/keep"], "annotations": {"note": "kept"}}));
+    assert_eq!(world.step(), Some(("EnsuringLoadBalancer", false)));
+    assert_eq!((world.allocated(), world.finalizers()), (Some("192.0.2.1"), vec!["example.com/keep", FINALIZER]));
+    assert_eq!(world.service["metadata"]["annotations"]["note"], "kept");
+    assert_eq!(world.step(), None, "no node has programmed it");
+    world.seen[0] = world.revision();
+    assert_eq!(world.step(), None, "one has not");
+    world.catch_up();
+    assert_eq!(world.step(), Some(("EnsuredLoadBalancer", true)));
+    assert_eq!(world.service["status"]["loadBalancer"]["ingress"], json!([{"ip": "192.0.2.1", "ipMode": "VIP"}]));
+    world.catch_up();
+    assert_eq!(world.step(), None, "it says what it should");
+}
+
+#[test]
+fn s8_entries_of_others_stay_with_all_their_fields() {
+    let mut world = World::new(json!({}));
+    world.settle();
+    let others = json!([
+        {"hostname": "lb.example"},
+        {"ip": "198.51.100.7", "ipMode": "Proxy", "ports": [{"port": 80, "protocol": "TCP"}]},
+        {"ip": "192.0.2.1", "ipMode": "VIP"},
+    ]);
+    world.change(&json!({"status": {"loadBalancer": {"ingress": others}}}));
+    world.change(&json!({"spec": {"ipFamilyPolicy": "RequireDualStack"}}));
+    world.catch_up();
+    world.settle();
+    assert_eq!(world.shown(), ["lb.example", "198.51.100.7", "192.0.2.1", "2001:db8::1"]);
+    assert_eq!(world.service["status"]["loadBalancer"]["ingress"][1], others[1]);
+    world.change(&json!({"spec": {"type": "ClusterIP"}}));
+    world.catch_up();
+    assert_eq!(world.settle(), ["DeletingLoadBalancer", "DeletedLoadBalancer"]);
+    assert_eq!((world.shown(), world.allocated()), (vec!["lb.example", "198.51.100.7"], None));
+}
+
+#[test]
+fn s78_an_address_that_is_given_up_leaves_the_status_before_its_mark() {
+    let mut world = World::new(json!({"annotations": {ipam::ADDRESSES: "192.0.2.5"}}));
+    world.settle();
+    world.change(&json!({"metadata": {"annotations": {ipam::ADDRESSES: "192.0.2.6"}}}));
+    world.catch_up();
+    assert_eq!(world.step(), Some(("UpdatedLoadBalancer", true)));
+    assert_eq!((world.shown(), world.allocated()), (vec![], Some("192.0.2.5")));
+    world.catch_up();
+    assert_eq!(world.settle(), ["EnsuringLoadBalancer", "EnsuredLoadBalancer"]);
+    assert_eq!((world.shown(), world.allocated()), (vec!["192.0.2.6"], Some("192.0.2.6")));
+}
+
+#[test]
+fn s71_a_service_that_is_refused_keeps_no_mark_that_would_keep_it_from_being_deleted() {
+    let mut world = World::new(json!({"finalizers": ["example.com/keep"]}));
+    world.settle();
+    world.change(&json!({"metadata": {"annotations": {ipam::ADDRESSES: "nonsense"}}}));
+    assert_eq!(world.step(), Some(("", true)));
+    assert!(world.shown().is_empty());
+    assert_eq!(world.service["status"]["conditions"][0]["reason"], "InvalidAddress");
+    assert_eq!(world.step(), None, "the nodes still have it");
+    world.catch_up();
+    assert_eq!(world.step(), Some(("DeletedLoadBalancer", false)));
+    assert_eq!((world.allocated(), world.finalizers()), (None, vec!["example.com/keep"]));
+}
+
+#[test]
+fn s84_s86_a_service_that_is_deleted_is_let_go_when_every_node_has_let_go() {
+    let mut world = World::new(json!({"finalizers": ["example.com/keep"]}));
+    world.settle();
+    world.change(&json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    world.seen[0] = world.revision();
+    assert_eq!(world.step(), None, "a node still serves it");
+    world.catch_up();
+    assert_eq!(world.step(), Some(("DeletedLoadBalancer", false)));
+    assert_eq!((world.allocated(), world.finalizers()), (None, vec!["example.com/keep"]));
+    world.catch_up();
+    assert_eq!(world.step(), None);
+}
+
+#[test]
+fn s85_s86_a_finalizer_without_our_annotation_is_ours_where_the_class_is() {
+    for (class, is_ours) in [(Some(CLASS), true), (None, false), (Some("other.example/lb"), false)] {
+        let metadata = json!({"finalizers": [FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z"});
+        let mut world = World::new(metadata);
+        world.service["spec"]["loadBalancerClass"] = json!(class);
+        world.step();
+        assert_eq!(world.finalizers().is_empty(), is_ours, "{class:?}");
+    }
+}
+
+#[test]
+fn s1_s4_what_is_not_ours_is_not_written_to_and_what_was_is_cleared() {
+    for spec in
+        [json!({"type": "ClusterIP"}), json!({"type": "NodePort"}), json!({"loadBalancerClass": "other.example/lb"})]
+    {
+        let mut world = World::new(json!({}));
+        world.change(&json!({"spec": spec}));
+        assert_eq!(world.plan(), None, "{spec}");
+        // It waited for an address when it was ours.
+        world.change(&json!({"status": {"conditions": [{"type": PROGRAMMED, "status": "False"}, {"type": "other"}]}}));
+        assert_eq!(world.step(), Some(("", true)));
+        assert_eq!(world.service["status"]["conditions"].as_array().map(Vec::len), Some(1), "{}", world.service);
+        assert_eq!(world.plan(), None);
+    }
+}
