@@ -86,7 +86,8 @@ fn gateway_of(gateway: &Gateway, name: &ObjectName, snapshot: &Snapshot, view: &
     }
     let servers = view.servers(wanted);
     let programmed = |node: &&str| view.has_programmed(node, &object, &gateway.metadata.resource_version);
-    let shown = gateway.status.addresses.iter().any(|a| a.value.as_ref().is_some_and(|v| given.contains(v.as_str())));
+    let is_given = |value: &String| value.parse().is_ok_and(|addr| wanted.contains(&addr));
+    let shown = gateway.status.addresses.iter().any(|a| a.value.as_ref().is_some_and(is_given));
     let is_programmed = !servers.is_empty() && servers.iter().all(programmed);
     // What is shown stays while the nodes catch up with a change that our own write was.
     if !is_programmed && shown && !wanted.is_empty() {
