@@ -96,7 +96,7 @@ pub fn write(binary: &Path, names: &[String], out: &Path) -> Result<String> {
 /// The same, of any program.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_program(program: Program<'_>, binary: &Path, names: &[String], out: &Path) -> Result<String> {
     let bytes = fs::read(binary).with_context(|| format!("read {}", binary.display()))?;
     let packed = pack(program, &bytes, names).with_context(|| format!("pack {}", binary.display()))?;
