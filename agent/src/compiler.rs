@@ -19,6 +19,8 @@ use crate::{
     telemetry::chain,
 };
 
+/// How long the first model of a member waits for the other nodes.
+const HOLD: Duration = Duration::from_secs(3);
 /// Between two tries to write the allocations down.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -46,6 +48,17 @@ impl Compiler {
         out: watch::Sender<Arc<Model>>,
         cancel: CancellationToken,
     ) {
+        if self.node.role == Role::Member {
+            // Knowing of nobody it would take back what the programs announce, and announce it anew a moment later.
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(HOLD) => {}
+                Ok(known) = members.wait_for(|known| !known.alive.is_empty()) => {
+                    self.node.candidates = candidates(&known);
+                    tracing::info!(nodes = names(&self.node.candidates), "nodes that live");
+                }
+            }
+        }
         loop {
             let retry = self.unsaved;
             tokio::select! {
