@@ -34,7 +34,7 @@ use crate::{
 /// Between two looks at everything, at least: bursts coalesce.
 const COALESCE: Duration = Duration::from_millis(20);
 /// Writes under way at most; the others wait for the next look.
-const MAX_WRITES: usize = 16;
+const MAX_WRITES: usize = 32;
 /// How long one write may take.
 const WRITE: Duration = Duration::from_secs(10);
 /// After so long a write's effect is in the snapshot, or it had none.
@@ -133,6 +133,10 @@ impl Writer {
                 () = sleep_until(retry.into()) => {}
             }
             tokio::time::sleep(COALESCE.saturating_sub(looked.elapsed())).await;
+            // Else each look, which costs what there are objects, would make room for one write.
+            while let Some(done) = self.running.try_join_next() {
+                self.note(done);
+            }
         }
     }
 
