@@ -54,8 +54,7 @@ impl Compiler {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(HOLD) => {}
                 Ok(known) = members.wait_for(|known| !known.alive.is_empty()) => {
-                    self.node.candidates = candidates(&known);
-                    tracing::info!(nodes = names(&self.node.candidates), "nodes that live");
+                    self.follow_members(&known);
                 }
             }
         }
@@ -72,12 +71,9 @@ impl Compiler {
                 },
                 // Its end is this agent's: who announces stays as it is.
                 Ok(()) = members.changed() => {
-                    let candidates = candidates(&members.borrow_and_update());
-                    if self.node.candidates == candidates {
+                    if !self.follow_members(&members.borrow_and_update()) {
                         continue;
                     }
-                    tracing::info!(nodes = names(&candidates), "nodes that live");
-                    self.node.candidates = candidates;
                 }
             }
             let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
@@ -87,6 +83,17 @@ impl Compiler {
             out.send_replace(model);
             self.save();
         }
+    }
+
+    /// Takes over who may announce; whether that changed.
+    fn follow_members(&mut self, members: &Members) -> bool {
+        let candidates = candidates(members);
+        if self.node.candidates == candidates {
+            return false;
+        }
+        tracing::info!(nodes = names(&candidates), "nodes that live");
+        self.node.candidates = candidates;
+        true
     }
 
     fn compile(&mut self, snapshot: &Arc<Snapshot>) -> Arc<Model> {

@@ -109,8 +109,8 @@ fn is_announced(addr: &Addr, vip: &Vip) -> bool {
     if vip.flags & VIP_ANNOUNCE == 0 || (until != u64::MAX && conntrack::clock() >= until) {
         return false;
     }
-    // SAFETY: as in `owned`.
     // Both clocks are near enough: who takes over waits for seconds.
+    // SAFETY: as in `owned`.
     blind == 0 || CLAIMED.get_ptr(addr).map_or(0, |at| unsafe { *at }) < blind
 }
 

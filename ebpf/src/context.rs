@@ -326,9 +326,8 @@ impl Buffer {
             Action::Drop => TC_ACT_SHOT,
             // SAFETY: a helper with scalar arguments.
             Action::Bounce => unsafe { bpf_redirect(self.ifindex(), 0) as i32 },
-            // SAFETY: without a next hop the kernel looks for one itself.
             Action::Handed => TC_ACT_REDIRECT as i32,
-            // SAFETY: a helper with scalar arguments.
+            // SAFETY: without a next hop the kernel looks for one itself.
             Action::Redirect(ifindex) => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 },
         }
     }

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Lease, Namespace, Node, ObjectMeta, ObjectName,
-    Service,
+    OpenShiftRoute, Service,
     endpoint_slice::{MANAGED_BY_LABEL, MANAGER},
 };
 
@@ -48,11 +48,11 @@ pub trait Kind: DeserializeOwned + Debug + PartialEq + Send + Sync + 'static {
 }
 
 macro_rules! kinds {
-    ($($type:ident: $group:literal, $version:literal, $plural:literal, $custom:literal, $revision:literal, $namespaced:literal, $key:ty, $by:expr;)*) => {$(
+    ($($type:ident, $kind:literal; $group:literal, $version:literal, $plural:literal, $custom:literal, $revision:literal, $namespaced:literal, $key:ty, $by:expr;)*) => {$(
         impl Kind for $type {
             const GROUP: &'static str = $group;
             const VERSION: &'static str = $version;
-            const KIND: &'static str = stringify!($type);
+            const KIND: &'static str = $kind;
             const PLURAL: &'static str = $plural;
             const IS_CUSTOM: bool = $custom;
             const KEEPS_REVISION: bool = $revision;
@@ -75,13 +75,15 @@ fn by_name(metadata: &ObjectMeta) -> String {
 }
 
 kinds! {
-    Service: "", "v1", "services", false, true, true, ObjectName, ObjectMeta::object_name;
-    Namespace: "", "v1", "namespaces", false, false, false, String, by_name;
-    Node: "", "v1", "nodes", false, false, false, String, by_name;
-    Lease: "coordination.k8s.io", "v1", "leases", false, true, true, String, by_name;
-    Gateway: "gateway.networking.k8s.io", "v1", "gateways", true, true, true, ObjectName, ObjectMeta::object_name;
-    GatewayClass: "gateway.networking.k8s.io", "v1", "gatewayclasses", true, true, false, String, by_name;
-    AddressPool: "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name;
+    Service, "Service"; "", "v1", "services", false, true, true, ObjectName, ObjectMeta::object_name;
+    Namespace, "Namespace"; "", "v1", "namespaces", false, false, false, String, by_name;
+    Node, "Node"; "", "v1", "nodes", false, false, false, String, by_name;
+    Lease, "Lease"; "coordination.k8s.io", "v1", "leases", false, true, true, String, by_name;
+    Gateway, "Gateway"; "gateway.networking.k8s.io", "v1", "gateways", true, true, true, ObjectName, ObjectMeta::object_name;
+    GatewayClass, "GatewayClass"; "gateway.networking.k8s.io", "v1", "gatewayclasses", true, true, false, String, by_name;
+    HttpRoute, "HTTPRoute"; "gateway.networking.k8s.io", "v1", "httproutes", true, true, true, ObjectName, ObjectMeta::object_name;
+    AddressPool, "AddressPool"; "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name;
+    OpenShiftRoute, "Route"; "route.openshift.io", "v1", "routes", true, true, true, ObjectName, ObjectMeta::object_name;
 }
 
 impl Kind for EndpointSlice {
@@ -97,25 +99,6 @@ impl Kind for EndpointSlice {
     fn keeps_revision(metadata: &ObjectMeta) -> bool {
         metadata.labels.get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGER)
     }
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn key(metadata: &ObjectMeta) -> ObjectName {
-        metadata.object_name()
-    }
-}
-
-impl Kind for HttpRoute {
-    const GROUP: &'static str = "gateway.networking.k8s.io";
-    const VERSION: &'static str = "v1";
-    const KIND: &'static str = "HTTPRoute";
-    const PLURAL: &'static str = "httproutes";
-    const IS_CUSTOM: bool = true;
-    const KEEPS_REVISION: bool = true;
-    const IS_NAMESPACED: bool = true;
-    type Key = ObjectName;
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata

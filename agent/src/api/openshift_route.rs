@@ -1,12 +1,7 @@
 //! `Route` (route.openshift.io/v1), as far as it is read: how an OpenShift cluster lets clients reach a Service.
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Kind,
-    meta::{ObjectMeta, ObjectName},
-    service::IntOrString,
-    wire::or_default,
-};
+use super::{meta::ObjectMeta, service::IntOrString, wire::or_default};
 
 /// A `Route`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -63,23 +58,4 @@ pub struct OpenShiftRouteTls {
     /// `passthrough`, `edge` or `reencrypt`.
     #[serde(deserialize_with = "or_default")]
     pub termination: String,
-}
-
-impl Kind for OpenShiftRoute {
-    const GROUP: &'static str = "route.openshift.io";
-    const VERSION: &'static str = "v1";
-    const KIND: &'static str = "Route";
-    const PLURAL: &'static str = "routes";
-    const IS_CUSTOM: bool = true;
-    const IS_NAMESPACED: bool = true;
-    const KEEPS_REVISION: bool = true;
-    type Key = ObjectName;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn key(metadata: &ObjectMeta) -> ObjectName {
-        metadata.object_name()
-    }
 }

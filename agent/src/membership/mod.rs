@@ -150,8 +150,7 @@ impl Membership {
                     if self.announces {
                         let from = if is_written { now } else { Instant::now() };
                         let until = from + Duration::from_secs(DURATION);
-                        peers.members(Instant::now());
-                        out.validity.send_replace(match peers.blind_since() {
+                        out.validity.send_replace(match peers.blind_since(Instant::now()) {
                             Some(since) => Validity::Blind { until, since },
                             None => Validity::Until(until),
                         });

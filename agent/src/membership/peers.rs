@@ -80,7 +80,7 @@ impl Peers {
     /// Who lives now.
     pub(super) fn members(&mut self, now: Instant) -> Members {
         let was_blind = self.is_blind;
-        self.is_blind = self.peers.get(&self.own).is_none_or(|own| now.duration_since(own.changed) > BLIND);
+        self.is_blind = self.blind_since(now).is_some();
         if !self.is_blind {
             for peer in self.peers.values_mut() {
                 if was_blind && peer.is_alive {
@@ -94,8 +94,11 @@ impl Peers {
     }
 
     /// Since when nothing may have been seen, while nothing is.
-    pub(super) fn blind_since(&self) -> Option<Instant> {
-        self.is_blind.then(|| self.peers.get(&self.own).map_or(self.born, |own| own.changed))
+    pub(super) fn blind_since(&self, now: Instant) -> Option<Instant> {
+        match self.peers.get(&self.own) {
+            None => Some(self.born),
+            Some(own) => (now.duration_since(own.changed) > BLIND).then_some(own.changed),
+        }
     }
 
     /// When [`Self::members`] may say something else although no Lease changes.

@@ -7,8 +7,8 @@
 //! - Objects are compared by pointer alone: a snapshot shares those that did not change with the one before, and whole
 //!   runs of them, which are not looked into.
 //! - When nothing but EndpointSlices changed, and of Services what claims nothing else ([`service::is_quiet`]), no address
-//!   and no frontend comes or goes: the Services in question are compiled anew within the last model. Any other change compiles everything, with the targets of Services that are as
-//!   they were.
+//!   and no frontend comes or goes: the Services in question are compiled anew within the last model. Any other change
+//!   compiles everything, with the targets of Services that are as they were.
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +22,9 @@ use super::{
     Model, Node, ObjectRef, Role,
     candidates::announcers,
     chain::{self, Links},
-    endpoints::SliceIndex,
+    endpoints::{Family, SliceIndex},
     gateway, ipam, listener,
-    pool::Pools,
+    pool::{Pools, node_addr},
     route, service,
 };
 use crate::{
@@ -53,10 +53,10 @@ impl Memo {
         let last = &self.snapshot;
         let quiet = self.quiet_services(snapshot);
         let only_slices = self.node.as_ref() == Some(node)
-            && same(&last.gateway_classes, &snapshot.gateway_classes)
+            && last.gateway_classes.is_same(&snapshot.gateway_classes)
             && self.has_same_guests(snapshot)
-            && same(&last.gateways, &snapshot.gateways)
-            && same(&last.http_routes, &snapshot.http_routes)
+            && last.gateways.is_same(&snapshot.gateways)
+            && last.http_routes.is_same(&snapshot.http_routes)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_pools(snapshot, node);
         let mut model = match quiet {
@@ -92,9 +92,9 @@ impl Memo {
     /// Whether the pools are as they were: nodes and namespaces change more often than what pools see of them.
     fn has_same_pools(&self, snapshot: &Snapshot, node: &Node) -> bool {
         let last = &self.snapshot;
-        let is_untouched = same(&last.pools, &snapshot.pools)
-            && same(&last.namespaces, &snapshot.namespaces)
-            && same(&last.nodes, &snapshot.nodes);
+        let is_untouched = last.pools.is_same(&snapshot.pools)
+            && last.namespaces.is_same(&snapshot.namespaces)
+            && last.nodes.is_same(&snapshot.nodes);
         is_untouched || *self.model.pools == Pools::new(snapshot, node)
     }
 
@@ -105,7 +105,7 @@ impl Memo {
 
     /// Whether no namespace changed that a listener may look at.
     fn has_same_guests(&self, snapshot: &Snapshot) -> bool {
-        same(&self.snapshot.namespaces, &snapshot.namespaces) || !listener::uses_namespaces(snapshot)
+        self.snapshot.namespaces.is_same(&snapshot.namespaces) || !listener::uses_namespaces(snapshot)
     }
 
     /// Brings the index of slices up to date; the Services that had or have a slice that changed.
@@ -145,7 +145,7 @@ impl Memo {
         }
         let is_local = |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy == "Local");
         // Pools look at less of a node than those who choose between them.
-        if touched.iter().any(is_local) || !same(&self.snapshot.nodes, &snapshot.nodes) {
+        if touched.iter().any(is_local) || !self.snapshot.nodes.is_same(&snapshot.nodes) {
             self.choose_announcers(snapshot, node, &mut model);
         }
         let stale = model.http.services.keys().filter(|port| touched.contains(&port.service));
@@ -225,9 +225,7 @@ impl Memo {
 
 /// Where other nodes reach a node, in the family of `vip`.
 fn address_of(snapshot: &Snapshot, node: &str, vip: IpAddr) -> Option<IpAddr> {
-    let addresses = &snapshot.nodes.get(node)?.status.addresses;
-    let internal = addresses.iter().filter(|a| a.type_ == NodeAddressType::InternalIp.as_str());
-    internal.filter_map(|a| a.address.parse().ok()).find(|ip: &IpAddr| ip.is_ipv4() == vip.is_ipv4())
+    node_addr(snapshot.nodes.get(node)?, NodeAddressType::InternalIp, Family::of(vip))
 }
 
 /// The old one of two that are equal.
@@ -241,10 +239,6 @@ fn changed<'a, K: Ord, V>(
     new: &'a SharedMap<K, Arc<V>>,
 ) -> impl Iterator<Item = Difference<'a, K, Arc<V>>> {
     old.differences(new, |(_, a), (_, b)| Arc::ptr_eq(a, b))
-}
-
-fn same<K: Ord, V>(old: &SharedMap<K, Arc<V>>, new: &SharedMap<K, Arc<V>>) -> bool {
-    changed(old, new).next().is_none()
 }
 
 /// Walks two maps side by side and yields, in order, what `is_same` does not find the same.

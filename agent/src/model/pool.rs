@@ -25,6 +25,7 @@ use ipnet::IpNet;
 
 pub use range::Range;
 use range::{Avoid, RESERVED};
+pub(super) use read::node_addr;
 use read::{Taken, node_addrs};
 pub use status::pool_status;
 

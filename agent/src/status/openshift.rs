@@ -126,10 +126,6 @@ fn is_ours(route: &OpenShiftRoute) -> bool {
 fn create(service: &Service, host: Option<&str>, port: &ServicePort) -> Write {
     let name = route_name(service);
     let metadata = ObjectMeta { name: name.name, namespace: name.ns, ..ObjectMeta::default() };
-    let mut spec = spec(service, port);
-    if let Some(host) = host {
-        spec["host"] = json!(host);
-    }
     let body = json!({
         "apiVersion": format!("{}/{}", OpenShiftRoute::GROUP, OpenShiftRoute::VERSION),
         "kind": OpenShiftRoute::KIND,
@@ -139,16 +135,21 @@ fn create(service: &Service, host: Option<&str>, port: &ServicePort) -> Write {
             "labels": { MANAGED_LABEL: "true", SERVICE_LABEL: service.metadata.name },
             "ownerReferences": super::slices::owners(service),
         },
-        "spec": spec,
+        "spec": spec(service, host, port),
     });
     Write::create::<OpenShiftRoute>(&metadata, body)
 }
 
-/// What is wanted, the host apart; as a merge patch it removes what is not.
-fn spec(service: &Service, port: &ServicePort) -> Value {
+/// What is wanted; as a merge patch it removes what is not, but for a host that the cluster has given.
+fn spec(service: &Service, host: Option<&str>, port: &ServicePort) -> Value {
     let target = target_port(port).map_or(Value::Null, |target| json!({ "targetPort": target }));
     let tls = if speaks_tls(port) { json!({ "termination": "passthrough" }) } else { Value::Null };
-    json!({ "to": { "kind": Service::KIND, "name": service.metadata.name }, "port": target, "tls": tls })
+    let mut spec =
+        json!({ "to": { "kind": Service::KIND, "name": service.metadata.name }, "port": target, "tls": tls });
+    if let Some(host) = host {
+        spec["host"] = json!(host);
+    }
+    spec
 }
 
 /// A Service with one port need not name it; then any endpoint's will do.
@@ -169,11 +170,8 @@ fn changed(service: &Service, host: Option<&str>, port: &ServicePort, present: &
     if is_right && present.metadata.owner_references.iter().any(|known| known.uid == *owner) {
         return None;
     }
-    let mut spec = spec(service, port);
-    if let Some(host) = host {
-        spec["host"] = json!(host);
-    }
-    let body = json!({ "metadata": { "ownerReferences": super::slices::owners(service) }, "spec": spec });
+    let owners = super::slices::owners(service);
+    let body = json!({ "metadata": { "ownerReferences": owners }, "spec": spec(service, host, port) });
     Some(Write::new::<OpenShiftRoute>(&present.metadata, None, body))
 }
 

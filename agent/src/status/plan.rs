@@ -73,7 +73,7 @@ fn route(route: &HttpRoute, name: &ObjectName, snapshot: &Snapshot, view: &View<
 fn gateway_of(gateway: &Gateway, name: &ObjectName, snapshot: &Snapshot, view: &View<'_>) -> Option<Write> {
     let object = ObjectRef::new(Gateway::KIND, name.clone());
     let wanted = view.model.wanted.get(&object).map(Vec::as_slice).unwrap_or_default();
-    let given = wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let given = service::join(wanted);
     let present = gateway.metadata.annotations.get(ipam::ALLOCATED);
     let is_ours = view.model.gateways.contains_key(name) && gateway.metadata.deletion_timestamp.is_none();
     if is_ours && !wanted.is_empty() && present != Some(&given) {

@@ -75,7 +75,8 @@ fn is_marked(service: &Service, wanted: &[IpAddr]) -> bool {
     allocated.is_some_and(|text| *text == join(wanted)) && has_finalizer(service)
 }
 
-fn join(addrs: &[IpAddr]) -> String {
+/// The addresses as [`ipam::ALLOCATED`] holds them.
+pub(super) fn join(addrs: &[IpAddr]) -> String {
     addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 

@@ -125,11 +125,8 @@ fn of_nodes(which: &NodeAddresses, snapshot: &Snapshot, faults: &mut Vec<(&'stat
     let mut addrs = Vec::new();
     for node in snapshot.nodes.values().map(AsRef::as_ref).filter(selected) {
         for family in [Family::V4, Family::V6] {
-            let of_type = |wanted: &NodeAddressType| {
-                let all = node_addrs(node).filter(|(type_, _)| *type_ == wanted.as_str()).map(|(_, addr)| addr);
-                all.into_iter().find(|addr| family.admits(*addr))
-            };
-            addrs.extend(types.iter().find_map(of_type).filter(|addr| !addrs.contains(addr)));
+            let of_type = types.iter().find_map(|type_| node_addr(node, *type_, family));
+            addrs.extend(of_type.filter(|addr| !addrs.contains(addr)));
         }
     }
     if addrs.is_empty() {
@@ -147,6 +144,11 @@ pub(super) fn node_addrs(node: &ApiNode) -> impl Iterator<Item = (&str, IpAddr)>
         let addr = address.address.parse().ok().filter(|addr| unusable(*addr).is_none())?;
         Some((address.type_.as_str(), addr))
     })
+}
+
+/// The first address of a node of this type and family.
+pub(in crate::model) fn node_addr(node: &ApiNode, type_: NodeAddressType, family: Family) -> Option<IpAddr> {
+    node_addrs(node).find(|(is, addr)| *is == type_.as_str() && family.admits(*addr)).map(|(_, addr)| addr)
 }
 
 /// What the cluster uses for something else: no pool may have it.
