@@ -23,6 +23,7 @@ pub mod rows;
 pub mod space;
 pub mod stage;
 pub mod sweep;
+pub mod table;
 pub mod uplink;
 
 pub use announce::Validity;
