@@ -14,6 +14,7 @@ pub mod groups;
 pub mod load;
 pub mod maglev;
 pub mod maps;
+pub mod neighbours;
 pub mod network;
 pub mod observe;
 pub mod permission;
