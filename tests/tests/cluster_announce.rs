@@ -73,6 +73,20 @@ fn s99_s100_s101_s102_one_node_answers_for_a_vip_whatever_happens() {
         vips.iter().map(|vip| (*vip, scene.plane.until("it is announced", |_| alone(&scene, *vip)))).collect();
     let away: Vec<_> = home.iter().map(|(vip, _)| (*vip, 1 - home[0].1)).collect();
     let first = home[0].1;
+    // Every node says who announces it.
+    let name = format!("{}/web", ns.name());
+    for agent in &scene.agents {
+        let services = agent.show_json(&["services"]).expect("services");
+        let shown =
+            services.as_array().into_iter().flatten().find(|s| s["name"] == name.as_str()).expect("it is listed");
+        let why = agent.show(&["why", &format!("service/{name}")]).expect("why");
+        for (vip, node) in &home {
+            let by = format!("node{}", node + 1);
+            assert_eq!(shown["announcers"][vip.to_string()], by, "{shown:#}");
+            assert!(why.contains(&format!("{vip}: of pool lan, announced by {by}")), "{why}");
+            assert!(why.contains("80/TCP: to 2 endpoints, 1 of them on this node"), "{why}");
+        }
+    }
 
     cut(&scene, first);
     until(&scene, "S101: who is cut off from the API server yields", &away);

@@ -10,7 +10,7 @@ use std::{
 use sluice_ebpf::MAX_CHUNKS;
 use tokio::sync::{Semaphore, watch};
 
-use super::view;
+use super::{explain, view};
 use crate::{
     datapath::{
         Applied, UplinkStatus,
@@ -172,6 +172,10 @@ impl Stages {
         let same = |o: &ObjectRef| o.kind.eq_ignore_ascii_case(kind) && o.object.to_string() == name;
         let (found, verdict) = model.verdicts.iter().find(|(o, _)| same(o))?;
         let mut view = object_view(found, Some(verdict));
+        view.messages.extend(explain::lines(&model, found));
+        if self.applied.borrow().unprogrammed.contains(&found.to_string()) {
+            view.messages.push("not programmed: `sluice status` says why".to_owned());
+        }
         if let Some(chain) = model.chains.get(&found.object).filter(|_| found.kind == "Service") {
             view.messages.extend(chain.lines());
         }
@@ -208,10 +212,12 @@ fn service(
     });
     let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
     let is_announced = |vip: &&IpAddr| model.announced.contains(*vip);
+    let by = |vip: &IpAddr| Some((vip.to_string(), model.announcers.get(vip)?.clone()));
     view::Service {
         object: object_view(object, model.verdicts.get(object)),
         addresses: addresses.iter().map(ToString::to_string).collect(),
         announced: addresses.iter().filter(is_announced).map(ToString::to_string).collect(),
+        announcers: addresses.iter().filter_map(by).collect(),
         ports: ports.iter().map(|(port, proto)| format!("{port}/{proto}")).collect(),
         backends,
         flows: total.flows,
