@@ -150,6 +150,24 @@ impl Scene {
         maps.reach(addr.into()).expect("its maps")
     }
 
+    /// Waits until these pods, and no other address, are the backends of a frontend in the maps of every agent that runs.
+    ///
+    /// # Panics
+    /// They are others in the end.
+    pub fn until_reaches(&self, addr: impl Into<SocketAddr>, pods: &[&str]) {
+        let addr = addr.into();
+        let pods = self.lab.select(pods);
+        let wanted: BTreeSet<SocketAddr> =
+            pods.iter().map(|pod| (pod.ip(addr.is_ipv6()), TCP_PORT).into()).collect();
+        self.plane.until(&format!("{addr} leads to {wanted:?}"), |_| {
+            for agent in self.agents.iter().filter(|agent| agent.pid().is_some()) {
+                let found = Maps::open(agent.bpf_dir())?.reach(addr)?;
+                anyhow::ensure!(found.as_ref() == Some(&wanted), "{found:?}");
+            }
+            Ok(())
+        });
+    }
+
     /// The agent that leads, and the other one.
     ///
     /// # Panics
