@@ -199,12 +199,15 @@ fn odd_endpoints(scene: &Scene, ns: &TestNamespace<'_>) {
     let with = |pod: &str, conditions: Value| json!({ "addresses": [ip(pod)], "conditions": conditions });
     let terminating = json!({ "ready": false, "serving": true, "terminating": true });
     // S33: nothing said is ready; what is not ready does not serve, unless it says so; S34: the slice's word counts.
-    of("a", vec![
-        with("a1", json!({})),
-        with("a2", json!({ "ready": false, "terminating": true })),
-        with("b1", json!({ "ready": true, "serving": false, "terminating": true })),
-        with("b2", json!({ "ready": false })),
-    ]);
+    of(
+        "a",
+        vec![
+            with("a1", json!({})),
+            with("a2", json!({ "ready": false, "terminating": true })),
+            with("b1", json!({ "ready": true, "serving": false, "terminating": true })),
+            with("b2", json!({ "ready": false })),
+        ],
+    );
     scene.until_reaches((vip, 80), &["a1", "b1"]);
     scene.until_answers((vip, 80), &["a1", "b1"]);
     // S33 again: with none ready the one that says that it serves is left, and not the one that says nothing.
@@ -223,11 +226,14 @@ fn odd_endpoints(scene: &Scene, ns: &TestNamespace<'_>) {
     scene.until_answers((vip, 80), &["a1", "a2"]);
     scene.plane.api().delete(&ns.path("discovery.k8s.io/v1", "endpointslices/b")).expect("it is there");
     // S29: the first address alone. S36: neither its own VIP nor another's, and the verdict names them.
-    of("a", vec![
-        json!({ "addresses": [ip("a1"), ip("b2")] }),
-        json!({ "addresses": [vip.to_string()] }),
-        json!({ "addresses": [other.to_string()] }),
-    ]);
+    of(
+        "a",
+        vec![
+            json!({ "addresses": [ip("a1"), ip("b2")] }),
+            json!({ "addresses": [vip.to_string()] }),
+            json!({ "addresses": [other.to_string()] }),
+        ],
+    );
     // S27: a slice of nobody; S28: names, and the family that the Service has not.
     write_slice(ns, "of-nobody", None, "IPv4", vec![json!({ "addresses": [ip("b1")] })]);
     write_slice(ns, "names", Some("odd"), "FQDN", vec![json!({ "addresses": ["web.example"] })]);
