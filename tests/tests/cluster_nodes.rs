@@ -1,5 +1,5 @@
 //! The harness itself: nodes are real, their pods are reached from outside, and a power failure is one. And Sluice on nodes
-//! where kube-proxy is at work (S146).
+//! where kube-proxy is at work (S146), from its installation to its removal (S142).
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -7,12 +7,18 @@ use std::{
 };
 
 use anyhow::Context as _;
+use aya::programs::{SchedClassifier, TcAttachType};
 use serde_json::{Value, json};
 use sluice_tests::{
-    cluster::{Cluster, Patch, TestNamespace},
+    cluster::{
+        Cluster, Patch, TestNamespace,
+        look::{ingress, is_marked},
+        nodes::UPLINK,
+    },
     netns::{
         Namespace,
         http::{self, Protocol},
+        request,
         run::{self, RUNS},
     },
 };
@@ -83,7 +89,7 @@ fn ask(cluster: &Cluster, ip: IpAddr) -> anyhow::Result<String> {
 }
 
 #[test]
-fn s146_pods_run_on_real_nodes_beside_kube_proxy_and_a_node_is_killed_and_returns() {
+fn s142_s146_pods_run_on_real_nodes_beside_kube_proxy_and_a_node_is_killed_and_returns() {
     let cluster = Cluster::up(2).expect("a cluster");
     let (id, dir) = (cluster.plane.run().id().to_owned(), cluster.plane.run().dir());
     let nodes = cluster.plane.kubectl(&["get", "nodes"], "").expect("kubectl");
@@ -154,55 +160,89 @@ fn pods_reach_each_other_and_the_api_server(
     assert!(logs.contains(name), "{logs}");
 }
 
-/// S146: what kube-proxy serves is served before Sluice is there, with it, and after it; and the VIP is, by both.
+/// S146: what kube-proxy serves is served before Sluice is there, with it, and after it; and the VIP is, by both. S142: when
+/// it is removed nothing of it is left.
 ///
 /// The network of the pods is that of the reference CNI plugins; Calico, Flannel and Cilium were not run.
 fn beside_kube_proxy(cluster: &Cluster, ns: &TestNamespace<'_>) {
-    let path = ns.path("", "services/echo");
-    let patch = |spec: Value| {
-        cluster.plane.api().patch(&path, Patch::Merge, &json!({ "spec": spec })).expect("the Service may change")
-    };
+    let (plane, path) = (&cluster.plane, ns.path("", "services/echo"));
+    let patch =
+        |spec: Value| plane.api().patch(&path, Patch::Merge, &json!({ "spec": spec })).expect("the Service may change");
     let service = patch(json!({ "type": "NodePort" }));
     let node_port = service["spec"]["ports"][0]["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok());
     let node_port = node_port.expect("a port of the nodes");
-    let cluster_ips: Vec<IpAddr> =
-        service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(|ip| ip.as_str()?.parse().ok()).collect();
+    let cluster_ips = service["spec"]["clusterIPs"].as_array().into_iter().flatten();
+    let cluster_ips: Vec<IpAddr> = cluster_ips.filter_map(|ip| ip.as_str()?.parse().ok()).collect();
     assert_eq!(cluster_ips.len(), 2, "{service:#}");
     let _proxies = [1, 2].map(|number| cluster.kube_proxy(number, "nftables").expect("kube-proxy"));
     let served = |when: &str| {
-        for ip in &cluster_ips {
-            until_both_nodes(cluster, &format!("{when}: a pod reaches {ip}"), || from_pod(cluster, ns, (*ip, 80)));
-        }
+        until_from_inside(cluster, ns, when, &cluster_ips);
         for at in [1, 2].into_iter().flat_map(|number| cluster.node_addresses(number)) {
             let what = format!("{when}: the client reaches {at}, port {node_port}");
-            until_both_nodes(cluster, &what, || said_at(&cluster.plane.space, (at, node_port)));
+            until_both_nodes(cluster, &what, || said_at(&plane.space, (at, node_port)));
         }
     };
     served("before Sluice");
+    assert_eq!(left_behind(cluster), Vec::<String>::new(), "before Sluice");
     cluster.install(&["198.51.100.192/26", "2001:db8:51::f:0/112"]).expect("Sluice");
-    served("with Sluice");
     patch(json!({ "type": "LoadBalancer" }));
-    let vips: Vec<IpAddr> = cluster.plane.until("addresses of both families", |api| {
+    let vips: Vec<IpAddr> = plane.until("addresses of both families", |api| {
         let service = api.get(&path)?;
-        let shown = sluice_tests::cluster::look::ingress(&service);
+        let shown = ingress(&service);
         anyhow::ensure!(shown.len() == 2, "{:#}", service["status"]);
         shown.iter().map(|ip| Ok(ip.parse()?)).collect()
     });
     for vip in &vips {
         let what = format!("the client reaches {vip}");
-        until_both_nodes(cluster, &what, || said_at(&cluster.plane.space, (*vip, 80)));
-        until_both_nodes(cluster, &format!("a pod reaches {vip}"), || from_pod(cluster, ns, (*vip, 80)));
+        until_both_nodes(cluster, &what, || said_at(&plane.space, (*vip, 80)));
     }
-    served("with a VIP");
+    until_from_inside(cluster, ns, "the VIP", &vips);
+    served("with Sluice");
+    // On each of two nodes programs and pins.
+    assert_eq!(left_behind(cluster).len(), 4, "{:?}", left_behind(cluster));
+
+    // Removed as the README says.
     patch(json!({ "type": "NodePort" }));
-    cluster.plane.until("the Service is let go", |api| {
+    plane.until("the Service is let go", |api| {
         let service = api.get(&path)?;
-        let finalizers = service["metadata"]["finalizers"].as_array().map_or(0, Vec::len);
-        anyhow::ensure!(finalizers == 0 && sluice_tests::cluster::look::ingress(&service).is_empty(), "{service:#}");
+        anyhow::ensure!(!is_marked(&service) && ingress(&service).is_empty(), "{service:#}");
         Ok(())
     });
     cluster.uninstall().expect("Sluice goes");
+    assert_eq!(left_behind(cluster), Vec::<String>::new(), "S142: after Sluice");
     served("after Sluice");
+    for vip in vips {
+        plane.space.net(async |net| net.forget(vip).await).expect("the client may forget");
+        let outcome = request::ask(&plane.space, (vip, 80).into(), Duration::from_secs(2));
+        assert!(outcome.is_err(), "S142: {vip} is answered: {outcome:?}");
+    }
+}
+
+/// What Sluice has in the nodes' kernels: programs on the uplinks, and pins.
+fn left_behind(cluster: &Cluster) -> Vec<String> {
+    let mut left = Vec::new();
+    for number in [1, 2] {
+        let programs = |at| SchedClassifier::query_tcx(UPLINK, at).expect("the uplink").1.len();
+        let space = cluster.node_space(number).expect("the node");
+        let attached = space.enter(|| programs(TcAttachType::Ingress) + programs(TcAttachType::Egress));
+        left.extend((attached > 0).then(|| format!("node{number}: {attached} programs")));
+        let pins = cluster.node_exec(number, &["ls", "/sys/fs/bpf/sluice"]).expect("a node");
+        left.extend(pins.status.success().then(|| format!("node{number}: pins")));
+    }
+    left
+}
+
+/// Until both nodes have answered at each address: at that of IPv4 who asks from a pod, at that of IPv6 who asks from a
+/// node.
+fn until_from_inside(cluster: &Cluster, ns: &TestNamespace<'_>, when: &str, addresses: &[IpAddr]) {
+    let node1 = cluster.node_space(1).expect("a node");
+    for ip in addresses {
+        let what = format!("{when}: {ip} from inside");
+        until_both_nodes(cluster, &what, || match ip {
+            IpAddr::V4(_) => from_pod(cluster, ns, (*ip, 80)),
+            IpAddr::V6(_) => said_at(&node1, (*ip, 80)),
+        });
+    }
 }
 
 /// Asks until pods of both nodes have answered.
