@@ -100,7 +100,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         pools: args.pools.clone(),
         allocations,
         role: if args.manifests.is_some() { Role::Alone } else { Role::Member },
-        default_class: true,
+        default_class: args.classless_services == config::Classless::Take,
         announce: args.announce == config::Announce::Auto,
         candidates: Vec::new(),
     };

@@ -19,7 +19,7 @@ fn s1_s2_s3_s4_s5_s6_s7_s8_s9_what_is_ours_is_served_and_nothing_else_is_written
     let foreign = json!({ "status": { "loadBalancer": { "ingress": [
         { "ip": OTHERS, "ipMode": "Proxy", "ports": [{ "port": 80, "protocol": "TCP" }] }, { "hostname": "lb.example" },
     ] } } });
-    let scene = Scene::with(1, 1, |plane| {
+    let mut scene = Scene::with(1, 1, |plane| {
         let web = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": { "name": "theirs", "namespace": "default" },
             "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }] },
@@ -122,6 +122,20 @@ fn s1_s2_s3_s4_s5_s6_s7_s8_s9_what_is_ours_is_served_and_nothing_else_is_written
     // And the agent says so.
     let why = scene.agents[0].show(&["why", "service/default/theirs"]).expect("why");
     assert!(why.contains("ForeignStatus") && why.contains(OTHERS), "{why}");
+
+    // S4: told to leave Services without a class to others, it lets go of those that it has, and of no other.
+    create("s4-kept", load_balancer(&json!({ "loadBalancerClass": "sluice.dev/lb" })));
+    let kept = scene.until_addresses(&ns, "s4-kept")[0];
+    let agent = &mut scene.agents[0];
+    agent.stop().expect("it ends");
+    agent.spec_mut().extra = ["--classless-services", "leave"].map(str::to_owned).into();
+    agent.launch().expect("it starts");
+    scene.until_released(&ns, "s4-nil");
+    scene.until_unprogrammed((vips[0], 80));
+    scene.until_answers((kept, 80), &["a1"]);
+    assert_eq!(ingress(&scene.service(&ns, "s4-kept")), [kept.to_string()]);
+    let why = scene.agents[0].show(&["why", &format!("service/{}/s4-nil", ns.name())]).expect("why");
+    assert!(why.contains("NoClass") && why.contains("sluice.dev/lb"), "{why}");
 }
 
 #[test]

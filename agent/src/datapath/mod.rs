@@ -15,6 +15,7 @@ pub mod groups;
 pub mod load;
 pub mod maglev;
 pub mod maps;
+pub mod neighbours;
 pub mod network;
 pub mod observe;
 pub mod permission;
@@ -24,6 +25,7 @@ pub mod rows;
 pub mod space;
 pub mod stage;
 pub mod sweep;
+pub mod table;
 pub mod uplink;
 
 pub use announce::Validity;

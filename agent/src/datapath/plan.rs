@@ -8,16 +8,14 @@
 //! Start-up, resync and a single change take this one path: they differ in how many rows are looked at.
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_ebpf::{
-    Addr, Backend, CHUNK_SLOTS, Frontend, FrontendKey, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_VIPS, TableChunk,
-    Vip,
-};
+use sluice_ebpf::{Addr, Backend, Frontend, FrontendKey, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_VIPS, Vip};
 
 use super::{
     desired::Touched,
     maglev::{self, Place},
     rows::{FrontendRow, Rows},
     space::{Run, Space},
+    table::{Table, chunks},
 };
 
 /// One write to one map.
@@ -25,8 +23,8 @@ use super::{
 pub enum Op {
     /// Adds or replaces a backend.
     PutBackend(u32, Backend),
-    /// Writes chunks from this index on.
-    WriteTable(u32, Vec<TableChunk>),
+    /// Writes a table from this chunk on.
+    WriteTable(u32, Table),
     /// Sets a frontend's counters to zero before their id is used again.
     ResetCounters(u32),
     /// Adds or replaces a frontend: publishes its table.
@@ -222,7 +220,7 @@ impl State {
                 let (run, slots) =
                     self.take_table(ids.len()).ok_or_else(|| format!("{}: no space for its table", name()))?;
                 if slots > 0 {
-                    ops.push(Op::WriteTable(run.start, write(&ids, slots)));
+                    ops.push(Op::WriteTable(run.start, Table::new(ids, slots)));
                 }
                 value.table_chunk = run.start;
                 value.table_slots = slots;
@@ -355,25 +353,6 @@ fn observed_row(frontend: &Frontend, slots: &[u32], backends: &BTreeMap<u32, Bac
     } else {
         FrontendRow { flags: FOREIGN, backends: Vec::new() }
     }
-}
-
-fn write(ids: &[(Place, u32)], slots: u32) -> Vec<TableChunk> {
-    let places: Vec<Place> = ids.iter().map(|(place, _)| *place).collect();
-    let table: Vec<u32> = maglev::table(&places, slots).into_iter().map(|index| ids[index as usize].1).collect();
-    table
-        .chunks(CHUNK_SLOTS as usize)
-        .map(|part| {
-            let mut chunk = TableChunk::default();
-            chunk.ids[..part.len()].copy_from_slice(part);
-            chunk
-        })
-        .collect()
-}
-
-/// Chunks that hold so many slots.
-#[must_use]
-pub fn chunks(slots: u32) -> u32 {
-    slots.div_ceil(CHUNK_SLOTS)
 }
 
 fn one(id: u32) -> Run {
