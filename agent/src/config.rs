@@ -210,6 +210,9 @@ pub struct CleanupArgs {
     /// Directory of the pinned maps and links
     #[arg(long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
     pub bpf_dir: PathBuf,
+    /// Go on until told to end, doing nothing: in a DaemonSet, whose pods would be started again and again
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Form of an inspection command's output.

@@ -10,6 +10,7 @@
 pub mod announce;
 pub mod applied;
 pub mod desired;
+mod feature;
 pub mod groups;
 pub mod load;
 pub mod maglev;
