@@ -37,9 +37,8 @@ const KNOWN: [&str; 4] = ["a1", "a2", "b1", "b2"];
 const AFTER: [&str; 4] = ["a2", "a3", "b2", "b3"];
 
 fn outage() -> Duration {
-    std::env::var("SLUICE_TEST_OUTAGE").map_or(OUTAGE, |text| {
-        Duration::from_secs(text.parse().expect("SLUICE_TEST_OUTAGE is a number of seconds"))
-    })
+    std::env::var("SLUICE_TEST_OUTAGE")
+        .map_or(OUTAGE, |text| Duration::from_secs(text.parse().expect("SLUICE_TEST_OUTAGE is a number of seconds")))
 }
 
 /// The node that answers when the client asks anew who has a VIP.
@@ -76,9 +75,7 @@ fn publish(ns: &TestNamespace<'_>, lab: &Lab, pods: &[&str]) {
     for (service, ports) in [("web", web), ("echo", echo)] {
         for (family, v6) in [("IPv4", false), ("IPv6", true)] {
             let name = format!("{service}-{}", family.to_lowercase());
-            let endpoint = |pod: &&sluice_tests::netns::Pod| {
-                json!({ "addresses": [pod.ip(v6)], "nodeName": pod.node_name(), "conditions": { "ready": true } })
-            };
+            let endpoint = |pod: &&sluice_tests::netns::Pod| json!({ "addresses": [pod.ip(v6)], "nodeName": pod.node_name(), "conditions": { "ready": true } });
             let slice = json!({
                 "kind": "EndpointSlice", "addressType": family, "ports": ports,
                 "metadata": { "labels": { "kubernetes.io/service-name": service } },
@@ -231,7 +228,8 @@ fn s39_an_outage_of_the_api_server_fails_no_request_to_an_endpoint_that_lives() 
     let traffic = Traffic::start(&scene.lab, &lives, maps(), &targets, 2);
     until_used(&scene, &traffic, &KNOWN);
     check(&traffic.sums(), "before the outage");
-    let mut held: Vec<Connection> = vips.iter().flat_map(|vip| hold(&scene, (*vip, 80).into(), &["a2", "b2"])).collect();
+    let mut held: Vec<Connection> =
+        vips.iter().flat_map(|vip| hold(&scene, (*vip, 80).into(), &["a2", "b2"])).collect();
 
     let began = Instant::now();
     scene.plane.kill(Part::ApiServer);

@@ -8,6 +8,7 @@ mod feed;
 mod figures;
 mod manifests;
 mod objects;
+mod wire;
 
 use std::{
     path::PathBuf,

@@ -119,7 +119,8 @@ impl Traffic {
     ) -> Self {
         let both = |pod: &super::Pod| [false, true].map(|v6| (pod.ip(v6), pod.name.clone()));
         let pods = lab.pods.iter().flat_map(both).collect();
-        let shared = Shared { stop: AtomicBool::new(false), lives: Arc::clone(lives), nodes, pods, sums: Mutex::default() };
+        let shared =
+            Shared { stop: AtomicBool::new(false), lives: Arc::clone(lives), nodes, pods, sums: Mutex::default() };
         let shared = Arc::new(shared);
         let each = targets.iter().flat_map(|target| std::iter::repeat_n(*target, clients));
         let threads = each.map(|(kind, to)| run(&lab.client, Arc::clone(&shared), kind, to)).collect();
@@ -176,7 +177,8 @@ impl Shared {
     /// The pod that a flow of this moment was sent to.
     fn sent_to(&self, client: SocketAddr, to: SocketAddr, proto: u8, at: u64) -> Option<&String> {
         let found = self.nodes.iter().filter_map(|maps| maps.chosen(client, to, proto).ok().flatten());
-        let newest = found.filter(|chosen| chosen.seen.saturating_add(COARSE) >= at).max_by_key(|chosen| chosen.seen)?;
+        let newest =
+            found.filter(|chosen| chosen.seen.saturating_add(COARSE) >= at).max_by_key(|chosen| chosen.seen)?;
         self.pods.get(&newest.backend.ip())
     }
 
