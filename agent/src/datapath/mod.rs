@@ -28,7 +28,7 @@ pub mod sweep;
 pub mod table;
 pub mod uplink;
 
-pub use announce::Validity;
+pub use announce::{Answering, Validity};
 pub use applied::{Applied, UplinkStatus};
 pub use load::OBJECT;
 pub use stage::{Config, Datapath, DatapathError};

@@ -9,6 +9,7 @@ mod feed;
 mod figures;
 mod manifests;
 mod objects;
+mod wire;
 
 use std::{
     path::PathBuf,
