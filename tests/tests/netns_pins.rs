@@ -59,7 +59,7 @@ fn s141_pins_of_another_layout_are_refused_until_they_are_cleaned_up() {
     agent.spawn().expect("a process");
     let (status, said) = agent.wait_end().expect("it ends");
     assert!(!status.success(), "{said}");
-    for wanted in ["layout v0, want v2", "sluice cleanup --bpf-dir"] {
+    for wanted in ["layout v0, want v3", "sluice cleanup --bpf-dir"] {
         assert!(said.contains(wanted), "{wanted:?} is not in: {said}");
     }
     agent.cleanup().expect("as it was told");

@@ -11,6 +11,7 @@ pub mod announce;
 pub mod applied;
 pub mod desired;
 pub mod groups;
+pub mod lists;
 pub mod load;
 pub mod maglev;
 pub mod maps;
