@@ -101,6 +101,8 @@ pub struct Service {
     pub announcers: BTreeMap<String, String>,
     /// `80/TCP`.
     pub ports: Vec<String>,
+    /// The ranges that clients must come from; empty: from everywhere.
+    pub sources: Vec<String>,
     /// Distinct backends that new flows may go to; absent for a Gateway.
     pub backends: Option<usize>,
     /// Flows begun.

@@ -82,6 +82,7 @@ pub fn services(services: &[view::Service]) -> String {
             list(&s.addresses, "<pending>"),
             announced(s),
             list(&s.ports, "-"),
+            clients(&s.sources),
             s.backends.map_or_else(|| if is_proxied(s) { "proxy" } else { "-" }.to_owned(), |n| n.to_string()),
             s.flows.to_string(),
             bytes(s.bytes),
@@ -89,8 +90,30 @@ pub fn services(services: &[view::Service]) -> String {
             s.object.reason.clone(),
         ]
     });
-    let header = ["KIND", "NAME", "ADDRESSES", "ANNOUNCED", "PORTS", "BACKENDS", "FLOWS", "BYTES", "DROPPED", "STATE"];
+    let header = [
+        "KIND",
+        "NAME",
+        "ADDRESSES",
+        "ANNOUNCED",
+        "PORTS",
+        "CLIENTS",
+        "BACKENDS",
+        "FLOWS",
+        "BYTES",
+        "DROPPED",
+        "STATE",
+    ];
     or_none(services.len(), "no Service of type LoadBalancer and no Gateway is ours", table(&header, rows))
+}
+
+/// From where clients may come, as far as a table has room.
+fn clients(sources: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match sources.len() {
+        0 => "all".to_owned(),
+        n if n > SHOWN => format!("{} and {} more", sources[..SHOWN].join(","), n - SHOWN),
+        _ => sources.join(","),
+    }
 }
 
 /// A Gateway, or a Service whose ports have frontends without backends: it stands before one.
