@@ -125,7 +125,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         validity,
     };
     let datapath = Datapath::load(&datapath, &proxy)?;
-    let was_answering = datapath.is_answering();
+    let was_answering = datapath.answering();
 
     let (snapshot_out, snapshots) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());

@@ -12,6 +12,7 @@ pub mod applied;
 pub mod desired;
 mod feature;
 pub mod groups;
+pub mod lists;
 pub mod load;
 pub mod maglev;
 pub mod maps;
@@ -28,7 +29,7 @@ pub mod sweep;
 pub mod table;
 pub mod uplink;
 
-pub use announce::Validity;
+pub use announce::{Answering, Validity};
 pub use applied::{Applied, Occupancy, UplinkStatus};
 pub use load::OBJECT;
 pub use stage::{Config, Datapath, DatapathError};

@@ -9,8 +9,9 @@
 //! The programs answer for VIPs as long as the Lease is valid, counted from before it was written, and the others count
 //! from when they see it: this node is silent before another takes over. An agent that hears of nobody goes on all the
 //! same: mostly the API server is away, and then nobody takes over. Should this node alone be cut off, the one that takes
-//! over says so on the network, and the programs yield to that. The same holds for the programs of an agent that has ended
-//! on purpose, which the others expect back: see [`presence`].
+//! over says so on the network, and the programs yield to that. So do the programs of an agent that starts and hears of
+//! nobody, however long the one before it has been dead, and those of an agent that has ended on purpose, which the others
+//! expect back: see [`presence`].
 mod peers;
 mod presence;
 mod report;
@@ -40,7 +41,7 @@ use presence::Presence;
 pub use report::{REPORT, Report};
 
 use crate::{
-    datapath::{Applied, UplinkStatus, Validity},
+    datapath::{Answering, Applied, UplinkStatus, Validity},
     model::{Model, http::HttpModel},
     source::{
         kubernetes::{Leases, Step, follow_leases},
@@ -99,13 +100,24 @@ pub struct Membership {
     /// Whether VIPs may be announced: what the programs announce is what the agent before this one did a moment ago, or
     /// what the cluster has agreed on.
     announces: bool,
+    /// What the programs announce is what the agent before this one did before they fell silent. Nobody can have taken
+    /// over while the API server is away, and who has before that was heard.
+    has_lapsed: bool,
+    /// Since when another node may have taken over from the agent before this one, until the first model is programmed.
+    unheard_since: Option<Instant>,
 }
 
 impl Membership {
     /// A stage for this node, whose programs answer for VIPs already or not.
     #[must_use]
-    pub fn new(node: String, client: Client, namespace: String, inputs: Inputs, announces: bool) -> Self {
-        Self { node, client, namespace, inputs, made_of: VecDeque::new(), report: Report::default(), announces }
+    pub fn new(node: String, client: Client, namespace: String, inputs: Inputs, before: Answering) -> Self {
+        let (announces, has_lapsed, unheard_since) = match before {
+            Answering::Never => (false, false, None),
+            Answering::Lapsed { since } => (false, true, Some(since)),
+            Answering::Now { blind_since } => (true, false, blind_since),
+        };
+        let (made_of, report) = (VecDeque::new(), Report::default());
+        Self { node, client, namespace, inputs, made_of, report, announces, has_lapsed, unheard_since }
     }
 
     /// Keeps the Lease and follows the others until `leave`, then says so once.
@@ -160,11 +172,16 @@ impl Membership {
                 () = sleep_until(renew_at.into()) => {
                     self.update();
                     let is_written = self.write(DURATION).await;
-                    self.announces |= is_written && self.inputs.applied.borrow().rev > 0;
+                    let blind_since = peers.blind_since(Instant::now());
+                    self.announces |= self.has_lapsed && !is_written && blind_since.is_some();
+                    if self.inputs.applied.borrow().rev > 0 {
+                        self.announces |= is_written;
+                        self.unheard_since = None;
+                    }
                     if self.announces {
                         let from = if is_written { now } else { Instant::now() };
                         let until = from + Duration::from_secs(DURATION);
-                        out.validity.send_replace(match peers.blind_since(Instant::now()) {
+                        out.validity.send_replace(match blind_since.into_iter().chain(self.unheard_since).min() {
                             Some(since) => Validity::Blind { until, since },
                             None => Validity::Until(until),
                         });

@@ -10,6 +10,7 @@ mod feed;
 mod figures;
 mod manifests;
 mod objects;
+mod wire;
 
 use std::{
     path::PathBuf,
