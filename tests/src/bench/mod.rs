@@ -1,4 +1,5 @@
-//! The control plane's benchmark: what many Services cost, and how long from a change to changed maps.
+//! The control plane's benchmark: what many Services cost, and how long from a change to changed maps (S150, and S41 at a
+//! rate).
 //!
 //! A real agent follows N Services of ten endpoints, from a real API server or from a directory of manifests. A wrong
 //! answer fails the benchmark; a slow one does not: each figure is printed with its goal beside it.
