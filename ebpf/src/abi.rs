@@ -4,8 +4,8 @@
 //! of any of them, or of a map's capacity, is a new [`LAYOUT`]: the snapshot in `tests/abi.rs` says so when forgotten.
 use bytemuck::{Pod, Zeroable};
 
-/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v2`).
-pub const LAYOUT: u32 = 2;
+/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v3`).
+pub const LAYOUT: u32 = 3;
 
 /// Names of the maps, as pinned and as `bpftool` shows them.
 pub mod map {
@@ -34,9 +34,14 @@ pub mod map {
     /// [`Addr`](super::Addr) -> `u64` nanoseconds of the monotonic clock, LRU hash: when another host was last heard to say
     /// that a VIP is its own.
     pub const CLAIMED: &str = "CLAIMED";
+    /// [`Source`](super::Source) behind its prefix length -> [`SOURCE_ADMITTED`](super::SOURCE_ADMITTED), LPM trie: from
+    /// where the clients of some frontends must come.
+    pub const SOURCES: &str = "SOURCES";
     /// Every map, in the order in which they are created.
-    pub const ALL: [&str; 12] =
-        [FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED];
+    pub const ALL: [&str; 13] = [
+        FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED,
+        SOURCES,
+    ];
 }
 
 /// Names of the programs in the object.
@@ -71,6 +76,8 @@ pub const MAX_CHUNKS: u32 = 1_048_576;
 pub const CHUNK_SLOTS: u32 = 16;
 /// Conntrack entries at most; a flow has two, the least recently used are evicted.
 pub const MAX_CONNTRACK: u32 = 262_144;
+/// Ranges at most that clients must come from, those of all lists together; frontends with the same list share it.
+pub const MAX_SOURCES: u32 = 65_536;
 /// Uplinks at most.
 pub const MAX_UPLINKS: u32 = 64;
 /// Key in the sockmap of the proxy's TCP listener.
@@ -123,6 +130,8 @@ pub struct Frontend {
     pub backends: u32,
     /// `FRONTEND_*` bits.
     pub flags: u32,
+    /// The list of [`Source`]s that its clients must come from; 0 without [`FRONTEND_SOURCES`].
+    pub sources: u32,
 }
 
 /// The frontend's flows belong to the proxy: the L4 programs pass them, `sk_lookup` steers them.
@@ -131,6 +140,28 @@ pub const FRONTEND_PROXY: u32 = 1;
 pub const FRONTEND_DROP: u32 = 2;
 /// Choose by the client's address alone (`sessionAffinity: ClientIP`).
 pub const FRONTEND_AFFINITY: u32 = 4;
+
+/// Clients must come from a range of the frontend's list; from elsewhere no flow is opened, and none goes on.
+pub const FRONTEND_SOURCES: u32 = 8;
+
+/// A range that clients may come from, as a member of its list.
+///
+/// Shape: the data of an LPM key, whose prefix length is that of the range and [`SOURCE_BITS`]. The list is the same for all
+/// clients of a frontend, and so is their family: `::/0` admits no IPv4 client, for no IPv4 frontend has it in its list.
+/// Order: network.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+pub struct Source {
+    /// The list's id, from 1.
+    pub list: [u8; 4],
+    /// The network's address.
+    pub addr: Addr,
+}
+
+/// Bits of a [`Source`] before its address: they always count.
+pub const SOURCE_BITS: u32 = 32;
+/// What the trie holds for a range.
+pub const SOURCE_ADMITTED: u32 = 1;
 
 /// One place where a flow can be sent.
 ///
@@ -403,13 +434,15 @@ pub enum Reason {
     AnnouncedElsewhere = 21,
     /// A segment of a flow that another node knows, sent on to it. Not a drop.
     Relayed = 22,
+    /// The client is in no range that the frontend admits. Dropped.
+    SourceRefused = 23,
 }
 
 impl Reason {
     /// Entries in the map of reasons.
     pub const CAPACITY: u32 = 32;
     /// Every reason, in the order of its index.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
         Self::Fragment,
         Self::ExtensionHeader,
@@ -433,6 +466,7 @@ impl Reason {
         Self::NotAnnounced,
         Self::AnnouncedElsewhere,
         Self::Relayed,
+        Self::SourceRefused,
     ];
     /// The name in logs, metrics and tables.
     #[must_use]
@@ -461,13 +495,15 @@ impl Reason {
             Self::NotAnnounced => "not_announced",
             Self::AnnouncedElsewhere => "announced_elsewhere",
             Self::Relayed => "relayed",
+            Self::SourceRefused => "source_refused",
         }
     }
 }
 
 const _: () = {
     assert!(size_of::<FrontendKey>() == 20);
-    assert!(size_of::<Frontend>() == 20);
+    assert!(size_of::<Frontend>() == 24);
+    assert!(size_of::<Source>() == 20);
     assert!(size_of::<Backend>() == 20);
     assert!(size_of::<TableChunk>() == 64);
     assert!(size_of::<Vip>() == 24);

@@ -14,6 +14,7 @@ use crate::{
     context::Packet,
     count,
     route::{self, Way},
+    sources,
 };
 use sluice_ebpf::{flow, packet::Headers, *};
 
@@ -124,6 +125,11 @@ fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
     let key = FrontendKey { vip: t.dst, port: t.dst_port, proto: h.key.proto, family: if h.v6 { 6 } else { 4 } };
     // SAFETY: the kernel keeps the memory until the program ends; the agent replaces values, it does not write them.
     let Some(f) = FRONTENDS.get_ptr(&key).map(|f| unsafe { &*f }) else { return unnamed(p, h) };
+    // The proxy's packets come by here one by one: once each is enough.
+    let is_passed = P::XDP && f.flags & FRONTEND_PROXY != 0;
+    if !is_passed && !sources::admits(f, &t.src) {
+        return refuse(f.id, Reason::SourceRefused);
+    }
     if f.flags & FRONTEND_PROXY != 0 {
         return Opened::Refused(Action::Pass);
     }

@@ -1,5 +1,5 @@
 //! `sk_lookup`: a connection to a layer 7 frontend goes to the proxy's one listening socket.
-use crate::{FRONTENDS, PROXY};
+use crate::{FRONTENDS, PROXY, count, sources};
 use aya_ebpf::{
     bindings::{
         bpf_sk_lookup,
@@ -17,11 +17,17 @@ const AF_INET: u32 = 2;
 /// is bound to all addresses.
 #[inline(always)]
 pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
-    let Some(key) = key(ctx.lookup) else { return SK_PASS };
-    let Some(f) = FRONTENDS.get_ptr(&key) else { return SK_PASS };
+    let Some((key, client)) = ends(ctx.lookup) else { return SK_PASS };
     // SAFETY: the kernel keeps the value's memory until the program ends.
-    if unsafe { (*f).flags } & FRONTEND_PROXY == 0 {
+    let Some(f) = FRONTENDS.get_ptr(&key).map(|f| unsafe { &*f }) else { return SK_PASS };
+    if f.flags & FRONTEND_PROXY == 0 {
         return SK_PASS;
+    }
+    // Who speaks from the VIP itself is this host.
+    if client != key.vip && !sources::admits(f, &client) {
+        count::refused(f.id);
+        count::reason(Reason::SourceRefused);
+        return SK_DROP;
     }
     match PROXY.redirect_sk_lookup(ctx, PROXY_TCP, 0) {
         Ok(()) => SK_PASS,
@@ -30,16 +36,19 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
 }
 
 #[inline(always)]
-fn key(c: *mut bpf_sk_lookup) -> Option<FrontendKey> {
-    // SAFETY: the context outlives the program. The words of the address are read one by one, all of them and volatile,
+fn ends(c: *mut bpf_sk_lookup) -> Option<(FrontendKey, Addr)> {
+    // SAFETY: the context outlives the program. The words of an address are read one by one, all of them and volatile,
     // because the kernel refuses wider accesses to this context and addresses that were computed.
-    let (proto, family, port, v4, v6) = unsafe {
+    let (proto, family, port, local, remote) = unsafe {
         let word = |w: *const u32| core::ptr::read_volatile(w);
-        let w = (&raw const (*c).local_ip6).cast::<u32>();
-        let v6 = [word(w), word(w.add(1)), word(w.add(2)), word(w.add(3))];
-        ((*c).protocol, (*c).family, (*c).local_port, word(&raw const (*c).local_ip4), v6)
+        let words = |w: *const u32| [word(w), word(w.add(1)), word(w.add(2)), word(w.add(3))];
+        let (l6, r6) = ((&raw const (*c).local_ip6).cast::<u32>(), (&raw const (*c).remote_ip6).cast::<u32>());
+        let (l4, r4) = (word(&raw const (*c).local_ip4), word(&raw const (*c).remote_ip4));
+        ((*c).protocol, (*c).family, (*c).local_port, (l4, words(l6)), (r4, words(r6)))
     };
-    let (family, vip) = if family == AF_INET { (4, [0, 0, 0xffff_u32.to_be(), v4]) } else { (6, v6) };
-    let key = FrontendKey { vip: bytemuck::cast(vip), port: port as u16, proto: TCP, family };
-    (proto == TCP as u32).then_some(key)
+    let is_v4 = family == AF_INET;
+    let addr = |(v4, v6)| bytemuck::cast(if is_v4 { [0, 0, 0xffff_u32.to_be(), v4] } else { v6 });
+    let family = if is_v4 { 4 } else { 6 };
+    let key = FrontendKey { vip: addr(local), port: port as u16, proto: TCP, family };
+    (proto == TCP as u32).then_some((key, addr(remote)))
 }

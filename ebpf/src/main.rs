@@ -10,7 +10,7 @@
 
 use aya_ebpf::{
     bindings::xdp_action::XDP_PASS,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap},
     macros::{btf_map, classifier, sk_lookup, xdp},
     programs::{SkLookupContext, TcContext, XdpContext},
 };
@@ -29,6 +29,7 @@ mod path;
 mod reject;
 mod relay;
 mod route;
+mod sources;
 
 #[btf_map]
 static FRONTENDS: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize }> = HashMap::new();
@@ -54,6 +55,8 @@ static REJECTS: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 static PROXY: SockMap<1> = SockMap::new();
 #[btf_map]
 static CLAIMED: LruHashMap<Addr, u64, { MAX_CLAIMED as usize }> = LruHashMap::new();
+#[btf_map]
+static SOURCES: LpmTrie<Source, u32, { MAX_SOURCES as usize }> = LpmTrie::new();
 
 /// XDP on an uplink: flows whose backend is on another node, in both directions.
 #[xdp]

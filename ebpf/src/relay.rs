@@ -11,7 +11,7 @@
 //! - Every node has the same order, and a packet only goes down in it: no loop. The next one relays nothing itself,
 //!   because it does not announce the VIP; what it does not know either it judges as ever.
 //! - TCP alone: a datagram does not say whether it is the first.
-use crate::{FRONTENDS, UPLINKS, VIPS, action::Action, context::Packet, count, route};
+use crate::{FRONTENDS, UPLINKS, VIPS, action::Action, context::Packet, count, route, sources};
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, bpf_redir_neigh},
     helpers::bpf_redirect_neigh,
@@ -50,8 +50,10 @@ fn relay_packed<P: Packet>(p: P, h: &Headers) -> u64 {
     }
     let t = &h.key.tuple;
     let key = FrontendKey { vip: t.dst, port: t.dst_port, proto: TCP, family: if h.v6 { 6 } else { 4 } };
-    // SAFETY: as above. Of the proxy's connections the host's stack has those that were opened here.
-    if FRONTENDS.get_ptr(&key).is_none_or(|f| unsafe { (*f).flags } & FRONTEND_PROXY != 0) {
+    // SAFETY: as above.
+    let Some(f) = FRONTENDS.get_ptr(&key).map(|f| unsafe { &*f }) else { return NONE };
+    // Of the proxy's connections the host's stack has those that were opened here. Who may not open a flow has none.
+    if f.flags & FRONTEND_PROXY != 0 || !sources::admits(f, &t.src) {
         return NONE;
     }
     if P::XDP {

@@ -6,7 +6,11 @@ use sluice_tests::{
         look::{ALLOCATED, FINALIZER, condition, ingress, is_marked},
         scene::{Scene, load_balancer, pool_of},
     },
-    netns::{load, pod::UDP_PORT, udp},
+    netns::{
+        Connection, Failure, load,
+        pod::{TCP_PORT, UDP_PORT},
+        udp,
+    },
 };
 
 /// A Service of another type, with the same port.
@@ -228,7 +232,7 @@ fn s82_s89_s90_s91_s92_a_service_that_changes_its_type_is_released_and_taken_aga
 }
 
 #[test]
-fn s93_s94_s95_s96_changes_of_ports_policies_and_ranges_reach_the_kernel() {
+fn s93_s94_s95_s96_s97_changes_of_ports_policies_and_ranges_reach_the_kernel() {
     let scene = Scene::start(1, 1);
     let ns = scene.plane.namespace("spec");
     // S93: without node ports, then with them.
@@ -269,14 +273,36 @@ fn s93_s94_s95_s96_changes_of_ports_policies_and_ranges_reach_the_kernel() {
     assert_eq!(scene.reach(0, (external.parse::<std::net::IpAddr>().expect("an address"), 80)), None, "S95");
     scene.until_answers((vip, 80), &["a1", "b1"]);
 
-    // S96: ranges that cannot be kept to close the Service, and say so; all sources open it again.
-    ns.apply("", "services/web", &load_balancer(&json!({ "loadBalancerSourceRanges": ["198.51.100.0/24"] })));
-    let said = scene.until_reason(&ns, "web", "SourceRangesUnsupported");
-    assert!(said.contains("198.51.100.0/24"), "{said}");
-    assert_eq!(scene.until_told(&ns, "web", "SyncLoadBalancerFailed", "SourceRangesUnsupported"), "Warning");
+    // What cannot be programmed closes the Service, and says so.
+    let ports = json!([{ "name": "http", "port": 80, "protocol": "SCTP" }]);
+    ns.apply("", "services/web", &load_balancer(&json!({ "ports": ports })));
+    let said = scene.until_reason(&ns, "web", "UnsupportedProtocol");
+    assert!(said.contains("SCTP"), "{said}");
+    assert_eq!(scene.until_told(&ns, "web", "SyncLoadBalancerFailed", "UnsupportedProtocol"), "Warning");
     scene.until_unprogrammed((vip, 80));
-    ns.apply("", "services/web", &load_balancer(&json!({ "loadBalancerSourceRanges": ["0.0.0.0/0"] })));
+
+    // S96: ranges open it to those who are in them; an edit cuts the connections of those who are not, and keeps the others.
+    let limited = |ranges: &[&str]| load_balancer(&json!({ "loadBalancerSourceRanges": ranges }));
+    ns.apply("", "services/web", &limited(&[" 198.51.100.0/24 ", "2001:db8::/32"]));
     scene.until_reason(&ns, "web", "Programmed");
     scene.until_answers((vip, 80), &["a1", "b1"]);
     assert_eq!(scene.until_addresses(&ns, "web"), [vip], "S96: the address stays");
+    let client = &scene.lab.client;
+    let mut held = Connection::open(client, (vip, 80).into()).expect("a connection from within the ranges");
+    ns.apply("", "services/web", &limited(&["198.51.100.10/32", "10.0.0.0/8"]));
+    scene.settle(&ns);
+    held.exchange(100).expect("S96: a client that may still come keeps its connection");
+    ns.apply("", "services/web", &limited(&["10.0.0.0/8"]));
+    scene.plane.until("its connection is cut", |_| {
+        anyhow::ensure!(held.exchange(100).is_err(), "S96: it still answers");
+        Ok(())
+    });
+    let outcome = Connection::open(client, (vip, 80).into()).map(|c| c.answer);
+    assert_eq!(outcome, Err(Failure::Timeout), "S96: whoever is in no range gets no answer");
+    assert_eq!(scene.until_addresses(&ns, "web"), [vip], "S96: it is programmed all the same");
+    // S97: they are for the VIP alone: what leads to the pods by another way is not ours to close.
+    let pod = (scene.lab.pod("a1").ip(false), TCP_PORT).into();
+    Connection::open(client, pod).expect("S97: a pod that is dialled itself answers");
+    ns.apply("", "services/web", &limited(&["0.0.0.0/0"]));
+    scene.until_answers((vip, 80), &["a1", "b1"]);
 }

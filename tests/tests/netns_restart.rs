@@ -123,14 +123,14 @@ fn a_second_agent_is_refused_and_harms_nothing() {
 fn pins_of_another_layout_are_refused_by_name() {
     let lab = Lab::build(&LabSpec::test(0, 0)).expect("a lab");
     let mut agent = Agent::prepare(&lab, AgentSpec::new(Datapath::Tc)).expect("directories");
-    let dir = agent.bpf_dir().join("v2");
+    let dir = agent.bpf_dir().join("v3");
     fs::create_dir_all(&dir).expect("bpffs");
     let old = HashMap::<MapData, u32, u64>::create(1024, 0).expect("a map");
     old.pin(dir.join("FRONTENDS")).expect("a pin");
     agent.spawn().expect("a process");
     let (status, log) = agent.wait_end().expect("it gives up");
     assert!(!status.success());
-    for wanted in ["FRONTENDS", "value size 8, want 20", "max entries 1024, want 65536", "sluice cleanup --bpf-dir"] {
+    for wanted in ["FRONTENDS", "value size 8, want 24", "max entries 1024, want 65536", "sluice cleanup --bpf-dir"] {
         assert!(log.contains(wanted), "no {wanted:?} in:\n{log}");
     }
     agent.cleanup().expect("as it was told");

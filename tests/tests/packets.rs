@@ -7,6 +7,7 @@ mod packets {
     mod neighbours;
     mod programs;
     mod refused;
+    mod sources;
     mod tracking;
     mod veth;
 }

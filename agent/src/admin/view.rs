@@ -97,8 +97,12 @@ pub struct Service {
     pub addresses: Vec<String>,
     /// Those of them that this node announces to its neighbours.
     pub announced: Vec<String>,
+    /// The node that announces each of them; empty where this node stands alone.
+    pub announcers: BTreeMap<String, String>,
     /// `80/TCP`.
     pub ports: Vec<String>,
+    /// The ranges that clients must come from; empty: from everywhere.
+    pub sources: Vec<String>,
     /// Distinct backends that new flows may go to; absent for a Gateway.
     pub backends: Option<usize>,
     /// Flows begun.

@@ -1,5 +1,5 @@
 //! Answers of the admin API as tables for people.
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 
 use comfy_table::{Cell, Table, presets::NOTHING};
 
@@ -82,6 +82,7 @@ pub fn services(services: &[view::Service]) -> String {
             list(&s.addresses, "<pending>"),
             announced(s),
             list(&s.ports, "-"),
+            clients(&s.sources),
             s.backends.map_or_else(|| if is_proxied(s) { "proxy" } else { "-" }.to_owned(), |n| n.to_string()),
             s.flows.to_string(),
             bytes(s.bytes),
@@ -89,8 +90,30 @@ pub fn services(services: &[view::Service]) -> String {
             s.object.reason.clone(),
         ]
     });
-    let header = ["KIND", "NAME", "ADDRESSES", "ANNOUNCED", "PORTS", "BACKENDS", "FLOWS", "BYTES", "DROPPED", "STATE"];
+    let header = [
+        "KIND",
+        "NAME",
+        "ADDRESSES",
+        "ANNOUNCED",
+        "PORTS",
+        "CLIENTS",
+        "BACKENDS",
+        "FLOWS",
+        "BYTES",
+        "DROPPED",
+        "STATE",
+    ];
     or_none(services.len(), "no Service of type LoadBalancer and no Gateway is ours", table(&header, rows))
+}
+
+/// From where clients may come, as far as a table has room.
+fn clients(sources: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match sources.len() {
+        0 => "all".to_owned(),
+        n if n > SHOWN => format!("{} and {} more", sources[..SHOWN].join(","), n - SHOWN),
+        _ => sources.join(","),
+    }
 }
 
 /// A Gateway, or a Service whose ports have frontends without backends: it stands before one.
@@ -98,8 +121,12 @@ fn is_proxied(service: &view::Service) -> bool {
     service.object.kind == "Gateway" || !service.ports.is_empty()
 }
 
-/// Whether this node announces a Service's addresses; where it does some of them, which.
+/// The nodes that announce a Service's addresses; where the node stands alone, whether it does.
 fn announced(s: &view::Service) -> String {
+    if !s.announcers.is_empty() {
+        let nodes: BTreeSet<&str> = s.announcers.values().map(String::as_str).collect();
+        return nodes.into_iter().collect::<Vec<_>>().join(",");
+    }
     match s.announced.len() {
         0 if s.addresses.is_empty() => "-".to_owned(),
         0 => "no".to_owned(),

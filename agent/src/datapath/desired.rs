@@ -43,7 +43,8 @@ pub struct Touched {
     pub vips: BTreeSet<Addr>,
     /// Frontends that lead to the proxy came or went.
     pub proxied: bool,
-    /// Flows may have to move or end at once: a frontend is gone, or a UDP frontend has lost a backend.
+    /// Flows may have to move or end at once: a frontend is gone, admits others than before, or is of UDP and has lost a
+    /// backend.
     pub orphans: bool,
 }
 
@@ -115,7 +116,9 @@ impl Desired {
         let lost_udp = |d: &Difference<'_, Frontend, Target>| {
             frontend_key(d.key).proto == UDP && d.old.is_some_and(|old| self.lacks_one_of(old))
         };
-        touched.orphans = differences.iter().any(|d| d.new.is_none() || lost_udp(d));
+        let admits_others =
+            |d: &Difference<'_, Frontend, Target>| d.old.and_then(Target::sources) != d.new.and_then(Target::sources);
+        touched.orphans = differences.iter().any(|d| d.new.is_none() || admits_others(d) || lost_udp(d));
         touched
     }
 

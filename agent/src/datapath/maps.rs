@@ -1,10 +1,14 @@
 //! The maps: one way to write them, in the kernel or in memory, and one way to read back what they hold.
 use std::{io, path::Path};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
-use sluice_ebpf::{Addr, Backend, Counters, Frontend, FrontendKey, TableChunk, Vip, map};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::LpmTrie};
+use sluice_ebpf::{Addr, Backend, Counters, Frontend, FrontendKey, SOURCE_ADMITTED, Source, TableChunk, Vip, map};
 
-use super::plan::{Observed, Op, chunks};
+use super::{
+    plan::{Observed, Op},
+    rows::{source, source_key},
+    table::chunks,
+};
 use crate::telemetry::chain;
 
 /// A map could not be opened, read or written.
@@ -33,6 +37,7 @@ pub struct Pinned {
     tables: Array<MapData, TableChunk>,
     vips: HashMap<MapData, Addr, Vip>,
     counters: PerCpuArray<MapData, Counters>,
+    sources: LpmTrie<MapData, Source, u32>,
     cpus: usize,
 }
 
@@ -48,6 +53,7 @@ impl Pinned {
             tables: open(dir, map::TABLES)?,
             vips: open(dir, map::VIPS)?,
             counters: open(dir, map::COUNTERS)?,
+            sources: open(dir, map::SOURCES)?,
             cpus: aya::util::nr_cpus().map_err(|(_, error)| fault(map::COUNTERS, error))?,
         })
     }
@@ -65,6 +71,12 @@ impl Pinned {
         for row in &self.vips {
             let (addr, vip) = row.map_err(|e| fault(map::VIPS, e))?;
             observed.vips.insert(addr, vip);
+        }
+        for row in &self.sources {
+            let (key, _) = row.map_err(|e| fault(map::SOURCES, e))?;
+            if let Some((list, range)) = source(&key) {
+                observed.sources.entry(list).or_default().insert(range);
+            }
         }
         for row in &self.frontends {
             let (key, frontend) = row.map_err(|e| fault(map::FRONTENDS, e))?;
@@ -107,19 +119,27 @@ impl Tables for Pinned {
     fn run(&mut self, op: &Op) -> Result<(), TableError> {
         match op {
             Op::PutBackend(id, backend) => self.backends.insert(id, backend, 0).map_err(|e| fault(map::BACKENDS, e)),
-            Op::WriteTable(first, chunks) => (*first..)
-                .zip(chunks)
+            Op::WriteTable(first, table) => (*first..)
+                .zip(table.chunks())
                 .try_for_each(|(index, chunk)| self.tables.set(index, chunk, 0).map_err(|e| fault(map::TABLES, e))),
             Op::ResetCounters(id) => {
                 let zeros = PerCpuValues::try_from(vec![Counters::default(); self.cpus])
                     .map_err(|e| fault(map::COUNTERS, e))?;
                 self.counters.set(*id, zeros, 0).map_err(|e| fault(map::COUNTERS, e))
             }
+            Op::PutSources(list, ranges) => ranges.iter().try_for_each(|range| {
+                let written = self.sources.insert(&source_key(*list, range), SOURCE_ADMITTED, 0);
+                written.map_err(|e| fault(map::SOURCES, e))
+            }),
             Op::PutFrontend(key, value) => self.frontends.insert(key, value, 0).map_err(|e| fault(map::FRONTENDS, e)),
             Op::PutVip(addr, vip) => self.vips.insert(addr, vip, 0).map_err(|e| fault(map::VIPS, e)),
             Op::DeleteFrontend(key) => absent_is_fine(self.frontends.remove(key)).map_err(|e| fault(map::FRONTENDS, e)),
             Op::DeleteVip(addr) => absent_is_fine(self.vips.remove(addr)).map_err(|e| fault(map::VIPS, e)),
             Op::DeleteBackend(id) => absent_is_fine(self.backends.remove(id)).map_err(|e| fault(map::BACKENDS, e)),
+            Op::DeleteSources(list, ranges) => ranges.iter().try_for_each(|range| {
+                let removed = self.sources.remove(&source_key(*list, range));
+                absent_is_fine(removed).map_err(|e| fault(map::SOURCES, e))
+            }),
         }
     }
 }
@@ -131,6 +151,7 @@ pub(crate) struct Memory {
     pub(crate) frontends: std::collections::BTreeMap<FrontendKey, Frontend>,
     pub(crate) backends: std::collections::BTreeMap<u32, Backend>,
     pub(crate) vips: std::collections::BTreeMap<Addr, Vip>,
+    pub(crate) sources: std::collections::BTreeMap<u32, std::collections::BTreeSet<ipnet::IpNet>>,
     tables: std::collections::BTreeMap<u32, TableChunk>,
 }
 
@@ -140,14 +161,23 @@ impl Memory {
     pub(crate) fn run(&mut self, op: &Op) {
         match op {
             Op::PutBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
-            Op::WriteTable(first, chunks) => self.tables.extend((*first..).zip(chunks.iter().copied())),
+            Op::WriteTable(first, table) => self.tables.extend((*first..).zip(table.chunks())),
             Op::ResetCounters(_) => {}
             Op::PutFrontend(key, value) => drop(self.frontends.insert(*key, *value)),
             Op::PutVip(addr, vip) => drop(self.vips.insert(*addr, *vip)),
             Op::DeleteFrontend(key) => drop(self.frontends.remove(key)),
             Op::DeleteVip(addr) => drop(self.vips.remove(addr)),
             Op::DeleteBackend(id) => drop(self.backends.remove(id)),
+            Op::PutSources(list, ranges) => self.sources.entry(*list).or_default().extend(&ranges[..]),
+            Op::DeleteSources(list, _) => drop(self.sources.remove(list)),
         }
+    }
+
+    /// What a frontend's list holds; `None` where everybody may come.
+    pub(crate) fn ranges(&self, key: &FrontendKey) -> Option<Vec<ipnet::IpNet>> {
+        let frontend = &self.frontends[key];
+        let is_limited = frontend.flags & sluice_ebpf::FRONTEND_SOURCES != 0;
+        is_limited.then(|| self.sources.get(&frontend.sources).into_iter().flatten().copied().collect())
     }
 
     fn slots(&self, frontend: &Frontend) -> Vec<u32> {
@@ -155,11 +185,13 @@ impl Memory {
         chunks.flat_map(|chunk| chunk.ids).take(frontend.table_slots as usize).collect()
     }
 
-    /// Every slot of every frontend leads to a backend that is there; no two tables and no two ids overlap.
+    /// Every slot of every frontend leads to a backend that is there, and the list of each is whole; no two tables and no two ids overlap.
     pub(crate) fn check(&self) {
         let (mut used, mut ids) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
         for frontend in self.frontends.values() {
             assert!(ids.insert(frontend.id), "two frontends have the id {}", frontend.id);
+            let is_limited = frontend.flags & sluice_ebpf::FRONTEND_SOURCES != 0;
+            assert_eq!(is_limited, frontend.sources != 0, "a list without a flag, or a flag without a list");
             assert!(self.slots(frontend).iter().all(|id| self.backends.contains_key(id)), "a slot without a backend");
             for chunk in 0..chunks(frontend.table_slots) {
                 assert!(used.insert(frontend.table_chunk + chunk), "two tables in one place");
@@ -178,6 +210,7 @@ impl Memory {
     /// What a restart would read.
     pub(crate) fn observed(&self) -> Observed {
         let frontends = self.frontends.iter().map(|(k, f)| (*k, (*f, self.slots(f)))).collect();
-        Observed { frontends, backends: self.backends.clone(), vips: self.vips.clone() }
+        let (backends, vips, sources) = (self.backends.clone(), self.vips.clone(), self.sources.clone());
+        Observed { frontends, backends, vips, sources }
     }
 }

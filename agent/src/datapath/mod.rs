@@ -10,10 +10,13 @@
 pub mod announce;
 pub mod applied;
 pub mod desired;
+mod feature;
 pub mod groups;
+pub mod lists;
 pub mod load;
 pub mod maglev;
 pub mod maps;
+pub mod neighbours;
 pub mod network;
 pub mod observe;
 pub mod permission;
@@ -23,6 +26,7 @@ pub mod rows;
 pub mod space;
 pub mod stage;
 pub mod sweep;
+pub mod table;
 pub mod uplink;
 
 pub use announce::{Answering, Validity};

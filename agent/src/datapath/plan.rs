@@ -1,32 +1,38 @@
 //! Desired rows and what is in the maps -> ordered operations. Pure: the state changes as if every operation succeeds;
 //! when one fails, the state is thrown away and read from the maps again.
 //!
-//! Order: backends, then tables, then the frontends that name them, then VIPs; removals in reverse, and what a packet in
-//! flight may still read (tables, backends) is kept for two ticks. So at no moment does a frontend name a backend or a
-//! table that is not there.
+//! Order: backends, then tables and source lists, then the frontends that name them, then VIPs; removals in reverse, and what
+//! a packet in flight may still read (tables, lists, backends) is kept for two ticks. So at no moment does a frontend name a
+//! backend, a table or a list that is not there.
 //!
 //! Start-up, resync and a single change take this one path: they differ in how many rows are looked at.
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use sluice_ebpf::{
-    Addr, Backend, CHUNK_SLOTS, Frontend, FrontendKey, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_VIPS, TableChunk,
-    Vip,
+    Addr, Backend, FRONTEND_SOURCES, Frontend, FrontendKey, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES,
+    MAX_VIPS, Vip,
 };
 
 use super::{
     desired::Touched,
+    lists::Lists,
     maglev::{self, Place},
     rows::{FrontendRow, Rows},
     space::{Run, Space},
+    table::{Table, chunks},
 };
+use crate::model::Ranges;
 
 /// One write to one map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Adds or replaces a backend.
     PutBackend(u32, Backend),
-    /// Writes chunks from this index on.
-    WriteTable(u32, Vec<TableChunk>),
+    /// Writes a table from this chunk on.
+    WriteTable(u32, Table),
+    /// Writes the ranges of a list.
+    PutSources(u32, Ranges),
     /// Sets a frontend's counters to zero before their id is used again.
     ResetCounters(u32),
     /// Adds or replaces a frontend: publishes its table.
@@ -39,6 +45,8 @@ pub enum Op {
     DeleteVip(Addr),
     /// Removes a backend.
     DeleteBackend(u32),
+    /// Removes the ranges of a list.
+    DeleteSources(u32, Ranges),
 }
 
 /// What the maps held when they were read.
@@ -50,6 +58,8 @@ pub struct Observed {
     pub backends: BTreeMap<u32, Backend>,
     /// The VIPs.
     pub vips: BTreeMap<Addr, Vip>,
+    /// The ranges of each list.
+    pub sources: BTreeMap<u32, BTreeSet<IpNet>>,
 }
 
 /// What is in the maps, with the ids and places that are in use.
@@ -58,6 +68,7 @@ pub struct State {
     frontends: BTreeMap<FrontendKey, (FrontendRow, Frontend)>,
     backends: BTreeMap<Place, Held>,
     vips: BTreeMap<Addr, Vip>,
+    lists: Lists,
     chunks: Space,
     frontend_ids: Space,
     backend_ids: Space,
@@ -90,7 +101,7 @@ struct Held {
 const FOREIGN: u32 = u32::MAX;
 
 /// Ticks for which what a packet may still read is kept.
-const KEEP_TICKS: u64 = 2;
+pub(super) const KEEP_TICKS: u64 = 2;
 
 impl State {
     /// The state of maps that were just read.
@@ -100,6 +111,7 @@ impl State {
             frontends: BTreeMap::new(),
             backends: BTreeMap::new(),
             vips: observed.vips.clone(),
+            lists: Lists::new(&observed.sources),
             chunks: Space::new(0, MAX_CHUNKS),
             frontend_ids: Space::new(0, MAX_FRONTENDS),
             // 0 in a table means no backend.
@@ -118,8 +130,11 @@ impl State {
         for (&key, (frontend, slots)) in &observed.frontends {
             state.frontend_ids.reserve(one(frontend.id));
             state.chunks.reserve(Run { start: frontend.table_chunk, len: chunks(frontend.table_slots) });
-            state.frontends.insert(key, (observed_row(frontend, slots, &observed.backends), *frontend));
+            let is_limited = frontend.flags & FRONTEND_SOURCES != 0 && frontend.sources != 0;
+            let sources = is_limited.then(|| state.lists.adopt(frontend.sources));
+            state.frontends.insert(key, (observed_row(frontend, slots, &observed.backends, sources), *frontend));
         }
+        state.lists.settle(state.tick);
         state
     }
 
@@ -199,6 +214,13 @@ impl State {
 
     fn put_frontend(&mut self, key: FrontendKey, row: &FrontendRow, ops: &mut Vec<Op>) -> Result<(), String> {
         let name = || format!("frontend {} port {}", super::rows::ip(key.vip), key.port);
+        if let Some(ranges) = row.sources.as_ref().filter(|ranges| !self.lists.has_room(ranges)) {
+            return Err(format!(
+                "{}: no room for its {} source ranges, {MAX_SOURCES} are the most",
+                name(),
+                ranges.len()
+            ));
+        }
         let before = self.frontends.get(&key).cloned();
         let id = match before.as_ref().map(|(_, value)| value.id) {
             Some(id) => id,
@@ -213,23 +235,29 @@ impl State {
         let ids: Vec<(Place, u32)> =
             row.backends.iter().filter_map(|place| Some((*place, self.backends.get(place)?.id))).collect();
         let mut value = Frontend { id, flags: row.flags, backends: count(ids.len()), ..Frontend::default() };
-        match before {
+        match &before {
             Some((old_row, old)) if old_row.flags != FOREIGN && old_row.backends == row.backends => {
                 value.table_chunk = old.table_chunk;
                 value.table_slots = old.table_slots;
             }
-            before => {
+            _ => {
                 let (run, slots) =
                     self.take_table(ids.len()).ok_or_else(|| format!("{}: no space for its table", name()))?;
                 if slots > 0 {
-                    ops.push(Op::WriteTable(run.start, write(&ids, slots)));
+                    ops.push(Op::WriteTable(run.start, Table::new(ids, slots)));
                 }
                 value.table_chunk = run.start;
                 value.table_slots = slots;
-                if let Some((_, old)) = before {
-                    self.retire(&old);
+                if let Some((_, old)) = &before {
+                    self.retire(old);
                 }
             }
+        }
+        if let Some(ranges) = &row.sources {
+            value.sources = self.lists.take(ranges, ops).ok_or_else(|| format!("{}: no id for its sources", name()))?;
+        }
+        if let Some((_, old)) = &before {
+            self.leave_list(old);
         }
         ops.push(Op::PutFrontend(key, value));
         self.frontends.insert(key, (row.clone(), value));
@@ -248,6 +276,12 @@ impl State {
                 return Some((run, slots));
             }
             slots = maglev::smaller(slots)?;
+        }
+    }
+
+    fn leave_list(&mut self, value: &Frontend) {
+        if value.flags & FRONTEND_SOURCES != 0 {
+            self.lists.leave(value.sources, self.tick);
         }
     }
 
@@ -291,6 +325,7 @@ impl State {
                 ops.push(Op::DeleteFrontend(*key));
                 self.frontend_ids.release(one(value.id));
                 self.retire(&value);
+                self.leave_list(&value);
             }
         }
         for addr in touched.vips.iter().filter(|a| !desired.vips.contains_key(a) && !kept.vips.contains(a)) {
@@ -320,6 +355,7 @@ impl State {
             keep
         });
         let mut ops = Vec::new();
+        self.lists.tick(tick, &mut ops);
         let Self { backends, backend_ids, unwanted, .. } = self;
         unwanted.retain(|place, since| {
             let keep = !old(*since);
@@ -341,7 +377,12 @@ impl State {
 
 /// The row that would have led to what was found. A table that we would not have written is no row of ours: its
 /// frontend is written again.
-fn observed_row(frontend: &Frontend, slots: &[u32], backends: &BTreeMap<u32, Backend>) -> FrontendRow {
+fn observed_row(
+    frontend: &Frontend,
+    slots: &[u32],
+    backends: &BTreeMap<u32, Backend>,
+    sources: Option<Ranges>,
+) -> FrontendRow {
     let ids: BTreeSet<u32> = slots.iter().copied().collect();
     let mut places: Vec<Place> = ids.iter().filter_map(|id| backends.get(id)).map(|b| (b.addr, b.port)).collect();
     places.sort_unstable();
@@ -351,29 +392,10 @@ fn observed_row(frontend: &Frontend, slots: &[u32], backends: &BTreeMap<u32, Bac
             backends.get(id).is_some_and(|b| places.get(*index as usize) == Some(&(b.addr, b.port)))
         });
     if same {
-        FrontendRow { flags: frontend.flags, backends: places }
+        FrontendRow { flags: frontend.flags, backends: places, sources }
     } else {
-        FrontendRow { flags: FOREIGN, backends: Vec::new() }
+        FrontendRow { flags: FOREIGN, ..FrontendRow::default() }
     }
-}
-
-fn write(ids: &[(Place, u32)], slots: u32) -> Vec<TableChunk> {
-    let places: Vec<Place> = ids.iter().map(|(place, _)| *place).collect();
-    let table: Vec<u32> = maglev::table(&places, slots).into_iter().map(|index| ids[index as usize].1).collect();
-    table
-        .chunks(CHUNK_SLOTS as usize)
-        .map(|part| {
-            let mut chunk = TableChunk::default();
-            chunk.ids[..part.len()].copy_from_slice(part);
-            chunk
-        })
-        .collect()
-}
-
-/// Chunks that hold so many slots.
-#[must_use]
-pub fn chunks(slots: u32) -> u32 {
-    slots.div_ceil(CHUNK_SLOTS)
 }
 
 fn one(id: u32) -> Run {

@@ -4,10 +4,15 @@
 //! [`super::desired`] collects them from models.
 use std::{collections::BTreeMap, net::IpAddr};
 
-use sluice_ebpf::{Addr, FRONTEND_AFFINITY, FRONTEND_DROP, FRONTEND_PROXY, FrontendKey, TCP, UDP, Vip};
+use aya::maps::lpm_trie::Key;
+use ipnet::IpNet;
+use sluice_ebpf::{
+    Addr, FRONTEND_AFFINITY, FRONTEND_DROP, FRONTEND_PROXY, FRONTEND_SOURCES, FrontendKey, SOURCE_BITS, Source, TCP,
+    UDP, Vip,
+};
 
 use super::maglev::Place;
-use crate::model::{Backend, Frontend, Proto, Target, WhenEmpty};
+use crate::model::{Backend, Frontend, Proto, Ranges, Target, WhenEmpty};
 
 /// What must be in the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,14 +32,18 @@ pub struct FrontendRow {
     pub flags: u32,
     /// The backends in its table, sorted and distinct.
     pub backends: Vec<Place>,
+    /// From where clients may come; `None`: from everywhere.
+    pub sources: Option<Ranges>,
 }
 
 impl FrontendRow {
     /// The row of a frontend with this target.
     #[must_use]
     pub fn new(target: &Target) -> Self {
+        let sources = target.sources().cloned();
+        let limited = if sources.is_some() { FRONTEND_SOURCES } else { 0 };
         let endpoints = match target {
-            Target::Proxy { .. } => return Self { flags: FRONTEND_PROXY, backends: Vec::new() },
+            Target::Proxy { .. } => return Self { flags: FRONTEND_PROXY | limited, backends: Vec::new(), sources },
             Target::Endpoints(endpoints) => endpoints,
         };
         let affinity = if endpoints.affinity { FRONTEND_AFFINITY } else { 0 };
@@ -42,7 +51,7 @@ impl FrontendRow {
         let mut backends: Vec<Place> = endpoints.backends.iter().map(place).collect();
         backends.sort_unstable();
         backends.dedup();
-        Self { flags: affinity | drop, backends }
+        Self { flags: affinity | drop | limited, backends, sources }
     }
 }
 
@@ -65,6 +74,21 @@ pub fn addr(ip: IpAddr) -> Addr {
 #[must_use]
 pub fn ip(addr: Addr) -> IpAddr {
     IpAddr::from(addr.octets).to_canonical()
+}
+
+/// The key in the trie of a range in the list with this id.
+#[must_use]
+pub fn source_key(list: u32, range: &IpNet) -> Key<Source> {
+    let bits = u32::from(range.prefix_len()) + if range.network().is_ipv4() { 96 } else { 0 };
+    Key::new(SOURCE_BITS + bits, Source { list: list.to_be_bytes(), addr: addr(range.network()) })
+}
+
+/// The way back from [`source_key`]; `None` for what it does not make.
+#[must_use]
+pub fn source(key: &Key<Source>) -> Option<(u32, IpNet)> {
+    let (Source { list, addr }, bits) = (key.data(), key.prefix_len().checked_sub(SOURCE_BITS)?);
+    let bits = if ip(addr).is_ipv4() { bits.checked_sub(96)? } else { bits };
+    Some((u32::from_be_bytes(list), IpNet::new(ip(addr), u8::try_from(bits).ok()?).ok()?))
 }
 
 /// The key of a frontend.

@@ -350,6 +350,8 @@ impl Datapath {
             tracing::warn!(reason = %error, "local routes");
         }
         let ops = self.state.tick();
+        // What found no room may find it now.
+        self.dirty |= !ops.is_empty() && !self.applied.faults.is_empty();
         if let Err(error) = self.write(&ops) {
             tracing::warn!(reason = %error, "clean-up");
         }

@@ -1,15 +1,22 @@
 //! Removes conntrack entries that must not live on: what the programs cannot see is that a Service or an endpoint is
 //! gone.
 //!
-//! In: the model, which says what frontends and backends are wanted. Invariant: a flow of a wanted frontend to a wanted backend is never
-//! touched before its timeout.
+//! In: the model, which says what frontends and backends are wanted. Invariant: a flow of a wanted frontend, from where clients
+//! may come, to a wanted backend is never touched before its timeout.
 //!
 //! # Design
 //! A TCP flow to an endpoint that left its slice goes on for as long as that endpoint answers, as with kube-proxy. Once
 //! its client speaks for [`SILENCE_NS`] without an answer the flow is dropped: its next packet goes to a live backend,
 //! which resets it, so that the client learns in seconds what it would otherwise wait minutes for. A UDP flow has no
 //! end, so it moves at once.
-use std::{cell::LazyCell, collections::HashSet, path::Path};
+//!
+//! A flow whose client may come no longer is cut as kube-proxy does not: it would never end by itself, and who edits the
+//! ranges wants it gone. Its next packet finds no entry, may open none, and is dropped.
+use std::{
+    cell::LazyCell,
+    collections::{BTreeMap, HashSet},
+    path::Path,
+};
 
 use aya::maps::{HashMap, MapData};
 use sluice_ebpf::{
@@ -20,9 +27,9 @@ use sluice_ebpf::{
 use super::{
     maglev::Place,
     maps::{TableError, open},
-    rows::{frontend_key, place},
+    rows::{frontend_key, ip, place},
 };
-use crate::model::{Model, Target};
+use crate::model::{Model, Ranges, Target, sources::admits};
 
 /// How long a client may speak to an endpoint that left without an answer, before its flow is dropped.
 const SILENCE_NS: u64 = 5_000_000_000;
@@ -30,7 +37,8 @@ const SILENCE_NS: u64 = 5_000_000_000;
 /// What flows may stay.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    frontends: HashSet<FrontendKey>,
+    /// Each with the ranges that its clients may come from.
+    frontends: BTreeMap<FrontendKey, Option<Ranges>>,
     backends: HashSet<Place>,
 }
 
@@ -42,7 +50,8 @@ impl Wanted {
             Target::Endpoints(endpoints) => endpoints.backends.iter().chain(&endpoints.draining),
             Target::Proxy { .. } => [].iter().chain(&[]),
         });
-        Self { frontends: model.frontends.keys().map(frontend_key).collect(), backends: backends.map(place).collect() }
+        let frontends = model.frontends.iter().map(|(f, target)| (frontend_key(f), target.sources().cloned()));
+        Self { frontends: frontends.collect(), backends: backends.map(place).collect() }
     }
 }
 
@@ -90,7 +99,11 @@ fn verdict(key: &CtKey, request: &CtEntry, reply: Option<&CtEntry>, wanted: &Wan
         family: if is_v4(&key.tuple) { 4 } else { 6 },
     };
     let answered = reply.map_or(request.created, |r| r.seen);
-    if !wanted.frontends.contains(&frontend) || now.saturating_sub(request.seen.max(answered)) > timeout(key, request) {
+    let Some(sources) = wanted.frontends.get(&frontend) else { return Keep::No };
+    if sources.as_ref().is_some_and(|ranges| !admits(ranges, ip(key.tuple.src))) {
+        return Keep::No;
+    }
+    if now.saturating_sub(request.seen.max(answered)) > timeout(key, request) {
         return Keep::No;
     }
     if wanted.backends.contains(&(request.to.dst, request.to.dst_port)) {
@@ -155,7 +168,7 @@ mod tests {
         let request = CtEntry { seen, created: seen, to, flags: CT_REPLIED, ..CtEntry::default() };
         let reply = CtEntry { seen, ..CtEntry::default() };
         let wanted = Wanted {
-            frontends: HashSet::from([FrontendKey { vip, port: 80, proto, family: 4 }]),
+            frontends: BTreeMap::from([(FrontendKey { vip, port: 80, proto, family: 4 }, None)]),
             backends: HashSet::from([(pod, 8080)]),
         };
         (key, request, reply, wanted)
@@ -194,6 +207,23 @@ mod tests {
         let (key, request, reply, mut wanted) = flow(TCP);
         wanted.frontends.clear();
         assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), Keep::No);
+    }
+
+    #[test]
+    fn s96_a_flow_whose_client_may_come_no_longer_goes_and_the_others_stay() {
+        for proto in [TCP, UDP] {
+            let (key, request, reply, mut wanted) = flow(proto);
+            for (ranges, keep) in [
+                (vec!["198.51.100.0/24"], Keep::Yes),
+                (vec!["192.0.2.0/24", "198.51.100.9/32"], Keep::Yes),
+                (vec!["198.51.100.0/29", "198.51.100.16/28"], Keep::No),
+                (vec![], Keep::No),
+            ] {
+                let list = ranges.iter().map(|range| range.parse().unwrap()).collect();
+                wanted.frontends.values_mut().for_each(|sources| *sources = Some(Ranges::clone(&list)));
+                assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), keep, "{ranges:?}");
+            }
+        }
     }
 
     #[test]

@@ -9,13 +9,16 @@
 //! The programs answer for VIPs as long as the Lease is valid, counted from before it was written, and the others count
 //! from when they see it: this node is silent before another takes over. An agent that hears of nobody goes on all the
 //! same: mostly the API server is away, and then nobody takes over. Should this node alone be cut off, the one that takes
-//! over says so on the network, and the programs yield to that. So does an agent that starts and hears of nobody, however
-//! long the one before it has been dead.
+//! over says so on the network, and the programs yield to that. So do the programs of an agent that starts and hears of
+//! nobody, however long the one before it has been dead, and those of an agent that has ended on purpose, which the others
+//! expect back: see [`presence`].
 mod peers;
+mod presence;
 mod report;
 
 use std::{
     collections::VecDeque,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,10 +37,11 @@ use tokio_util::sync::CancellationToken;
 
 use peers::Peers;
 pub use peers::{Members, PREFIX};
+use presence::Presence;
 pub use report::{REPORT, Report};
 
 use crate::{
-    datapath::{Answering, Applied, Validity},
+    datapath::{Answering, Applied, UplinkStatus, Validity},
     model::{Model, http::HttpModel},
     source::{
         kubernetes::{Leases, Step, follow_leases},
@@ -52,6 +56,8 @@ const RENEW: Duration = Duration::from_secs(1);
 const DURATION: u64 = 3;
 /// How long the Lease of an agent that ends on purpose is valid: its programs go on, and it is expected back. Units: seconds.
 const LEAVING: u64 = 40;
+/// How often a node is asked for whose agent has ended on purpose.
+const LOOK: Duration = Duration::from_millis(500);
 /// How long one write may take.
 const WRITE: Duration = Duration::from_millis(2_000);
 /// Between two writes of the Lease, at least.
@@ -120,7 +126,14 @@ impl Membership {
         let watching = tokio::spawn(follow_leases(self.client.clone(), self.namespace.clone(), steps));
         let mut leases = Leases::default();
         let mut peers = Peers::new(&self.node);
-        let mut renew_at = Instant::now();
+        let mut presence = match Presence::try_new() {
+            Ok(presence) => Some(presence),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "nodes that are switched off in order are missed late");
+                None
+            }
+        };
+        let (mut renew_at, mut look_at) = (Instant::now(), Instant::now());
         let mut inputs = self.inputs.clone();
         loop {
             let now = Instant::now();
@@ -132,6 +145,7 @@ impl Membership {
                 }
                 differs
             });
+            let leaving = peers.leaving();
             let check_at = peers.next_change(now).unwrap_or(now + RENEW).max(now + Duration::from_millis(10));
             tokio::select! {
                 () = leave.cancelled() => break,
@@ -174,13 +188,23 @@ impl Membership {
                     }
                     renew_at = (now + RENEW).max(Instant::now() + SPACING);
                 }
+                () = sleep_until(look_at.into()), if !leaving.is_empty() => {
+                    if let Some(presence) = &mut presence {
+                        for node in presence.look(&leaving).await {
+                            tracing::warn!(node, "its agent has ended and it does not answer on the network: taken for dead");
+                            peers.silence(&node);
+                        }
+                    }
+                    look_at = Instant::now() + LOOK;
+                }
                 () = sleep_until(check_at.into()) => {}
             }
         }
         (self.report.leaving, self.report.proxy) = (true, false);
         let now = Instant::now();
         if self.write(LEAVING).await && self.announces {
-            out.validity.send_replace(Validity::Until(now + Duration::from_secs(LEAVING)));
+            // Whoever takes over all the same, because this machine is switched off, says so.
+            out.validity.send_replace(Validity::Blind { until: now + Duration::from_secs(LEAVING), since: now });
         }
         watching.abort();
     }
@@ -206,6 +230,8 @@ impl Membership {
             report.seen = seen;
             self.made_of.pop_front();
         }
+        let address = |uplink: &UplinkStatus| uplink.v4.map(IpAddr::V4).or(uplink.v6.map(IpAddr::V6));
+        report.address = applied.uplinks.iter().find_map(address);
         report.except = applied.unprogrammed.iter().take(report::MAX_EXCEPT).cloned().collect();
         let differs = report != self.report;
         self.report = report;

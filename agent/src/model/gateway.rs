@@ -72,7 +72,7 @@ pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mu
         }
     }
     for (frontend, target) in &model.frontends {
-        if let Target::Proxy { gateway, service: Some(_) } = target
+        if let Target::Proxy { gateway, service: Some(_), sources: _ } = target
             && let Some(listeners) = planes.get(&(gateway.clone(), frontend.port))
         {
             http.frontends.insert(SocketAddr::new(frontend.vip, frontend.port.get()), Arc::clone(listeners));
@@ -176,7 +176,7 @@ fn program(
                 taken.push(Fault::new("PortConflict", format!("{frontend} belongs to another object")));
                 continue;
             }
-            model.frontends.insert(frontend, Target::Proxy { gateway: name.clone(), service: None });
+            model.frontends.insert(frontend, Target::Proxy { gateway: name.clone(), service: None, sources: None });
             http.frontends.insert(SocketAddr::new(vip, port.get()), Arc::clone(&listeners));
             programmed += 1;
         }

@@ -25,7 +25,7 @@ use super::{
     endpoints::{Family, SliceIndex},
     gateway, ipam, listener,
     pool::{Pools, node_addr},
-    route, service,
+    route, service, sources,
 };
 use crate::{
     api::{ObjectName, address_pool::NodeAddressType},
@@ -42,6 +42,7 @@ pub struct Memo {
     slices: SliceIndex,
     own_slices: Arc<BTreeSet<ObjectName>>,
     links: Links,
+    sources: sources::Lists,
     targets: service::Targets,
     model: Arc<Model>,
 }
@@ -138,7 +139,8 @@ impl Memo {
         quiet: BTreeSet<ObjectName>,
     ) -> Model {
         let mut model = Model::clone(&self.model);
-        let mut compiler = service::Compiler::new(&self.slices, node, touched, &self.links, &mut self.targets);
+        let mut compiler =
+            service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
         let services: BTreeSet<&ObjectName> = touched.iter().chain(&quiet).collect();
         for service in services.into_iter().filter_map(|name| snapshot.services.get(name)) {
             compiler.add(service, &mut model);
@@ -206,7 +208,9 @@ impl Memo {
             self.targets.distrust();
         }
         self.links = chain::links(snapshot, &self.slices, &model.verdicts);
-        let mut compiler = service::Compiler::new(&self.slices, node, touched, &self.links, &mut self.targets);
+        self.sources = sources::Lists::compile(snapshot, &model.allocations, &self.sources);
+        let mut compiler =
+            service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
         for service in service::by_age(snapshot) {
             compiler.add(service, &mut model);
         }

@@ -20,6 +20,7 @@ pub mod report;
 pub mod route;
 pub mod rule;
 pub mod service;
+pub mod sources;
 pub mod verdict;
 
 use std::{
@@ -33,6 +34,7 @@ use serde::Serialize;
 pub use addr::{Frontend, Port, Proto};
 pub use candidates::Candidate;
 pub use memo::Memo;
+pub use sources::Ranges;
 pub use verdict::{ObjectRef, Outcome, Verdict};
 
 use crate::{
@@ -169,6 +171,8 @@ pub enum Target {
         gateway: ObjectName,
         /// The Service whose address it is; else it is the Gateway's own.
         service: Option<ObjectName>,
+        /// From where clients may come, as that Service says; `None`: from everywhere.
+        sources: Option<Ranges>,
     },
 }
 
@@ -178,8 +182,19 @@ impl Target {
     pub fn owner(&self) -> ObjectRef {
         match self {
             Self::Endpoints(e) => ObjectRef::new("Service", e.service.clone()),
-            Self::Proxy { gateway: _, service: Some(service) } => ObjectRef::new("Service", service.clone()),
-            Self::Proxy { gateway, service: None } => ObjectRef::new("Gateway", gateway.clone()),
+            Self::Proxy { gateway: _, service: Some(service), sources: _ } => {
+                ObjectRef::new("Service", service.clone())
+            }
+            Self::Proxy { gateway, service: None, sources: _ } => ObjectRef::new("Gateway", gateway.clone()),
+        }
+    }
+
+    /// From where clients may come; `None`: from everywhere.
+    #[must_use]
+    pub fn sources(&self) -> Option<&Ranges> {
+        match self {
+            Self::Endpoints(endpoints) => endpoints.sources.as_ref(),
+            Self::Proxy { gateway: _, service: _, sources } => sources.as_ref(),
         }
     }
 }
@@ -200,6 +215,9 @@ pub struct EndpointTarget {
     pub when_empty: WhenEmpty,
     /// `sessionAffinity: ClientIP`.
     pub affinity: bool,
+    /// From where clients may come; `None`: from everywhere.
+    #[serde(skip)]
+    pub sources: Option<Ranges>,
 }
 
 /// What happens to a flow that has nowhere to go.

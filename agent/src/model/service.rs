@@ -23,6 +23,8 @@ use super::{
     endpoints::{self, Family, SliceIndex},
     ipam::{self, Claim},
     pool::Pools,
+    report::Fault,
+    sources::{Lists, Ranges, Sources},
 };
 use crate::{
     api::{ObjectName, Service, service::ServicePort},
@@ -142,6 +144,8 @@ pub(super) struct Compiler<'a> {
     touched: &'a BTreeSet<ObjectName>,
     /// Services whose flows go to the proxy, in whole or in part.
     links: &'a Links,
+    /// From where clients may come.
+    sources: &'a Lists,
     targets: &'a mut Targets,
     /// Every address given to anybody.
     vips: Arc<Vips>,
@@ -152,11 +156,11 @@ impl<'a> Compiler<'a> {
         slices: &'a SliceIndex,
         node: &'a Node,
         touched: &'a BTreeSet<ObjectName>,
-        links: &'a Links,
+        (links, sources): (&'a Links, &'a Lists),
         targets: &'a mut Targets,
     ) -> Self {
         let vips = Arc::clone(&targets.vips);
-        Self { slices, node, touched, links, targets, vips }
+        Self { slices, node, touched, links, sources, targets, vips }
     }
 
     /// Adds one Service's frontends and its verdict, or replaces them where its endpoints alone have changed. All
@@ -181,14 +185,21 @@ impl<'a> Compiler<'a> {
     ) -> Verdict {
         let mut report = Report::default();
         let ports = usable_ports(service, &mut report);
+        // What cannot be enforced leaves the Service without frontends: open to all it must not be.
+        let (sources, served) = match self.sources.of(name) {
+            Ok(sources) => (sources, vips),
+            Err(Fault { reason, message }) => {
+                report.refuse(reason, message);
+                (Sources::default(), &[][..])
+            }
+        };
         let is_touched = self.touched.contains(name);
         let link = self.links.get(name);
-        for vip in vips {
-            if !admits_all_sources(service, *vip) {
-                let ranges = service.spec.load_balancer_source_ranges.join(", ");
-                let text = format!("{vip}: loadBalancerSourceRanges is {ranges}, which is not enforced; want it empty");
-                report.refuse("SourceRangesUnsupported", text);
-                continue;
+        for vip in served {
+            let sources = sources.at(*vip);
+            if sources.is_some_and(|ranges| ranges.is_empty()) {
+                let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
+                report.note(format!("{vip}: the source ranges have none of {family}: nobody may connect"));
             }
             for (written, port, proto) in &ports {
                 let frontend = Frontend { vip: *vip, port: *port, proto: *proto };
@@ -199,10 +210,10 @@ impl<'a> Compiler<'a> {
                     // What was made for it must not come back: its endpoints are not followed meanwhile.
                     self.targets.made.remove(&frontend);
                     let (gateway, service) = (gateway.clone(), Some(name.clone()));
-                    frontends.insert(frontend, Target::Proxy { gateway, service });
+                    frontends.insert(frontend, Target::Proxy { gateway, service, sources: sources.cloned() });
                     report.programmed += 1;
                 } else {
-                    let made = self.made(service, written, frontend, is_touched);
+                    let made = self.made(service, written, frontend, sources, is_touched);
                     made.notes.iter().for_each(|sentence| report.note(sentence.clone()));
                     frontends.insert(frontend, Target::Endpoints(Arc::clone(&made.target)));
                     report.programmed += 1;
@@ -215,11 +226,19 @@ impl<'a> Compiler<'a> {
     }
 
     /// What a frontend leads to: as remembered where nothing that it is made of has changed.
-    fn made(&mut self, service: &Arc<Service>, port: &ServicePort, at: Frontend, is_touched: bool) -> &Made {
+    fn made(
+        &mut self,
+        service: &Arc<Service>,
+        port: &ServicePort,
+        at: Frontend,
+        sources: Option<&Ranges>,
+        is_touched: bool,
+    ) -> &Made {
         let known = self.targets.made.get(&at);
         let holds = !is_touched && !self.targets.is_stale;
         if !known.is_some_and(|made| holds && Arc::ptr_eq(&made.service, service)) {
-            let (target, notes) = self.target(service, port, at);
+            let (mut target, notes) = self.target(service, port, at);
+            target.sources = sources.cloned();
             let target = match known.filter(|made| *made.target == target) {
                 Some(made) => Arc::clone(&made.target),
                 None => Arc::new(target),
@@ -258,6 +277,7 @@ impl<'a> Compiler<'a> {
             draining,
             when_empty,
             affinity: service.spec.session_affinity == "ClientIP",
+            sources: None,
         };
         (target, notes)
     }
@@ -325,18 +345,11 @@ fn usable_ports<'a>(service: &'a Service, report: &mut Report) -> Vec<(&'a Servi
     usable
 }
 
-/// Whether every source of the VIP's family may connect.
-fn admits_all_sources(service: &Service, vip: IpAddr) -> bool {
-    let all = if vip.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-    let ranges = &service.spec.load_balancer_source_ranges;
-    ranges.is_empty() || ranges.iter().any(|range| range.trim() == all)
-}
-
 /// Whether a frontend is a Service's own.
 fn is_of(target: &Target, service: &ObjectName) -> bool {
     match target {
         Target::Endpoints(endpoints) => endpoints.service == *service,
-        Target::Proxy { gateway: _, service: of } => of.as_ref() == Some(service),
+        Target::Proxy { gateway: _, service: of, sources: _ } => of.as_ref() == Some(service),
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::{
     LOOK, Options,
     cost::Cost,
+    expose,
     feed::{Call, Feed},
     figures::{Figures, Times},
     objects, until_changed, wire,
@@ -57,6 +58,7 @@ pub(super) fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()
         ensure!(reached == Some(wanted), "the maps do not hold Service {service} after the start");
     }
     rest(agent, figures)?;
+    expose::run(&scene.plane, figures)?;
     let mut generations = vec![0; options.services];
     changes(&scene.plane, &maps, options.changes, &mut generations, figures)?;
     let agent = &mut scene.agents[0];
@@ -105,7 +107,7 @@ fn writer(plane: &ControlPlane) -> anyhow::Result<Api> {
     plane.api_as(&Identity::service_account("default", WRITER))
 }
 
-const SERVICES: &str = "/api/v1/namespaces/default/services";
+pub(super) const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
 fn replace(service: usize, generation: u32) -> Call {

@@ -37,11 +37,19 @@ impl Connection {
     /// # Errors
     /// See [`Failure`].
     pub fn open_from(space: &Namespace, port: u16, to: SocketAddr) -> Result<Self, Failure> {
+        let any: IpAddr = if to.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
+        Self::open_bound(space, SocketAddr::new(any, port), to)
+    }
+
+    /// Connects from `space` and from an address of choice, and a port of choice unless it is 0.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn open_bound(space: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<Self, Failure> {
         space.enter(|| {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
-            let any: IpAddr = if to.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
-            socket.bind(&SocketAddr::new(any, port).into())?;
+            socket.bind(&from.into())?;
             socket.connect_timeout(&to.into(), LIMIT)?;
             Self::greet(socket.into())
         })
@@ -60,6 +68,12 @@ impl Connection {
         let mut line = String::new();
         stream.read_line(&mut line)?;
         Ok(Self { stream, answer: Answer::parse(&line)? })
+    }
+
+    /// Whether it is over IPv6.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        self.stream.get_ref().peer_addr().is_ok_and(|peer| peer.is_ipv6())
     }
 
     /// Sends `len` bytes and wants them back.

@@ -34,9 +34,17 @@ impl Flow {
     /// # Errors
     /// See [`Failure`].
     pub fn open_from(space: &Namespace, port: u16, to: SocketAddr) -> Result<Self, Failure> {
+        let any: IpAddr = if to.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
+        Self::open_bound(space, SocketAddr::new(any, port), to)
+    }
+
+    /// The same, from an address of choice, and a port of choice unless it is 0.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn open_bound(space: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<Self, Failure> {
         space.enter(|| {
-            let any: IpAddr = if to.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
-            let socket = UdpSocket::bind((any, port))?;
+            let socket = UdpSocket::bind(from)?;
             socket.connect(to)?;
             socket.set_read_timeout(Some(LIMIT))?;
             Ok(Self { socket })

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr, process::Command};
 use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions, TestRunResult,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
+    maps::{
+        Array, HashMap, MapData, PerCpuArray, PerCpuValues,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{SchedClassifier, SkLookup, Xdp, XdpMode},
 };
 use nix::{
@@ -187,8 +190,18 @@ impl Lab {
         }
         let family = if at.0.contains(':') { 6 } else { 4 };
         let key = FrontendKey { vip: addr(at.0), port: at.1, proto, family };
-        let row = Frontend { id, table_chunk: first, table_slots: ids.len() as u32, backends: ids.len() as u32, flags };
+        let (slots, sources) = (ids.len() as u32, if flags & FRONTEND_SOURCES != 0 { id } else { 0 });
+        let row = Frontend { id, table_chunk: first, table_slots: slots, backends: slots, flags, sources };
         self.hash(map::FRONTENDS).insert(key, row, 0).expect("insert a frontend");
+    }
+
+    /// Admits clients from a network to the frontend with this id, whose list has the same id.
+    pub fn admit(&mut self, id: u32, network: &str, bits: u32) {
+        let bits = SOURCE_BITS + bits + if network.contains(':') { 0 } else { 96 };
+        let key = Key::new(bits, Source { list: id.to_be_bytes(), addr: addr(network) });
+        let map = self.bpf.map_mut(map::SOURCES).expect("the sources");
+        let mut sources: LpmTrie<_, Source, u32> = LpmTrie::try_from(map).expect("a trie");
+        sources.insert(&key, SOURCE_ADMITTED, 0).expect("insert a range");
     }
 
     /// Runs `sluice_xdp` on a packet that came in by `up0`.

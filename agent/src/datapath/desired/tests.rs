@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     api::ObjectName,
     datapath::plan::{Observed, State},
-    model::{Backend, Port, Proto, WhenEmpty},
+    model::{Backend, Port, Proto, Ranges, WhenEmpty},
 };
 
 fn backend((n, locality): &(u8, u8)) -> Backend {
@@ -17,16 +17,21 @@ fn backend((n, locality): &(u8, u8)) -> Backend {
 const HOST: [IpAddr; 2] =
     [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 3)), IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)];
 
-/// A frontend: VIP, whether UDP, and its target; no backends and no flags: the proxy.
-type Drawn = BTreeMap<(u8, bool), (Vec<(u8, u8)>, Vec<(u8, u8)>, u8)>;
+/// A frontend: VIP, whether UDP, its target, and its list; no flags: the proxy.
+type Drawn = BTreeMap<(u8, bool), (Vec<(u8, u8)>, Vec<(u8, u8)>, u8, u8)>;
+
+/// The list that a number stands for; 0 is no list.
+fn sources(n: u8) -> Option<Ranges> {
+    (n > 0).then(|| (1..n).map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect())
+}
 
 fn model(drawn: &Drawn) -> Arc<Model> {
     let name = ObjectName::new("default", "web");
-    let frontends = drawn.iter().map(|((vip, is_udp), (backends, draining, flags))| {
+    let frontends = drawn.iter().map(|((vip, is_udp), (backends, draining, flags, list))| {
         let proto = if *is_udp { Proto::Udp } else { Proto::Tcp };
         let frontend = Frontend { vip: [192, 0, 2, *vip].into(), port: Port::try_new(80).unwrap(), proto };
         let target = match flags {
-            0 => Target::Proxy { gateway: name.clone(), service: None },
+            0 => Target::Proxy { gateway: name.clone(), service: None, sources: sources(*list) },
             flags => Target::Endpoints(Arc::new(EndpointTarget {
                 service: name.clone(),
                 port_name: String::new(),
@@ -34,6 +39,7 @@ fn model(drawn: &Drawn) -> Arc<Model> {
                 draining: draining.iter().map(backend).collect(),
                 when_empty: if flags & 2 > 0 { WhenEmpty::Drop } else { WhenEmpty::Reject },
                 affinity: flags & 1 > 0,
+                sources: sources(*list),
             })),
         };
         (frontend, target)
@@ -43,7 +49,7 @@ fn model(drawn: &Drawn) -> Arc<Model> {
 
 fn any_model() -> impl Strategy<Value = Drawn> {
     let backends = || prop::collection::vec((0..6_u8, 0..3_u8), 0..5);
-    prop::collection::btree_map((0..4_u8, any::<bool>()), (backends(), backends(), 0..4_u8), 0..6)
+    prop::collection::btree_map((0..4_u8, any::<bool>()), (backends(), backends(), 0..4_u8, 0..4_u8), 0..6)
 }
 
 /// The rows of one model, by the definition of each.
@@ -99,7 +105,7 @@ proptest! {
 
 fn one(is_udp: bool, backends: &[u8]) -> Arc<Model> {
     let backends = backends.iter().map(|n| (*n, 0)).collect();
-    model(&BTreeMap::from([((1, is_udp), (backends, Vec::new(), 1))]))
+    model(&BTreeMap::from([((1, is_udp), (backends, Vec::new(), 1, 0))]))
 }
 
 #[test]
@@ -119,6 +125,11 @@ fn flows_need_a_look_when_a_frontend_goes_or_a_udp_frontend_loses_a_backend() {
     assert!(orphans(&one(true, &[1, 2]), &one(true, &[1])));
     assert!(orphans(&one(false, &[1]), &model(&Drawn::new())));
     assert!(!orphans(&one(true, &[1]), &one(true, &[1, 2])), "one more");
+    let limited = |flags, list| model(&BTreeMap::from([((1, false), (vec![(1, 0)], Vec::new(), flags, list))]));
+    for (before, after) in [(0, 2), (2, 3), (3, 1)] {
+        assert!(orphans(&limited(1, before), &limited(1, after)), "S96: other sources, {before} to {after}");
+    }
+    assert!(!orphans(&limited(1, 2), &limited(3, 2)), "the same sources");
     assert!(!orphans(&one(false, &[1, 2]), &one(false, &[1])), "TCP flows stay for as long as they are answered");
 }
 

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use sluice_ebpf::{BACKEND_LOCAL, FRONTEND_PROXY, TCP};
+use sluice_ebpf::{BACKEND_LOCAL, FRONTEND_PROXY, FRONTEND_SOURCES, TCP};
 
 use super::*;
 use crate::datapath::maps::Memory;
@@ -23,7 +23,7 @@ fn rows(frontends: &[(u8, &[u8])]) -> Rows {
         places.sort_unstable();
         places.dedup();
         rows.backends.extend(places.iter().map(|p| (*p, BACKEND_LOCAL)));
-        rows.frontends.insert(key(*n), FrontendRow { flags: 0, backends: places });
+        rows.frontends.insert(key(*n), FrontendRow { backends: places, ..FrontendRow::default() });
         rows.vips.insert(key(*n).vip, Vip { flags: 1, frontends: 1, ..Vip::default() });
     }
     rows
@@ -48,7 +48,7 @@ fn a_frontend_is_written_after_its_backends_and_its_table() {
         Op::PutBackend(0, Backend::default()),
         Op::PutBackend(0, Backend::default()),
         Op::ResetCounters(0),
-        Op::WriteTable(0, Vec::new()),
+        Op::WriteTable(0, Table::new(Vec::new(), 0)),
         Op::PutFrontend(key(1), Frontend::default()),
         Op::PutVip(Addr::NONE, Vip::default()),
     ];
@@ -142,7 +142,7 @@ fn ten_thousand_frontends_of_ten_backends_have_whole_tables_also_while_a_thousan
     for n in 0..10_000 {
         let backends = places(n, 0);
         desired.backends.extend(backends.iter().map(|p| (*p, BACKEND_LOCAL)));
-        desired.frontends.insert(key(n), FrontendRow { flags: 0, backends });
+        desired.frontends.insert(key(n), FrontendRow { backends, ..FrontendRow::default() });
     }
     let mut state = State::new(&Observed::default());
     let whole = |ops: &[Op], faults: &[String]| {
@@ -166,7 +166,7 @@ fn ten_thousand_frontends_of_ten_backends_have_whole_tables_also_while_a_thousan
             }
             desired.backends.extend(new.iter().map(|p| (*p, BACKEND_LOCAL)));
             touched.backends.extend(old.into_iter().chain(new.iter().copied()));
-            desired.frontends.insert(key(n), FrontendRow { flags: 0, backends: new });
+            desired.frontends.insert(key(n), FrontendRow { backends: new, ..FrontendRow::default() });
             touched.frontends.insert(key(n));
         }
         let (ops, faults) = state.follow(&desired, &touched);
@@ -183,8 +183,94 @@ fn a_proxy_frontend_has_no_table() {
     assert!(!ops.iter().any(|op| matches!(op, Op::WriteTable(..))));
 }
 
-fn any_rows() -> impl Strategy<Value = BTreeMap<u8, Vec<u8>>> {
-    proptest::collection::btree_map(0_u8..6, proptest::collection::vec(0_u8..12, 0..12), 0..6)
+/// The list that a number stands for; 0 is no list.
+fn list(n: u8) -> Option<Ranges> {
+    (n > 0).then(|| (1..n).map(|n| IpNet::new([10, n, 0, 0].into(), 16).unwrap()).collect())
+}
+
+/// Makes this the list of a frontend.
+fn limit(desired: &mut Rows, n: u8, sources: Option<Ranges>) {
+    let row = desired.frontends.get_mut(&key(n)).unwrap();
+    row.flags = if sources.is_some() { FRONTEND_SOURCES } else { 0 };
+    row.sources = sources;
+}
+
+#[test]
+fn s96_an_edited_list_is_another_one_and_the_old_one_stays_for_two_ticks() {
+    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
+    let mut desired = rows(&[(1, &[1])]);
+    limit(&mut desired, 1, list(3));
+    let (ops, _) = state.plan(&desired);
+    run(&mut memory, &ops);
+    let put = ops.iter().position(|op| matches!(op, Op::PutSources(1, ranges) if ranges.len() == 2));
+    let named = ops.iter().position(|op| matches!(op, Op::PutFrontend(_, f) if f.sources == 1));
+    assert!(put.is_some() && put < named, "the list comes first: {ops:?}");
+    limit(&mut desired, 1, list(2));
+    let (ops, _) = state.plan(&desired);
+    assert!(
+        matches!(&ops[..], [Op::PutSources(2, new), Op::PutFrontend(_, f)] if new.len() == 1 && f.sources == 2),
+        "{ops:?}"
+    );
+    assert_eq!(state.tick(), vec![]);
+    assert!(matches!(&state.tick()[..], [Op::DeleteSources(1, old)] if old.len() == 2));
+    limit(&mut desired, 1, None);
+    let (ops, _) = state.plan(&desired);
+    assert!(matches!(ops[..], [Op::PutFrontend(_, Frontend { sources: 0, flags: 0, .. })]), "{ops:?}");
+}
+
+#[test]
+fn ten_thousand_frontends_with_one_list_cost_one_list() {
+    let mut state = State::new(&Observed::default());
+    let mut desired = Rows::default();
+    for n in 0..10_000_u16 {
+        let vip = Addr::v4([203, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]);
+        let row =
+            FrontendRow { flags: FRONTEND_SOURCES | FRONTEND_PROXY, sources: list(200), ..FrontendRow::default() };
+        desired.frontends.insert(FrontendKey { vip, ..key(0) }, row);
+    }
+    let (ops, faults) = state.plan(&desired);
+    assert_eq!((ops.iter().filter(|op| matches!(op, Op::PutSources(..))).count(), faults), (1, vec![]));
+}
+
+#[test]
+fn s149_a_list_that_finds_no_room_is_a_fault_by_name_and_harms_no_other() {
+    let many: Ranges =
+        (0..MAX_SOURCES).map(|n| IpNet::new((0x0a00_0000 + n).to_be_bytes().into(), 32).unwrap()).collect();
+    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
+    let mut desired = rows(&[(1, &[1]), (2, &[2]), (3, &[3])]);
+    limit(&mut desired, 1, list(2));
+    limit(&mut desired, 2, Some(many));
+    let (ops, faults) = state.plan(&desired);
+    run(&mut memory, &ops);
+    assert_eq!(faults, ["frontend 203.0.113.2 port 80: no room for its 65536 source ranges, 65536 are the most"]);
+    assert!(memory.frontends.keys().eq([&key(1), &key(3)]), "nothing of it is there");
+    limit(&mut desired, 1, None);
+    run(&mut memory, &state.plan(&desired).0);
+    assert!(!state.has_frontend(&key(2)), "the list that was left may still be read");
+    state.tick();
+    run(&mut memory, &state.tick());
+    let (ops, faults) = state.plan(&desired);
+    run(&mut memory, &ops);
+    assert!(faults.is_empty() && state.has_frontend(&key(2)), "{faults:?}");
+}
+
+#[test]
+fn a_restart_removes_lists_that_no_frontend_names() {
+    let mut desired = rows(&[(1, &[1])]);
+    limit(&mut desired, 1, list(3));
+    let mut memory = Memory::default();
+    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
+    // What an agent leaves that ends between the two writes.
+    memory.run(&Op::PutSources(7, list(9).unwrap()));
+    let mut restarted = State::new(&memory.observed());
+    assert_eq!(restarted.plan(&desired), (vec![], vec![]), "the list of the frontend is adopted");
+    restarted.tick();
+    run(&mut memory, &restarted.tick());
+    assert!(memory.sources.keys().eq([&1]), "{:?}", memory.sources);
+}
+
+fn any_rows() -> impl Strategy<Value = BTreeMap<u8, (Vec<u8>, u8)>> {
+    proptest::collection::btree_map(0_u8..6, (proptest::collection::vec(0_u8..12, 0..12), 0_u8..4), 0..6)
 }
 
 proptest! {
@@ -193,8 +279,9 @@ proptest! {
     fn s143_the_maps_are_whole_after_every_operation(history in proptest::collection::vec((any_rows(), 0_u8..4), 1..8), restart in any::<bool>()) {
         let (mut memory, mut state) = (Memory::default(), State::new(&Observed::default()));
         for (wanted, ticks) in history {
-            let listed: Vec<(u8, &[u8])> = wanted.iter().map(|(n, b)| (*n, b.as_slice())).collect();
-            let desired = rows(&listed);
+            let listed: Vec<(u8, &[u8])> = wanted.iter().map(|(n, (b, _))| (*n, b.as_slice())).collect();
+            let mut desired = rows(&listed);
+            wanted.iter().for_each(|(n, (_, sources))| limit(&mut desired, *n, list(*sources)));
             let (ops, faults) = state.plan(&desired);
             prop_assert!(faults.is_empty(), "{faults:?}");
             run(&mut memory, &ops);
@@ -205,6 +292,7 @@ proptest! {
             prop_assert_eq!(&memory.vips, &desired.vips);
             for (key, row) in &desired.frontends {
                 prop_assert_eq!(&memory.places(key), &row.backends);
+                prop_assert_eq!(memory.ranges(key), row.sources.as_ref().map(|ranges| ranges.to_vec()));
             }
             if restart {
                 state = State::new(&memory.observed());

@@ -299,20 +299,6 @@ fn s75_one_frontend_claimed_twice_is_the_older_objects_and_the_verdict_names_it(
 }
 
 #[test]
-fn s96_source_ranges_that_are_not_enforced_are_refused_not_left_open() {
-    let given = |ranges: &str| {
-        let spec = format!(
-            "{{type: LoadBalancer, ipFamilyPolicy: PreferDualStack, loadBalancerSourceRanges: {ranges}, ports: [{{port: 80}}]}}"
-        );
-        let model = compile_web(&spec);
-        (frontends(&model).len(), verdict(&model, "web").0)
-    };
-    assert_eq!(given("[198.51.100.0/24]"), (0, "Refused SourceRangesUnsupported".into()));
-    assert_eq!(given("[' 0.0.0.0/0 ']"), (1, "Partial SourceRangesUnsupported".into()));
-    assert_eq!(given("['0.0.0.0/0', '::/0']"), (2, "Accepted Accepted".into()));
-}
-
-#[test]
 fn session_affinity_is_passed_on() {
     let model = compile_web("{type: LoadBalancer, sessionAffinity: ClientIP, ports: [{port: 80}]}");
     assert!(target(&model, "192.0.2.1:80/TCP").affinity, "S136");

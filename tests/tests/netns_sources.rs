@@ -1,0 +1,258 @@
+//! `loadBalancerSourceRanges` with real clients: who is served, who is not, and what an edit does to open connections.
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use sluice_tests::netns::{
+    Connection, Datapath, Failure, Namespace, Scene, addr, eventually,
+    lab::UPLINK,
+    manifest::{Service, gateway, http_route},
+    pod::TCP_PORT,
+    scene::{APPLIED, FRONT, TCP, UDP, WEB_V4, WEB_V6, versions, web},
+    udp,
+};
+
+/// How long a change may take to cut a connection, on a busy machine.
+const CUT: Duration = Duration::from_secs(60);
+/// A port that the node itself listens at, as kube-proxy does for a node port.
+const NODE_PORT: u16 = 30_080;
+/// Everybody in the lab.
+const LAN: [&str; 2] = ["198.51.100.0/24", "2001:db8:51::/64"];
+/// Who may still come when the ranges are edited: both addresses of the client that the lab gives it.
+const ONE: [&str; 2] = [" 198.51.100.10/32", "2001:db8:51::10/128 "];
+
+/// The client's addresses that stay in the ranges.
+fn inside() -> [IpAddr; 2] {
+    [addr::CLIENT_V4.into(), addr::CLIENT_V6.into()]
+}
+
+/// Addresses that the client has as well.
+fn outside() -> [IpAddr; 2] {
+    [addr::ip("198.51.100.11"), addr::ip("2001:db8:51::11")]
+}
+
+fn add_outside(client: &Namespace) {
+    let added = client.net(async |net| {
+        let [v4, v6] = outside();
+        net.address(UPLINK, v4, 24).await?;
+        net.address(UPLINK, v6, 64).await
+    });
+    added.expect("two more addresses");
+}
+
+fn open(scene: &Scene, from: IpAddr) -> Result<Connection, Failure> {
+    let vip = if from.is_ipv4() { WEB_V4.into() } else { WEB_V6.into() };
+    Connection::open_bound(&scene.lab.client, (from, 0).into(), SocketAddr::new(vip, TCP))
+}
+
+fn flow(scene: &Scene, from: IpAddr) -> udp::Flow {
+    let vip = if from.is_ipv4() { WEB_V4.into() } else { WEB_V6.into() };
+    udp::Flow::open_bound(&scene.lab.client, (from, 0).into(), SocketAddr::new(vip, UDP)).expect("a socket")
+}
+
+fn limited(ranges: &[&str]) -> Value {
+    web().spec("loadBalancerSourceRanges", json!(ranges)).json()
+}
+
+/// Waits until the model has these ranges.
+fn until_shown(scene: &Scene, ranges: &[&str]) -> Value {
+    eventually("the ranges are shown", APPLIED, || {
+        let all = scene.agent.show_json(&["services"]).map_err(|e| e.to_string())?;
+        let web = all.as_array().into_iter().flatten().find(|s| s["name"] == "default/web").cloned().unwrap_or(all);
+        let trimmed: Vec<&str> = ranges.iter().map(|range| range.trim()).collect();
+        if web["sources"] == json!(trimmed) { Ok(web) } else { Err(web.to_string()) }
+    })
+}
+
+#[test]
+fn s96_an_edit_cuts_who_may_come_no_longer_and_keeps_the_others_by_tc() {
+    live_edit(Datapath::Tc);
+}
+
+#[test]
+fn s96_an_edit_cuts_who_may_come_no_longer_and_keeps_the_others_by_xdp() {
+    live_edit(Datapath::Xdp);
+}
+
+fn live_edit(datapath: Datapath) {
+    let mut scene = Scene::web(datapath, 1, 1);
+    add_outside(&scene.lab.client);
+    scene.write("web.yaml", &[limited(&LAN)]);
+    until_shown(&scene, &LAN);
+    // Enough of them that each goes to either pod: the one on this node and the one on the other.
+    let many = |from: IpAddr| (0..12).map(move |_| from);
+    let connect = |from: IpAddr| many(from).map(|from| open(&scene, from).expect("a connection")).collect::<Vec<_>>();
+    let mut kept: Vec<Connection> = inside().into_iter().flat_map(connect).collect();
+    let mut doomed: Vec<Connection> = outside().into_iter().flat_map(connect).collect();
+    for connections in [&kept, &doomed] {
+        assert!(["a1", "b1"].iter().all(|pod| connections.iter().any(|c| c.answer.pod == *pod)), "both pods");
+    }
+    let kept_flows = inside().map(|from| flow(&scene, from));
+    let doomed_flows = outside().map(|from| flow(&scene, from));
+    let pods = kept_flows.each_ref().map(|flow| flow.ask(10).expect("an answer").pod);
+    doomed_flows.iter().for_each(|flow| drop(flow.ask(10).expect("an answer")));
+
+    scene.write("web.yaml", &[limited(&ONE)]);
+    let shown = until_shown(&scene, &ONE);
+    assert_eq!(shown["reason"], "Accepted");
+    for flow in &doomed_flows {
+        eventually("a UDP flow is cut", CUT, || match flow.ask(10) {
+            Err(Failure::Timeout) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    // All of them are cut by one walk, and a wait for an answer is long: one of each family and pod stands for the others.
+    let mut seen: Vec<(bool, String)> = Vec::new();
+    for connection in &mut doomed {
+        let kind = (connection.is_ipv6(), connection.answer.pod.clone());
+        if seen.contains(&kind) {
+            continue;
+        }
+        eventually("a connection is cut", CUT, || match connection.exchange(100) {
+            Err(_) => Ok(()),
+            Ok(()) => Err("it still answers"),
+        });
+        seen.push(kind);
+    }
+    assert_eq!(seen.len(), 4, "both families, both pods: {seen:?}");
+    let whole = |scene: &Scene, kept: &mut Vec<Connection>| {
+        kept.iter_mut().for_each(|c| c.exchange(1000).expect("who may still come keeps his connection"));
+        for (flow, pod) in kept_flows.iter().zip(&pods) {
+            assert_eq!(&flow.ask(10).expect("an answer").pod, pod);
+        }
+        inside().into_iter().for_each(|from| drop(open(scene, from).expect("and may open another")));
+        for from in outside() {
+            assert_eq!(flow(scene, from).ask(10).map(drop), Err(Failure::Timeout), "{from} gets no answer");
+        }
+    };
+    whole(&scene, &mut kept);
+    assert_eq!(open(&scene, outside()[0]).map(drop), Err(Failure::Timeout), "nor does a new connection");
+    let status = scene.agent.show_json(&["status"]).expect("status");
+    assert!(status["reasons"]["source_refused"].as_u64() >= Some(4), "{}", status["reasons"]);
+    assert!(until_shown(&scene, &ONE)["dropped"].as_u64() >= Some(4));
+    let why = scene.agent.show(&["why", "service/default/web"]).expect("why");
+    assert!(why.contains("clients must come from 198.51.100.10/32, 2001:db8:51::10/128"), "{why}");
+
+    // The programs need no agent to know who may come, and the next agent takes the lists over.
+    scene.agent.kill9().expect("it runs");
+    whole(&scene, &mut kept);
+    scene.agent.launch().expect("it starts again");
+    until_shown(&scene, &ONE);
+    whole(&scene, &mut kept);
+    kept.into_iter().for_each(|c| c.close().expect("an orderly end"));
+
+    // Ranges of one family alone: nobody of the other.
+    scene.write("web.yaml", &[limited(&ONE[..1])]);
+    until_shown(&scene, &ONE[..1]);
+    let [v4, v6] = kept_flows;
+    eventually("the IPv6 flow is cut", CUT, || match v6.ask(10) {
+        Err(Failure::Timeout) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    v4.ask(10).expect("an answer");
+    scene.write("web.yaml", &[limited(&["198.51.100.10"])]);
+    let said = scene.until_state("default/web", "InvalidSourceRanges");
+    assert!(said["messages"][0].as_str().is_some_and(|m| m.contains("holds \"198.51.100.10\", want")), "{said}");
+    scene.until_gone((WEB_V4, TCP).into());
+    scene.write("web.yaml", &[web().json()]);
+    for from in outside() {
+        eventually("everybody may come", CUT, || open(&scene, from).map(drop));
+    }
+}
+
+/// A connection to the proxy that is kept: one request after the other.
+struct Kept(TcpStream);
+
+impl Kept {
+    fn open(space: &Namespace, from: Option<IpAddr>) -> Result<Self, Failure> {
+        let stream = space.enter(|| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            if let Some(from) = from {
+                socket.bind(&SocketAddr::new(from, 0).into())?;
+            }
+            socket.connect_timeout(&SocketAddr::from((FRONT, 80)).into(), Duration::from_secs(5))?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            io::Result::Ok(TcpStream::from(socket))
+        })?;
+        Ok(Self(stream))
+    }
+
+    /// The head of the answer to one request; it has no body.
+    fn head(&mut self) -> io::Result<String> {
+        self.0.write_all(b"HEAD / HTTP/1.1\r\nhost: front.example\r\n\r\n")?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte)?;
+            head.extend(byte);
+        }
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    fn is_served(&mut self) -> Result<(), String> {
+        match self.head() {
+            Ok(head) if head.starts_with("HTTP/1.1 200") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+}
+
+#[test]
+fn s96_s97_before_a_gateway_clients_are_judged_and_other_ways_are_not() {
+    let scene = Scene::empty(Datapath::Tc, 1, 0);
+    add_outside(&scene.lab.client);
+    let [inside, outside] = [inside()[0], outside()[0]];
+    let service = |ranges: &[&str]| {
+        let service = Service::new("front").port("http", "TCP", 80, 80).address(&FRONT.to_string());
+        let mut service = service.spec("loadBalancerSourceRanges", json!(ranges)).json();
+        service["metadata"]["labels"] = json!({ "gateway.networking.k8s.io/gateway-name": "front" });
+        service
+    };
+    let rules = json!([{ "backendRefs": [{ "name": "v1", "port": 80 }] }]);
+    scene.write("front.yaml", &[gateway("front", 80, Some("203.0.113.81"))]);
+    scene.write("route.yaml", &[http_route("front", "front", &["front.example"], &rules)]);
+    scene.write("v1.yaml", &versions(&scene.lab, "v1", &["a1"]));
+    scene.write("service.yaml", &[service(&LAN[..1])]);
+    let client = &scene.lab.client;
+    let serve = |from: IpAddr| {
+        eventually("the proxy answers", CUT, || {
+            let mut kept = Kept::open(client, Some(from)).map_err(|e| e.to_string())?;
+            kept.is_served().map(|()| kept)
+        })
+    };
+    let (mut kept, mut doomed) = (serve(inside), serve(outside));
+
+    scene.write("service.yaml", &[service(&ONE[..1])]);
+    eventually("the open connection is cut", CUT, || match doomed.is_served() {
+        Err(_) => Ok(()),
+        Ok(()) => Err("it still answers"),
+    });
+    kept.is_served().expect("who may still come keeps his connection");
+    let refused = |space: &Namespace, from| Kept::open(space, from).map(drop);
+    assert_eq!(refused(client, Some(outside)), Err(Failure::Timeout), "who comes by the uplink gets no answer");
+
+    // S97: on the node itself.
+    let pod = scene.lab.pod("a1");
+    assert_eq!(refused(pod.space(), None), Err(Failure::Refused), "a pod of this node is in no range");
+    Kept::open(&scene.lab.node1, None).and_then(|mut k| k.is_served().map_err(Failure::Other)).expect("the host may");
+    scene.write("service.yaml", &[service(&[ONE[0], "10.244.1.0/24"])]);
+    eventually("a pod that is in a range may come", CUT, || {
+        Kept::open(pod.space(), None).map_err(|e| e.to_string())?.is_served()
+    });
+    // S97: what is not the VIP's is nobody's to judge here.
+    Connection::open_bound(client, (outside, 0).into(), (pod.ip(false), TCP_PORT).into())
+        .expect("a pod that is dialled");
+    let listener = scene.lab.node1.enter(|| TcpListener::bind(("0.0.0.0", NODE_PORT))).expect("a listener");
+    let node = SocketAddr::from((addr::node_v4(1), NODE_PORT));
+    let dialled = client.enter(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(outside, 0).into())?;
+        socket.connect_timeout(&node.into(), Duration::from_secs(5))
+    });
+    dialled.expect("a port of the node");
+    drop(listener);
+    kept.is_served().expect("who may still come keeps his connection");
+}
