@@ -158,7 +158,13 @@ fn report(before: &Model, after: &Model) {
         let addresses: Vec<_> = after.allocations.get(object).into_iter().flatten().map(ToString::to_string).collect();
         let addresses = addresses.join(",");
         match verdict.outcome {
-            Outcome::Accepted => tracing::info!(%kind, %ns, %name, addresses, "accepted"),
+            Outcome::Accepted => {
+                let remark = (!verdict.messages.is_empty()).then(|| verdict.messages.join("; "));
+                tracing::info!(%kind, %ns, %name, addresses, remark, "accepted");
+            }
+            Outcome::Refused if verdict.reason == "Pending" => {
+                tracing::info!(%kind, %ns, %name, "waits for an address")
+            }
             Outcome::Ignored => tracing::debug!(%kind, %ns, %name, reason = verdict.reason, "ignored"),
             Outcome::Partial | Outcome::Refused => {
                 let reason = verdict.messages.join("; ");

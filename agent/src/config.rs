@@ -100,6 +100,9 @@ pub struct AgentArgs {
     /// Which VIPs this node announces by ARP and NDP on its interfaces
     #[arg(long, value_name = "WHICH", value_enum, default_value_t, env = "SLUICE_ANNOUNCE")]
     pub announce: Announce,
+    /// What becomes of Services of type LoadBalancer without `loadBalancerClass`; the same on all nodes
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t, env = "SLUICE_CLASSLESS_SERVICES")]
+    pub classless_services: Classless,
     /// Directory of the pinned maps and links, on a bpffs
     #[arg(long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
     pub bpf_dir: PathBuf,
@@ -131,6 +134,16 @@ pub enum Announce {
     Auto,
     /// None: another node has them, or routes lead here.
     None,
+}
+
+/// What becomes of Services that name no class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Classless {
+    /// They are ours.
+    #[default]
+    Take,
+    /// They are another's: only Services of the class `sluice.dev/lb` are ours.
+    Leave,
 }
 
 /// How logs are written. The level comes from `RUST_LOG`, `info` where it is not set.
@@ -197,6 +210,9 @@ pub struct CleanupArgs {
     /// Directory of the pinned maps and links
     #[arg(long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
     pub bpf_dir: PathBuf,
+    /// Go on until told to end, doing nothing: in a DaemonSet, whose pods would be started again and again
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Form of an inspection command's output.

@@ -100,7 +100,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         pools: args.pools.clone(),
         allocations,
         role: if args.manifests.is_some() { Role::Alone } else { Role::Member },
-        default_class: true,
+        default_class: args.classless_services == config::Classless::Take,
         announce: args.announce == config::Announce::Auto,
         candidates: Vec::new(),
     };
@@ -125,7 +125,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         validity,
     };
     let datapath = Datapath::load(&datapath, &proxy)?;
-    let was_answering = datapath.is_answering();
+    let was_answering = datapath.answering();
 
     let (snapshot_out, snapshots) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());
@@ -191,10 +191,8 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         (None, None) => unreachable!("without a directory there is a client"),
     }
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let result = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        told = until_told() => told.map_err(RunError::from),
         ended = tasks.next() => Err(ended),
     };
     if let Err(RunError::Stage { stage: "proxy", .. }) = &result {
@@ -216,6 +214,19 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         tracing::debug!(%error, "admin socket");
     }
     result
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// The signals cannot be waited for.
+pub async fn until_told() -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 /// Detaches everything below the directory of the pins and removes our routes.

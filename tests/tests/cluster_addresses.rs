@@ -111,7 +111,7 @@ fn s66_s67_s68_s69_s76_s79_what_a_service_has_outlives_agents_and_pools() {
 }
 
 #[test]
-fn s70_s71_s72_s74_who_cannot_have_an_address_is_told_why_and_gets_it_when_it_is_there() {
+fn s70_s71_s72_s73_s74_who_cannot_have_an_address_is_told_why_and_gets_it_when_it_is_there() {
     let scene = Scene::start(1, 0);
     let ns = scene.plane.namespace("pending");
     // S71, S72: no other address instead, a reason, an Event.
@@ -176,6 +176,36 @@ fn s70_s71_s72_s74_who_cannot_have_an_address_is_told_why_and_gets_it_when_it_is
     assert!(until_pool(&scene, "stolen", "Ready", "False").contains("two"));
     apply(&ns, "robber", &asks(&json!({}), &json!({ "address-pool": "stolen" })));
     scene.until_reason(&ns, "robber", "NoPool");
+    odd_ranges(&scene, &ns);
+}
+
+/// S73: the smallest ranges give all they have, huge ones are not enumerated, and what ends in .0 or .255 is given to
+/// who asks for it.
+fn odd_ranges(scene: &Scene, ns: &TestNamespace<'_>) {
+    let cases = [
+        ("octets", "198.18.0.254-198.18.1.1", "IPv4", vec!["198.18.0.254", "198.18.1.1"]),
+        ("pair", "198.18.2.4/31", "IPv4", vec!["198.18.2.4", "198.18.2.5"]),
+        ("single", "198.18.3.0/32", "IPv4", vec!["198.18.3.0"]),
+        ("single-six", "2001:db8:1::7/128", "IPv6", vec!["2001:db8:1::7"]),
+        ("huge-six", "2001:db8:2::/64", "IPv6", vec!["2001:db8:2::1", "2001:db8:2::2", "2001:db8:2::3"]),
+    ];
+    for (pool, range, family, given) in &cases {
+        pool_of(&scene.plane, pool, &json!({ "addresses": [range], "autoAssign": false }));
+        // One more than there are, but for the one that has enough for everybody.
+        for n in 0..given.len() + usize::from(*pool != "huge-six") {
+            let of_pool = asks(&json!({ "ipFamilies": [family] }), &json!({ "address-pool": pool }));
+            apply(ns, &format!("{pool}-{n}"), &of_pool);
+            match given.get(n) {
+                Some(addr) => scene.until_shows(ns, &format!("{pool}-{n}"), &[addr]),
+                None => drop(scene.until_reason(ns, &format!("{pool}-{n}"), "PoolExhausted")),
+            }
+        }
+    }
+    apply(ns, "octets-asked", &asks(&json!({}), &json!({ "addresses": "198.18.0.255" })));
+    scene.until_shows(ns, "octets-asked", &["198.18.0.255"]);
+    apply(ns, "huge-asked", &asks(&json!({ "ipFamilies": ["IPv6"] }), &json!({ "addresses": "2001:db8:2:0:ff::" })));
+    scene.until_shows(ns, "huge-asked", &["2001:db8:2:0:ff::"]);
+    until_pool(scene, "huge-six", "Ready", "True");
 }
 
 #[test]

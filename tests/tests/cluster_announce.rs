@@ -10,11 +10,13 @@ use sluice_tests::{
         Calls, Fault,
         scene::{Scene, load_balancer, pool_of},
     },
-    netns::{Connection, lab::UPLINK, pod::TCP_PORT},
+    netns::{Agent, Connection, lab::UPLINK, pod::TCP_PORT},
 };
 
 /// Longer than the Lease of a node is valid.
 const LEASE: Duration = Duration::from_secs(6);
+/// For how long the Lease of an agent is valid that has ended on purpose.
+const LEAVING: Duration = Duration::from_secs(40);
 
 /// The node that answers the client when it asks anew for a VIP, from 0, and forwards for it.
 fn asked(scene: &Scene, vip: IpAddr) -> anyhow::Result<usize> {
@@ -52,13 +54,29 @@ fn until(scene: &Scene, what: &str, vips: &[(IpAddr, usize)]) {
     eprintln!("{what}: after {:.1?}", began.elapsed());
 }
 
+/// Each VIP is at its node for longer than a Lease is valid.
+fn stays(scene: &Scene, what: &str, vips: &[(IpAddr, usize)]) {
+    let began = Instant::now();
+    while began.elapsed() < LEASE {
+        for (vip, node) in vips {
+            assert_eq!(alone(scene, *vip).expect(what), *node, "{what}: {vip}");
+        }
+    }
+}
+
+/// Kills an agent and starts it; it does not reach the API server, so that it is not ready.
+fn restart(agent: &mut Agent) {
+    agent.kill9().expect("it runs");
+    agent.spawn().expect("it starts again");
+}
+
 fn cut(scene: &Scene, node: usize) {
     scene.proxies[node].fault(Calls::all(), Fault::Cut).expect("a fault");
     scene.proxies[node].close_watches(Calls::all());
 }
 
 #[test]
-fn s99_s101_s102_one_node_answers_for_a_vip_whatever_happens() {
+fn s99_s100_s101_s102_one_node_answers_for_a_vip_whatever_happens() {
     let mut scene = Scene::start(2, 1);
     pool_of(&scene.plane, "lan", &json!({ "addresses": ["198.51.100.192/28", "2001:db8:51::f:0/124"], "priority": 1 }));
     let ns = scene.plane.namespace("announce");
@@ -71,9 +89,26 @@ fn s99_s101_s102_one_node_answers_for_a_vip_whatever_happens() {
         vips.iter().map(|vip| (*vip, scene.plane.until("it is announced", |_| alone(&scene, *vip)))).collect();
     let away: Vec<_> = home.iter().map(|(vip, _)| (*vip, 1 - home[0].1)).collect();
     let first = home[0].1;
+    // Every node says who announces it.
+    let name = format!("{}/web", ns.name());
+    for agent in &scene.agents {
+        let services = agent.show_json(&["services"]).expect("services");
+        let shown =
+            services.as_array().into_iter().flatten().find(|s| s["name"] == name.as_str()).expect("it is listed");
+        let why = agent.show(&["why", &format!("service/{name}")]).expect("why");
+        for (vip, node) in &home {
+            let by = format!("node{}", node + 1);
+            assert_eq!(shown["announcers"][vip.to_string()], by, "{shown:#}");
+            assert!(why.contains(&format!("{vip}: of pool lan, announced by {by}")), "{why}");
+            assert!(why.contains("80/TCP: to 2 endpoints, 1 of them on this node"), "{why}");
+        }
+    }
 
     cut(&scene, first);
     until(&scene, "S101: who is cut off from the API server yields", &away);
+    // An agent that starts there knows no more than the one before it, and its programs have heard who has the VIPs.
+    restart(&mut scene.agents[first]);
+    stays(&scene, "S101: a start does not take them back", &away);
     scene.proxies[first].clear();
     until(&scene, "it hears of the others again", &home);
 
@@ -82,13 +117,34 @@ fn s99_s101_s102_one_node_answers_for_a_vip_whatever_happens() {
     scene.agents[first].launch().expect("it starts again");
     until(&scene, "it is back", &home);
 
-    (0..2).for_each(|node| cut(&scene, node));
-    let began = Instant::now();
-    while began.elapsed() < LEASE {
+    // An agent that ends on purpose is expected back, and its node keeps its VIPs; unless the machine goes as well.
+    scene.endpoints(ns.name(), "web", TCP_PORT, &[["b1", "a1"][first]]);
+    scene.agents[first].stop().expect("it ends");
+    let left = Instant::now();
+    while left.elapsed() < LEASE {
         for (vip, node) in &home {
-            assert_eq!(alone(&scene, *vip).expect("S39: it answers while the API server is away"), *node);
+            assert_eq!(alone(&scene, *vip).expect("S141: it answers while the agent is away"), *node);
         }
     }
+    let port = ["node1", "node2"][first];
+    scene.lab.lan.net(async |net| net.down(port).await).expect("the machine is switched off");
+    until(&scene, "S100: another takes over from a machine that is switched off in order", &away);
+    assert!(left.elapsed() < LEAVING, "only when its Lease had ended: after {:.1?}", left.elapsed());
+    scene.lab.lan.net(async |net| net.up(port).await).expect("the machine is switched on");
+    until(&scene, "its programs yield to who has taken over", &away);
+    scene.agents[first].launch().expect("it starts again");
+    until(&scene, "it is back again", &home);
+
+    (0..2).for_each(|node| cut(&scene, node));
+    // One that has been dead for longer than its Lease was valid goes on as well: nobody can have taken over.
+    scene.agents[first].kill9().expect("it runs");
+    scene.plane.until("its programs fall silent", |_| match alone(&scene, home[0].0) {
+        Ok(node) => anyhow::bail!("node{} answers", node + 1),
+        Err(_) => Ok(()),
+    });
+    scene.agents[first].spawn().expect("it starts again");
+    until(&scene, "an agent that starts while the API server is away", &home);
+    stays(&scene, "S39: it answers while the API server is away", &home);
     scene.proxies.iter().for_each(sluice_tests::cluster::Proxy::clear);
     std::thread::sleep(LEASE);
     until(&scene, "the API server is back", &home);

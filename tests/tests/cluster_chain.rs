@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use sluice_tests::{
-    cluster::{Patch, TestNamespace, scene::Scene},
+    cluster::{Patch, TestNamespace, look::holds, scene::Scene},
     netns::{
         http::{self as client, Protocol},
         pod::HTTP_PORT,
@@ -130,11 +130,6 @@ impl<'a> Chain<'a> {
     fn delete(&self, group: &str, rest: &str) {
         self.scene.plane.api().delete(&self.ns.path(group, rest)).expect("it can be deleted");
     }
-}
-
-fn holds(object: &Value, type_: &str) -> bool {
-    let conditions = object["conditions"].as_array().cloned().unwrap_or_default();
-    conditions.iter().any(|c| c["type"] == type_ && c["status"] == "True")
 }
 
 fn gateway_api(plane: &sluice_tests::cluster::ControlPlane) {

@@ -1,4 +1,5 @@
-//! The harness itself: nodes are real, their pods are reached from outside, and a power failure is one.
+//! The harness itself: nodes are real, their pods are reached from outside, and a power failure is one. And Sluice on nodes
+//! where kube-proxy is at work (S146), from its installation to its removal (S142).
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -6,11 +7,18 @@ use std::{
 };
 
 use anyhow::Context as _;
+use aya::programs::{SchedClassifier, TcAttachType};
 use serde_json::{Value, json};
 use sluice_tests::{
-    cluster::{Cluster, TestNamespace},
+    cluster::{
+        Cluster, Patch, TestNamespace,
+        look::{ingress, is_marked},
+        nodes::UPLINK,
+    },
     netns::{
+        Namespace,
         http::{self, Protocol},
+        request,
         run::{self, RUNS},
     },
 };
@@ -77,13 +85,11 @@ fn until_ready(cluster: &Cluster, ns: &TestNamespace<'_>, pods: usize, nodes: &[
 
 /// What the pod behind an endpoint says to the client outside.
 fn ask(cluster: &Cluster, ip: IpAddr) -> anyhow::Result<String> {
-    let to = SocketAddr::new(ip, 8080);
-    let reply = http::send(&cluster.plane.space, to, Protocol::Http1, http::get("echo.example", "/a"))?;
-    Ok(String::from_utf8_lossy(&reply.body).into_owned())
+    said_at(&cluster.plane.space, (ip, 8080))
 }
 
 #[test]
-fn pods_run_on_real_nodes_and_a_node_is_killed_and_returns() {
+fn s142_s146_pods_run_on_real_nodes_beside_kube_proxy_and_a_node_is_killed_and_returns() {
     let cluster = Cluster::up(2).expect("a cluster");
     let (id, dir) = (cluster.plane.run().id().to_owned(), cluster.plane.run().dir());
     let nodes = cluster.plane.kubectl(&["get", "nodes"], "").expect("kubectl");
@@ -104,6 +110,7 @@ fn pods_run_on_real_nodes_and_a_node_is_killed_and_returns() {
         assert!(said.contains(&format!("node={node} ")) && said.contains(peer), "{said}");
     }
     pods_reach_each_other_and_the_api_server(&cluster, &ns, &endpoints);
+    beside_kube_proxy(&cluster, &ns);
 
     cluster.kill_node(2);
     cluster.node_exec(2, &["true"]).expect_err("it is off");
@@ -151,6 +158,117 @@ fn pods_reach_each_other_and_the_api_server(
     assert!(said.contains("HTTP request to an HTTPS server"), "{said}");
     let logs = cluster.plane.kubectl(&["logs", name, "-n", ns.name()], "").expect("logs");
     assert!(logs.contains(name), "{logs}");
+}
+
+/// S146: what kube-proxy serves is served before Sluice is there, with it, and after it; and the VIP is, by both. S142: when
+/// it is removed nothing of it is left.
+///
+/// The network of the pods is that of the reference CNI plugins; Calico, Flannel and Cilium were not run.
+fn beside_kube_proxy(cluster: &Cluster, ns: &TestNamespace<'_>) {
+    let (plane, path) = (&cluster.plane, ns.path("", "services/echo"));
+    let patch =
+        |spec: Value| plane.api().patch(&path, Patch::Merge, &json!({ "spec": spec })).expect("the Service may change");
+    let service = patch(json!({ "type": "NodePort" }));
+    let node_port = service["spec"]["ports"][0]["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok());
+    let node_port = node_port.expect("a port of the nodes");
+    let cluster_ips = service["spec"]["clusterIPs"].as_array().into_iter().flatten();
+    let cluster_ips: Vec<IpAddr> = cluster_ips.filter_map(|ip| ip.as_str()?.parse().ok()).collect();
+    assert_eq!(cluster_ips.len(), 2, "{service:#}");
+    let _proxies = [1, 2].map(|number| cluster.kube_proxy(number, "nftables").expect("kube-proxy"));
+    let served = |when: &str| {
+        until_from_inside(cluster, ns, when, &cluster_ips);
+        for at in [1, 2].into_iter().flat_map(|number| cluster.node_addresses(number)) {
+            let what = format!("{when}: the client reaches {at}, port {node_port}");
+            until_both_nodes(cluster, &what, || said_at(&plane.space, (at, node_port)));
+        }
+    };
+    served("before Sluice");
+    assert_eq!(left_behind(cluster), Vec::<String>::new(), "before Sluice");
+    cluster.install(&["198.51.100.192/26", "2001:db8:51::f:0/112"]).expect("Sluice");
+    patch(json!({ "type": "LoadBalancer" }));
+    let vips: Vec<IpAddr> = plane.until("addresses of both families", |api| {
+        let service = api.get(&path)?;
+        let shown = ingress(&service);
+        anyhow::ensure!(shown.len() == 2, "{:#}", service["status"]);
+        shown.iter().map(|ip| Ok(ip.parse()?)).collect()
+    });
+    for vip in &vips {
+        let what = format!("the client reaches {vip}");
+        until_both_nodes(cluster, &what, || said_at(&plane.space, (*vip, 80)));
+    }
+    until_from_inside(cluster, ns, "the VIP", &vips);
+    served("with Sluice");
+    // On each of two nodes programs and pins.
+    assert_eq!(left_behind(cluster).len(), 4, "{:?}", left_behind(cluster));
+
+    // Removed as the README says.
+    patch(json!({ "type": "NodePort" }));
+    plane.until("the Service is let go", |api| {
+        let service = api.get(&path)?;
+        anyhow::ensure!(!is_marked(&service) && ingress(&service).is_empty(), "{service:#}");
+        Ok(())
+    });
+    cluster.uninstall().expect("Sluice goes");
+    assert_eq!(left_behind(cluster), Vec::<String>::new(), "S142: after Sluice");
+    served("after Sluice");
+    for vip in vips {
+        plane.space.net(async |net| net.forget(vip).await).expect("the client may forget");
+        let outcome = request::ask(&plane.space, (vip, 80).into(), Duration::from_secs(2));
+        assert!(outcome.is_err(), "S142: {vip} is answered: {outcome:?}");
+    }
+}
+
+/// What Sluice has in the nodes' kernels: programs on the uplinks, and pins.
+fn left_behind(cluster: &Cluster) -> Vec<String> {
+    let mut left = Vec::new();
+    for number in [1, 2] {
+        let programs = |at| SchedClassifier::query_tcx(UPLINK, at).expect("the uplink").1.len();
+        let space = cluster.node_space(number).expect("the node");
+        let attached = space.enter(|| programs(TcAttachType::Ingress) + programs(TcAttachType::Egress));
+        left.extend((attached > 0).then(|| format!("node{number}: {attached} programs")));
+        let pins = cluster.node_exec(number, &["ls", "/sys/fs/bpf/sluice"]).expect("a node");
+        left.extend(pins.status.success().then(|| format!("node{number}: pins")));
+    }
+    left
+}
+
+/// Until both nodes have answered at each address: at that of IPv4 who asks from a pod, at that of IPv6 who asks from a
+/// node.
+fn until_from_inside(cluster: &Cluster, ns: &TestNamespace<'_>, when: &str, addresses: &[IpAddr]) {
+    let node1 = cluster.node_space(1).expect("a node");
+    for ip in addresses {
+        let what = format!("{when}: {ip} from inside");
+        until_both_nodes(cluster, &what, || match ip {
+            IpAddr::V4(_) => from_pod(cluster, ns, (*ip, 80)),
+            IpAddr::V6(_) => said_at(&node1, (*ip, 80)),
+        });
+    }
+}
+
+/// Asks until pods of both nodes have answered.
+fn until_both_nodes(cluster: &Cluster, what: &str, ask: impl Fn() -> anyhow::Result<String>) {
+    let mut answered = BTreeSet::new();
+    cluster.plane.until(what, |_| {
+        let said = ask()?;
+        answered.extend(["node1", "node2"].into_iter().filter(|node| said.contains(&format!("node={node} "))));
+        anyhow::ensure!(answered.len() == 2, "{answered:?} so far; {said}");
+        Ok(())
+    });
+}
+
+/// What a pod on node1 is told at an address.
+fn from_pod(cluster: &Cluster, ns: &TestNamespace<'_>, to: (IpAddr, u16)) -> anyhow::Result<String> {
+    let pods = cluster.plane.api().list(&ns.path("", "pods"))?;
+    let pod = pods.iter().find(|p| p["spec"]["nodeName"] == "node1").context("no pod on node1")?;
+    let url = format!("http://{}/", SocketAddr::from(to));
+    let name = pod["metadata"]["name"].as_str().context("a pod without a name")?;
+    cluster.plane.kubectl(&["exec", name, "-n", ns.name(), "--", "/echo", "get", &url], "")
+}
+
+/// What somebody in `space` is told at an address.
+fn said_at(space: &Namespace, to: (IpAddr, u16)) -> anyhow::Result<String> {
+    let reply = http::send(space, to.into(), Protocol::Http1, http::get("echo.example", "/a"))?;
+    Ok(String::from_utf8_lossy(&reply.body).into_owned())
 }
 
 #[test]

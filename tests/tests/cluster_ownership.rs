@@ -19,7 +19,7 @@ fn s1_s2_s3_s4_s5_s6_s7_s8_s9_what_is_ours_is_served_and_nothing_else_is_written
     let foreign = json!({ "status": { "loadBalancer": { "ingress": [
         { "ip": OTHERS, "ipMode": "Proxy", "ports": [{ "port": 80, "protocol": "TCP" }] }, { "hostname": "lb.example" },
     ] } } });
-    let scene = Scene::with(1, 1, |plane| {
+    let mut scene = Scene::with(1, 1, |plane| {
         let web = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": { "name": "theirs", "namespace": "default" },
             "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }] },
@@ -122,6 +122,20 @@ fn s1_s2_s3_s4_s5_s6_s7_s8_s9_what_is_ours_is_served_and_nothing_else_is_written
     // And the agent says so.
     let why = scene.agents[0].show(&["why", "service/default/theirs"]).expect("why");
     assert!(why.contains("ForeignStatus") && why.contains(OTHERS), "{why}");
+
+    // S4: told to leave Services without a class to others, it lets go of those that it has, and of no other.
+    create("s4-kept", load_balancer(&json!({ "loadBalancerClass": "sluice.dev/lb" })));
+    let kept = scene.until_addresses(&ns, "s4-kept")[0];
+    let agent = &mut scene.agents[0];
+    agent.stop().expect("it ends");
+    agent.spec_mut().extra = ["--classless-services", "leave"].map(str::to_owned).into();
+    agent.launch().expect("it starts");
+    scene.until_released(&ns, "s4-nil");
+    scene.until_unprogrammed((vips[0], 80));
+    scene.until_answers((kept, 80), &["a1"]);
+    assert_eq!(ingress(&scene.service(&ns, "s4-kept")), [kept.to_string()]);
+    let why = scene.agents[0].show(&["why", &format!("service/{}/s4-nil", ns.name())]).expect("why");
+    assert!(why.contains("NoClass") && why.contains("sluice.dev/lb"), "{why}");
 }
 
 #[test]
@@ -173,8 +187,129 @@ fn s11_s12_without_pools_or_permission_it_says_what_is_missing_and_begins_when_i
     scene.until_answers((vip, 80), &["a1"]);
 }
 
+/// A slice as somebody writes it by hand, for a Service or for none.
+fn write_slice(ns: &TestNamespace<'_>, name: &str, service: Option<&str>, family: &str, endpoints: Vec<Value>) {
+    let mut labels = json!({ "endpointslice.kubernetes.io/managed-by": "by-hand" });
+    if let Some(service) = service {
+        labels["kubernetes.io/service-name"] = json!(service);
+    }
+    let slice = json!({
+        "kind": "EndpointSlice", "addressType": family, "endpoints": endpoints, "metadata": { "labels": labels },
+        "ports": [{ "name": "http", "port": sluice_tests::netns::pod::TCP_PORT, "protocol": "TCP" }],
+    });
+    ns.apply("discovery.k8s.io/v1", &format!("endpointslices/{name}"), &slice);
+}
+
+/// S25, S27, S28, S29, S33, S34, S36: which endpoints of a slice count, and as what.
+fn odd_endpoints(scene: &Scene, ns: &TestNamespace<'_>) {
+    let other = {
+        ns.apply("", "services/other", &load_balancer(&json!({})));
+        scene.until_addresses(ns, "other")[0]
+    };
+    ns.apply("", "services/odd", &load_balancer(&json!({ "publishNotReadyAddresses": true })));
+    let vip = scene.until_addresses(ns, "odd")[0];
+    let ip = |pod: &str| scene.lab.pod(pod).ip(false).to_string();
+    let of = |name: &str, endpoints: Vec<Value>| write_slice(ns, name, Some("odd"), "IPv4", endpoints);
+    let with = |pod: &str, conditions: Value| json!({ "addresses": [ip(pod)], "conditions": conditions });
+    let terminating = json!({ "ready": false, "serving": true, "terminating": true });
+    // S33: nothing said is ready; what is not ready does not serve, unless it says so; S34: the slice's word counts.
+    of(
+        "a",
+        vec![
+            with("a1", json!({})),
+            with("a2", json!({ "ready": false, "terminating": true })),
+            with("b1", json!({ "ready": true, "serving": false, "terminating": true })),
+            with("b2", json!({ "ready": false })),
+        ],
+    );
+    scene.until_reaches((vip, 80), &["a1", "b1"]);
+    scene.until_answers((vip, 80), &["a1", "b1"]);
+    // S33 again: with none ready the one that says that it serves is left, and not the one that says nothing.
+    of("a", vec![with("a2", json!({ "ready": false, "terminating": true })), with("b1", terminating.clone())]);
+    scene.until_reaches((vip, 80), &["b1"]);
+    // S25: a move from slice to slice, seen half way: one backend, by the copy that does not terminate, in either order.
+    for (old, new) in [("a", "b"), ("b", "a")] {
+        of(old, vec![with("a1", json!({ "ready": true })), with("a2", terminating.clone())]);
+        of(new, vec![with("a2", json!({ "ready": true }))]);
+        scene.until_reaches((vip, 80), &["a1", "a2"]);
+        let rows = scene.agents[0].show_json(&["backends"]).expect("JSON");
+        let rows = rows.as_array().expect("rows").iter();
+        let of_it = rows.filter(|row| row.to_string().contains(&format!("\"{vip}:80/TCP\""))).count();
+        assert_eq!(of_it, 2, "S25: {vip} has the rows of a1 and a2");
+    }
+    scene.until_answers((vip, 80), &["a1", "a2"]);
+    scene.plane.api().delete(&ns.path("discovery.k8s.io/v1", "endpointslices/b")).expect("it is there");
+    // S29: the first address alone. S36: neither its own VIP nor another's, and the verdict names them.
+    of(
+        "a",
+        vec![
+            json!({ "addresses": [ip("a1"), ip("b2")] }),
+            json!({ "addresses": [vip.to_string()] }),
+            json!({ "addresses": [other.to_string()] }),
+        ],
+    );
+    // S27: a slice of nobody; S28: names, and the family that the Service has not.
+    write_slice(ns, "of-nobody", None, "IPv4", vec![json!({ "addresses": [ip("b1")] })]);
+    write_slice(ns, "names", Some("odd"), "FQDN", vec![json!({ "addresses": ["web.example"] })]);
+    let six = scene.lab.pod("b1").ip(true).to_string();
+    write_slice(ns, "six", Some("odd"), "IPv6", vec![json!({ "addresses": [six] })]);
+    scene.settle(ns);
+    scene.until_reaches((vip, 80), &["a1"]);
+    scene.until_answers((vip, 80), &["a1"]);
+    let why = scene.agents[0].show(&["why", &format!("service/{}/odd", ns.name())]).expect("why");
+    for named in [vip.to_string(), other.to_string(), "FQDN".to_owned()] {
+        assert!(why.contains(&named), "{named} is not in: {why}");
+    }
+}
+
+/// S35: what is known of an endpoint's node decides whether it is local, and nothing else.
+fn endpoints_that_move(scene: &Scene, ns: &TestNamespace<'_>) {
+    let local = json!({ "externalTrafficPolicy": "Local" });
+    ns.apply("", "services/moves", &load_balancer(&local));
+    let at = |node: Value| {
+        let mut endpoint = json!({ "addresses": [scene.lab.pod("a1").ip(false).to_string()] });
+        endpoint["nodeName"] = node;
+        write_slice(ns, "moves", Some("moves"), "IPv4", vec![endpoint]);
+    };
+    at(json!("node1"));
+    let vip = scene.until_addresses(ns, "moves")[0];
+    scene.until_answers((vip, 80), &["a1"]);
+    at(json!("node2"));
+    scene.until_reaches((vip, 80), &[]);
+    at(json!("node1"));
+    scene.until_reaches((vip, 80), &["a1"]);
+    at(Value::Null);
+    scene.until_reaches((vip, 80), &[]);
+    ns.apply("", "services/moves", &load_balancer(&json!({ "externalTrafficPolicy": "Cluster" })));
+    scene.until_answers((vip, 80), &["a1"]);
+}
+
+/// S41: changes come quicker than anybody needs them; what stays serves all the time, and the last one counts.
+fn many_changes(scene: &Scene, ns: &TestNamespace<'_>) {
+    const CHANGES: usize = 200;
+    ns.apply("", "services/churn", &load_balancer(&json!({})));
+    scene.serve(ns, "churn", &["a1"]);
+    let vip = scene.until_addresses(ns, "churn")[0];
+    scene.until_answers((vip, 80), &["a1"]);
+    let load = sluice_tests::netns::Load::start(&scene.lab.client, (vip, 80).into(), 2);
+    let path = ns.path("discovery.k8s.io/v1", "endpointslices/churn-ipv4");
+    let of = |pods: &[&str]| {
+        let endpoint = |pod: &&sluice_tests::netns::pod::Pod| json!({ "addresses": [pod.ip(false).to_string()] });
+        json!({ "endpoints": scene.lab.select(pods).iter().map(endpoint).collect::<Vec<_>>() })
+    };
+    for n in 0..CHANGES {
+        let pods = [&["a1", "a2"][..], &["a1", "b1", "b2"], &["a1"]][n % 3];
+        scene.plane.api().patch(&path, Patch::Merge, &of(pods)).expect("it may change");
+    }
+    scene.plane.api().patch(&path, Patch::Merge, &of(&["a1", "b2"])).expect("it may change");
+    scene.until_reaches((vip, 80), &["a1", "b2"]);
+    let tally = load.stop();
+    assert!(tally.failed() == 0 && tally.succeeded() > 0, "S41: {tally}");
+    scene.until_answers((vip, 80), &["a1", "b2"]);
+}
+
 #[test]
-fn s24_s26_s31_s32_s37_endpoints_come_from_every_slice_in_any_order() {
+fn s24_to_s37_and_s41_endpoints_come_from_every_slice_in_any_order() {
     let scene = Scene::start(1, 2);
     let ns = scene.plane.namespace("slices");
     // S37: the slices first, then the Service; S31: without a selector.
@@ -185,14 +320,7 @@ fn s24_s26_s31_s32_s37_endpoints_come_from_every_slice_in_any_order() {
     scene.until_answers((vip, 80), &["a1"]);
     let slice = |name: &str, pods: &[&str]| {
         let endpoint = |pod: &&sluice_tests::netns::pod::Pod| json!({ "addresses": [pod.ip(false).to_string()] });
-        let endpoints: Vec<_> = scene.lab.select(pods).iter().map(endpoint).collect();
-        let mut slice = json!({
-            "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
-            "ports": [{ "name": "http", "port": sluice_tests::netns::pod::TCP_PORT, "protocol": "TCP" }],
-        });
-        slice["metadata"]["labels"] =
-            json!({ "kubernetes.io/service-name": "web", "endpointslice.kubernetes.io/managed-by": "by-hand" });
-        ns.apply("discovery.k8s.io/v1", &format!("endpointslices/{name}"), &slice);
+        write_slice(&ns, name, Some("web"), "IPv4", scene.lab.select(pods).iter().map(endpoint).collect());
     };
     // S24: a second slice adds, S26: one endpoint in two slices stays when one of them goes.
     slice("more", &["a1", "b1", "b2"]);
@@ -208,6 +336,9 @@ fn s24_s26_s31_s32_s37_endpoints_come_from_every_slice_in_any_order() {
     ns.apply("", "services/web", &load_balancer(&json!({})));
     let vip = scene.until_addresses(&ns, "web")[0];
     scene.until_answers((vip, 80), &["a1", "b1"]);
+    odd_endpoints(&scene, &ns);
+    endpoints_that_move(&scene, &ns);
+    many_changes(&scene, &ns);
 
     // S32: Endpoints written by hand are mirrored to slices, subsets that share an address too.
     if !scene.plane.has_controllers() {

@@ -1,7 +1,10 @@
 //! Services on a real API server: addresses, status, Events, and traffic through what was programmed.
 use serde_json::json;
 use sluice_tests::{
-    cluster::scene::{Scene, load_balancer},
+    cluster::{
+        look::holds,
+        scene::{Scene, load_balancer},
+    },
     netns::{
         http::{self as client, Protocol},
         load,
@@ -61,10 +64,6 @@ fn a_gateway_gets_an_address_its_routes_answer_and_its_conditions_say_so() {
     let spec = json!({ "parentRefs": [{ "name": "front" }], "hostnames": ["echo.example"], "rules": rules });
     ns.apply(GATEWAY, "httproutes/echo", &json!({ "kind": "HTTPRoute", "spec": spec }));
 
-    let holds = |object: &serde_json::Value, type_: &str| {
-        let conditions = object["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().any(|c| c["type"] == type_ && c["status"] == "True")
-    };
     let gateway = scene.plane.until("it is programmed", |api| {
         let gateway = api.get(&ns.path(GATEWAY, "gateways/front"))?;
         anyhow::ensure!(holds(&gateway["status"], "Programmed"), "{:#}", gateway["status"]);

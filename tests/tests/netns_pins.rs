@@ -4,7 +4,8 @@ use std::{fs, process::Command};
 use sluice_tests::netns::{
     Agent, AgentSpec, Connection, Datapath, Lab, LabSpec, Scene, addr, agent,
     lab::UPLINK,
-    scene::{TCP, WEB_V4},
+    scene::{TCP, UDP, WEB_V4},
+    udp::Flow,
 };
 
 /// Runs `sluice` with these arguments in the node's namespace; what it said, which must be an error.
@@ -64,6 +65,37 @@ fn s141_pins_of_another_layout_are_refused_until_they_are_cleaned_up() {
     }
     agent.cleanup().expect("as it was told");
     agent.launch().expect("it starts");
+}
+
+#[test]
+fn s141_over_pins_of_another_layout_the_old_programs_go_on_and_their_version_takes_them_up_again() {
+    let mut scene = Scene::web(Datapath::Tc, 1, 1);
+    let mut held: Vec<Connection> =
+        Scene::both(TCP).map(|to| Connection::open(&scene.lab.client, to).expect("a connection")).into();
+    let flows = Scene::both(UDP).map(|to| Flow::open(&scene.lab.client, to).expect("a socket"));
+    let pods = flows.each_ref().map(|flow| flow.ask(10).expect("an answer").pod);
+    let serves = |held: &mut Vec<Connection>, when: &str| {
+        held.iter_mut().for_each(|c| c.exchange(500).unwrap_or_else(|e| panic!("an old connection {when}: {e}")));
+        for (flow, pod) in flows.iter().zip(&pods) {
+            assert_eq!(&flow.ask(10).expect("an answer").pod, pod, "a flow over UDP {when}");
+        }
+        for to in Scene::both(TCP) {
+            Connection::open(&scene.lab.client, to).unwrap_or_else(|e| panic!("a new connection {when}: {e}"));
+        }
+    };
+    // What this version sees when it comes after one with another layout.
+    let (ours, others) = (scene.agent.bpf_dir().join("v3"), scene.agent.bpf_dir().join("v2"));
+    scene.agent.stop().expect("it ends well");
+    fs::rename(&ours, &others).expect("a directory of the bpffs");
+    scene.agent.spawn().expect("a process");
+    let (status, said) = scene.agent.wait_end().expect("it ends");
+    assert!(!status.success() && said.contains("layout v2, want v3"), "{said}");
+    assert!(said.contains("sluice cleanup --bpf-dir"), "{said}");
+    serves(&mut held, "after an upgrade that was refused");
+    // And the way back.
+    fs::rename(&others, &ours).expect("a directory of the bpffs");
+    scene.agent.launch().expect("the version before starts again");
+    serves(&mut held, "after the rollback");
 }
 
 #[test]

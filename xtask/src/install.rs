@@ -79,6 +79,14 @@ pub fn seccomp() -> Result<()> {
     if missing.is_empty() { Ok(()) } else { apt(&missing) }
 }
 
+/// What kube-proxy calls.
+///
+/// # Errors
+/// A package is missing that cannot be installed here.
+pub fn nft() -> Result<()> {
+    if on_path("nft") { Ok(()) } else { apt(&["nftables"]) }
+}
+
 /// The minor version of a Go 1.x.
 fn go_minor(go: &Path) -> Option<u32> {
     // At the root there is no go.mod that could call for another version.

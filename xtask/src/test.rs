@@ -154,6 +154,7 @@ fn build_kubernetes() -> Result<()> {
         kubernetes::control_plane()?;
     }
     kubernetes::nodes()?;
+    install::nft()?;
     kubernetes::gateway_crds().map(drop)
 }
 

@@ -1,6 +1,6 @@
 //! The stages' outputs -> what the admin API answers. Reads every stage, changes nothing.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -10,7 +10,7 @@ use std::{
 use sluice_ebpf::MAX_CHUNKS;
 use tokio::sync::{Semaphore, watch};
 
-use super::view;
+use super::{explain, view};
 use crate::{
     datapath::{
         Applied, UplinkStatus,
@@ -22,7 +22,6 @@ use crate::{
     model::{
         Frontend, Model, ObjectRef, Outcome, Target, Verdict,
         http::{HttpModel, listing::RouteRow},
-        sources::everybody,
     },
     proxy,
     source::{Snapshot, kubernetes::Health},
@@ -173,12 +172,12 @@ impl Stages {
         let same = |o: &ObjectRef| o.kind.eq_ignore_ascii_case(kind) && o.object.to_string() == name;
         let (found, verdict) = model.verdicts.iter().find(|(o, _)| same(o))?;
         let mut view = object_view(found, Some(verdict));
+        view.messages.extend(explain::lines(&model, found));
+        if self.applied.borrow().unprogrammed.contains(&found.to_string()) {
+            view.messages.push("not programmed: `sluice status` says why".to_owned());
+        }
         if let Some(chain) = model.chains.get(&found.object).filter(|_| found.kind == "Service") {
             view.messages.extend(chain.lines());
-        }
-        let sources = sources(model.frontends.iter().filter(|(_, target)| target.owner() == *found));
-        if !sources.is_empty() {
-            view.messages.push(format!("clients must come from {}", sources.join(", ")));
         }
         Some(view)
     }
@@ -213,35 +212,18 @@ fn service(
     });
     let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
     let is_announced = |vip: &&IpAddr| model.announced.contains(*vip);
+    let by = |vip: &IpAddr| Some((vip.to_string(), model.announcers.get(vip)?.clone()));
     view::Service {
         object: object_view(object, model.verdicts.get(object)),
         addresses: addresses.iter().map(ToString::to_string).collect(),
         announced: addresses.iter().filter(is_announced).map(ToString::to_string).collect(),
+        announcers: addresses.iter().filter_map(by).collect(),
         ports: ports.iter().map(|(port, proto)| format!("{port}/{proto}")).collect(),
-        sources: sources(frontends.iter().copied()),
+        sources: explain::sources(frontends.iter().copied()),
         backends,
         flows: total.flows,
         bytes: total.request_bytes + total.reply_bytes,
         dropped: total.dropped_packets,
-    }
-}
-
-/// The ranges that clients of these frontends must come from, of both families; empty where everybody may come.
-fn sources<'a>(frontends: impl Iterator<Item = (&'a Frontend, &'a Target)>) -> Vec<String> {
-    let (mut ranges, mut is_limited) = (BTreeSet::new(), false);
-    for (frontend, target) in frontends {
-        match target.sources() {
-            Some(list) => {
-                is_limited = true;
-                ranges.extend(list.iter().copied());
-            }
-            None => drop(ranges.insert(everybody(frontend.vip))),
-        }
-    }
-    match (is_limited, ranges.is_empty()) {
-        (false, _) => Vec::new(),
-        (true, true) => vec!["nowhere".to_owned()],
-        (true, false) => ranges.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`collect`] builds them, [`server`] serves them, [`metrics`] has every metric.
 pub mod collect;
 pub mod discovery;
+mod explain;
 pub mod metrics;
 pub mod server;
 pub mod view;

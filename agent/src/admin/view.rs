@@ -97,6 +97,8 @@ pub struct Service {
     pub addresses: Vec<String>,
     /// Those of them that this node announces to its neighbours.
     pub announced: Vec<String>,
+    /// The node that announces each of them; empty where this node stands alone.
+    pub announcers: BTreeMap<String, String>,
     /// `80/TCP`.
     pub ports: Vec<String>,
     /// The ranges that clients must come from; empty: from everywhere.

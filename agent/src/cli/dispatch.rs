@@ -50,6 +50,9 @@ pub fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
         Command::Cleanup(args) => {
             runtime.block_on(crate::cleanup(&args.bpf_dir))?;
             println!("detached and removed everything below {}", args.bpf_dir.display());
+            if args.stay {
+                runtime.block_on(crate::until_told())?;
+            }
             Ok(())
         }
     }

@@ -1,5 +1,5 @@
 //! Answers of the admin API as tables for people.
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 
 use comfy_table::{Cell, Table, presets::NOTHING};
 
@@ -121,8 +121,12 @@ fn is_proxied(service: &view::Service) -> bool {
     service.object.kind == "Gateway" || !service.ports.is_empty()
 }
 
-/// Whether this node announces a Service's addresses; where it does some of them, which.
+/// The nodes that announce a Service's addresses; where the node stands alone, whether it does.
 fn announced(s: &view::Service) -> String {
+    if !s.announcers.is_empty() {
+        let nodes: BTreeSet<&str> = s.announcers.values().map(String::as_str).collect();
+        return nodes.into_iter().collect::<Vec<_>>().join(",");
+    }
     match s.announced.len() {
         0 if s.addresses.is_empty() => "-".to_owned(),
         0 => "no".to_owned(),

@@ -59,6 +59,23 @@ pub enum Validity {
     Before,
 }
 
+/// What the agent before this one has left of the right to announce VIPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answering {
+    /// The programs have never answered.
+    Never,
+    /// They have fallen silent.
+    Lapsed {
+        /// Since when another node may have taken over.
+        since: std::time::Instant,
+    },
+    /// They answer.
+    Now {
+        /// Since when this node has not heard of the others, if it has not.
+        blind_since: Option<std::time::Instant>,
+    },
+}
+
 impl Validity {
     /// The end on the clock that the programs read, where it was `before`. Units: nanoseconds.
     #[must_use]

@@ -25,6 +25,7 @@ use aya::{
 use sluice_ebpf::{PROXY_TCP, map, program, user};
 
 use super::{
+    feature::{Feature, advice, lacking},
     maps::{TableError, open},
     network::Link,
     pins::{self, Pins},
@@ -63,7 +64,7 @@ pub enum LoadError {
         mismatches: String,
     },
     /// The kernel or the object refused.
-    #[error("eBPF object: {what}: {}", explain(&**source))]
+    #[error("eBPF object: {what}: {}", explain(Feature::Programs, &**source))]
     Object {
         /// What was tried.
         what: String,
@@ -168,10 +169,11 @@ impl Programs {
             return Ok(());
         }
         let mode = if kind == XdpKind::Native { XdpMode::Driver } else { XdpMode::Skb };
-        let id = xdp.attach(interface, mode).map_err(|e| wrong(explain(&e)))?;
-        let link = xdp.take_link(id).map_err(|e| wrong(explain(&e)))?;
-        let link = FdLink::try_from(link).map_err(|e| wrong(e.to_string()))?;
-        link.pin(&pin).map_err(|e| wrong(explain(&e))).map(drop)
+        let id = xdp.attach(interface, mode).map_err(|e| wrong(explain(Feature::Xdp, &e)))?;
+        let link = xdp.take_link(id).map_err(|e| wrong(explain(Feature::Xdp, &e)))?;
+        // Where the kernel has no such links aya attaches in a way that ends with the process.
+        let link = FdLink::try_from(link).map_err(|e| wrong(format!("{e}; {}", lacking(Feature::Xdp))))?;
+        link.pin(&pin).map_err(|e| wrong(explain(Feature::Xdp, &e))).map(drop)
     }
 
     /// Removes XDP from an interface where it is ours.
@@ -199,10 +201,10 @@ impl Programs {
                 continue;
             }
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let id = tc.attach_with_options(interface, at, options).map_err(|e| wrong(explain(&e)))?;
-            let link = tc.take_link(id).map_err(|e| wrong(explain(&e)))?;
+            let id = tc.attach_with_options(interface, at, options).map_err(|e| wrong(explain(Feature::Tcx, &e)))?;
+            let link = tc.take_link(id).map_err(|e| wrong(explain(Feature::Tcx, &e)))?;
             let link = FdLink::try_from(link).map_err(|e| wrong(e.to_string()))?;
-            link.pin(&pin).map_err(|e| wrong(explain(&e)))?;
+            link.pin(&pin).map_err(|e| wrong(explain(Feature::Tcx, &e)))?;
         }
         Ok(())
     }
@@ -218,7 +220,7 @@ impl Programs {
         let announce = self.ebpf.program(program::ANNOUNCE).ok_or(io::ErrorKind::NotFound)?;
         let announce: &SchedClassifier = announce.try_into().map_err(io::Error::other)?;
         let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::default() };
-        let sent = announce.test_run(options).map_err(|e| io::Error::other(explain(&e)))?;
+        let sent = announce.test_run(options).map_err(|e| io::Error::other(explain(Feature::Programs, &e)))?;
         if sent.return_value == 1 { Ok(()) } else { Err(io::Error::other("the interface did not take the frame")) }
     }
 
@@ -234,10 +236,10 @@ impl Programs {
             return Ok(());
         }
         let namespace = fs::File::open(NAMESPACE).map_err(|e| wrong(e.to_string()))?;
-        let id = lookup.attach(namespace).map_err(|e| wrong(explain(&e)))?;
-        let link = lookup.take_link(id).map_err(|e| wrong(explain(&e)))?;
+        let id = lookup.attach(namespace).map_err(|e| wrong(explain(Feature::SkLookup, &e)))?;
+        let link = lookup.take_link(id).map_err(|e| wrong(explain(Feature::SkLookup, &e)))?;
         let link: FdLink = link.into();
-        link.pin(&pin).map_err(|e| wrong(explain(&e))).map(drop)
+        link.pin(&pin).map_err(|e| wrong(explain(Feature::SkLookup, &e))).map(drop)
     }
 
     /// Detaches what is on no interface of these: a restart may ask for others, and devices come and go.
@@ -306,14 +308,9 @@ where
 }
 
 /// An error with its causes, and what would cure it: aya's own text leaves out what the kernel said.
-fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |e| e.source());
-    let forbidden = |e: &io::Error| e.kind() == io::ErrorKind::PermissionDenied;
+fn explain(feature: Feature, error: &(dyn std::error::Error + 'static)) -> String {
     let text = chain(error);
-    if causes.filter_map(|e| e.downcast_ref::<io::Error>()).any(forbidden) {
-        return format!("{text}; want root, or the capabilities BPF, NET_ADMIN and PERFMON");
-    }
-    text
+    advice(feature, error).map_or(text.clone(), |advice| format!("{text}; {advice}"))
 }
 
 fn object(what: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LoadError {

@@ -5,8 +5,9 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, lp
 use sluice_ebpf::{Addr, Backend, Counters, Frontend, FrontendKey, SOURCE_ADMITTED, Source, TableChunk, Vip, map};
 
 use super::{
-    plan::{Observed, Op, chunks},
+    plan::{Observed, Op},
     rows::{source, source_key},
+    table::chunks,
 };
 use crate::telemetry::chain;
 
@@ -118,8 +119,8 @@ impl Tables for Pinned {
     fn run(&mut self, op: &Op) -> Result<(), TableError> {
         match op {
             Op::PutBackend(id, backend) => self.backends.insert(id, backend, 0).map_err(|e| fault(map::BACKENDS, e)),
-            Op::WriteTable(first, chunks) => (*first..)
-                .zip(chunks)
+            Op::WriteTable(first, table) => (*first..)
+                .zip(table.chunks())
                 .try_for_each(|(index, chunk)| self.tables.set(index, chunk, 0).map_err(|e| fault(map::TABLES, e))),
             Op::ResetCounters(id) => {
                 let zeros = PerCpuValues::try_from(vec![Counters::default(); self.cpus])
@@ -160,7 +161,7 @@ impl Memory {
     pub(crate) fn run(&mut self, op: &Op) {
         match op {
             Op::PutBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
-            Op::WriteTable(first, chunks) => self.tables.extend((*first..).zip(chunks.iter().copied())),
+            Op::WriteTable(first, table) => self.tables.extend((*first..).zip(table.chunks())),
             Op::ResetCounters(_) => {}
             Op::PutFrontend(key, value) => drop(self.frontends.insert(*key, *value)),
             Op::PutVip(addr, vip) => drop(self.vips.insert(*addr, *vip)),

@@ -10,11 +10,13 @@
 pub mod announce;
 pub mod applied;
 pub mod desired;
+mod feature;
 pub mod groups;
 pub mod lists;
 pub mod load;
 pub mod maglev;
 pub mod maps;
+pub mod neighbours;
 pub mod network;
 pub mod observe;
 pub mod permission;
@@ -24,9 +26,10 @@ pub mod rows;
 pub mod space;
 pub mod stage;
 pub mod sweep;
+pub mod table;
 pub mod uplink;
 
-pub use announce::Validity;
+pub use announce::{Answering, Validity};
 pub use applied::{Applied, UplinkStatus};
 pub use load::OBJECT;
 pub use stage::{Config, Datapath, DatapathError};

@@ -56,7 +56,7 @@ pub struct Link {
 /// A netlink socket in this network namespace.
 #[derive(Clone)]
 pub struct Network {
-    handle: Handle,
+    pub(super) handle: Handle,
 }
 
 impl Network {
@@ -215,6 +215,9 @@ fn local_route(ip: IpAddr, loopback: u32) -> RouteMessage {
     }
 }
 
-fn failed(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> NetworkError {
+pub(super) fn failed(
+    what: impl Into<String>,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> NetworkError {
     NetworkError { what: what.into(), source: source.into() }
 }

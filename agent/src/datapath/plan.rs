@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use sluice_ebpf::{
-    Addr, Backend, CHUNK_SLOTS, FRONTEND_SOURCES, Frontend, FrontendKey, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS,
-    MAX_SOURCES, MAX_VIPS, TableChunk, Vip,
+    Addr, Backend, FRONTEND_SOURCES, Frontend, FrontendKey, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES,
+    MAX_VIPS, Vip,
 };
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     maglev::{self, Place},
     rows::{FrontendRow, Rows},
     space::{Run, Space},
+    table::{Table, chunks},
 };
 use crate::model::Ranges;
 
@@ -28,8 +29,8 @@ use crate::model::Ranges;
 pub enum Op {
     /// Adds or replaces a backend.
     PutBackend(u32, Backend),
-    /// Writes chunks from this index on.
-    WriteTable(u32, Vec<TableChunk>),
+    /// Writes a table from this chunk on.
+    WriteTable(u32, Table),
     /// Writes the ranges of a list.
     PutSources(u32, Ranges),
     /// Sets a frontend's counters to zero before their id is used again.
@@ -243,7 +244,7 @@ impl State {
                 let (run, slots) =
                     self.take_table(ids.len()).ok_or_else(|| format!("{}: no space for its table", name()))?;
                 if slots > 0 {
-                    ops.push(Op::WriteTable(run.start, write(&ids, slots)));
+                    ops.push(Op::WriteTable(run.start, Table::new(ids, slots)));
                 }
                 value.table_chunk = run.start;
                 value.table_slots = slots;
@@ -395,25 +396,6 @@ fn observed_row(
     } else {
         FrontendRow { flags: FOREIGN, ..FrontendRow::default() }
     }
-}
-
-fn write(ids: &[(Place, u32)], slots: u32) -> Vec<TableChunk> {
-    let places: Vec<Place> = ids.iter().map(|(place, _)| *place).collect();
-    let table: Vec<u32> = maglev::table(&places, slots).into_iter().map(|index| ids[index as usize].1).collect();
-    table
-        .chunks(CHUNK_SLOTS as usize)
-        .map(|part| {
-            let mut chunk = TableChunk::default();
-            chunk.ids[..part.len()].copy_from_slice(part);
-            chunk
-        })
-        .collect()
-}
-
-/// Chunks that hold so many slots.
-#[must_use]
-pub fn chunks(slots: u32) -> u32 {
-    slots.div_ceil(CHUNK_SLOTS)
 }
 
 fn one(id: u32) -> Run {

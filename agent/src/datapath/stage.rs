@@ -16,7 +16,7 @@ use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    announce::{Announcer, Validity},
+    announce::{Announcer, Answering, Validity},
     applied::Applied,
     desired::{Desired, Touched},
     load::{LoadError, Programs},
@@ -124,7 +124,7 @@ impl Datapath {
             snat_last,
             reject_rate: REJECT_RATE,
             announce_until: valid.nanoseconds(before.announce_until),
-            blind_since: 0,
+            blind_since: if valid == Validity::Before { before.blind_since } else { 0 },
         };
         write_settings(&mut settings, row)?;
         let pinned = Pinned::open(dir)?;
@@ -277,8 +277,19 @@ impl Datapath {
 
     /// Whether the programs answer for VIPs, as told by the agent before this one.
     #[must_use]
-    pub fn is_answering(&self) -> bool {
-        self.row.announce_until > monotonic_nanoseconds()
+    pub fn answering(&self) -> Answering {
+        let now = monotonic_nanoseconds();
+        let since = |at: u64| {
+            let now_here = std::time::Instant::now();
+            now_here.checked_sub(std::time::Duration::from_nanos(now.saturating_sub(at))).unwrap_or(now_here)
+        };
+        let Settings { announce_until: until, blind_since: blind, .. } = self.row;
+        let missed = if blind == 0 { until } else { blind.min(until) };
+        match until {
+            0 => Answering::Never,
+            _ if until <= now => Answering::Lapsed { since: since(missed) },
+            _ => Answering::Now { blind_since: (blind != 0).then(|| since(blind)) },
+        }
     }
 
     /// Takes over for how long VIPs may be announced.

@@ -9,12 +9,16 @@
 //! The programs answer for VIPs as long as the Lease is valid, counted from before it was written, and the others count
 //! from when they see it: this node is silent before another takes over. An agent that hears of nobody goes on all the
 //! same: mostly the API server is away, and then nobody takes over. Should this node alone be cut off, the one that takes
-//! over says so on the network, and the programs yield to that.
+//! over says so on the network, and the programs yield to that. So do the programs of an agent that starts and hears of
+//! nobody, however long the one before it has been dead, and those of an agent that has ended on purpose, which the others
+//! expect back: see [`presence`].
 mod peers;
+mod presence;
 mod report;
 
 use std::{
     collections::VecDeque,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,10 +37,11 @@ use tokio_util::sync::CancellationToken;
 
 use peers::Peers;
 pub use peers::{Members, PREFIX};
+use presence::Presence;
 pub use report::{REPORT, Report};
 
 use crate::{
-    datapath::{Applied, Validity},
+    datapath::{Answering, Applied, UplinkStatus, Validity},
     model::{Model, http::HttpModel},
     source::{
         kubernetes::{Leases, Step, follow_leases},
@@ -51,6 +56,8 @@ const RENEW: Duration = Duration::from_secs(1);
 const DURATION: u64 = 3;
 /// How long the Lease of an agent that ends on purpose is valid: its programs go on, and it is expected back. Units: seconds.
 const LEAVING: u64 = 40;
+/// How often a node is asked for whose agent has ended on purpose.
+const LOOK: Duration = Duration::from_millis(500);
 /// How long one write may take.
 const WRITE: Duration = Duration::from_millis(2_000);
 /// Between two writes of the Lease, at least.
@@ -93,13 +100,24 @@ pub struct Membership {
     /// Whether VIPs may be announced: what the programs announce is what the agent before this one did a moment ago, or
     /// what the cluster has agreed on.
     announces: bool,
+    /// What the programs announce is what the agent before this one did before they fell silent. Nobody can have taken
+    /// over while the API server is away, and who has before that was heard.
+    has_lapsed: bool,
+    /// Since when another node may have taken over from the agent before this one, until the first model is programmed.
+    unheard_since: Option<Instant>,
 }
 
 impl Membership {
     /// A stage for this node, whose programs answer for VIPs already or not.
     #[must_use]
-    pub fn new(node: String, client: Client, namespace: String, inputs: Inputs, announces: bool) -> Self {
-        Self { node, client, namespace, inputs, made_of: VecDeque::new(), report: Report::default(), announces }
+    pub fn new(node: String, client: Client, namespace: String, inputs: Inputs, before: Answering) -> Self {
+        let (announces, has_lapsed, unheard_since) = match before {
+            Answering::Never => (false, false, None),
+            Answering::Lapsed { since } => (false, true, Some(since)),
+            Answering::Now { blind_since } => (true, false, blind_since),
+        };
+        let (made_of, report) = (VecDeque::new(), Report::default());
+        Self { node, client, namespace, inputs, made_of, report, announces, has_lapsed, unheard_since }
     }
 
     /// Keeps the Lease and follows the others until `leave`, then says so once.
@@ -108,7 +126,14 @@ impl Membership {
         let watching = tokio::spawn(follow_leases(self.client.clone(), self.namespace.clone(), steps));
         let mut leases = Leases::default();
         let mut peers = Peers::new(&self.node);
-        let mut renew_at = Instant::now();
+        let mut presence = match Presence::try_new() {
+            Ok(presence) => Some(presence),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "nodes that are switched off in order are missed late");
+                None
+            }
+        };
+        let (mut renew_at, mut look_at) = (Instant::now(), Instant::now());
         let mut inputs = self.inputs.clone();
         loop {
             let now = Instant::now();
@@ -120,6 +145,7 @@ impl Membership {
                 }
                 differs
             });
+            let leaving = peers.leaving();
             let check_at = peers.next_change().unwrap_or(now + RENEW).max(now + Duration::from_millis(10));
             tokio::select! {
                 () = leave.cancelled() => break,
@@ -146,16 +172,30 @@ impl Membership {
                 () = sleep_until(renew_at.into()) => {
                     self.update();
                     let is_written = self.write(DURATION).await;
-                    self.announces |= is_written && self.inputs.applied.borrow().rev > 0;
+                    let blind_since = peers.blind_since(Instant::now());
+                    self.announces |= self.has_lapsed && !is_written && blind_since.is_some();
+                    if self.inputs.applied.borrow().rev > 0 {
+                        self.announces |= is_written;
+                        self.unheard_since = None;
+                    }
                     if self.announces {
                         let from = if is_written { now } else { Instant::now() };
                         let until = from + Duration::from_secs(DURATION);
-                        out.validity.send_replace(match peers.blind_since(Instant::now()) {
+                        out.validity.send_replace(match blind_since.into_iter().chain(self.unheard_since).min() {
                             Some(since) => Validity::Blind { until, since },
                             None => Validity::Until(until),
                         });
                     }
                     renew_at = (now + RENEW).max(Instant::now() + SPACING);
+                }
+                () = sleep_until(look_at.into()), if !leaving.is_empty() => {
+                    if let Some(presence) = &mut presence {
+                        for node in presence.look(&leaving).await {
+                            tracing::warn!(node, "its agent has ended and it does not answer on the network: taken for dead");
+                            peers.silence(&node);
+                        }
+                    }
+                    look_at = Instant::now() + LOOK;
                 }
                 () = sleep_until(check_at.into()) => {}
             }
@@ -163,7 +203,8 @@ impl Membership {
         (self.report.leaving, self.report.proxy) = (true, false);
         let now = Instant::now();
         if self.write(LEAVING).await && self.announces {
-            out.validity.send_replace(Validity::Until(now + Duration::from_secs(LEAVING)));
+            // Whoever takes over all the same, because this machine is switched off, says so.
+            out.validity.send_replace(Validity::Blind { until: now + Duration::from_secs(LEAVING), since: now });
         }
         watching.abort();
     }
@@ -189,6 +230,8 @@ impl Membership {
             report.seen = seen;
             self.made_of.pop_front();
         }
+        let address = |uplink: &UplinkStatus| uplink.v4.map(IpAddr::V4).or(uplink.v6.map(IpAddr::V6));
+        report.address = applied.uplinks.iter().find_map(address);
         report.except = applied.unprogrammed.iter().take(report::MAX_EXCEPT).cloned().collect();
         let differs = report != self.report;
         self.report = report;

@@ -8,6 +8,7 @@
 //!   is away, nor when it returns.
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,6 +32,8 @@ struct Peer {
     duration: Duration,
     report: Report,
     is_alive: bool,
+    /// It does not answer on the network, and its Lease has not changed since.
+    is_silent: bool,
 }
 
 /// The nodes that were seen.
@@ -71,7 +74,8 @@ impl Peers {
                 }
                 _ => {
                     let renew_time = lease.spec.renew_time.clone();
-                    self.peers.insert(name, Peer { renew_time, changed: now, duration, report, is_alive: true });
+                    let peer = Peer { renew_time, changed: now, duration, report, is_alive: true, is_silent: false };
+                    self.peers.insert(name, peer);
                 }
             }
         }
@@ -86,11 +90,24 @@ impl Peers {
                 if was_blind && peer.is_alive {
                     peer.changed = now;
                 }
-                peer.is_alive = now.duration_since(peer.changed) <= peer.duration;
+                peer.is_alive = now.duration_since(peer.changed) <= peer.duration && !peer.is_silent;
             }
         }
         let alive = self.peers.iter().filter(|(_, peer)| peer.is_alive);
         Members { alive: alive.map(|(name, p)| (name.clone(), p.report.clone())).collect(), is_blind: self.is_blind }
+    }
+
+    /// The other nodes whose agents have ended on purpose and are expected back, with their addresses.
+    pub(super) fn leaving(&self) -> Vec<(String, IpAddr)> {
+        let others = self.peers.iter().filter(|(name, p)| **name != self.own && p.is_alive && p.report.leaving);
+        others.filter_map(|(name, p)| Some((name.clone(), p.report.address?))).collect()
+    }
+
+    /// A node does not answer on the network: it lives no longer, until its Lease is renewed.
+    pub(super) fn silence(&mut self, node: &str) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.is_silent = true;
+        }
     }
 
     /// Since when nothing may have been seen, while nothing is.
@@ -142,6 +159,29 @@ mod tests {
         assert_eq!(alive(&mut peers, second(4)), ["a"]);
         peers.observe(&leases(&[("a", 5), ("b", 1)]), second(5));
         assert_eq!(alive(&mut peers, second(5)), ["a", "b"], "it is back");
+    }
+
+    #[test]
+    fn a_node_that_leaves_and_is_silent_is_dead_until_its_lease_changes() {
+        let (mut peers, now) = (Peers::new("a"), Instant::now());
+        let with = |renewed: u64, report: &str| {
+            let mut all = leases(&[("a", 0), ("b", renewed)]);
+            let mut lease = Lease::clone(&all[&format!("{PREFIX}b")]);
+            lease.metadata.annotations.insert(super::super::report::REPORT.to_owned(), report.to_owned());
+            all.insert(format!("{PREFIX}b"), Arc::new(lease));
+            all
+        };
+        let at: IpAddr = [192, 0, 2, 2].into();
+        peers.observe(&with(0, r#"{"address": "192.0.2.2"}"#), now);
+        assert_eq!((alive(&mut peers, now).len(), peers.leaving()), (2, vec![]));
+        peers.observe(&with(1, r#"{"leaving": true, "address": "192.0.2.2"}"#), now);
+        assert_eq!((alive(&mut peers, now).len(), peers.leaving()), (2, vec![("b".to_owned(), at)]));
+        peers.silence("b");
+        assert_eq!((alive(&mut peers, now), peers.leaving()), (vec!["a".to_owned()], vec![]));
+        peers.observe(&with(1, r#"{"leaving": true, "address": "192.0.2.2"}"#), now);
+        assert_eq!(alive(&mut peers, now), ["a"], "nothing was heard of it");
+        peers.observe(&with(2, r#"{"address": "192.0.2.2"}"#), now);
+        assert_eq!(alive(&mut peers, now), ["a", "b"], "it is back");
     }
 
     #[test]

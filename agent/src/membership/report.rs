@@ -1,4 +1,6 @@
 //! What one node tells the others: an annotation on its Lease.
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{api::Lease, source::snapshot::Seen};
@@ -20,6 +22,8 @@ pub struct Report {
     pub proxy: bool,
     /// The agent is about to end; what is in the kernel goes on forwarding layer 4.
     pub leaving: bool,
+    /// Where its neighbours find the node.
+    pub address: Option<IpAddr>,
 }
 
 impl Report {

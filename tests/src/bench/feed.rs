@@ -11,7 +11,6 @@ use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Full};
-use serde_json::Value;
 
 use crate::cluster::Api;
 
@@ -22,7 +21,9 @@ const CONNECTIONS: usize = 16;
 pub(super) struct Call {
     pub(super) method: Method,
     pub(super) path: String,
-    pub(super) body: Value,
+    /// What the body is, and the answer shall be.
+    pub(super) content: &'static str,
+    pub(super) body: Bytes,
 }
 
 /// Writes that are under way or done, in the order in which they are begun.
@@ -58,10 +59,10 @@ impl Feed {
         loop {
             let n = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(answered) = self.answered.get(n) else { return Ok(()) };
-            let Call { method, path, body } = make(n);
+            let Call { method, path, content, body } = make(n);
             let request = Request::builder().method(method).uri(&path);
-            let request = request.header(header::CONTENT_TYPE, "application/json");
-            let request = api.signed(request.body(Bytes::from(body.to_string()))?)?.map(Full::new);
+            let request = request.header(header::CONTENT_TYPE, content).header(header::ACCEPT, content);
+            let request = api.signed(request.body(body)?)?.map(Full::new);
             if let Some(rate) = self.rate {
                 tokio::time::sleep_until((began + Duration::from_secs_f64(n as f64 / rate)).into()).await;
             }

@@ -81,7 +81,7 @@ impl Change {
 fn prepare(agent: &Agent, service: usize, generation: u32) -> anyhow::Result<Change> {
     let (dir, file) = (agent.manifests(), format!("{}-slice.yaml", objects::name(service)));
     let new = dir.join(format!(".{file}.new"));
-    let text = format!("{:#}\n", objects::slice(service, generation));
+    let text = format!("{:#}\n", objects::slice(service, generation).json());
     fs::write(&new, text).with_context(|| format!("write {}", new.display()))?;
     Ok(Change { new, path: dir.join(file) })
 }

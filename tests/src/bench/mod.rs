@@ -4,10 +4,12 @@
 //! answer fails the benchmark; a slow one does not: each figure is printed with its goal beside it.
 mod cluster;
 mod cost;
+mod expose;
 mod feed;
 mod figures;
 mod manifests;
 mod objects;
+mod wire;
 
 use std::{
     path::PathBuf,

@@ -55,29 +55,74 @@ pub(super) fn service(service: usize) -> Value {
     })
 }
 
-/// Its EndpointSlice in this generation, as the controllers of Kubernetes write it.
-pub(super) fn slice(service: usize, generation: u32) -> Value {
-    let endpoint = |n: u32| {
-        let pod = format!("{}-5d8c7b9f6d-{n:05}", name(service));
-        let uid = format!("6f2d1c3a-58be-4a7c-9a51-{service:08x}{n:04x}");
-        json!({
-            "addresses": [address(service, n)], "nodeName": format!("node{}", 1 + n % 2), "zone": "zone-a",
-            "conditions": {"ready": true, "serving": true, "terminating": false},
-            "targetRef": {"kind": "Pod", "namespace": "default", "name": pod, "uid": uid},
-        })
+/// An EndpointSlice, as the controllers of Kubernetes write it, before it is written in one encoding or another.
+pub(super) struct Slice {
+    pub(super) name: String,
+    pub(super) namespace: &'static str,
+    pub(super) labels: [(&'static str, String); 2],
+    pub(super) address_type: &'static str,
+    /// Name, number and protocol.
+    pub(super) port: (&'static str, u16, &'static str),
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+/// One endpoint, which is ready.
+pub(super) struct Endpoint {
+    pub(super) address: Ipv4Addr,
+    pub(super) node: &'static str,
+    pub(super) zone: &'static str,
+    pub(super) pod: String,
+    pub(super) uid: String,
+    pub(super) namespace: &'static str,
+}
+
+/// The EndpointSlice of a Service in this generation.
+pub(super) fn slice(service: usize, generation: u32) -> Slice {
+    let name = name(service);
+    let endpoint = |n: u32| Endpoint {
+        address: address(service, n),
+        node: if n % 2 == 0 { "node1" } else { "node2" },
+        zone: "zone-a",
+        pod: format!("{name}-5d8c7b9f6d-{n:05}"),
+        uid: format!("6f2d1c3a-58be-4a7c-9a51-{service:08x}{n:04x}"),
+        namespace: "default",
     };
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {
-            "name": format!("{}-ipv4", name(service)), "namespace": "default",
-            "labels": {
-                "kubernetes.io/service-name": name(service),
-                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
-            },
-        },
-        "ports": [{"name": "http", "port": PORTS.1, "protocol": "TCP"}],
-        "endpoints": window(generation).map(endpoint).collect::<Vec<_>>(),
-    })
+    Slice {
+        namespace: "default",
+        labels: [
+            ("kubernetes.io/service-name", name.clone()),
+            ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io".to_owned()),
+        ],
+        address_type: "IPv4",
+        port: ("http", PORTS.1, "TCP"),
+        endpoints: window(generation).map(endpoint).collect(),
+        name: format!("{name}-ipv4"),
+    }
+}
+
+impl Slice {
+    /// The object as JSON.
+    pub(super) fn json(&self) -> Value {
+        let Self { name, namespace, labels, address_type, port: (port_name, port, protocol), endpoints } = self;
+        let labels: serde_json::Map<String, Value> = labels.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": address_type,
+            "metadata": { "name": name, "namespace": namespace, "labels": labels },
+            "ports": [{ "name": port_name, "port": port, "protocol": protocol }],
+            "endpoints": endpoints.iter().map(Endpoint::json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Endpoint {
+    fn json(&self) -> Value {
+        let Self { address, node, zone, pod, uid, namespace } = self;
+        json!({
+            "addresses": [address], "nodeName": node, "zone": zone,
+            "conditions": { "ready": true, "serving": true, "terminating": false },
+            "targetRef": { "kind": "Pod", "namespace": namespace, "name": pod, "uid": uid },
+        })
+    }
 }
 
 fn window(generation: u32) -> impl Iterator<Item = u32> {

@@ -150,6 +150,23 @@ impl Scene {
         maps.reach(addr.into()).expect("its maps")
     }
 
+    /// Waits until these pods, and no other address, are the backends of a frontend in the maps of every agent that runs.
+    ///
+    /// # Panics
+    /// They are others in the end.
+    pub fn until_reaches(&self, addr: impl Into<SocketAddr>, pods: &[&str]) {
+        let addr = addr.into();
+        let pods = self.lab.select(pods);
+        let wanted: BTreeSet<SocketAddr> = pods.iter().map(|pod| (pod.ip(addr.is_ipv6()), TCP_PORT).into()).collect();
+        self.plane.until(&format!("{addr} leads to {wanted:?}"), |_| {
+            for agent in self.agents.iter().filter(|agent| agent.pid().is_some()) {
+                let found = Maps::open(agent.bpf_dir())?.reach(addr)?;
+                anyhow::ensure!(found.as_ref() == Some(&wanted), "{found:?}");
+            }
+            Ok(())
+        });
+    }
+
     /// The agent that leads, and the other one.
     ///
     /// # Panics
@@ -192,6 +209,13 @@ pub fn ingress(service: &Value) -> Vec<String> {
 #[must_use]
 pub fn condition(service: &Value) -> Option<&Value> {
     service["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == PROGRAMMED)
+}
+
+/// Whether what has conditions (a status, a listener's or a parent's part of it) has this one, and it is true.
+#[must_use]
+pub fn holds(object: &Value, type_: &str) -> bool {
+    let mut conditions = object["conditions"].as_array().into_iter().flatten();
+    conditions.any(|c| c["type"] == type_ && c["status"] == "True")
 }
 
 /// Whether a Service bears our finalizer or annotation.

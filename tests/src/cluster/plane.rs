@@ -83,6 +83,7 @@ pub struct ControlPlane {
     pub(super) address: IpAddr,
     nodes: bool,
     parts: Mutex<BTreeMap<Part, Process>>,
+    environment: Mutex<BTreeMap<&'static str, String>>,
     run: Run,
     // Last: it finds nothing left to remove.
     _guard: Guard,
@@ -121,8 +122,8 @@ impl ControlPlane {
         authority.issue("front-proxy", "front-proxy-client", None, &[])?;
         let Credential { tls, .. } = authority.issue("admin", "admin", Some("system:masters"), &[])?;
         let admin = Api::new(Namespace::open(space.name())?, SocketAddr::new(address, PORT), tls, None);
-        let parts = Mutex::default();
-        Ok(Self { space, admin, assets, authority, address, nodes, parts, run, _guard: guard })
+        let (parts, environment) = (Mutex::default(), Mutex::default());
+        Ok(Self { space, admin, assets, authority, address, nodes, parts, environment, run, _guard: guard })
     }
 
     /// Starts every part and waits until they are ready.
@@ -195,6 +196,12 @@ impl ControlPlane {
         }
     }
 
+    /// Sets a variable for every part that is started from now on.
+    pub fn set_variable(&self, name: &'static str, value: &str) {
+        let mut environment = self.environment.lock().unwrap_or_else(PoisonError::into_inner);
+        environment.insert(name, value.to_owned());
+    }
+
     /// Stops a part where it stands: it keeps its connections and answers nothing, until [`ControlPlane::thaw`].
     ///
     /// # Errors
@@ -248,6 +255,7 @@ impl ControlPlane {
         let mut parts = self.parts();
         anyhow::ensure!(!parts.contains_key(&part), "{part} runs already");
         let mut command = self.assets.command(part.program());
+        command.envs(&*self.environment.lock().unwrap_or_else(PoisonError::into_inner));
         match part {
             Part::Etcd => self.etcd(&mut command)?,
             Part::ApiServer => self.api_server(&mut command),

@@ -7,13 +7,25 @@ use std::{
 
 use anyhow::Context as _;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use sluice_ebpf::{Addr, Backend, CHUNK_SLOTS, Frontend, FrontendKey, TCP, TableChunk, UDP, map};
+use sluice_ebpf::{
+    Addr, Backend, CHUNK_SLOTS, CT_REQUEST, CtEntry, CtKey, Frontend, FrontendKey, TCP, TableChunk, Tuple, UDP, map,
+};
 
 /// The maps of one agent; they stay readable when it is gone.
 pub struct Maps {
     frontends: HashMap<MapData, FrontendKey, Frontend>,
     backends: HashMap<MapData, u32, Backend>,
     tables: Array<MapData, TableChunk>,
+    conntrack: HashMap<MapData, CtKey, CtEntry>,
+}
+
+/// The choice that was made for a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The endpoint.
+    pub backend: SocketAddr,
+    /// When the client's last packet came, at most a quarter of a second early. Units: nanoseconds of the monotonic clock.
+    pub seen: u64,
 }
 
 impl Maps {
@@ -28,6 +40,7 @@ impl Maps {
             frontends: Map::HashMap(pin(map::FRONTENDS)?).try_into()?,
             backends: Map::HashMap(pin(map::BACKENDS)?).try_into()?,
             tables: Map::Array(pin(map::TABLES)?).try_into()?,
+            conntrack: Map::LruHashMap(pin(map::CONNTRACK)?).try_into()?,
         })
     }
 
@@ -80,16 +93,32 @@ impl Maps {
     pub fn reach_udp(&self, udp: SocketAddr) -> anyhow::Result<Option<BTreeSet<SocketAddr>>> {
         self.frontend(&key(udp, UDP))?.map(|f| self.backends(&f)).transpose()
     }
+
+    /// What was chosen for the flow of a client; `None` when no entry tells.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn chosen(&self, client: SocketAddr, to: SocketAddr, proto: u8) -> anyhow::Result<Option<Chosen>> {
+        let tuple = Tuple { src: addr(client.ip()), dst: addr(to.ip()), src_port: client.port(), dst_port: to.port() };
+        let row = optional(self.conntrack.get(&CtKey { tuple, proto, dir: CT_REQUEST, pad: [0; 2] }, 0))?;
+        Ok(row.map(|entry| {
+            let backend = IpAddr::from(entry.to.dst.octets).to_canonical();
+            Chosen { backend: (backend, entry.to.dst_port).into(), seen: entry.seen }
+        }))
+    }
 }
 
 /// The key of a frontend.
 #[must_use]
 pub fn key(to: SocketAddr, proto: u8) -> FrontendKey {
-    let (vip, family) = match to.ip() {
-        IpAddr::V4(ip) => (Addr::v4(ip.octets()), 4),
-        IpAddr::V6(ip) => (Addr::v6(ip.octets()), 6),
-    };
-    FrontendKey { vip, port: to.port(), proto, family }
+    FrontendKey { vip: addr(to.ip()), port: to.port(), proto, family: if to.is_ipv4() { 4 } else { 6 } }
+}
+
+fn addr(ip: IpAddr) -> Addr {
+    match ip {
+        IpAddr::V4(ip) => Addr::v4(ip.octets()),
+        IpAddr::V6(ip) => Addr::v6(ip.octets()),
+    }
 }
 
 fn optional<T>(found: Result<T, MapError>) -> Result<Option<T>, MapError> {

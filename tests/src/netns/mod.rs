@@ -25,6 +25,7 @@ pub mod connection;
 pub mod http;
 pub mod lab;
 pub mod link;
+pub mod lives;
 pub mod load;
 pub mod manifest;
 pub mod maps;
@@ -38,6 +39,7 @@ pub mod request;
 pub mod run;
 pub mod scene;
 pub mod serve;
+pub mod traffic;
 pub mod udp;
 pub mod wait;
 

@@ -1,10 +1,11 @@
-//! Requests to the image `echo`: plain HTTP/1.1 on blocking sockets, one to a connection or many on one that is kept.
+//! Requests to the image `echo`: plain HTTP/1.1 on blocking sockets, one to a connection or many on one that is kept; and
+//! datagrams of one flow.
 //!
 //! Deliberately less than [`http`](super::http): a load makes thousands, and each failure must be named as that of a
 //! connection is.
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -19,6 +20,8 @@ use super::{namespace::Namespace, outcome::Failure};
 const LIMIT: Duration = Duration::from_secs(30);
 /// Between two requests on a kept connection.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often a datagram is sent that nobody answers.
+const TRIES: usize = 3;
 
 /// An open connection.
 #[derive(Debug)]
@@ -56,9 +59,7 @@ impl Connection {
         }
         let mut body = vec![0; length.ok_or(Failure::Wrong)?];
         self.0.read_exact(&mut body)?;
-        let body = String::from_utf8(body).map_err(|_| Failure::Wrong)?;
-        let pod = body.split(' ').find_map(|word| word.strip_prefix("pod=")).ok_or(Failure::Wrong)?;
-        Ok(pod.to_owned())
+        pod(&String::from_utf8(body).map_err(|_| Failure::Wrong)?)
     }
 
     fn line(&mut self) -> Result<String, Failure> {
@@ -68,6 +69,34 @@ impl Connection {
             _ => Ok(line.trim_end().to_owned()),
         }
     }
+}
+
+/// The pod that says who it is.
+fn pod(answer: &str) -> Result<String, Failure> {
+    let pod = answer.split(' ').find_map(|word| word.strip_prefix("pod=")).ok_or(Failure::Wrong)?;
+    Ok(pod.to_owned())
+}
+
+/// Sends a datagram until it is answered, and returns the pod that has answered; answers to older ones are left out.
+fn ask_datagram(socket: &UdpSocket, number: usize) -> Result<String, Failure> {
+    let sent = format!("datagram-{number}");
+    let mut buffer = [0; 2048];
+    for _ in 0..TRIES {
+        socket.send(sent.as_bytes())?;
+        loop {
+            match socket.recv(&mut buffer).map_err(Failure::from) {
+                Ok(length) => {
+                    let answer = String::from_utf8_lossy(&buffer[..length]);
+                    if answer.ends_with(&format!(" {sent}")) {
+                        return pod(&answer);
+                    }
+                }
+                Err(Failure::Timeout) => break,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+    Err(Failure::Timeout)
 }
 
 /// One request on a connection of its own, from the current thread's namespace; returns the pod that has answered.
@@ -87,7 +116,7 @@ pub fn ask(space: &Namespace, to: SocketAddr, limit: Duration) -> Result<String,
     space.enter(|| Connection::dial(to, limit)?.ask("close"))
 }
 
-/// A connection that is kept and used, until it is ended or fails.
+/// A connection or a flow of datagrams that is kept and used, until it is ended or fails.
 #[derive(Debug)]
 pub struct Kept {
     /// The pod that it leads to.
@@ -119,6 +148,31 @@ impl Kept {
             let pod = connection.ask("keep-alive")?;
             Ok::<_, Failure>((connection, pod))
         })?;
+        Ok(Self::hold(to, pod, move |_| connection.ask("keep-alive")))
+    }
+
+    /// The same with datagrams from one port. One that is lost is sent again, as resolvers do.
+    ///
+    /// # Errors
+    /// The first one is not answered.
+    pub fn open_udp(space: &Namespace, to: SocketAddr) -> Result<Self, Failure> {
+        let (socket, pod) = space.enter(|| {
+            let any: IpAddr = if to.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(LIMIT / 3))?;
+            let pod = ask_datagram(&socket, 0)?;
+            Ok::<_, Failure>((socket, pod))
+        })?;
+        Ok(Self::hold(to, pod, move |number| ask_datagram(&socket, number)))
+    }
+
+    /// Asks again and again, on a thread of its own.
+    fn hold(
+        to: SocketAddr,
+        pod: String,
+        mut ask: impl FnMut(usize) -> Result<String, Failure> + Send + 'static,
+    ) -> Self {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(1)));
         let (stopped, count, first) = (Arc::clone(&stop), Arc::clone(&answered), pod.clone());
         let thread = std::thread::spawn(move || {
@@ -126,7 +180,7 @@ impl Kept {
             while !stopped.load(Ordering::Relaxed) {
                 std::thread::sleep(PAUSE);
                 let began = Instant::now();
-                if connection.ask("keep-alive")? != first {
+                if ask(count.load(Ordering::Relaxed))? != first {
                     return Err(Failure::Wrong);
                 }
                 slowest = slowest.max(began.elapsed());
@@ -134,7 +188,7 @@ impl Kept {
             }
             Ok(Used { requests: count.load(Ordering::Relaxed), slowest })
         });
-        Ok(Self { pod, to, stop, answered, thread: Some(thread) })
+        Self { pod, to, stop, answered, thread: Some(thread) }
     }
 
     /// Requests that were answered until now; `None` once one has failed.

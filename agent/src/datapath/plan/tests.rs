@@ -48,7 +48,7 @@ fn a_frontend_is_written_after_its_backends_and_its_table() {
         Op::PutBackend(0, Backend::default()),
         Op::PutBackend(0, Backend::default()),
         Op::ResetCounters(0),
-        Op::WriteTable(0, Vec::new()),
+        Op::WriteTable(0, Table::new(Vec::new(), 0)),
         Op::PutFrontend(key(1), Frontend::default()),
         Op::PutVip(Addr::NONE, Vip::default()),
     ];

@@ -6,8 +6,9 @@
 //!             └─ eth0 in node2                         .2   ::2    pods 10.244.2.0/24, 2001:db8:244:2::/64 on cni0
 //! ```
 //!
-//! Plain routes lead to the pods of every node, and nothing is translated: pods see the true client. There is no
-//! kube-proxy: the only cluster IP that answers is that of the Service `kubernetes`, which the control plane has itself.
+//! Plain routes lead to the pods of every node, and nothing is translated: pods see the true client. Where no test starts
+//! one ([`product`]) there is no kube-proxy: the only cluster IP that answers is that of the Service `kubernetes`, which
+//! the control plane has itself.
 //!
 //! # Design
 //! A node is two processes of ours ([`inside`]) and what they start. All of it is in the node's network namespace and
@@ -15,6 +16,7 @@
 mod cgroup;
 mod config;
 pub mod inside;
+pub mod product;
 
 use std::{
     collections::BTreeMap,

@@ -1,0 +1,136 @@
+//! What stands behind an object that is served: its addresses, from where clients may come, and where the flows of each of
+//! its frontends go.
+use std::{collections::BTreeSet, net::IpAddr};
+
+use crate::model::{EndpointTarget, Frontend, Locality, Model, ObjectRef, Target, WhenEmpty, sources::everybody};
+
+/// Sentences for people: one for each address, one for the clients where not all may come, one for each frontend.
+pub(super) fn lines(model: &Model, object: &ObjectRef) -> Vec<String> {
+    let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
+    let frontends = || model.frontends.iter().filter(|(_, target)| target.owner() == *object);
+    let sources = sources(frontends());
+    let clients = (!sources.is_empty()).then(|| format!("clients must come from {}", sources.join(", ")));
+    let targets = frontends().map(|(frontend, target)| format!("{frontend}: {}", where_to(frontend, target)));
+    addresses.iter().map(|addr| address(model, *addr)).chain(clients).chain(targets).collect()
+}
+
+/// The ranges that clients of these frontends must come from, of both families; empty where everybody may come.
+pub(super) fn sources<'a>(frontends: impl Iterator<Item = (&'a Frontend, &'a Target)>) -> Vec<String> {
+    let (mut ranges, mut is_limited) = (BTreeSet::new(), false);
+    for (frontend, target) in frontends {
+        match target.sources() {
+            Some(list) => {
+                is_limited = true;
+                ranges.extend(list.iter().copied());
+            }
+            None => drop(ranges.insert(everybody(frontend.vip))),
+        }
+    }
+    match (is_limited, ranges.is_empty()) {
+        (false, _) => Vec::new(),
+        (true, true) => vec!["nowhere".to_owned()],
+        (true, false) => ranges.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn address(model: &Model, addr: IpAddr) -> String {
+    let pool = match model.pools.of(addr) {
+        Some(pool) => format!("of pool {}", pool.name()),
+        None => "of no pool".to_owned(),
+    };
+    let announced = match (model.announcers.get(&addr), model.announced.contains(&addr)) {
+        (Some(node), _) => format!("announced by {node}"),
+        (None, true) => "announced here".to_owned(),
+        (None, false) if model.pools.is_of_node(addr) => "the node's own".to_owned(),
+        (None, false) => "announced by no node".to_owned(),
+    };
+    format!("{addr}: {pool}, {announced}")
+}
+
+fn where_to(frontend: &Frontend, target: &Target) -> String {
+    let endpoints = match target {
+        Target::Proxy { gateway, service: _, sources: _ } => return format!("to the proxy, for Gateway {gateway}"),
+        Target::Endpoints(endpoints) => endpoints,
+    };
+    let EndpointTarget { backends, draining, when_empty, .. } = &**endpoints;
+    let left = match draining.len() {
+        0 => String::new(),
+        n => format!("; {n} more keep the flows that they have"),
+    };
+    let here = backends.iter().filter(|b| b.locality == Locality::Local).count();
+    match (backends.len(), when_empty) {
+        (0, WhenEmpty::Reject) => {
+            let how = if frontend.proto == crate::model::Proto::Tcp { "RST" } else { "ICMP unreachable" };
+            format!("no endpoint, new flows are answered with {how}{left}")
+        }
+        (0, WhenEmpty::Drop) => format!("no endpoint that may serve here, new flows are dropped{left}"),
+        (1, _) => format!("to 1 endpoint, {}{left}", if here == 1 { "on this node" } else { "elsewhere" }),
+        (n, _) => format!("to {n} endpoints, {here} of them on this node{left}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        api::ObjectName,
+        model::{
+            self,
+            fixture::{node, snapshot},
+        },
+    };
+
+    #[test]
+    fn a_served_service_says_who_announces_it_and_where_its_flows_go() {
+        let ports = json!([{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+        let slice = json!({
+            "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1"], "nodeName": "n1"}, {"addresses": ["10.0.0.2"], "nodeName": "n2"},
+                {"addresses": ["10.0.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+            ],
+        });
+        let service = json!({
+            "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"type": "LoadBalancer", "ports": ports},
+        });
+        let mut model = model::compile(&snapshot(&json!([service, slice])), &node(&["192.0.2.0/24"]));
+        let web = ObjectRef::new("Service", ObjectName::new("default", "web"));
+        let said = lines(&model, &web);
+        assert_eq!(said.len(), 3, "{said:?}");
+        let at = model.allocations[&web][0];
+        assert!(said[0].starts_with(&format!("{at}: of pool ")) && said[0].ends_with("announced here"), "{said:?}");
+        let no_endpoint = format!("{at}:53/UDP: no endpoint, new flows are answered with ICMP unreachable");
+        let endpoints =
+            format!("{at}:80/TCP: to 2 endpoints, 1 of them on this node; 1 more keep the flows that they have");
+        assert!(said.contains(&no_endpoint) && said.contains(&endpoints), "{said:?}");
+        model.announcers = [(at, "n2".to_owned())].into_iter().collect::<std::collections::BTreeMap<_, _>>().into();
+        assert!(lines(&model, &web)[0].ends_with("announced by n2"));
+        assert!(lines(&model, &ObjectRef::new("Service", ObjectName::new("default", "other"))).is_empty());
+    }
+
+    #[test]
+    fn s96_from_where_clients_must_come_is_told_for_both_families() {
+        for (ranges, told) in [
+            (json!([]), None),
+            (json!(["0.0.0.0/0", "::/0"]), None),
+            (json!(["198.51.100.0/24"]), Some("198.51.100.0/24")),
+            (json!(["198.51.100.0/24", "::/0"]), Some("198.51.100.0/24, ::/0")),
+        ] {
+            let service = json!({
+                "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+                "spec": {"type": "LoadBalancer", "ipFamilyPolicy": "PreferDualStack", "loadBalancerSourceRanges": ranges,
+                         "ports": [{"name": "http", "port": 80}]},
+            });
+            let pools = ["192.0.2.0/24", "2001:db8::/64"];
+            let model = model::compile(&snapshot(&json!([service])), &node(&pools));
+            let said = lines(&model, &ObjectRef::new("Service", ObjectName::new("default", "web")));
+            let found = said.iter().find_map(|line| line.strip_prefix("clients must come from "));
+            assert_eq!(found, told, "{said:?}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Sluice on a cluster of real nodes, installed and removed as people do it; and kube-proxy, beside which it works.
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::Cluster;
+use crate::cluster::{Identity, process::Process, scene};
+
+/// What the tests apply.
+const OVERLAY: &str = "deploy/overlays/test";
+/// How long a rollout may take.
+const TIMEOUT: &str = "--timeout=180s";
+
+impl Cluster {
+    /// The image into the nodes, `kubectl apply -k deploy/overlays/test`, and a pool of these addresses; returns when the
+    /// DaemonSet is Ready.
+    ///
+    /// # Errors
+    /// There is no image, or the DaemonSet is not Ready in time.
+    pub fn install(&self, addresses: &[&str]) -> anyhow::Result<()> {
+        let image = xtask::image::test_archive();
+        anyhow::ensure!(image.exists(), "no {}: `cargo xtask test` builds it", image.display());
+        self.load_image(&image)?;
+        let overlay = xtask::root().join(OVERLAY).display().to_string();
+        self.plane.kubectl(&["apply", "-k", &overlay], "")?;
+        self.until_rolled_out("daemonset/sluice", scene::SYSTEM)?;
+        scene::pool_of(&self.plane, "lan", &json!({ "addresses": addresses }));
+        Ok(())
+    }
+
+    /// What the README says about removal, from where the Services are gone.
+    ///
+    /// # Errors
+    /// A node is not cleaned in time, or something cannot be deleted.
+    pub fn uninstall(&self) -> anyhow::Result<()> {
+        let patch = xtask::root().join("deploy/uninstall.yaml").display().to_string();
+        self.plane.kubectl(&["-n", scene::SYSTEM, "patch", "daemonset", "sluice", "--patch-file", &patch], "")?;
+        self.until_rolled_out("daemonset/sluice", scene::SYSTEM)?;
+        let overlay = xtask::root().join(OVERLAY).display().to_string();
+        self.plane.kubectl(&["delete", "-k", &overlay, TIMEOUT], "").map(drop)
+    }
+
+    /// Waits for the end of a rollout.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn until_rolled_out(&self, what: &str, ns: &str) -> anyhow::Result<()> {
+        let rolled = self.plane.kubectl(&["rollout", "status", what, "-n", ns, TIMEOUT], "");
+        rolled.map(drop).with_context(|| format!("the rollout of {what} does not end"))
+    }
+
+    /// kube-proxy of a node, in this mode, for as long as the value lives; what it has written stays.
+    ///
+    /// # Errors
+    /// `nft` is missing and cannot be installed, or the node does not run.
+    pub fn kube_proxy(&self, number: u8, mode: &str) -> anyhow::Result<Process> {
+        xtask::install::nft()?;
+        let kubeconfig = self.plane.kubeconfig(&Identity::user("system:kube-proxy"))?;
+        let mut command = self.plane.assets.command("kube");
+        command.arg("kube-proxy").arg(format!("--kubeconfig={}", kubeconfig.display()));
+        command.args([format!("--hostname-override=node{number}"), format!("--proxy-mode={mode}")]);
+        // Settings of the whole machine are not the node's to change.
+        command.args(["--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0"]);
+        command.args(["--conntrack-tcp-timeout-close-wait=0", "--oom-score-adj=0"]);
+        // Whether a bridge shows its frames to netfilter is a setting of the host; replies must come back either way.
+        command.arg("--masquerade-all");
+        let log = self.plane.run().dir().join(format!("kube-proxy-{number}.log"));
+        Process::start(&self.node_space(number)?, command, &log)
+    }
+}

@@ -1,0 +1,96 @@
+//! A kernel that lacks what the datapath needs, or forbids it: what the agent says then (S148).
+//!
+//! The kernel here has everything, so a seccomp filter answers in its place, as an old one does: the agent's call to make
+//! a BPF link is refused.
+use std::collections::BTreeMap;
+
+use nix::libc;
+use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use sluice_tests::netns::{
+    Agent, AgentSpec, Connection, Datapath, Lab, LabSpec, Scene, eventually,
+    lab::UPLINK,
+    scene::{APPLIED, TCP, WEB_V4, web},
+};
+
+/// The command of bpf(2) that attaches a program as a link. Source: linux/bpf.h.
+const LINK_CREATE: u64 = 28;
+
+/// Starts the agent where making a BPF link is answered with this error.
+fn spawn_without_links(agent: &mut Agent, errno: i32) {
+    let is_link = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, LINK_CREATE);
+    let rule = SeccompRule::new(vec![is_link.expect("a condition")]).expect("a rule");
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(libc::SYS_bpf, vec![rule])]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno.unsigned_abs()),
+        std::env::consts::ARCH.try_into().expect("a known architecture"),
+    );
+    let filter: seccompiler::BpfProgram = filter.expect("a filter").try_into().expect("a program");
+    std::thread::scope(|scope| {
+        // A filter is for a thread and for what it starts, and for ever.
+        let filtered = scope.spawn(|| {
+            seccompiler::apply_filter(&filter).expect("a thread may");
+            agent.spawn().expect("a process");
+        });
+        filtered.join().expect("it does not panic");
+    });
+}
+
+/// Waits until the agent is not ready and says these words.
+fn until_says(agent: &Agent, words: &[&str]) {
+    eventually("/readyz says what is missing", APPLIED, || match agent.get("/readyz") {
+        Ok((503, said)) if words.iter().all(|word| said.contains(word)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+#[test]
+fn s148_a_kernel_without_links_is_named_with_what_it_lacks_and_the_node_is_not_ready() {
+    let lab = Lab::build(&LabSpec::test(1, 0)).expect("a lab");
+    let mut agent = Agent::prepare(&lab, AgentSpec::new(Datapath::Tc)).expect("directories");
+    agent.write("web.yaml", &[web().json()]).expect("a file");
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux");
+    let this = format!("this is Linux {}", release.trim());
+    for (errno, words) in [
+        (libc::EINVAL, ["BPF links for TC (TCX), in Linux since 6.6", &*this]),
+        (libc::EPERM, ["this process has the capabilities for it", "seccomp filter"]),
+    ] {
+        spawn_without_links(&mut agent, errno);
+        until_says(&agent, &[&["sluice_ingress", UPLINK][..], &words].concat());
+        let status = agent.show(&["status"]).expect("it can be asked");
+        assert!(status.contains("NOT READY") && status.contains(words[0]), "{status}");
+        // Layer 7 has its own link, and its own sentence.
+        let layer7 = if errno == libc::EINVAL { "BPF links for sk_lookup, in Linux since 5.9" } else { words[0] };
+        eventually("the log names both", APPLIED, || {
+            let log = agent.log();
+            if log.contains("sluice_lookup") && log.contains(layer7) { Ok(()) } else { Err(log) }
+        });
+        agent.kill9().expect("it runs");
+    }
+    // The same host with all that is wanted.
+    agent.launch().expect("it is ready");
+}
+
+#[test]
+fn s148_links_that_are_there_are_taken_over_by_an_agent_that_could_make_none() {
+    let mut scene = Scene::web(Datapath::Tc, 1, 0);
+    scene.agent.stop().expect("it ends well");
+    spawn_without_links(&mut scene.agent, libc::EINVAL);
+    scene.agent.wait_ready().expect("what is attached gets the new programs");
+    Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).expect("a connection");
+}
+
+#[test]
+fn s148_without_links_for_xdp_the_note_says_so() {
+    // TC is attached by an agent before this one, so that XDP alone lacks its link.
+    let lab = Lab::build(&LabSpec::test(1, 0).xdp(true)).expect("a lab");
+    let mut agent = Agent::start(&lab, AgentSpec::new(Datapath::Tc)).expect("it is ready");
+    agent.stop().expect("it ends well");
+    agent.spec_mut().datapath = Datapath::Xdp;
+    spawn_without_links(&mut agent, libc::EINVAL);
+    agent.wait_ready().expect("TC is attached already");
+    let status = agent.show_json(&["status"]).expect("status");
+    let (programs, note) = (&status["uplinks"][0]["programs"], status["uplinks"][0]["note"].to_string());
+    assert_eq!(programs, "TC", "{status}");
+    assert!(note.contains("TC alone") && note.contains("BPF links for XDP, in Linux since 5.9"), "{note}");
+}
