@@ -69,6 +69,11 @@ fn until_shown(scene: &Scene, ranges: &[&str]) -> Value {
     })
 }
 
+/// Where a connection goes.
+fn kind(connection: &Connection) -> (bool, String) {
+    (connection.is_ipv6(), connection.answer.pod.clone())
+}
+
 #[test]
 fn s96_an_edit_cuts_who_may_come_no_longer_and_keeps_the_others_by_tc() {
     live_edit(Datapath::Tc);
@@ -102,26 +107,28 @@ fn live_edit(datapath: Datapath) {
     scene.write("web.yaml", &[limited(&ONE)]);
     let shown = until_shown(&scene, &ONE);
     assert_eq!(shown["reason"], "Accepted");
-    for flow in &doomed_flows {
-        eventually("a UDP flow is cut", CUT, || match flow.ask(10) {
-            Err(Failure::Timeout) => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
-    }
     // All of them are cut by one walk, and a wait for an answer is long: one of each family and pod stands for the others.
-    let mut seen: Vec<(bool, String)> = Vec::new();
-    for connection in &mut doomed {
-        let kind = (connection.is_ipv6(), connection.answer.pod.clone());
-        if seen.contains(&kind) {
-            continue;
+    doomed.sort_by_key(kind);
+    doomed.dedup_by_key(|connection| kind(connection));
+    assert_eq!(doomed.len(), 4, "both families, both pods");
+    std::thread::scope(|threads| {
+        for flow in &doomed_flows {
+            threads.spawn(|| {
+                eventually("a UDP flow is cut", CUT, || match flow.ask(10) {
+                    Err(Failure::Timeout) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                });
+            });
         }
-        eventually("a connection is cut", CUT, || match connection.exchange(100) {
-            Err(_) => Ok(()),
-            Ok(()) => Err("it still answers"),
-        });
-        seen.push(kind);
-    }
-    assert_eq!(seen.len(), 4, "both families, both pods: {seen:?}");
+        for connection in &mut doomed {
+            threads.spawn(|| {
+                eventually("a connection is cut", CUT, || match connection.exchange(100) {
+                    Err(_) => Ok(()),
+                    Ok(()) => Err("it still answers"),
+                });
+            });
+        }
+    });
     let whole = |scene: &Scene, kept: &mut Vec<Connection>| {
         kept.iter_mut().for_each(|c| c.exchange(1000).expect("who may still come keeps his connection"));
         for (flow, pod) in kept_flows.iter().zip(&pods) {
