@@ -28,7 +28,7 @@ use sluice_tests::{
 
 const GATEWAY: &str = "gateway.networking.k8s.io/v1";
 /// How long the API server is away at least, unless the variable says otherwise: longer than the nodes' Leases are valid.
-const OUTAGE: Duration = Duration::from_secs(8);
+const OUTAGE: Duration = Duration::from_secs(5);
 /// Answers of each pod, over each kind of traffic, that show that it is used.
 const SOME: usize = 5;
 /// Within which time both nodes have renewed their Leases when the API server goes.
