@@ -26,9 +26,9 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// it before we would take others for dead.
 const BLIND: Duration = Duration::from_millis(2_500);
 
-/// For how long our own Lease must have been renewed after another's: two of its renewals, of which none came. Less than a
-/// Lease's duration less the time between two renewals, so that nobody lives longer for it.
-const MISSED: Duration = Duration::from_secs(2);
+/// For how long our own Lease must have been renewed after another's: two of its renewals, of which none came, and time for
+/// calls that take long. Less than a Lease's duration, so that a node lives hardly longer for it.
+const MISSED: Duration = Duration::from_millis(2_500);
 
 /// What is known about one node.
 #[derive(Clone, Debug)]

@@ -3,6 +3,11 @@
 //! The agent is the only one and leads: it writes addresses and status as well, once, before anything is measured. Its
 //! cold start is the next one, without pins. A change is measured from the API server's answer to the write to the moment
 //! at which the pinned maps, read from this process, lead to exactly the new endpoints.
+//!
+//! # Design
+//! The API server and the writers take most of the CPU, so both are made as cheap as they go, and what a change costs each
+//! process is printed: protobuf, a token, no admission by policy, and slices without managed fields. Those of a real
+//! cluster have them, some hundred bytes of JSON that the agent reads over.
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
