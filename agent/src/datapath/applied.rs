@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use sluice_ebpf::{MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, map};
+use sluice_ebpf::{MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES, map};
 
 use super::load::XdpKind;
 
@@ -30,6 +30,8 @@ pub struct Applied {
     pub backends: usize,
     /// Chunks of lookup table in use.
     pub table_chunks: u32,
+    /// Ranges in use that clients must come from.
+    pub sources: usize,
     /// The interfaces that were asked for, and what became of each.
     pub uplinks: Vec<UplinkStatus>,
     /// What could not be programmed, and why.
@@ -88,11 +90,12 @@ impl fmt::Display for Occupancy {
 impl Applied {
     /// How full the maps are.
     #[must_use]
-    pub fn occupancy(&self) -> [Occupancy; 3] {
+    pub fn occupancy(&self) -> [Occupancy; 4] {
         [
             Occupancy { map: map::FRONTENDS, used: self.frontends as u64, capacity: MAX_FRONTENDS },
             Occupancy { map: map::BACKENDS, used: self.backends as u64, capacity: MAX_BACKENDS },
             Occupancy { map: map::TABLES, used: self.table_chunks.into(), capacity: MAX_CHUNKS },
+            Occupancy { map: map::SOURCES, used: self.sources as u64, capacity: MAX_SOURCES },
         ]
     }
 

@@ -70,6 +70,12 @@ impl Lists {
         idle.into_iter().for_each(|id| self.retire(id, tick));
     }
 
+    /// Ranges in the map.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
     /// Whether a list is in the map or finds room there.
     #[must_use]
     pub fn has_room(&self, ranges: &Ranges) -> bool {

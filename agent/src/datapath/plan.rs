@@ -368,10 +368,10 @@ impl State {
         ops
     }
 
-    /// Occupancy for metrics: frontends, backends, table chunks in use.
+    /// Occupancy for metrics: frontends, backends, table chunks, source ranges in use.
     #[must_use]
-    pub fn occupancy(&self) -> (usize, usize, u32) {
-        (self.frontends.len(), self.backends.len(), MAX_CHUNKS - self.chunks.available())
+    pub fn occupancy(&self) -> (usize, usize, u32, usize) {
+        (self.frontends.len(), self.backends.len(), MAX_CHUNKS - self.chunks.available(), self.lists.used())
     }
 }
 

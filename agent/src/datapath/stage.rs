@@ -229,7 +229,7 @@ impl Datapath {
             let rows = self.desired.rows();
             if is_whole { self.announcer.follow(rows, &touched.vips) } else { self.announcer.follow_all(rows) }
         }
-        let (frontends, backends, table_chunks) = self.state.occupancy();
+        let (frontends, backends, table_chunks, sources) = self.state.occupancy();
         let took = began.elapsed();
         for reason in faults.iter().filter(|f| !self.applied.faults.contains(f)) {
             tracing::warn!(rev = model.rev, reason, "not programmed");
@@ -242,6 +242,7 @@ impl Datapath {
             frontends,
             backends,
             table_chunks,
+            sources,
             unprogrammed: if faults.is_empty() { Vec::new() } else { self.unprogrammed(model) },
             faults,
             uplinks: std::mem::take(&mut self.applied.uplinks),
