@@ -267,7 +267,7 @@ pub struct CtEntry {
     pub to: Tuple,
     /// The frontend's id, for the counters.
     pub frontend: u32,
-    /// The backend's id when the flow began, for people; nothing is decided by it.
+    /// The backend's id when the flow began; by now another backend may have it.
     pub backend: u32,
     /// `CT_*` flag bits.
     pub flags: u32,

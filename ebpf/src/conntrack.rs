@@ -6,9 +6,12 @@
 //! - State bits are kept on both entries, so that each direction can judge alone whether the flow is over. The peer is
 //!   written only when a bit is new: a busy flow writes nothing but its own `seen`, and that four times a second.
 //! - Time alone ends an entry only if the peer is idle as well: a one-way stream is alive.
+//! - A backend that left keeps the flows that it has answered. One that never answered is not waited for: the next SYN finds
+//!   its id gone, two ticks after it left the table, and the flow begins anew. While the backend is there a SYN that is sent
+//!   again goes where the first went, whatever the table says.
 //! - A reply entry that is taken sends a new flow to another source port. That holds without SNAT too: one client port
 //!   that reaches one backend through two VIPs would otherwise be one flow to the backend.
-use crate::{CONNTRACK, SETTINGS, lb::Choice};
+use crate::{BACKENDS, CONNTRACK, SETTINGS, lb::Choice};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
 use core::arch::asm;
 use sluice_ebpf::{
@@ -42,6 +45,23 @@ pub(crate) fn find(h: &Headers, now: u64) -> Option<&'static mut CtEntry> {
         return None;
     }
     Some(entry)
+}
+
+/// Has the backend of a flow, given by the client's entry, left and been forgotten without ever having answered?
+///
+/// An id that another backend has by now does not count for the one that had it. A global function, so that the verifier
+/// walks through it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_orphan(entry: *const CtEntry) -> u32 {
+    // SAFETY: the caller's own value, which the verifier wants checked all the same.
+    let Some(entry) = (unsafe { entry.as_ref() }) else { return 0 };
+    if entry.flags & CT_REPLIED != 0 {
+        return 0;
+    }
+    let id = entry.backend;
+    // SAFETY: as in `find`.
+    BACKENDS.get_ptr(&id).is_none_or(|b| unsafe { !flow::leads_to(entry, &*b) }) as u32
 }
 
 /// The other direction's key.

@@ -97,6 +97,13 @@ pub const fn closed(flags: u32) -> bool {
     flags & CT_RST != 0 || flags & BOTH == BOTH
 }
 
+/// Is this the backend that the packets of the client go to?
+#[must_use]
+#[inline(always)]
+pub fn leads_to(entry: &CtEntry, backend: &Backend) -> bool {
+    entry.to.dst == backend.addr && entry.to.dst_port == backend.port
+}
+
 /// How long an entry with these flags may be idle. Units: nanoseconds.
 #[must_use]
 #[inline(always)]

@@ -19,6 +19,7 @@ use crate::{
     nat, relay, route,
 };
 use sluice_ebpf::{
+    flow::tcp,
     packet::{Headers, Parsed},
     *,
 };
@@ -98,7 +99,10 @@ fn locate<P: Packet>(p: P, h: &mut Headers, now: u64) -> Result<&'static mut CtE
         }
     }
     if let Some(entry) = conntrack::find(h, now) {
-        return Ok(entry);
+        // A SYN that nobody is left to answer begins another flow.
+        if h.tcp_flags & tcp::SYN == 0 || conntrack::is_orphan(entry) == 0 {
+            return Ok(entry);
+        }
     }
     if let Some(action) = relay::relay(p, h) {
         return Err(action);

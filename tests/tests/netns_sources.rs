@@ -17,6 +17,8 @@ use sluice_tests::netns::{
 
 /// How long a change may take to cut a connection, on a busy machine.
 const CUT: Duration = Duration::from_secs(60);
+/// How long an answer is waited for that does not come. What is in time for others is an answer of theirs meanwhile.
+const SHORT: Duration = Duration::from_millis(500);
 /// A port that the node itself listens at, as kube-proxy does for a node port.
 const NODE_PORT: u16 = 30_080;
 /// Everybody in the lab.
@@ -67,6 +69,11 @@ fn until_shown(scene: &Scene, ranges: &[&str]) -> Value {
     })
 }
 
+/// Where a connection goes.
+fn kind(connection: &Connection) -> (bool, String) {
+    (connection.is_ipv6(), connection.answer.pod.clone())
+}
+
 #[test]
 fn s96_an_edit_cuts_who_may_come_no_longer_and_keeps_the_others_by_tc() {
     live_edit(Datapath::Tc);
@@ -86,7 +93,7 @@ fn live_edit(datapath: Datapath) {
     let many = |from: IpAddr| (0..12).map(move |_| from);
     let connect = |from: IpAddr| many(from).map(|from| open(&scene, from).expect("a connection")).collect::<Vec<_>>();
     let mut kept: Vec<Connection> = inside().into_iter().flat_map(connect).collect();
-    let mut doomed: Vec<Connection> = outside().into_iter().flat_map(connect).collect();
+    let doomed: Vec<Connection> = outside().into_iter().flat_map(connect).collect();
     for connections in [&kept, &doomed] {
         assert!(["a1", "b1"].iter().all(|pod| connections.iter().any(|c| c.answer.pod == *pod)), "both pods");
     }
@@ -94,30 +101,34 @@ fn live_edit(datapath: Datapath) {
     let doomed_flows = outside().map(|from| flow(&scene, from));
     let pods = kept_flows.each_ref().map(|flow| flow.ask(10).expect("an answer").pod);
     doomed_flows.iter().for_each(|flow| drop(flow.ask(10).expect("an answer")));
+    let doomed_flows = doomed_flows.map(|flow| flow.within(SHORT).expect("a socket"));
+    let mut doomed: Vec<_> = doomed.into_iter().map(|c| c.within(SHORT).expect("a socket")).collect();
 
     scene.write("web.yaml", &[limited(&ONE)]);
     let shown = until_shown(&scene, &ONE);
     assert_eq!(shown["reason"], "Accepted");
-    for flow in &doomed_flows {
-        eventually("a UDP flow is cut", CUT, || match flow.ask(10) {
-            Err(Failure::Timeout) => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
-    }
     // All of them are cut by one walk, and a wait for an answer is long: one of each family and pod stands for the others.
-    let mut seen: Vec<(bool, String)> = Vec::new();
-    for connection in &mut doomed {
-        let kind = (connection.is_ipv6(), connection.answer.pod.clone());
-        if seen.contains(&kind) {
-            continue;
+    doomed.sort_by_key(kind);
+    doomed.dedup_by_key(|connection| kind(connection));
+    assert_eq!(doomed.len(), 4, "both families, both pods");
+    std::thread::scope(|threads| {
+        for flow in &doomed_flows {
+            threads.spawn(|| {
+                eventually("a UDP flow is cut", CUT, || match flow.ask(10) {
+                    Err(Failure::Timeout) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                });
+            });
         }
-        eventually("a connection is cut", CUT, || match connection.exchange(100) {
-            Err(_) => Ok(()),
-            Ok(()) => Err("it still answers"),
-        });
-        seen.push(kind);
-    }
-    assert_eq!(seen.len(), 4, "both families, both pods: {seen:?}");
+        for connection in &mut doomed {
+            threads.spawn(|| {
+                eventually("a connection is cut", CUT, || match connection.exchange(100) {
+                    Err(_) => Ok(()),
+                    Ok(()) => Err("it still answers"),
+                });
+            });
+        }
+    });
     let whole = |scene: &Scene, kept: &mut Vec<Connection>| {
         kept.iter_mut().for_each(|c| c.exchange(1000).expect("who may still come keeps his connection"));
         for (flow, pod) in kept_flows.iter().zip(&pods) {
@@ -125,7 +136,8 @@ fn live_edit(datapath: Datapath) {
         }
         inside().into_iter().for_each(|from| drop(open(scene, from).expect("and may open another")));
         for from in outside() {
-            assert_eq!(flow(scene, from).ask(10).map(drop), Err(Failure::Timeout), "{from} gets no answer");
+            let asked = flow(scene, from).within(SHORT).and_then(|flow| flow.ask(10));
+            assert_eq!(asked.map(drop), Err(Failure::Timeout), "{from} gets no answer");
         }
     };
     whole(&scene, &mut kept);
@@ -147,12 +159,12 @@ fn live_edit(datapath: Datapath) {
     // Ranges of one family alone: nobody of the other.
     scene.write("web.yaml", &[limited(&ONE[..1])]);
     until_shown(&scene, &ONE[..1]);
-    let [v4, v6] = kept_flows;
+    let [v4, v6] = kept_flows.map(|flow| flow.within(SHORT).expect("a socket"));
     eventually("the IPv6 flow is cut", CUT, || match v6.ask(10) {
         Err(Failure::Timeout) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    v4.ask(10).expect("an answer");
+    v4.within(CUT).and_then(|flow| flow.ask(10)).expect("an answer");
     scene.write("web.yaml", &[limited(&["198.51.100.10"])]);
     let said = scene.until_state("default/web", "InvalidSourceRanges");
     assert!(said["messages"][0].as_str().is_some_and(|m| m.contains("holds \"198.51.100.10\", want")), "{said}");

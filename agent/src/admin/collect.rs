@@ -1,6 +1,6 @@
 //! The stages' outputs -> what the admin API answers. Reads every stage, changes nothing.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -22,7 +22,6 @@ use crate::{
     model::{
         Frontend, Model, ObjectRef, Outcome, Target, Verdict,
         http::{HttpModel, listing::RouteRow},
-        sources::everybody,
     },
     proxy,
     source::{Snapshot, kubernetes::Health},
@@ -181,10 +180,6 @@ impl Stages {
         if let Some(chain) = model.chains.get(&found.object).filter(|_| found.kind == "Service") {
             view.messages.extend(chain.lines());
         }
-        let sources = sources(model.frontends.iter().filter(|(_, target)| target.owner() == *found));
-        if !sources.is_empty() {
-            view.messages.push(format!("clients must come from {}", sources.join(", ")));
-        }
         Some(view)
     }
 }
@@ -225,30 +220,11 @@ fn service(
         announced: addresses.iter().filter(is_announced).map(ToString::to_string).collect(),
         announcers: addresses.iter().filter_map(by).collect(),
         ports: ports.iter().map(|(port, proto)| format!("{port}/{proto}")).collect(),
-        sources: sources(frontends.iter().copied()),
+        sources: explain::sources(frontends.iter().copied()),
         backends,
         flows: total.flows,
         bytes: total.request_bytes + total.reply_bytes,
         dropped: total.dropped_packets,
-    }
-}
-
-/// The ranges that clients of these frontends must come from, of both families; empty where everybody may come.
-fn sources<'a>(frontends: impl Iterator<Item = (&'a Frontend, &'a Target)>) -> Vec<String> {
-    let (mut ranges, mut is_limited) = (BTreeSet::new(), false);
-    for (frontend, target) in frontends {
-        match target.sources() {
-            Some(list) => {
-                is_limited = true;
-                ranges.extend(list.iter().copied());
-            }
-            None => drop(ranges.insert(everybody(frontend.vip))),
-        }
-    }
-    match (is_limited, ranges.is_empty()) {
-        (false, _) => Vec::new(),
-        (true, true) => vec!["nowhere".to_owned()],
-        (true, false) => ranges.iter().map(ToString::to_string).collect(),
     }
 }
 

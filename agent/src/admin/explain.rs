@@ -1,14 +1,36 @@
-//! What stands behind an object that is served: its addresses, and where the flows of each of its frontends go.
-use std::net::IpAddr;
+//! What stands behind an object that is served: its addresses, from where clients may come, and where the flows of each of
+//! its frontends go.
+use std::{collections::BTreeSet, net::IpAddr};
 
-use crate::model::{EndpointTarget, Frontend, Locality, Model, ObjectRef, Target, WhenEmpty};
+use crate::model::{EndpointTarget, Frontend, Locality, Model, ObjectRef, Target, WhenEmpty, sources::everybody};
 
-/// Sentences for people: one for each address, then one for each frontend.
+/// Sentences for people: one for each address, one for the clients where not all may come, one for each frontend.
 pub(super) fn lines(model: &Model, object: &ObjectRef) -> Vec<String> {
     let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
-    let frontends = model.frontends.iter().filter(|(_, target)| target.owner() == *object);
-    let frontends = frontends.map(|(frontend, target)| format!("{frontend}: {}", where_to(frontend, target)));
-    addresses.iter().map(|addr| address(model, *addr)).chain(frontends).collect()
+    let frontends = || model.frontends.iter().filter(|(_, target)| target.owner() == *object);
+    let sources = sources(frontends());
+    let clients = (!sources.is_empty()).then(|| format!("clients must come from {}", sources.join(", ")));
+    let targets = frontends().map(|(frontend, target)| format!("{frontend}: {}", where_to(frontend, target)));
+    addresses.iter().map(|addr| address(model, *addr)).chain(clients).chain(targets).collect()
+}
+
+/// The ranges that clients of these frontends must come from, of both families; empty where everybody may come.
+pub(super) fn sources<'a>(frontends: impl Iterator<Item = (&'a Frontend, &'a Target)>) -> Vec<String> {
+    let (mut ranges, mut is_limited) = (BTreeSet::new(), false);
+    for (frontend, target) in frontends {
+        match target.sources() {
+            Some(list) => {
+                is_limited = true;
+                ranges.extend(list.iter().copied());
+            }
+            None => drop(ranges.insert(everybody(frontend.vip))),
+        }
+    }
+    match (is_limited, ranges.is_empty()) {
+        (false, _) => Vec::new(),
+        (true, true) => vec!["nowhere".to_owned()],
+        (true, false) => ranges.iter().map(ToString::to_string).collect(),
+    }
 }
 
 fn address(model: &Model, addr: IpAddr) -> String {
@@ -89,5 +111,26 @@ mod tests {
         model.announcers = [(at, "n2".to_owned())].into_iter().collect::<std::collections::BTreeMap<_, _>>().into();
         assert!(lines(&model, &web)[0].ends_with("announced by n2"));
         assert!(lines(&model, &ObjectRef::new("Service", ObjectName::new("default", "other"))).is_empty());
+    }
+
+    #[test]
+    fn s96_from_where_clients_must_come_is_told_for_both_families() {
+        for (ranges, told) in [
+            (json!([]), None),
+            (json!(["0.0.0.0/0", "::/0"]), None),
+            (json!(["198.51.100.0/24"]), Some("198.51.100.0/24")),
+            (json!(["198.51.100.0/24", "::/0"]), Some("198.51.100.0/24, ::/0")),
+        ] {
+            let service = json!({
+                "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+                "spec": {"type": "LoadBalancer", "ipFamilyPolicy": "PreferDualStack", "loadBalancerSourceRanges": ranges,
+                         "ports": [{"name": "http", "port": 80}]},
+            });
+            let pools = ["192.0.2.0/24", "2001:db8::/64"];
+            let model = model::compile(&snapshot(&json!([service])), &node(&pools));
+            let said = lines(&model, &ObjectRef::new("Service", ObjectName::new("default", "web")));
+            let found = said.iter().find_map(|line| line.strip_prefix("clients must come from "));
+            assert_eq!(found, told, "{said:?}");
+        }
     }
 }

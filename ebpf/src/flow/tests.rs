@@ -6,6 +6,17 @@ fn any_tuple() -> impl Strategy<Value = Tuple> {
         .prop_map(|(src, dst, src_port, dst_port)| Tuple { src: Addr::v6(src), dst: Addr::v6(dst), src_port, dst_port })
 }
 
+#[test]
+fn an_entry_leads_to_its_backend_and_to_no_other_that_has_its_id() {
+    let backend = Backend { addr: Addr::v4([10, 244, 0, 5]), port: 8080, flags: BACKEND_LOCAL };
+    let to = Tuple { dst: backend.addr, dst_port: backend.port, src_port: 33000, ..Tuple::default() };
+    let entry = CtEntry { to, backend: 1, ..CtEntry::default() };
+    assert!(leads_to(&entry, &backend));
+    assert!(leads_to(&entry, &Backend { flags: BACKEND_REMOTE, ..backend }), "wherever it is said to run");
+    assert!(!leads_to(&entry, &Backend { port: 8081, ..backend }));
+    assert!(!leads_to(&entry, &Backend { addr: Addr::v4([10, 244, 0, 6]), ..backend }));
+}
+
 proptest! {
     #[test]
     fn reversed_twice_is_the_same(t in any_tuple()) {

@@ -70,6 +70,15 @@ impl Connection {
         Ok(Self { stream, answer: Answer::parse(&line)? })
     }
 
+    /// With so long to wait for an answer, where none is expected.
+    ///
+    /// # Errors
+    /// The socket does not take it.
+    pub fn within(self, limit: Duration) -> Result<Self, Failure> {
+        self.stream.get_ref().set_read_timeout(Some(limit))?;
+        Ok(self)
+    }
+
     /// Whether it is over IPv6.
     #[must_use]
     pub fn is_ipv6(&self) -> bool {

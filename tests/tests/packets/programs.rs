@@ -2,9 +2,9 @@
 use std::{net::TcpListener, os::fd::AsFd};
 
 use aya::{
-    TestRun, TestRunOptions,
+    TestRun, TestRunOptions, TestRunResult,
     maps::SockMap,
-    programs::{SkLookup, Xdp},
+    programs::{SchedClassifier, SkLookup, Xdp},
 };
 use sluice_ebpf::{
     user::{LookupQuery, LookupVerdict, run_lookup},
@@ -35,13 +35,25 @@ fn the_verifier_takes_every_program() {
 fn time(lab: &Lab, name: &str, packet: &[u8], repeat: u32) -> u128 {
     let p: &Xdp = lab.bpf.program(name).expect("a program").try_into().expect("XDP");
     let context = [0, packet.len() as u32, 0, lab.up0, 0, 0];
+    least(p, packet, bytemuck::cast_slice(&context), repeat)
+}
+
+/// The same for TC ingress.
+fn time_ingress(lab: &Lab, packet: &[u8], repeat: u32) -> u128 {
+    let p: &SchedClassifier = lab.bpf.program(program::INGRESS).expect("a program").try_into().expect("TC");
+    let mut context = [0u8; 192];
+    // `__sk_buff::ifindex`.
+    context[40..44].copy_from_slice(&lab.up0.to_ne_bytes());
+    least(p, packet, &context, repeat)
+}
+
+fn least<P>(p: &P, packet: &[u8], context: &[u8], repeat: u32) -> u128
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+{
     let run = || {
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            ctx_in: Some(bytemuck::cast_slice(&context)),
-            repeat,
-            ..TestRunOptions::default()
-        };
+        let options =
+            TestRunOptions { data_in: Some(packet), ctx_in: Some(context), repeat, ..TestRunOptions::default() };
         p.test_run(options).expect("a timed run").duration.as_nanos()
     };
     (0..10_000_000 / (repeat * 40)).map(|_| run()).min().expect("some tries")
@@ -61,9 +73,10 @@ fn a_tracked_flow_costs_little() {
             let stranger = Segment::tcp((n.client, 33000), (n.stranger, 80), 16).bytes();
             let cost = time(lab, program::XDP, &tracked, 250);
             println!(
-                "{family}: empty program {} ns, foreign packet {} ns, packet of a tracked flow {cost} ns",
+                "{family}: empty program {} ns, foreign packet {} ns, packet of a tracked flow {cost} ns, in TC {} ns",
                 time(lab, program::PASS, &tracked, 50_000),
                 time(lab, program::XDP, &stranger, 50_000),
+                time_ingress(lab, &tracked, 250),
             );
             assert!(cost < 1000, "{cost} ns for a packet");
         }

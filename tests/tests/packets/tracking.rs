@@ -56,6 +56,75 @@ fn the_choice_outlives_the_table() {
 }
 
 #[test]
+fn s112_a_syn_is_sent_again_to_a_backend_while_that_is_there_and_no_longer() {
+    with_lab(|lab| {
+        for n in &NETS {
+            let syn = Segment::tcp((n.client, 33000), (n.vip, 80), SYN);
+            let id = |port: u16| u32::from(port - 8080);
+            for (says, answered, forgotten, moves) in [
+                ("it left the table and is still there", false, false, false),
+                ("it was forgotten and never answered", false, true, true),
+                ("it was forgotten, and has answered before", true, true, false),
+            ] {
+                lab.forget_flows();
+                two_pods(lab, n, TCP, 0);
+                let first = goes_to(lab, &syn);
+                if answered {
+                    replies(lab, n, first, SYN | ACK);
+                }
+                let other = swap_table(lab, n, TCP, first);
+                if forgotten {
+                    lab.hash::<u32, Backend>(map::BACKENDS).remove(&id(first)).expect("it was there");
+                }
+                let late = Segment::tcp((n.client, 33000), (n.vip, 80), ACK);
+                assert_eq!(goes_to(lab, &late), first, "what is no SYN begins nothing: {says}");
+                let want = if moves { other } else { first };
+                assert_eq!(goes_to(lab, &syn), want, "{says}");
+                assert_eq!(goes_to(lab, &late), want, "and the flow goes on there: {says}");
+                let entry = lab.entry((n.client, 33000), (n.vip, 80), TCP, CT_REQUEST).expect("an entry");
+                assert_eq!(entry.backend, id(want), "{says}");
+            }
+            lab.forget_flows();
+            two_pods(lab, n, TCP, 0);
+            let first = goes_to(lab, &syn);
+            let other = swap_table(lab, n, TCP, first);
+            lab.backend(id(first), (n.pod, 8083), BACKEND_LOCAL);
+            assert_eq!(goes_to(lab, &syn), other, "another backend has its id by now");
+            replies(lab, n, other, SYN | ACK);
+            let answer = Segment::tcp((n.pod, first), (n.client, 33000), SYN | ACK);
+            let says = "an answer that comes after all still has its entry, and the client refuses it";
+            assert_eq!(
+                lab.egress(&answer.bytes()).packet,
+                answer.leaving((n.vip, 80), (n.client, 33000), 64).bytes(),
+                "{says}"
+            );
+        }
+    });
+}
+
+#[test]
+fn s112_the_same_in_xdp_for_a_backend_on_another_node() {
+    with_lab(|lab| {
+        for n in &NETS {
+            lab.forget_flows();
+            lab.backend(1, (n.remote, 8080), BACKEND_REMOTE);
+            lab.backend(2, (n.remote1, 8080), BACKEND_REMOTE);
+            lab.frontend((n.vip, 80), TCP, 0, &[1]);
+            let syn = Segment::tcp((n.client, 33000), (n.vip, 80), SYN).bytes();
+            let goes_to = |lab: &mut Lab| {
+                assert!(matches!(lab.xdp(&syn).code, 3 | 4), "{:?}", lab.reasons());
+                lab.entry((n.client, 33000), (n.vip, 80), TCP, CT_REQUEST).expect("an entry").to.dst
+            };
+            assert_eq!(goes_to(lab), addr(n.remote));
+            lab.frontend((n.vip, 80), TCP, 0, &[2]);
+            assert_eq!(goes_to(lab), addr(n.remote), "while it is there");
+            lab.hash::<u32, Backend>(map::BACKENDS).remove(&1).expect("it was there");
+            assert_eq!(goes_to(lab), addr(n.remote1), "and no longer");
+        }
+    });
+}
+
+#[test]
 fn a_packet_without_an_entry_goes_where_its_flow_went() {
     with_lab(|lab| {
         for n in &NETS {
