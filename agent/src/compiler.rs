@@ -163,7 +163,7 @@ fn report(before: &Model, after: &Model) {
                 tracing::info!(%kind, %ns, %name, addresses, remark, "accepted");
             }
             Outcome::Refused if verdict.reason == "Pending" => {
-                tracing::info!(%kind, %ns, %name, "waits for an address")
+                tracing::info!(%kind, %ns, %name, "waits for an address");
             }
             Outcome::Ignored => tracing::debug!(%kind, %ns, %name, reason = verdict.reason, "ignored"),
             Outcome::Partial | Outcome::Refused => {

@@ -81,7 +81,7 @@ pub(super) fn slice(service: usize, generation: u32) -> Slice {
     let name = name(service);
     let endpoint = |n: u32| Endpoint {
         address: address(service, n),
-        node: if n % 2 == 0 { "node1" } else { "node2" },
+        node: if n.is_multiple_of(2) { "node1" } else { "node2" },
         zone: "zone-a",
         pod: format!("{name}-5d8c7b9f6d-{n:05}"),
         uid: format!("6f2d1c3a-58be-4a7c-9a51-{service:08x}{n:04x}"),
