@@ -90,34 +90,8 @@ impl Clock {
 /// The image into the nodes, `kubectl apply -k deploy/overlays/test`, and a pool.
 fn install(cluster: &Cluster) {
     if let Err(error) = cluster.install(&POOL) {
-        panic!("{error:#}\n{}", told(cluster));
+        panic!("{error:#}\n{}", cluster.told());
     }
-}
-
-/// What the agents have counted, by reason.
-fn counted(cluster: &Cluster) -> String {
-    let of = |number| {
-        let [ip, _] = cluster.node_addresses(number);
-        let metrics = http::get("node", "/metrics");
-        let reply = http::send(&cluster.plane.space, (ip, 9640).into(), Protocol::Http1, metrics);
-        let text = reply.map_or_else(|e| format!("{e:#}"), |r| String::from_utf8_lossy(&r.body).into_owned());
-        let lines = text.lines().filter(|l| l.starts_with("sluice_packets_total{") && !l.ends_with(" 0"));
-        lines.map(|l| format!("node{number} {l}\n")).collect::<String>()
-    };
-    of(1) + &of(2)
-}
-
-/// What the cluster says of the agents, for a test that fails.
-fn told(cluster: &Cluster) -> String {
-    let show = |arguments: &[&str]| {
-        let said = cluster.plane.kubectl_output(arguments, "").map(|o| [o.stdout, o.stderr].concat());
-        String::from_utf8_lossy(&said.unwrap_or_default()).into_owned()
-    };
-    let pods = show(&["get", "pods", "-A", "-o", "wide"]);
-    let logs = show(&["logs", "-n", "sluice-system", "-l", "app.kubernetes.io/name=sluice", "--prefix", "--tail=40"]);
-    let before = show(&["logs", "-n", "sluice-system", "-l", "app.kubernetes.io/name=sluice", "-p", "--tail=20"]);
-    let events = show(&["get", "events", "-n", "sluice-system", "--sort-by=.lastTimestamp"]);
-    format!("{}\n{pods}\n{events}\n{logs}\n{before}", counted(cluster))
 }
 
 /// The kernel's word for it: the agents have the capabilities of the manifest and can gain no other.
@@ -176,7 +150,7 @@ fn expose(cluster: &Cluster, clock: &mut Clock) -> Vec<IpAddr> {
     let vips = plane.until("every Service has an address of each family", |api| {
         let mut vips = Vec::new();
         for name in SERVICES {
-            vips.extend(shown(api, name).with_context(|| told(cluster))?);
+            vips.extend(shown(api, name).with_context(|| cluster.told())?);
         }
         Ok(vips)
     });
@@ -246,14 +220,14 @@ fn under_load(cluster: &Cluster, vips: &[IpAddr], what: &str, act: impl FnOnce()
         }
     }
     println!("          {requests} requests, {slow} of them slow, the slowest took {slowest:.1?}");
-    assert!(failed.is_empty(), "{what}:\n{}\n{}", failed.join("\n"), told(cluster));
+    assert!(failed.is_empty(), "{what}:\n{}\n{}", failed.join("\n"), cluster.told());
 }
 
 /// `kubectl rollout restart`, or `undo`, and waits for its end.
 fn roll(cluster: &Cluster, how: &str, what: &str, ns: &str) {
     cluster.plane.kubectl(&["rollout", how, what, "-n", ns], "").expect("it begins");
     if let Err(error) = cluster.until_rolled_out(what, ns) {
-        panic!("{error:#}\n{}", told(cluster));
+        panic!("{error:#}\n{}", cluster.told());
     }
 }
 
@@ -404,7 +378,7 @@ fn until_used(cluster: &Cluster, kept: &[Kept]) {
 fn a_node_returns(cluster: &Cluster, before: &BTreeMap<IpAddr, u8>) {
     cluster.start_node(2).expect("it comes back");
     let status = ["rollout", "status", "daemonset/sluice", "-n", "sluice-system", "--timeout=180s"];
-    cluster.plane.kubectl(&status, "").unwrap_or_else(|e| panic!("its agent is not Ready: {e:#}\n{}", told(cluster)));
+    cluster.plane.kubectl(&status, "").unwrap_or_else(|e| panic!("its agent is not Ready: {e:#}\n{}", cluster.told()));
     let vips: Vec<IpAddr> = before.keys().copied().collect();
     cluster.plane.until("each VIP is where it was", |_| {
         let now = announcers(cluster, &vips)?;

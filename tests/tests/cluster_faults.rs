@@ -11,6 +11,7 @@ use sluice_tests::{
         scene::{POOL, Scene, load_balancer, pool_of},
     },
     netns::{
+        Maps,
         http::{self as client, Protocol},
         load::Load,
     },
@@ -39,7 +40,7 @@ fn end(load: Load, when: &str) {
 }
 
 #[test]
-fn s39_s140_the_api_server_and_an_agent_are_killed_under_traffic() {
+fn s39_s140_s143_the_api_server_and_an_agent_are_killed_under_traffic() {
     let mut scene = Scene::with(2, 1, |plane| plane.install_gateway_api().expect("the CRDs of Gateway API"));
     let mut second = scene.agents.remove(1);
     let ns = scene.plane.namespace("away");
@@ -111,7 +112,26 @@ fn s39_s140_the_api_server_and_an_agent_are_killed_under_traffic() {
     scene.serve(&ns, "web", &["b1"]);
     scene.until_answers((vip, 80), &["b1"]);
     assert_eq!(ingress(&scene.service(&ns, "web")), [vip.to_string()]);
+
+    // S143: killed while it programs, at one moment and another: what it leaves is whole, and the next one goes on from it.
+    let maps = Maps::open(second.bpf_dir()).expect("its maps");
+    let path = ns.path("discovery.k8s.io/v1", "endpointslices/web-ipv4");
+    for n in 0..5 {
+        for pods in [&["a1"][..], &["b1"], &["a1", "b1"]] {
+            let endpoint = |pod: &&sluice_tests::netns::Pod| json!({ "addresses": [pod.ip(false).to_string()] });
+            let endpoints: Vec<Value> = scene.lab.select(pods).iter().map(endpoint).collect();
+            let slice = json!({ "endpoints": endpoints });
+            scene.plane.api().patch(&path, Patch::Merge, &slice).expect("it may change");
+        }
+        std::thread::sleep(Duration::from_millis(n));
+        second.kill9().expect("it runs");
+        let left = maps.reach((vip, 80).into()).expect("S143: a table names a backend that is not there");
+        assert!(left.as_ref().is_some_and(|pods| !pods.is_empty()), "S143: {left:?}");
+        second.launch().expect("it starts again");
+    }
     scene.agents.push(second);
+    scene.until_reaches((vip, 80), &["a1", "b1"]);
+    scene.until_answers((vip, 80), &["a1", "b1"]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use sluice_tests::netns::{
 const LINK_CREATE: u64 = 28;
 
 /// How long tens of thousands of frontends may take.
-const MANY: Duration = Duration::from_secs(90);
+const MANY: Duration = Duration::from_secs(180);
 
 /// Starts the agent where making a BPF link is answered with this error.
 fn spawn_without_links(agent: &mut Agent, errno: i32) {

@@ -3,7 +3,10 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::Cluster;
-use crate::cluster::{Identity, process::Process, scene};
+use crate::{
+    cluster::{Identity, process::Process, scene},
+    netns::http::{self, Protocol},
+};
 
 /// What the tests apply.
 const OVERLAY: &str = "deploy/overlays/test";
@@ -46,6 +49,35 @@ impl Cluster {
     pub fn until_rolled_out(&self, what: &str, ns: &str) -> anyhow::Result<()> {
         let rolled = self.plane.kubectl(&["rollout", "status", what, "-n", ns, TIMEOUT], "");
         rolled.map(drop).with_context(|| format!("the rollout of {what} does not end"))
+    }
+
+    /// What the agents have counted, and what the cluster says of them: for a test that fails.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let show = |arguments: &[&str]| {
+            let said = self.plane.kubectl_output(arguments, "").map(|o| [o.stdout, o.stderr].concat());
+            String::from_utf8_lossy(&said.unwrap_or_default()).into_owned()
+        };
+        let logs = ["logs", "-n", scene::SYSTEM, "-l", "app.kubernetes.io/name=sluice"];
+        let said = [
+            self.counted(1),
+            self.counted(2),
+            show(&["get", "pods", "-A", "-o", "wide"]),
+            show(&["get", "events", "-n", scene::SYSTEM, "--sort-by=.lastTimestamp"]),
+            show(&[&logs[..], &["--prefix", "--tail=40"]].concat()),
+            show(&[&logs[..], &["-p", "--tail=20"]].concat()),
+        ];
+        said.join("\n")
+    }
+
+    /// What the agent of a node has counted, by reason.
+    fn counted(&self, number: u8) -> String {
+        let [ip, _] = self.node_addresses(number);
+        let metrics = http::get("node", "/metrics");
+        let reply = http::send(&self.plane.space, (ip, 9640).into(), Protocol::Http1, metrics);
+        let text = reply.map_or_else(|e| format!("{e:#}"), |r| String::from_utf8_lossy(&r.body).into_owned());
+        let lines = text.lines().filter(|l| l.starts_with("sluice_packets_total{") && !l.ends_with(" 0"));
+        lines.map(|l| format!("node{number} {l}\n")).collect()
     }
 
     /// kube-proxy of a node, in this mode, for as long as the value lives; what it has written stays.
