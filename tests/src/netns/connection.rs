@@ -70,6 +70,14 @@ impl Connection {
         Ok(Self { stream, answer: Answer::parse(&line)? })
     }
 
+    /// From now on gives up sooner: for a connection that is expected to be cut.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn impatient(&self) -> Result<(), Failure> {
+        Ok(self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(1)))?)
+    }
+
     /// Whether it is over IPv6.
     #[must_use]
     pub fn is_ipv6(&self) -> bool {
