@@ -117,7 +117,7 @@ fn until_status(scene: &Scene, vip: IpAddr, host: &str, status: u16) -> client::
 }
 
 #[test]
-fn s152_s153_s154_s155_a_gateway_has_its_address_as_a_service_has_and_its_connections_are_its_own() {
+fn s142_s152_s153_s154_s155_a_gateway_has_its_address_as_a_service_has_and_its_connections_are_its_own() {
     let mut scene = Scene::with(2, 1, |plane| plane.install_gateway_api().expect("the CRDs of Gateway API"));
     let class = json!({
         "apiVersion": GATEWAY, "kind": "GatewayClass", "metadata": { "name": "sluice" },
@@ -215,5 +215,17 @@ fn s152_s153_s154_s155_a_gateway_has_its_address_as_a_service_has_and_its_connec
     agents[0].launch().expect("it starts again");
     assert_eq!(forwarded(&until_status(&scene, vip, "echo.example", 200)), of_client);
     assert_eq!(host.taken(), 1, "the host has taken a connection to the VIP");
+
+    // S142: the route by which the host took the VIP for its own goes with everything else, and the host's stay.
+    let local = || {
+        let tables = scene.lab.node1.enter(|| std::fs::read_to_string("/proc/thread-self/net/fib_trie"));
+        tables.expect("the routes of a namespace")
+    };
+    let (ours, own) = (format!("|-- {vip}\n"), format!("|-- {}\n", addr::node_v4(1)));
+    assert!(local().contains(&ours) && local().contains(&own), "{}", local());
+    agents[0].stop().expect("it ends well");
+    agents[0].cleanup().expect("it cleans up");
+    assert!(!local().contains(&ours) && local().contains(&own), "{}", local());
+    Connection::open(&scene.lab.client, SocketAddr::new(addr::node_v4(1).into(), PORT)).expect("the host");
     scene.agents = agents;
 }

@@ -1,19 +1,24 @@
-//! A kernel that lacks what the datapath needs, or forbids it: what the agent says then (S148).
+//! A kernel that lacks what the datapath needs or forbids it (S148), and one whose maps are full (S149): what the agent says.
 //!
 //! The kernel here has everything, so a seccomp filter answers in its place, as an old one does: the agent's call to make
 //! a BPF link is refused.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use nix::libc;
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use serde_json::{Value, json};
 use sluice_tests::netns::{
-    Agent, AgentSpec, Connection, Datapath, Lab, LabSpec, Scene, eventually,
+    Agent, AgentSpec, Connection, Datapath, Lab, LabSpec, Scene, addr, eventually,
     lab::UPLINK,
+    load,
     scene::{APPLIED, TCP, WEB_V4, web},
 };
 
 /// The command of bpf(2) that attaches a program as a link. Source: linux/bpf.h.
 const LINK_CREATE: u64 = 28;
+
+/// How long tens of thousands of frontends may take.
+const MANY: Duration = Duration::from_secs(90);
 
 /// Starts the agent where making a BPF link is answered with this error.
 fn spawn_without_links(agent: &mut Agent, errno: i32) {
@@ -93,4 +98,66 @@ fn s148_without_links_for_xdp_the_note_says_so() {
     let (programs, note) = (&status["uplinks"][0]["programs"], status["uplinks"][0]["note"].to_string());
     assert_eq!(programs, "TC", "{status}");
     assert!(note.contains("TC alone") && note.contains("BPF links for XDP, in Linux since 5.9"), "{note}");
+}
+
+/// So many Services of 100 ports each.
+fn services(name: &str, count: usize) -> String {
+    let ports: Vec<_> = (1..=100).map(|port| json!({ "name": format!("p{port}"), "port": port })).collect();
+    let service = |n| {
+        let metadata = json!({ "name": format!("{name}-{n}"), "namespace": "default" });
+        let spec = json!({ "type": "LoadBalancer", "ports": ports });
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec }).to_string()
+    };
+    (0..count).map(service).collect::<Vec<_>>().join("\n---\n")
+}
+
+#[test]
+fn s149_a_map_that_is_nearly_full_is_told_before_it_is_full_and_what_does_not_fit_by_name() {
+    let spec = AgentSpec::new(Datapath::Tc).pools(&[addr::POOLS[0], addr::POOLS[1], "198.18.0.0/15"]);
+    let scene = Scene::with(spec, 1, 0);
+    scene.write("web.yaml", &[web().json()]);
+    scene.endpoints(&["a1"]);
+    let serves = || {
+        let tally = load::burst(&scene.lab.client, (WEB_V4, TCP).into(), 50, 2);
+        assert_eq!(tally.failed(), 0, "{tally}");
+    };
+    let until = |what: &str, holds: &dyn Fn(&Value) -> bool| {
+        eventually(what, MANY, || {
+            let status = scene.agent.show_json(&["status"])?;
+            let few = json!([status["frontends"], status["nearlyFull"], status["unprogrammed"][0]]);
+            anyhow::ensure!(holds(&status), "{few}");
+            Ok(status)
+        })
+    };
+    let ratio = || {
+        let (_, metrics) = scene.agent.get("/metrics").expect("metrics");
+        let line = metrics.lines().find_map(|l| l.strip_prefix("sluice_map_occupancy_ratio{map=\"FRONTENDS\"} "));
+        line.and_then(|value| value.parse::<f64>().ok()).expect("a part of the map")
+    };
+    assert!(ratio() > 0.0 && ratio() < 0.001, "{}", ratio());
+    assert!(!scene.agent.log().contains("nearly full"));
+
+    // 59,004 of 65,536 frontends.
+    scene.agent.write_text("many.yaml", &services("many", 590)).expect("a file");
+    let status = until("the map is nearly full", &|s| s["nearlyFull"].as_array().is_some_and(|full| full.len() == 1));
+    assert_eq!(status["nearlyFull"][0], "FRONTENDS: 59004 of 65536 entries are in use");
+    assert!(ratio() > 0.9 && ratio() < 0.91, "{}", ratio());
+    let shown = scene.agent.show(&["status"]).expect("status");
+    assert!(shown.contains("maps that are nearly full:") && shown.contains("59004 of 65536"), "{shown}");
+    assert!(scene.agent.log().contains("a map is nearly full"), "{}", scene.agent.log_tail());
+    serves();
+
+    // 7,000 more do not fit.
+    scene.agent.write_text("more.yaml", &services("more", 70)).expect("a file");
+    let status = until("some do not fit", &|s| s["unprogrammed"].as_array().is_some_and(|all| !all.is_empty()));
+    let said = status["unprogrammed"][0].as_str().expect("a sentence").to_owned();
+    assert!(said.contains("65536 are in use, the most there can be"), "{said}");
+    serves();
+    for file in ["many.yaml", "more.yaml"] {
+        scene.agent.remove(file).expect("it is there");
+    }
+    until("there is room again", &|s| {
+        ["nearlyFull", "unprogrammed"].iter().all(|field| s[field].as_array().is_some_and(Vec::is_empty))
+    });
+    serves();
 }

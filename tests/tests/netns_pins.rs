@@ -1,6 +1,7 @@
 //! The pins: held by one agent at a time, never somebody else's, and kept while it is not known whether they are needed.
 use std::{fs, process::Command};
 
+use sluice_ebpf::LAYOUT;
 use sluice_tests::netns::{
     Agent, AgentSpec, Connection, Datapath, Lab, LabSpec, Scene, addr, agent,
     lab::UPLINK,
@@ -60,8 +61,8 @@ fn s141_pins_of_another_layout_are_refused_until_they_are_cleaned_up() {
     agent.spawn().expect("a process");
     let (status, said) = agent.wait_end().expect("it ends");
     assert!(!status.success(), "{said}");
-    for wanted in ["layout v0, want v3", "sluice cleanup --bpf-dir"] {
-        assert!(said.contains(wanted), "{wanted:?} is not in: {said}");
+    for wanted in [format!("layout v0, want v{LAYOUT}"), "sluice cleanup --bpf-dir".to_owned()] {
+        assert!(said.contains(&wanted), "{wanted:?} is not in: {said}");
     }
     agent.cleanup().expect("as it was told");
     agent.launch().expect("it starts");
@@ -84,12 +85,13 @@ fn s141_over_pins_of_another_layout_the_old_programs_go_on_and_their_version_tak
         }
     };
     // What this version sees when it comes after one with another layout.
-    let (ours, others) = (scene.agent.bpf_dir().join("v3"), scene.agent.bpf_dir().join("v2"));
+    let pins = |layout: u32| scene.agent.bpf_dir().join(format!("v{layout}"));
+    let (ours, others) = (pins(LAYOUT), pins(LAYOUT - 1));
     scene.agent.stop().expect("it ends well");
     fs::rename(&ours, &others).expect("a directory of the bpffs");
     scene.agent.spawn().expect("a process");
     let (status, said) = scene.agent.wait_end().expect("it ends");
-    assert!(!status.success() && said.contains("layout v2, want v3"), "{said}");
+    assert!(!status.success() && said.contains(&format!("layout v{}, want v{LAYOUT}", LAYOUT - 1)), "{said}");
     assert!(said.contains("sluice cleanup --bpf-dir"), "{said}");
     serves(&mut held, "after an upgrade that was refused");
     // And the way back.

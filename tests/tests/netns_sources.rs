@@ -17,6 +17,8 @@ use sluice_tests::netns::{
 
 /// How long a change may take to cut a connection, on a busy machine.
 const CUT: Duration = Duration::from_secs(60);
+/// How long to wait for an answer that is not to come.
+const SHORT: Duration = Duration::from_secs(1);
 /// A port that the node itself listens at, as kube-proxy does for a node port.
 const NODE_PORT: u16 = 30_080;
 /// Everybody in the lab.
@@ -87,7 +89,6 @@ fn until_silent(flow: &udp::Flow) {
 
 /// Waits until a connection gets no answer.
 fn until_cut(connection: &mut Connection) {
-    connection.impatient().expect("a socket");
     eventually("a connection is cut", CUT, || match connection.exchange(100) {
         Err(_) => Ok(()),
         Ok(()) => Err("it still answers"),
@@ -133,6 +134,8 @@ fn live_edit(datapath: Datapath) {
         connections.dedup_by_key(|connection| kind(connection));
         assert_eq!(connections.len(), 4, "both families, both pods");
     }
+    let impatient = |connection: Connection| connection.within(SHORT).expect("a socket");
+    let mut doomed: Vec<Connection> = doomed.into_iter().map(impatient).collect();
     std::thread::scope(|threads| {
         doomed_flows.iter().for_each(|flow| drop(threads.spawn(|| until_silent(flow))));
         doomed.iter_mut().for_each(|connection| drop(threads.spawn(|| until_cut(connection))));
@@ -144,7 +147,8 @@ fn live_edit(datapath: Datapath) {
         std::thread::scope(|threads| {
             for from in outside() {
                 threads.spawn(move || {
-                    assert_eq!(flow(scene, from).ask(10).map(drop), Err(Failure::Timeout), "{from} gets no answer");
+                    let asked = flow(scene, from).within(SHORT).and_then(|flow| flow.ask(10));
+                    assert_eq!(asked.map(drop), Err(Failure::Timeout), "{from} gets no answer");
                 });
             }
         });

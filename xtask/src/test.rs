@@ -100,7 +100,7 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
             Level::Netns => steps.step("netns: the real agent between network namespaces", || {
                 run(cargo()
                     .args(["test", "--release", "--package", "sluice-tests", "--lib", "--test", "netns*", "--"])
-                    .args(["--test-threads=1"])
+                    .args(["--test-threads=2"])
                     .args(filter))
             })?,
             Level::Cluster => steps.step("cluster: a real Kubernetes", || {

@@ -97,6 +97,7 @@ impl Stages {
             table_chunks: (applied.table_chunks, MAX_CHUNKS),
             uplinks: applied.uplinks.iter().map(uplink).collect(),
             faults: faults.chain(stale).collect(),
+            nearly_full: applied.nearly_full().map(|occupancy| occupancy.to_string()).collect(),
             unprogrammed: applied.faults,
             host: applied.host,
             remarks: remarks.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),

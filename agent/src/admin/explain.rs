@@ -49,7 +49,7 @@ fn address(model: &Model, addr: IpAddr) -> String {
 
 fn where_to(frontend: &Frontend, target: &Target) -> String {
     let endpoints = match target {
-        Target::Proxy { gateway, service: _, sources: _ } => return format!("to the proxy, for Gateway {gateway}"),
+        Target::Proxy { gateway, .. } => return format!("to the proxy, for Gateway {gateway}"),
         Target::Endpoints(endpoints) => endpoints,
     };
     let EndpointTarget { backends, draining, when_empty, .. } = &**endpoints;

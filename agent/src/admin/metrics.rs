@@ -38,6 +38,14 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
             count(applied.faults.len() as u64),
         ),
     ];
+    let ratios =
+        applied.occupancy().map(|of| (vec![("map", of.map.to_owned())], count(of.used) / f64::from(of.capacity)));
+    all.push(Family {
+        name: "sluice_map_occupancy_ratio",
+        kind: Kind::Gauge,
+        help: "Part of a map's entries that is in use, 0 to 1, observed",
+        samples: ratios.into(),
+    });
     all.push(Family {
         name: "sluice_announcements",
         kind: Kind::Counter,

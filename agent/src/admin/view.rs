@@ -35,6 +35,9 @@ pub struct Status {
     pub faults: Vec<Fault>,
     /// What could not be programmed.
     pub unprogrammed: Vec<String>,
+    /// Maps that are nearly full.
+    #[serde(default)]
+    pub nearly_full: Vec<String>,
     /// Settings of this host that keep flows from being forwarded.
     pub host: Vec<String>,
     /// Objects that do not work, or not wholly.

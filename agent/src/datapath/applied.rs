@@ -1,12 +1,18 @@
 //! What the datapath has really programmed: the stage's output.
 use std::{
+    fmt,
     net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use serde::Serialize;
 
+use sluice_ebpf::{MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, map};
+
 use super::load::XdpKind;
+
+/// From this part of a map's entries on people are told, in percent: while there is time to do something about it.
+const NEARLY_FULL: u64 = 90;
 
 /// What is in the kernel now.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -54,7 +60,47 @@ pub struct UplinkStatus {
     pub note: Option<String>,
 }
 
+/// How full a map is that objects fill. (What packets can fill is LRU and is meant to be full.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupancy {
+    /// The map.
+    pub map: &'static str,
+    /// Entries in use.
+    pub used: u64,
+    /// The most there can be.
+    pub capacity: u32,
+}
+
+impl Occupancy {
+    /// Whether people are to be told.
+    #[must_use]
+    pub fn is_nearly_full(&self) -> bool {
+        self.used * 100 >= u64::from(self.capacity) * NEARLY_FULL
+    }
+}
+
+impl fmt::Display for Occupancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} of {} entries are in use", self.map, self.used, self.capacity)
+    }
+}
+
 impl Applied {
+    /// How full the maps are.
+    #[must_use]
+    pub fn occupancy(&self) -> [Occupancy; 3] {
+        [
+            Occupancy { map: map::FRONTENDS, used: self.frontends as u64, capacity: MAX_FRONTENDS },
+            Occupancy { map: map::BACKENDS, used: self.backends as u64, capacity: MAX_BACKENDS },
+            Occupancy { map: map::TABLES, used: self.table_chunks.into(), capacity: MAX_CHUNKS },
+        ]
+    }
+
+    /// The maps that are nearly full.
+    pub fn nearly_full(&self) -> impl Iterator<Item = Occupancy> {
+        self.occupancy().into_iter().filter(Occupancy::is_nearly_full)
+    }
+
     /// Why the node is not ready to forward; `None` when it is.
     #[must_use]
     pub fn blocker(&self) -> Option<String> {
@@ -67,5 +113,18 @@ impl Applied {
             return Some(format!("datapath: interface {}: {why}", uplink.name));
         }
         self.uplinks.is_empty().then(|| "datapath: no interface to attach to".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s149_from_nine_tenths_on_a_map_is_nearly_full() {
+        let of = |frontends| Applied { frontends, ..Applied::default() };
+        assert_eq!(of(58_982).nearly_full().count(), 0);
+        let told: Vec<String> = of(58_983).nearly_full().map(|o| o.to_string()).collect();
+        assert_eq!(told, ["FRONTENDS: 58983 of 65536 entries are in use"]);
     }
 }

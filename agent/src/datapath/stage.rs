@@ -234,6 +234,7 @@ impl Datapath {
         for reason in faults.iter().filter(|f| !self.applied.faults.contains(f)) {
             tracing::warn!(rev = model.rev, reason, "not programmed");
         }
+        let were_full: BTreeSet<_> = self.applied.nearly_full().map(|occupancy| occupancy.map).collect();
         self.applied = Applied {
             rev,
             took,
@@ -247,6 +248,9 @@ impl Datapath {
             host: std::mem::take(&mut self.applied.host),
             announcements: self.announcer.sent(),
         };
+        for full in self.applied.nearly_full().filter(|full| !were_full.contains(full.map)) {
+            tracing::warn!(map = full.map, used = full.used, capacity = full.capacity, "a map is nearly full");
+        }
         if first && rev > 0 {
             self.attach().await;
             tracing::info!(rev = model.rev, frontends, backends, ops = ops.len(), elapsed = ?took, "programmed");

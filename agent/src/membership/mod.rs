@@ -146,7 +146,7 @@ impl Membership {
                 differs
             });
             let leaving = peers.leaving();
-            let check_at = peers.next_change().unwrap_or(now + RENEW).max(now + Duration::from_millis(10));
+            let check_at = peers.next_change(now).unwrap_or(now + RENEW).max(now + Duration::from_millis(10));
             tokio::select! {
                 () = leave.cancelled() => break,
                 step = inbox.recv() => {

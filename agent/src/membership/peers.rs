@@ -6,6 +6,8 @@
 //! - Nobody is taken for dead by a node that sees nothing: while its own Lease is not seen to change either, every
 //!   judgement stands as it was, and afterwards everybody has a full duration again. So nothing moves while the API server
 //!   is away, nor when it returns.
+//! - When the API server goes, our own Lease was seen last a little before or after those of the others. A node is dead only
+//!   when ours was still renewed for [`MISSED`] after its own was.
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -23,6 +25,10 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// While our own Lease was not seen to change for so long, we see nothing. Less than a Lease's duration, so that we know
 /// it before we would take others for dead.
 const BLIND: Duration = Duration::from_millis(2_500);
+
+/// For how long our own Lease must have been renewed after another's: two of its renewals, of which none came. Less than a
+/// Lease's duration less the time between two renewals, so that nobody lives longer for it.
+const MISSED: Duration = Duration::from_secs(2);
 
 /// What is known about one node.
 #[derive(Clone, Debug)]
@@ -85,12 +91,16 @@ impl Peers {
     pub(super) fn members(&mut self, now: Instant) -> Members {
         let was_blind = self.is_blind;
         self.is_blind = self.blind_since(now).is_some();
+        let own = self.peers.get(&self.own).map(|own| own.changed);
         if !self.is_blind {
             for peer in self.peers.values_mut() {
                 if was_blind && peer.is_alive {
                     peer.changed = now;
                 }
-                peer.is_alive = now.duration_since(peer.changed) <= peer.duration && !peer.is_silent;
+                let is_missed =
+                    own.is_some_and(|own| own.saturating_duration_since(peer.changed) >= MISSED.min(peer.duration));
+                let has_time = now.duration_since(peer.changed) <= peer.duration || (peer.is_alive && !is_missed);
+                peer.is_alive = has_time && !peer.is_silent;
             }
         }
         let alive = self.peers.iter().filter(|(_, peer)| peer.is_alive);
@@ -118,10 +128,10 @@ impl Peers {
         }
     }
 
-    /// When [`Self::members`] may say something else although no Lease changes.
-    pub(super) fn next_change(&self) -> Option<Instant> {
+    /// When, after `now`, [`Self::members`] may say something else although no Lease changes.
+    pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
         let expiry = |(name, p): (&String, &Peer)| p.changed + if *name == self.own { BLIND } else { p.duration };
-        self.peers.iter().filter(|(_, p)| p.is_alive).map(expiry).min()
+        self.peers.iter().filter(|(_, p)| p.is_alive).map(expiry).filter(|at| *at >= now).min()
     }
 }
 
@@ -197,6 +207,24 @@ mod tests {
         peers.members(later + Duration::from_secs(2));
         peers.observe(&leases(&[("a", 6), ("b", 0)]), later + Duration::from_secs(4));
         assert_eq!(alive(&mut peers, later + Duration::from_secs(4)), ["a"], "now the other one is dead");
+    }
+
+    #[test]
+    fn nobody_dies_whenever_the_api_server_goes() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        for phase in (0..1_000).step_by(50) {
+            let mut peers = Peers::new("a");
+            for n in 0..=3 {
+                peers.observe(&leases(&[("a", n), ("b", n)]), at(1_000 * n));
+                // The last that is seen is our own renewal, up to a second after that of the other.
+                peers.observe(&leases(&[("a", n + 1), ("b", n)]), at(1_000 * n + phase));
+                peers.members(at(1_000 * n + phase));
+            }
+            for ms in (4_000..12_000).step_by(100) {
+                assert_eq!(alive(&mut peers, at(ms)), ["a", "b"], "{phase} ms apart, after {ms} ms");
+            }
+        }
     }
 
     #[test]

@@ -25,6 +25,17 @@ use super::{
 /// How long an endpoint that could not be connected is passed over.
 const DOWN: Duration = Duration::from_secs(2);
 
+/// What is known about whether an endpoint can be connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// Nothing is wrong with it.
+    Well,
+    /// It could not be connected lately.
+    Down,
+    /// It could not be connected some time ago, and nobody has succeeded since.
+    Suspect,
+}
+
 /// One backend address.
 #[derive(Debug)]
 pub(super) struct Upstream {
@@ -65,17 +76,23 @@ impl Upstream {
         self.pending.load(Relaxed)
     }
 
-    /// Passed over for [`DOWN`] from now on: it could not be connected.
+    /// Passed over for [`DOWN`] from now on: it could not be connected, or somebody is about to see whether it can.
     pub(super) fn set_down(&self) {
         *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + DOWN);
     }
 
-    /// Whether it could not be connected lately.
+    fn set_well(&self) {
+        *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// What the last connections tell.
     #[must_use]
-    pub(super) fn is_down(&self) -> bool {
-        let mut until = self.down_until.lock().unwrap_or_else(PoisonError::into_inner);
-        *until = until.filter(|at| *at > Instant::now());
-        until.is_some()
+    pub(super) fn health(&self) -> Health {
+        match *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Health::Well,
+            Some(until) if until > Instant::now() => Health::Down,
+            Some(_) => Health::Suspect,
+        }
     }
 
     /// Closes idle connections and keeps no more: the address left the model.
@@ -99,6 +116,7 @@ impl Upstream {
         while let Some(Idle { sender, since }) = idle.pop() {
             sub(&self.stats.idle_upstream);
             if sender.is_ready() && since.elapsed() < max_idle {
+                self.set_well();
                 return Some(Lease { upstream: Arc::clone(self), sender, reused: true });
             }
         }
@@ -113,6 +131,7 @@ impl Upstream {
         let opened = tokio::time::timeout(timeout, TcpStream::connect(self.addr)).await;
         let stream = opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten();
         let stream = stream.inspect_err(|_| add(&self.stats.connect_errors))?;
+        self.set_well();
         stream.set_nodelay(true)?;
         let handshake = http1::Builder::new().handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;

@@ -6,7 +6,9 @@
 //! - What is tried again, and only this: an endpoint that could not be connected (nothing was sent); a pooled
 //!   connection that took nothing; a pooled connection that closed before it answered, for an idempotent request
 //!   without body. Never a request that a fresh connection has taken.
-//! - An endpoint that could not be connected is passed over for a while, unless all are like that.
+//! - An endpoint that could not be connected is passed over for a while, unless all are like that. Then one request at a
+//!   time sees whether it can be; should it not, that request goes on to one with which nothing is wrong. So however
+//!   many are dead while nobody says so, a request meets one of them that was known to be.
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{Request, Response, StatusCode, request::Parts};
@@ -16,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Shared,
     body::{BodyFault, RequestBody},
-    pool::{Lease, Pending, Upstream},
+    pool::{Health, Lease, Pending, Upstream},
     stats::add,
     table::Table,
 };
@@ -166,11 +168,15 @@ async fn within<T>(shared: &Shared, deadline: Option<Instant>, work: impl Future
 
 /// The less busy of two endpoints chosen at random, among those that were not tried in vain, lately or for this request.
 fn pick(cluster: &[Arc<Upstream>], tried: &[SocketAddr]) -> Option<Arc<Upstream>> {
-    let fit = |u: &&Arc<Upstream>| !u.is_down() && !tried.contains(&u.addr);
+    let fit = |u: &&Arc<Upstream>| match u.health() {
+        Health::Well => !tried.contains(&u.addr),
+        Health::Suspect => tried.is_empty(),
+        Health::Down => false,
+    };
     if let Some(two) = two_of(cluster.len())
         && let (Some(first), Some(second)) = two.map(|i| cluster.get(i).filter(fit)).into()
     {
-        return Some(Arc::clone(less_busy(first, second)));
+        return Some(chosen(first, second));
     }
     // Some are out of the question: rare, so the list is made only now. When all are, any that was not tried will do.
     let mut left: Vec<&Arc<Upstream>> = cluster.iter().filter(fit).collect();
@@ -178,7 +184,16 @@ fn pick(cluster: &[Arc<Upstream>], tried: &[SocketAddr]) -> Option<Arc<Upstream>
         left = cluster.iter().filter(|u| !tried.contains(&u.addr)).collect();
     }
     let [first, second] = two_of(left.len())?;
-    Some(Arc::clone(less_busy(left[first], left[second])))
+    Some(chosen(left[first], left[second]))
+}
+
+/// The less busy one; others pass it over until it is known what becomes of one that is suspect.
+fn chosen(a: &Arc<Upstream>, b: &Arc<Upstream>) -> Arc<Upstream> {
+    let chosen = less_busy(a, b);
+    if chosen.health() == Health::Suspect {
+        chosen.set_down();
+    }
+    Arc::clone(chosen)
 }
 
 fn less_busy<'a>(a: &'a Arc<Upstream>, b: &'a Arc<Upstream>) -> &'a Arc<Upstream> {

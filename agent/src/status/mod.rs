@@ -6,6 +6,7 @@
 //! # Design
 //! - An address is shown only after the nodes that serve it have programmed it and read it back.
 //! - At most one write per object is under way; the next one is planned from what the API server says after it.
+mod allowance;
 mod attempt;
 pub mod conditions;
 pub mod gateway;

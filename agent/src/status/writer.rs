@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     NOW,
+    allowance::Allowance,
     attempt::{Attempt, Effect, Wait},
     leader,
     looked::Looked,
@@ -73,6 +74,8 @@ pub struct Writer {
     inputs: Inputs,
     /// What was told last about each object for each reason.
     tellers: BTreeMap<(ObjectRef, &'static str), Teller>,
+    /// How much more may be told about each object.
+    allowances: BTreeMap<ObjectRef, Allowance>,
     attempts: BTreeMap<ObjectRef, Attempt>,
     /// What was told last about objects that do not work.
     told: BTreeMap<ObjectRef, String>,
@@ -109,8 +112,9 @@ pub async fn run(client: Client, namespace: String, node: String, inputs: Inputs
 impl Writer {
     fn new(client: Client, node: String, inputs: Inputs) -> Self {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node) };
-        let (tellers, attempts, told) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { client, reporter, inputs, tellers, attempts, told, running: JoinSet::new(), settled: None }
+        let (tellers, allowances) = (BTreeMap::new(), BTreeMap::new());
+        let (attempts, told) = (BTreeMap::new(), BTreeMap::new());
+        Self { client, reporter, inputs, tellers, allowances, attempts, told, running: JoinSet::new(), settled: None }
     }
 
     /// Looks at everything whenever something changed; ends with the stages that it reads.
@@ -183,6 +187,7 @@ impl Writer {
         }
         self.attempts.retain(|_, attempt| !attempt.is_over(FORGET, Instant::now()));
         self.tellers.retain(|_, teller| teller.last.elapsed() < COUNTED);
+        self.allowances.retain(|_, allowance| !allowance.is_whole(Instant::now()));
         self.told.retain(|object, _| snapshot.services.contains_key(&object.object));
         if retry.is_none() && self.running.is_empty() {
             self.settled = Some((looked, Instant::now()));
@@ -258,6 +263,11 @@ impl Writer {
     }
 
     fn publish(&mut self, object: &ObjectRef, note: Note) {
+        let now = Instant::now();
+        if !self.allowances.entry(object.clone()).or_insert_with(|| Allowance::new(now)).take(now) {
+            tracing::debug!(kind = object.kind, name = %object.object, reason = note.reason, "not told: too many Events");
+            return;
+        }
         let snapshot = self.inputs.snapshots.borrow().clone();
         let uid = snapshot.and_then(|s| s.services.get(&object.object).map(|s| s.metadata.uid.clone()));
         let reference = ObjectReference {

@@ -276,6 +276,28 @@ async fn a_dead_endpoint_is_passed_over() {
 }
 
 #[tokio::test]
+async fn many_dead_endpoints_fail_no_request_once_they_are_known() {
+    let a = Origin::named("a").await;
+    let mut addrs = vec![a.addr];
+    for _ in 0..8 {
+        addrs.push(refusing().await);
+    }
+    let bed = Bed::new(any_listener(), json!([catch_all()]), &[("a", &addrs)]).await;
+    // Until each of them was tried in vain; with three tries a request may meet only such at first.
+    while bed.stats.connect_errors.load(Relaxed) < 8 {
+        bed.get("/", "x", "").await;
+    }
+    for _ in 0..2 {
+        // All are to be tried again now, and still dead.
+        tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+        for _ in 0..40 {
+            assert_eq!(status(&bed.get("/", "x", "").await), 200);
+        }
+    }
+    assert!(bed.stats.connect_errors.load(Relaxed) > 8, "none was tried again");
+}
+
+#[tokio::test]
 async fn h97_timeouts_answer_504_and_zero_disables() {
     let slow = Origin::start(|mut client: Client, _| async move {
         client.until("\r\n\r\n").await;

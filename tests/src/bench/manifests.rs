@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{
-    Options,
+    LOOK, Options,
     cost::Cost,
     figures::{Figures, Times},
     objects, until_changed,
@@ -52,7 +52,7 @@ pub(super) fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()
         let change = prepare(&agent, service, generations[service])?;
         let started = Instant::now();
         change.publish()?;
-        times.push(until_changed(&maps, service, generations[service])?.duration_since(started));
+        times.push(until_changed(&maps, service, generations[service], LOOK)?.duration_since(started));
     }
     let (after, took) = (Cost::of(pid)?, began.elapsed());
     let times = Times::new(times);

@@ -1,4 +1,5 @@
-//! The control plane's benchmark: what many Services cost, and how long from a change to changed maps.
+//! The control plane's benchmark: what many Services cost, and how long from a change to changed maps (S150, and S41 at a
+//! rate).
 //!
 //! A real agent follows N Services of ten endpoints, from a real API server or from a directory of manifests. A wrong
 //! answer fails the benchmark; a slow one does not: each figure is printed with its goal beside it.
@@ -33,6 +34,9 @@ pub enum Source {
     Manifests,
 }
 
+/// How often the maps are looked at for one change.
+const LOOK: Duration = Duration::from_micros(100);
+
 /// What is measured.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -65,8 +69,8 @@ pub fn control(options: &Options) -> anyhow::Result<()> {
     options.json.as_ref().map_or(Ok(()), |path| figures.write(path))
 }
 
-/// Waits until the maps lead to what a Service has in this generation; when that was.
-fn until_changed(maps: &Maps, service: usize, generation: u32) -> anyhow::Result<Instant> {
+/// Waits until the maps lead to what a Service has in this generation, looking every so often; when that was.
+fn until_changed(maps: &Maps, service: usize, generation: u32, every: Duration) -> anyhow::Result<Instant> {
     let key = maps::key(objects::vip(service), sluice_ebpf::TCP);
     let (wanted, began) = (objects::endpoints(service, generation), Instant::now());
     let mut seen = None;
@@ -82,6 +86,6 @@ fn until_changed(maps: &Maps, service: usize, generation: u32) -> anyhow::Result
             seen = row;
         }
         ensure!(began.elapsed() < LIMIT, "Service {service} is not in the maps as it should be: {row:?}");
-        std::thread::sleep(Duration::from_micros(100));
+        std::thread::sleep(every);
     }
 }

@@ -41,4 +41,4 @@ pub use ask::TestNamespace;
 pub use faults::{Calls, Fault, Proxy, Verb};
 pub use identity::Identity;
 pub use nodes::Cluster;
-pub use plane::{ControlPlane, Part};
+pub use plane::{ControlPlane, Part, Tuning};

@@ -73,6 +73,15 @@ impl Part {
     }
 }
 
+/// What a part is started with besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tuning {
+    /// Flags; the last one of a name holds.
+    pub flags: &'static [&'static str],
+    /// Variables of the environment.
+    pub variables: &'static [(&'static str, &'static str)],
+}
+
 /// A control plane, running. Everything is gone when it is dropped.
 pub struct ControlPlane {
     /// Its namespace.
@@ -83,7 +92,7 @@ pub struct ControlPlane {
     pub(super) address: IpAddr,
     nodes: bool,
     parts: Mutex<BTreeMap<Part, Process>>,
-    environment: Mutex<BTreeMap<&'static str, String>>,
+    tuning: Mutex<BTreeMap<Part, Tuning>>,
     run: Run,
     // Last: it finds nothing left to remove.
     _guard: Guard,
@@ -122,8 +131,8 @@ impl ControlPlane {
         authority.issue("front-proxy", "front-proxy-client", None, &[])?;
         let Credential { tls, .. } = authority.issue("admin", "admin", Some("system:masters"), &[])?;
         let admin = Api::new(Namespace::open(space.name())?, SocketAddr::new(address, PORT), tls, None);
-        let (parts, environment) = (Mutex::default(), Mutex::default());
-        Ok(Self { space, admin, assets, authority, address, nodes, parts, environment, run, _guard: guard })
+        let (parts, tuning) = (Mutex::default(), Mutex::default());
+        Ok(Self { space, admin, assets, authority, address, nodes, parts, tuning, run, _guard: guard })
     }
 
     /// Starts every part and waits until they are ready.
@@ -196,10 +205,9 @@ impl ControlPlane {
         }
     }
 
-    /// Sets a variable for every part that is started from now on.
-    pub fn set_variable(&self, name: &'static str, value: &str) {
-        let mut environment = self.environment.lock().unwrap_or_else(PoisonError::into_inner);
-        environment.insert(name, value.to_owned());
+    /// Starts a part otherwise than usual, from its next start on.
+    pub fn tune(&self, part: Part, tuning: Tuning) {
+        self.tuning.lock().unwrap_or_else(PoisonError::into_inner).insert(part, tuning);
     }
 
     /// Stops a part where it stands: it keeps its connections and answers nothing, until [`ControlPlane::thaw`].
@@ -255,7 +263,6 @@ impl ControlPlane {
         let mut parts = self.parts();
         anyhow::ensure!(!parts.contains_key(&part), "{part} runs already");
         let mut command = self.assets.command(part.program());
-        command.envs(&*self.environment.lock().unwrap_or_else(PoisonError::into_inner));
         match part {
             Part::Etcd => self.etcd(&mut command)?,
             Part::ApiServer => self.api_server(&mut command),
@@ -265,6 +272,10 @@ impl ControlPlane {
                     .args(["--secure-port=0", "--leader-elect=false"])
                     .arg(flag("kubeconfig", self.kubeconfig_path(part.program()))),
             ),
+        }
+        if let Some(Tuning { flags, variables }) = self.tuning.lock().unwrap_or_else(PoisonError::into_inner).get(&part)
+        {
+            command.args(*flags).envs(variables.iter().copied());
         }
         parts.insert(part, Process::start(&self.space, command, &self.log(part))?);
         Ok(())

@@ -70,12 +70,13 @@ impl Connection {
         Ok(Self { stream, answer: Answer::parse(&line)? })
     }
 
-    /// From now on gives up sooner: for a connection that is expected to be cut.
+    /// With so long to wait for an answer, where none is expected.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub fn impatient(&self) -> Result<(), Failure> {
-        Ok(self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(1)))?)
+    /// The socket does not take it.
+    pub fn within(self, limit: Duration) -> Result<Self, Failure> {
+        self.stream.get_ref().set_read_timeout(Some(limit))?;
+        Ok(self)
     }
 
     /// Whether it is over IPv6.

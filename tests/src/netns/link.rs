@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags},
-    link::{InfoBridge, InfoData, InfoVeth, LinkAttribute},
+    link::{InfoBridge, InfoData, InfoVeth, LinkAttribute, LinkXdp},
     route::RouteScope,
 };
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -86,6 +86,37 @@ impl Net {
     pub async fn set_mac(&self, name: &str, mac: [u8; 6]) -> anyhow::Result<()> {
         let change = LinkUnspec::new_with_index(self.index(name).await?).address(mac.to_vec()).build();
         self.handle.link().set(change).execute().await.with_context(|| format!("give {name} the address {mac:x?}"))
+    }
+
+    /// Gives a link, which must be down, another name.
+    ///
+    /// # Errors
+    /// There is none of that name, or the other one is taken.
+    pub async fn rename(&self, name: &str, to: &str) -> anyhow::Result<()> {
+        let change = LinkUnspec::new_with_index(self.index(name).await?).name(to).build();
+        self.handle.link().set(change).execute().await.with_context(|| format!("call {name} {to}"))
+    }
+
+    /// Sets the largest packet that a link takes, in bytes.
+    ///
+    /// # Errors
+    /// There is none of that name, or it takes no such packets.
+    pub async fn mtu(&self, name: &str, mtu: u32) -> anyhow::Result<()> {
+        let change = LinkUnspec::new_with_index(self.index(name).await?).mtu(mtu).build();
+        self.handle.link().set(change).execute().await.with_context(|| format!("give {name} an MTU of {mtu}"))
+    }
+
+    /// The XDP program on a link, by its id.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub async fn xdp(&self, name: &str) -> anyhow::Result<Option<u32>> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        let link = links.try_next().await.with_context(|| format!("look up link {name}"))?;
+        let attributes = link.with_context(|| format!("no link {name}"))?.attributes.into_iter();
+        let of = |xdp: LinkXdp| if let LinkXdp::ProgId(id) = xdp { Some(id) } else { None };
+        let mut programs = attributes.filter_map(|a| if let LinkAttribute::Xdp(all) = a { Some(all) } else { None });
+        Ok(programs.find_map(|all| all.into_iter().find_map(of)).filter(|id| *id != 0))
     }
 
     /// Deletes a link.

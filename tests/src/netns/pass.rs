@@ -1,14 +1,15 @@
-//! The XDP program that lets a veth peer take frames from `XDP_TX`.
+//! Programs of somebody else on a link, which pass every frame on.
 //!
-//! On real hardware nothing of the kind is needed: it stands for the wire behind node1's uplink.
+//! By XDP that is what lets a veth peer take frames from `XDP_TX`: on real hardware nothing of the kind is needed, it stands
+//! for the wire behind node1's uplink.
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use aya::{
     EbpfLoader,
-    programs::{Xdp, xdp::XdpMode},
+    programs::{SchedClassifier, TcAttachType, Xdp, links::LinkOrder, tc::TcAttachOptions, xdp::XdpMode},
 };
-use sluice_ebpf::program;
+use sluice_ebpf::{map, program};
 
 use super::namespace::Namespace;
 
@@ -23,11 +24,7 @@ impl Pass {
     /// # Errors
     /// The object is not built, or the kernel refuses it.
     pub fn attach(space: &Namespace, links: &[&str]) -> anyhow::Result<Self> {
-        let path = object();
-        let bytes = std::fs::read(&path)
-            .with_context(|| format!("read {}: build it with `cargo xtask build-ebpf`", path.display()))?;
-        let mut loader = EbpfLoader::new();
-        let mut ebpf = loader.load(&bytes).context("load the eBPF object")?;
+        let mut ebpf = EbpfLoader::new().load(&read_object()?).context("load the eBPF object")?;
         let xdp: &mut Xdp = ebpf.program_mut(program::PASS).context("the object has no pass program")?.try_into()?;
         xdp.load().context("load the pass program")?;
         space.enter(|| {
@@ -39,6 +36,30 @@ impl Pass {
         })?;
         Ok(Self { _ebpf: ebpf })
     }
+
+    /// Attaches a TC program to a link's ingress, in this place among the others. It is our own with empty maps: it knows
+    /// no VIP and passes everything on.
+    ///
+    /// # Errors
+    /// The object is not built, or the kernel refuses it.
+    pub fn attach_tc(space: &Namespace, link: &str, order: LinkOrder) -> anyhow::Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for name in map::ALL {
+            loader.map_max_entries(name, 1);
+        }
+        let mut ebpf = loader.load(&read_object()?).context("load the eBPF object")?;
+        let tc = ebpf.program_mut(program::INGRESS).context("the object has no TC program")?;
+        let tc: &mut SchedClassifier = tc.try_into()?;
+        tc.load().context("load the TC program")?;
+        let options = TcAttachOptions::TcxOrder(order);
+        space.enter(|| tc.attach_with_options(link, TcAttachType::Ingress, options)).context("attach it")?;
+        Ok(Self { _ebpf: ebpf })
+    }
+}
+
+fn read_object() -> anyhow::Result<Vec<u8>> {
+    let path = object();
+    std::fs::read(&path).with_context(|| format!("read {}: build it with `cargo xtask build-ebpf`", path.display()))
 }
 
 /// The eBPF object of this workspace.

@@ -38,6 +38,15 @@ impl Flow {
         Self::open_bound(space, SocketAddr::new(any, port), to)
     }
 
+    /// With so long to wait for an answer, where none is expected.
+    ///
+    /// # Errors
+    /// The socket does not take it.
+    pub fn within(self, limit: Duration) -> Result<Self, Failure> {
+        self.socket.set_read_timeout(Some(limit))?;
+        Ok(self)
+    }
+
     /// The same, from an address of choice, and a port of choice unless it is 0.
     ///
     /// # Errors
