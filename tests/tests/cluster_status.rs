@@ -334,6 +334,7 @@ fn s93_s94_s95_s96_s97_changes_of_ports_policies_and_ranges_reach_the_kernel() {
     scene.settle(&ns);
     held.exchange(100).expect("S96: a client that may still come keeps its connection");
     ns.apply("", "services/web", &limited(&["10.0.0.0/8"]));
+    let mut held = held.within(std::time::Duration::from_secs(1)).expect("a socket");
     scene.plane.until("its connection is cut", |_| {
         anyhow::ensure!(held.exchange(100).is_err(), "S96: it still answers");
         Ok(())

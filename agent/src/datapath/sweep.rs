@@ -10,8 +10,8 @@
 //! which resets it, so that the client learns in seconds what it would otherwise wait minutes for. A UDP flow has no
 //! end, so it moves at once.
 //!
-//! A flow whose client may come no longer is cut as kube-proxy does not: it would never end by itself, and who edits the
-//! ranges wants it gone. Its next packet finds no entry, may open none, and is dropped.
+//! A flow whose client may come no longer is cut, which kube-proxy leaves undone: whoever narrows the ranges wants it gone.
+//! Its next packet finds no entry, may make none, and is dropped.
 use std::{
     cell::LazyCell,
     collections::{BTreeMap, HashSet},
