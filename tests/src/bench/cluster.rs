@@ -64,6 +64,8 @@ pub(super) fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()
     }
     rest(agent, figures)?;
     expose::run(&scene.plane, figures)?;
+    // What is left of that is not the price of a slice.
+    until_rest(agent)?;
     let mut generations = vec![0; options.services];
     changes(&scene.plane, &maps, options.changes, &mut generations, figures)?;
     let agent = &mut scene.agents[0];
