@@ -99,13 +99,23 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
             })?,
             Level::Netns => steps.step("netns: the real agent between network namespaces", || {
                 run(cargo()
-                    .args(["test", "--release", "--package", "sluice-tests", "--lib", "--test", "netns*", "--"])
+                    .args(["test", "--release", "--package", "sluice-tests", "--lib", "--test", "netns", "--"])
                     .args(["--test-threads=2"])
                     .args(filter))
             })?,
             Level::Cluster => steps.step("cluster: a real Kubernetes", || {
                 run(cargo()
-                    .args(["test", "--release", "--package", "sluice-tests", "--test", "cluster*", "--"])
+                    .args([
+                        "test",
+                        "--release",
+                        "--package",
+                        "sluice-tests",
+                        "--test",
+                        "cluster",
+                        "--test",
+                        "nodes",
+                        "--",
+                    ])
                     .args(["--test-threads=2"])
                     .args(filter))
             })?,

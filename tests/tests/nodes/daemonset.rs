@@ -233,7 +233,7 @@ fn roll(cluster: &Cluster, how: &str, what: &str, ns: &str) {
 
 /// S141: an upgrade and its rollback, as the DaemonSet does them: every agent is replaced twice. No request fails, and
 /// flows over TCP and UDP that were there before are there after it, at the same pods. (That maps of another layout are
-/// refused is in `netns_pins.rs`.)
+/// refused is in `netns/pins.rs`.)
 fn upgraded_and_rolled_back(cluster: &Cluster, vips: &[IpAddr]) {
     let plane = &cluster.plane;
     let expose = ["expose", "deployment", "echo", "--name=dns", "--type=LoadBalancer", "--protocol=UDP", "--port=53"];

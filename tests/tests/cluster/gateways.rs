@@ -1,5 +1,5 @@
 //! Gateways on a real API server: addresses from the pools of Services and beside them, status after the maps, a proxy
-//! that is killed, and backends in other namespaces. Section P of the checklist, but for the chain (`cluster_chain.rs`).
+//! that is killed, and backends in other namespaces. Section P of the checklist, but for the chain (`chain.rs`).
 use std::{
     io::Write as _,
     net::{IpAddr, SocketAddr, TcpListener},

@@ -1,5 +1,5 @@
 //! A node's interfaces under an agent that follows a real API server: they go, come back, change and are shared with
-//! programs of others. S144, S145; with manifests in `netns_restart.rs`.
+//! programs of others. S144, S145; with manifests in `netns/restart.rs`.
 use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::Context as _;

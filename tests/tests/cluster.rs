@@ -1,0 +1,15 @@
+//! The real agent and a real control plane; its nodes and pods are objects and namespaces.
+mod cluster {
+    mod addresses;
+    mod announce;
+    mod api;
+    mod chain;
+    mod faults;
+    mod gateways;
+    mod interfaces;
+    mod manifests;
+    mod outage;
+    mod ownership;
+    mod services;
+    mod status;
+}

@@ -1,0 +1,15 @@
+//! The real agent between network namespaces, with real sockets.
+mod netns {
+    mod announce;
+    mod change;
+    mod cli;
+    mod discovery;
+    mod forward;
+    mod http;
+    mod input;
+    mod kernel;
+    mod lab;
+    mod pins;
+    mod restart;
+    mod sources;
+}

@@ -1,0 +1,5 @@
+//! A real Kubernetes: kubelets, pods from images, and the DaemonSet as people apply it.
+mod nodes {
+    mod daemonset;
+    mod pods;
+}
