@@ -280,7 +280,7 @@ impl Datapath {
         self.applied.rev > 0 && !self.dirty && self.applied.faults.is_empty()
     }
 
-    /// Whether the programs answer for VIPs, as told by the agent before this one.
+    /// What the agent before this one has left of the right to announce VIPs.
     #[must_use]
     pub fn answering(&self) -> Answering {
         let now = monotonic_nanoseconds();
