@@ -136,10 +136,15 @@ fn reserve(choice: &mut Choice, own: u16) -> u32 {
     for attempt in 0..flow::PORT_PROBES {
         // The second half tries the same ports again, and there takes those of closed flows.
         let again = attempt >= flow::PORT_PROBES / 2;
+        let n = attempt % (flow::PORT_PROBES / 2);
+        // The first ones are always the same: a flow that was evicted gets its port again. A flow that finds none of them
+        // free looks elsewhere each time that it tries.
+        let hash =
+            if n < flow::PORT_PROBES / 4 { choice.hash } else { choice.hash ^ flow::half_seconds(choice.entry.seen) };
         let port = if attempt == 0 && choice.entry.flags & CT_SNAT == 0 {
             own
         } else {
-            match flow::source_port(&settings, choice.hash, attempt % (flow::PORT_PROBES / 2)) {
+            match flow::source_port(&settings, hash, n) {
                 Some(port) => port,
                 None => return NO_PORT,
             }

@@ -158,6 +158,9 @@ pub fn checked(hop: Hop) -> Hop {
 /// How many source ports are tried for a new flow before it is dropped as [`Reason::SnatExhausted`].
 pub const PORT_PROBES: u32 = 16;
 
+/// Ranges of so many ports and more are walked in growing steps: next to a port that is taken others are.
+const WIDE: u32 = 256;
+
 /// The source port to try at the given attempt, from the configured range; `None` when the range is empty.
 #[must_use]
 #[inline(always)]
@@ -168,11 +171,20 @@ pub const fn source_port(s: &Settings, hash: u32, attempt: u32) -> Option<u16> {
     }
     // The hash already chose the backend, where many flows meet: take other bits of it for the port.
     let start = avalanche(hash ^ 0x5bd1_e995);
+    // Different for all attempts either way.
+    let step = if last - first >= WIDE { attempt * (attempt + 1) / 2 } else { attempt };
     // Checked, because the compiler would keep a panic for the empty range that was refused above.
-    match start.wrapping_add(attempt).checked_rem(last - first + 1) {
+    match start.wrapping_add(step).checked_rem(last - first + 1) {
         Some(n) => Some((first + n) as u16),
         None => None,
     }
+}
+
+/// A number that is another one about every half second. Units of `now`: nanoseconds.
+#[must_use]
+#[inline(always)]
+pub const fn half_seconds(now: u64) -> u32 {
+    (now >> 29) as u32
 }
 
 /// Is this no address that a client can have: unspecified, loopback, multicast, broadcast (RFC 1122, RFC 4291)?

@@ -33,7 +33,7 @@ proptest! {
     }
 
     #[test]
-    fn source_ports_stay_in_the_range_and_do_not_repeat(first in 1u16.., size in 0u16..100, hash: u32) {
+    fn source_ports_stay_in_the_range_and_do_not_repeat(first in 1u16.., size in 0u16..600, hash: u32) {
         let last = first.saturating_add(size);
         let s = Settings { snat_first: first, snat_last: last, reject_rate: 0, ..Settings::default() };
         let ports: std::collections::HashSet<_> =

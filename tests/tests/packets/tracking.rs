@@ -356,6 +356,28 @@ fn source_ports_are_not_shared_and_may_run_out() {
 }
 
 #[test]
+fn a_flow_that_found_no_port_finds_one_when_it_comes_again() {
+    with_lab(|lab| {
+        for n in &NETS {
+            lab.forget_flows();
+            lab.backend(1, (n.remote, 8080), BACKEND_REMOTE);
+            lab.frontend((n.vip, 80), TCP, 0, &[1]);
+            lab.settings(Settings { snat_first: 40_000, snat_last: 40_099, reject_rate: 1000, ..Settings::default() });
+            let mut opens =
+                |client: u16| lab.xdp(&Segment::tcp((n.client, client), (n.vip, 80), SYN).bytes()).code == 3;
+            // Nearly all ports are taken: sooner or later a flow meets none but such.
+            let refused = (33_000..35_000).find(|client| !opens(*client)).expect("the range is too small for all");
+            let began = std::time::Instant::now();
+            while !opens(refused) {
+                assert!(began.elapsed() < std::time::Duration::from_secs(60), "it always looks at the same ports");
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            lab.settings(Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 1000, ..Settings::default() });
+        }
+    });
+}
+
+#[test]
 fn an_empty_port_range_refuses_flows_that_need_one() {
     with_lab(|lab| {
         lab.backend(1, (V4.remote, 8080), BACKEND_REMOTE);
