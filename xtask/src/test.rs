@@ -68,60 +68,28 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
     for level in levels {
         match level {
             Level::Unit => steps.step("unit: pure code, and the proxy on loopback", || {
-                run(cargo()
-                    .args([
-                        "test",
-                        "--release",
-                        "--workspace",
-                        "--exclude",
-                        "sluice-tests",
-                        "--lib",
-                        "--bins",
-                        "--tests",
-                    ])
-                    .arg("--")
-                    .args(filter))
+                suite("--workspace --exclude sluice-tests --lib --bins --tests", &[], filter)
             })?,
             Level::Packets => steps.step("packets: the real programs, packet by packet", || {
-                run(cargo()
-                    .args([
-                        "test",
-                        "--release",
-                        "--package",
-                        "sluice-tests",
-                        "--test",
-                        "packets",
-                        "--test",
-                        "abi",
-                        "--",
-                    ])
-                    .args(filter))
+                suite("--package sluice-tests --test packets --test abi", &[], filter)
             })?,
             Level::Netns => steps.step("netns: the real agent between network namespaces", || {
-                run(cargo()
-                    .args(["test", "--release", "--package", "sluice-tests", "--lib", "--test", "netns", "--"])
-                    .args(["--test-threads=2"])
-                    .args(filter))
+                suite("--package sluice-tests --lib --test netns", &TWO, filter)
             })?,
             Level::Cluster => steps.step("cluster: a real Kubernetes", || {
-                run(cargo()
-                    .args([
-                        "test",
-                        "--release",
-                        "--package",
-                        "sluice-tests",
-                        "--test",
-                        "cluster",
-                        "--test",
-                        "nodes",
-                        "--",
-                    ])
-                    .args(["--test-threads=2"])
-                    .args(filter))
+                suite("--package sluice-tests --test cluster --test nodes", &TWO, filter)
             })?,
         }
     }
     Ok(())
+}
+
+/// Tests that wait more than they work: two at a time.
+const TWO: [&str; 1] = ["--test-threads=2"];
+
+/// Runs the tests that `what` selects; `how` and `filter` go to their binaries.
+fn suite(what: &str, how: &[&str], filter: &[String]) -> Result<()> {
+    run(cargo().args(["test", "--release"]).args(what.split(' ')).arg("--").args(how).args(filter))
 }
 
 /// Runs the demo; `arguments` go to it.
