@@ -208,10 +208,11 @@ impl Memo {
             self.targets.distrust();
         }
         self.links = chain::links(snapshot, &self.slices, &model.verdicts);
-        self.sources = sources::Lists::compile(snapshot, &model.allocations, &self.sources);
+        let services = service::by_age(snapshot);
+        self.sources = sources::Lists::compile(&services, &model.allocations, &self.sources);
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
-        for service in service::by_age(snapshot) {
+        for service in services {
             compiler.add(service, &mut model);
         }
         self.targets.retain(&model);

@@ -16,11 +16,8 @@ use std::{
 use ipnet::IpNet;
 use sluice_ebpf::MAX_SOURCES;
 
-use super::{Allocations, ObjectRef, report::Fault, service::by_age};
-use crate::{
-    api::{ObjectName, Service},
-    source::Snapshot,
-};
+use super::{Allocations, ObjectRef, report::Fault};
+use crate::api::{ObjectName, Service};
 
 /// Ranges of one family, in order, none within another.
 pub type Ranges = Arc<[IpNet]>;
@@ -69,10 +66,10 @@ pub(super) struct Lists {
 }
 
 impl Lists {
-    /// Of the Services that have addresses; where there are too many ranges, the younger Services are refused.
-    pub(super) fn compile(snapshot: &Snapshot, allocations: &Allocations, last: &Self) -> Self {
+    /// Of the Services that have addresses, the oldest first; where there are too many ranges, the younger ones are refused.
+    pub(super) fn compile(services: &[&Arc<Service>], allocations: &Allocations, last: &Self) -> Self {
         let (mut lists, mut free) = (Self::default(), MAX_RANGES);
-        for service in by_age(snapshot) {
+        for service in services {
             let name = service.metadata.object_name();
             let Some(written) = written(service).transpose() else { continue };
             if !allocations.contains_key(&ObjectRef::new("Service", name.clone())) {

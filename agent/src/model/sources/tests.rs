@@ -1,7 +1,10 @@
 use super::*;
-use crate::model::{
-    self, Model, Outcome,
-    fixture::{add_service, node, services},
+use crate::{
+    model::{
+        self, Model, Outcome,
+        fixture::{add_service, node, services},
+    },
+    source::Snapshot,
 };
 
 const POOLS: &[&str] = &["192.0.2.0/24", "2001:db8::/64"];
