@@ -4,11 +4,15 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::{
+    body::{Body as _, Incoming},
+    upgrade::OnUpgrade,
+};
 
 use super::{
     Shared,
     body::{RequestBody, ResponseBody},
+    framing::{self, End},
     headers,
     io::{Active, Activity},
     request::{self, Canonical},
@@ -48,7 +52,8 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
     let (mut parts, incoming) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let start = shared.settings.start_traces;
-    let canonical = match request::canonicalise(&mut parts, connection.peer, connection.local, start) {
+    let has_body = !incoming.is_end_stream();
+    let canonical = match request::canonicalise(&mut parts, has_body, connection.peer, connection.local, start) {
         Ok(canonical) => canonical,
         Err(refusal) => {
             add(&shared.stats.refused_requests);
@@ -88,8 +93,15 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     let body = RequestBody::new(incoming, shared.settings.body_timeout);
+    let end = framing::frame_request(&mut parts, &body);
     match upstream::send(shared, &table, service, parts, body, rule.timeouts).await {
-        Ok(sent) => finish(connection, sent, websocket, share, &rule),
+        Ok(mut sent) => {
+            // Asked to switch, a backend may have done so whatever it answers.
+            if end == End::Uncertain || websocket.is_some() {
+                sent.lease.invalidate();
+            }
+            finish(connection, sent, websocket, share, &rule)
+        }
         Err(failure) => {
             let (status, reason) = failure.answer();
             // The request's body may be half read.
@@ -160,7 +172,7 @@ fn finish(
     rule: &HttpRule,
 ) -> Response<ResponseBody> {
     let shared = &connection.shared;
-    let Sent { mut response, lease, pending, deadline } = sent;
+    let Sent { mut response, mut lease, pending, deadline } = sent;
     let broken = |reason| {
         add(&shared.stats.upstream_errors);
         add(&shared.stats.own_responses);
@@ -174,13 +186,10 @@ fn finish(
         let active = Active::new(&connection.activity, &shared.stats);
         return tunnel::open(shared, client, response, (pending, active));
     }
-    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => {}
-        (Some(one), None) if one.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
-            response.headers_mut().remove(header::CONTENT_LENGTH);
-        }
-        _ => return broken("the backend sent a transfer coding other than chunked"),
+    match framing::check_response(response.status(), response.headers_mut()) {
+        Ok(End::Certain) => {}
+        Ok(End::Uncertain) => lease.invalidate(),
+        Err(framing::UnknownCoding) => return broken("the backend sent a transfer coding other than chunked"),
     }
     headers::remove_hop_by_hop(response.headers_mut());
     share.response.apply(response.headers_mut());

@@ -20,6 +20,7 @@ pub mod stats;
 mod body;
 mod connection;
 mod exchange;
+mod framing;
 mod headers;
 mod io;
 mod pool;

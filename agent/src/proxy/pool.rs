@@ -117,7 +117,7 @@ impl Upstream {
             sub(&self.stats.idle_upstream);
             if sender.is_ready() && since.elapsed() < max_idle {
                 self.set_well();
-                return Some(Lease { upstream: Arc::clone(self), sender, reused: true });
+                return Some(Lease { upstream: Arc::clone(self), sender, reused: true, certain: true });
             }
         }
         None
@@ -142,7 +142,7 @@ impl Upstream {
                 tracing::trace!(%error, "upstream connection ended");
             }
         });
-        Ok(Lease { upstream: Arc::clone(self), sender, reused: false })
+        Ok(Lease { upstream: Arc::clone(self), sender, reused: false, certain: true })
     }
 
     fn put(&self, sender: SendRequest<RequestBody>) {
@@ -176,15 +176,25 @@ pub(super) struct Lease {
     pub sender: SendRequest<RequestBody>,
     /// It served requests before: the other side may close it at any moment.
     pub reused: bool,
+    /// Both sides agree where this exchange ends. The next one must not share a connection with one of which they may not.
+    certain: bool,
 }
 
 /// How long a connection may take to become ready after its response has ended; it waits for the request's body.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Lease {
+    /// Closes the connection after this exchange: the backend may see its end elsewhere.
+    pub(super) fn invalidate(&mut self) {
+        self.certain = false;
+    }
+
     /// Gives the connection back after a response that was read to its end.
     pub(super) fn give_back(self) {
-        let Self { upstream, mut sender, reused: _ } = self;
+        let Self { upstream, mut sender, reused: _, certain } = self;
+        if !certain {
+            return;
+        }
         if sender.is_ready() {
             upstream.put(sender);
         } else if !sender.is_closed() {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
-use super::headers;
+use super::{framing, headers};
 use crate::model::http::{host::Authority, path};
 
 /// A request that is not served, and why.
@@ -37,18 +37,21 @@ pub(super) struct Canonical {
     pub websocket: bool,
 }
 
-/// Checks a head and brings it into its one form.
+/// Checks a head and brings it into its one form. `has_body`: whether a body follows it.
 ///
 /// # Errors
 /// With the status that the client gets.
 pub(super) fn canonicalise(
     parts: &mut Parts,
+    has_body: bool,
     peer: SocketAddr,
     local: SocketAddr,
     start: bool,
 ) -> Result<Canonical, Refusal> {
     method(&parts.method)?;
-    framing(parts)?;
+    if framing::is_chunked(&parts.headers).is_err() {
+        return bad("transfer coding other than chunked");
+    }
     expectation(&mut parts.headers)?;
     let authority = authority(parts)?;
     let Some(host) = authority.to_str().ok().and_then(Authority::try_new) else { return bad("malformed host") };
@@ -56,10 +59,7 @@ pub(super) fn canonicalise(
     target(parts)?;
     parts.headers.insert(header::HOST, authority.clone());
 
-    let websocket = parts.version == Version::HTTP_11
-        && parts.method == Method::GET
-        && headers::has_token(&parts.headers, &header::CONNECTION, "upgrade")
-        && parts.headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let websocket = websocket(parts, has_body)?;
     headers::remove_hop_by_hop(&mut parts.headers);
     join_cookies(&mut parts.headers);
     headers::set_forwarded(&mut parts.headers, peer, local, &authority);
@@ -75,14 +75,18 @@ fn method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-/// hyper takes any list that ends in `chunked`; the other codings would go upstream undecoded.
-fn framing(parts: &Parts) -> Result<(), Refusal> {
-    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(one), None) if one.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => bad("transfer coding other than chunked"),
+/// Whether the client asks for a WebSocket, the only protocol that is switched to; an upgrade to another one is ignored.
+///
+/// The handshake has no body (RFC 6455 part 4.1). With one it is refused: a server that switches at the end of the head
+/// reads the body as frames or as the next request, one that does not reads it as a body.
+fn websocket(parts: &Parts, has_body: bool) -> Result<bool, Refusal> {
+    let asked = parts.version == Version::HTTP_11
+        && headers::has_token(&parts.headers, &header::CONNECTION, "upgrade")
+        && headers::has_token(&parts.headers, &header::UPGRADE, "websocket");
+    if asked && has_body {
+        return bad("upgrade with a body");
     }
+    Ok(asked && parts.method == Method::GET)
 }
 
 /// hyper answers `100-continue` itself when the body is read, so the header ends here.
