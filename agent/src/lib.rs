@@ -16,6 +16,7 @@ pub mod cli;
 pub mod compiler;
 pub mod config;
 pub mod datapath;
+pub mod descriptors;
 pub mod discovery;
 pub mod membership;
 pub mod model;
@@ -113,7 +114,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
 
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
     let admin = admin::server::bind_unix(&args.admin_socket).await?;
-    let proxy = Proxy::bind()?;
+    let proxy = Proxy::bind_with(proxy::Settings::within(&descriptors::raise()?))?;
     // Nobody else takes over what a node that stands alone announces.
     let (validity_out, validity) =
         watch::channel(if is_member { datapath::Validity::Before } else { datapath::Validity::Always });

@@ -99,6 +99,7 @@ impl Stages {
             faults: faults.chain(stale).collect(),
             nearly_full: applied.nearly_full().map(|occupancy| occupancy.to_string()).collect(),
             unprogrammed: applied.faults,
+            limits: self.proxy.limits(),
             host: applied.host,
             remarks: remarks.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
             problems: broken.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),

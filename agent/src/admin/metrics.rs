@@ -95,6 +95,30 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             "Connections closed because no listener has their address",
             &p.unclaimed,
         ),
+        (
+            "sluice_proxy_accept_waits",
+            counter,
+            "Times that all connections were taken and new ones waited in the backlog, observed",
+            &p.accept_waits,
+        ),
+        (
+            "sluice_proxy_gateway_refusals",
+            counter,
+            "Connections closed because their Gateway had as many as it may have, observed",
+            &p.gateway_refusals,
+        ),
+        (
+            "sluice_proxy_clients_gone",
+            counter,
+            "Connections of clients that reset, vanished, or were silent after FIN, observed",
+            &p.clients_gone,
+        ),
+        (
+            "sluice_proxy_exhausted",
+            counter,
+            "Connections not had for want of descriptors, ports or places on this node, observed",
+            &p.exhausted,
+        ),
         ("sluice_proxy_own_responses", counter, "Responses that the proxy made itself, observed", &p.own_responses),
         (
             "sluice_proxy_refused_requests",
@@ -118,6 +142,15 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             "Connections of clients that are open, observed",
             &p.active_connections,
         ),
+        ("sluice_proxy_max_connections", gauge, "Connections of clients that there may be", &p.max_connections),
+        (
+            "sluice_proxy_accept_waiting",
+            gauge,
+            "Whether all of them are taken and new ones wait in the backlog, 0 or 1, observed",
+            &p.accept_waiting,
+        ),
+        ("sluice_proxy_upstream_connections", gauge, "Upstream connections that are open, observed", &p.open_upstream),
+        ("sluice_proxy_max_upstream_connections", gauge, "Upstream connections that there may be", &p.max_upstream),
         (
             "sluice_proxy_active_requests",
             gauge,

@@ -38,6 +38,9 @@ pub struct Status {
     /// Maps that are nearly full.
     #[serde(default)]
     pub nearly_full: Vec<String>,
+    /// Bounds of the proxy that are reached: what waits for what.
+    #[serde(default)]
+    pub limits: Vec<String>,
     /// Settings of this host that keep flows from being forwarded.
     pub host: Vec<String>,
     /// Objects that do not work, or not wholly.

@@ -64,6 +64,7 @@ pub fn status(s: &view::Status) -> String {
     section("objects that work, but:", s.remarks.iter().map(problem).collect());
     section("settings of this host:", s.host.clone());
     section("maps that are nearly full:", s.nearly_full.clone());
+    section("limits that are reached:", s.limits.clone());
     section("not programmed:", s.unprogrammed.clone());
     section("packets answered here or dropped:", s.reasons.iter().map(|(name, n)| format!("{name}: {n}")).collect());
     out.trim_end().to_owned()

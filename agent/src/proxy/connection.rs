@@ -4,12 +4,14 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{io::AsyncReadExt, net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     Shared,
     exchange::{self, Connection},
     io::{Activity, ClientStream, HEAD_TIMED_OUT},
+    socket::Socket,
+    stats::add,
 };
 
 /// What an HTTP/2 client says first. Source: RFC 9113 part 3.4.
@@ -19,32 +21,43 @@ const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs
 /// How much of a response is kept per HTTP/2 stream while the client does not take it. Units: bytes.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// Serves a connection until it ends or, after the drain began, until its requests are done.
-pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+/// Serves a connection until it ends, its client is gone or, after the drain began, its requests are done.
+pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>, peer: SocketAddr, local: SocketAddr) {
     let sniffed = tokio::select! {
-        head = tokio::time::timeout(shared.settings.header_timeout, sniff(&mut stream)) => head,
+        head = tokio::time::timeout(shared.settings.header_timeout, sniff(&socket)) => head,
         () = shared.drain.cancelled() => return,
     };
     let head = match sniffed {
         Ok(Some(head)) => head,
         Ok(None) => return,
         Err(_) => {
-            let _ = stream.try_write(HEAD_TIMED_OUT);
+            let _ = socket.try_write(HEAD_TIMED_OUT);
             return;
         }
     };
     let http2 = head.starts_with(PREFACE);
     let activity = Arc::new(Activity::default());
-    let io = ClientStream::new(stream, head, Arc::clone(&activity), !http2, &shared.settings);
-    let connection = Arc::new(Connection { shared: Arc::clone(&shared), peer, local, activity });
-    if http2 { serve_http2(&shared, io, connection).await } else { serve_http1(&shared, io, connection).await }
+    let io = ClientStream::new(Arc::clone(&socket), head, Arc::clone(&activity), !http2, &shared.settings);
+    let connection =
+        Arc::new(Connection { shared: Arc::clone(&shared), peer, local, activity, socket: Arc::clone(&socket) });
+    let served = async {
+        if http2 { serve_http2(&shared, io, connection).await } else { serve_http1(&shared, io, connection).await }
+    };
+    tokio::select! {
+        () = served => {}
+        // What is served for it is dropped with the connection: exchanges, their upstream connections, bodies.
+        gone = socket.gone(shared.settings.half_closed_timeout) => {
+            add(&shared.stats.clients_gone);
+            tracing::trace!(%peer, ?gone, "client is gone");
+        }
+    }
 }
 
 /// Reads until the protocol is certain. `None` when the client leaves without a byte.
-async fn sniff(stream: &mut TcpStream) -> Option<Bytes> {
+async fn sniff(socket: &Socket) -> Option<Bytes> {
     let mut head = BytesMut::with_capacity(PREFACE.len());
     loop {
-        let n = stream.read_buf(&mut head).await.ok()?;
+        let n = socket.read(&mut head).await.ok()?;
         if n == 0 {
             return (!head.is_empty()).then(|| head.freeze());
         }

@@ -18,6 +18,7 @@ use super::{
     request::{self, Canonical},
     respond,
     router::Routed,
+    socket::Socket,
     stats::add,
     table::Table,
     tunnel,
@@ -36,6 +37,8 @@ pub(super) struct Connection {
     pub local: SocketAddr,
     /// What the connection is doing.
     pub activity: Arc<Activity>,
+    /// Its socket.
+    pub socket: Arc<Socket>,
 }
 
 /// Answers one request.
@@ -184,7 +187,8 @@ fn finish(
             return broken("the backend switched protocols unasked");
         };
         let active = Active::new(&connection.activity, &shared.stats);
-        return tunnel::open(shared, client, response, (pending, active));
+        let socket = Arc::clone(&connection.socket);
+        return tunnel::open(shared, client, socket, response, (pending, active, lease));
     }
     match framing::check_response(response.status(), response.headers_mut()) {
         Ok(End::Certain) => {}

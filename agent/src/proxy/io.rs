@@ -17,12 +17,12 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
 
 use super::{
     settings::Settings,
+    socket::Socket,
     stats::{Stats, add, sub},
 };
 
@@ -87,7 +87,7 @@ enum State {
 /// A client's stream.
 #[derive(Debug)]
 pub(super) struct ClientStream {
-    inner: TcpStream,
+    socket: Arc<Socket>,
     /// What was read to find out the protocol.
     head: Bytes,
     activity: Arc<Activity>,
@@ -106,14 +106,14 @@ impl ClientStream {
     /// A stream of which `head` was read already.
     #[must_use]
     pub(super) fn new(
-        inner: TcpStream,
+        socket: Arc<Socket>,
         head: Bytes,
         activity: Arc<Activity>,
         watch_reads: bool,
         limits: &Settings,
     ) -> Self {
         Self {
-            inner,
+            socket,
             state: if head.is_empty() { State::Idle } else { State::Head },
             head,
             activity,
@@ -147,7 +147,7 @@ impl ClientStream {
         std::task::ready!(self.read_clock.as_mut().poll(cx));
         if self.state == State::Head {
             // Best effort: a client that slow may not read it either.
-            let _ = self.inner.try_write(HEAD_TIMED_OUT);
+            let _ = self.socket.try_write(HEAD_TIMED_OUT);
         }
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
@@ -173,7 +173,7 @@ impl AsyncRead for ClientStream {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match Pin::new(&mut this.inner).poll_read(cx, buf) {
+        match this.socket.poll_read(cx, buf) {
             Poll::Pending if this.watch_reads => this.poll_read_clock(cx).map(Err),
             Poll::Pending => Poll::Pending,
             Poll::Ready(result) => {
@@ -191,7 +191,7 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.inner).poll_write(cx, buf);
+        let result = self.socket.poll_write(cx, &[io::IoSlice::new(buf)]);
         self.poll_write_clock(cx, result)
     }
 
@@ -200,19 +200,19 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        let result = self.socket.poll_write(cx, bufs);
         self.poll_write_clock(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.socket.shutdown())
     }
 }

@@ -18,6 +18,7 @@
 pub mod stats;
 
 mod body;
+mod bounds;
 mod connection;
 mod exchange;
 mod framing;
@@ -28,6 +29,7 @@ mod request;
 mod respond;
 mod router;
 mod settings;
+mod socket;
 mod table;
 mod tunnel;
 mod upstream;
@@ -39,18 +41,23 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use socket2::{Domain, Socket, Type};
-use tokio::sync::{Semaphore, watch};
+use socket2::{Domain, SockRef, Type};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use settings::Settings;
 pub use stats::Stats;
 
 use self::{
-    stats::{add, sub},
+    bounds::Bounds,
+    socket::{Held, Socket},
+    stats::{Counted, add},
     table::Table,
 };
-use crate::model::{Model, http::HttpModel};
+use crate::{
+    descriptors::is_exhausted,
+    model::{Model, http::HttpModel},
+};
 
 /// How many connections may wait to be accepted. Beyond it the kernel drops SYNs.
 const BACKLOG: i32 = 4096;
@@ -71,6 +78,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
+    bounds: Arc<Bounds>,
     stats: Arc<Stats>,
     table: ArcSwap<Table>,
     /// Cancelled when no new request is wanted.
@@ -94,15 +102,21 @@ impl Proxy {
     /// # Errors
     /// When the kernel refuses.
     pub fn bind_with(settings: Settings) -> std::io::Result<Self> {
-        let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+        let socket = socket2::Socket::new(Domain::IPV6, Type::STREAM, None)?;
         socket.set_only_v6(false)?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
+        // Accepted sockets have the same.
+        socket::configure(&SockRef::from(&socket))?;
         socket.bind(&SocketAddr::from(([0_u16; 8], 0)).into())?;
         socket.listen(BACKLOG)?;
+        let stats = Arc::new(Stats::default());
+        stats.max_connections.store(settings.max_connections as u64, Relaxed);
+        stats.max_upstream.store(settings.max_upstreams as u64, Relaxed);
         let shared = Arc::new(Shared {
+            bounds: Arc::new(Bounds::new(&settings)),
             settings,
-            stats: Arc::new(Stats::default()),
+            stats,
             table: ArcSwap::default(),
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
@@ -185,7 +199,7 @@ fn apply(shared: &Arc<Shared>, model: &Arc<HttpModel>, applied: &watch::Sender<O
         return;
     }
     let old = shared.table.load_full();
-    let next = Arc::new(old.next(model, &shared.settings, &shared.stats));
+    let next = Arc::new(old.next(model, &shared.settings, &shared.bounds, &shared.stats));
     shared.table.store(Arc::clone(&next));
     old.retire(&next);
     add(&shared.stats.tables);
@@ -194,42 +208,48 @@ fn apply(shared: &Arc<Shared>, model: &Arc<HttpModel>, applied: &watch::Sender<O
 
 /// Accepts until `cancel`; the socket closes with it.
 async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>, cancel: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(shared.settings.max_connections));
     loop {
         let accepted = async {
-            // Never closed.
-            let permit = Arc::clone(&permits).acquire_owned().await.ok();
-            (permit, listener.accept().await)
+            let place = shared.bounds.client(&shared.stats).await;
+            (place, listener.accept().await)
         };
-        let (permit, accepted) = tokio::select! {
+        let (place, accepted) = tokio::select! {
             () = cancel.cancelled() => return,
             accepted = accepted => accepted,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tracing::debug!(%error, "a connection could not be accepted");
+                if is_exhausted(&error) {
+                    add(&shared.stats.exhausted);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
                 continue;
             }
         };
         add(&shared.stats.accepted);
         let Ok(local) = stream.local_addr() else { continue };
         let (peer, local) = (canonical(peer), canonical(local));
-        if shared.table.load().site(local).is_none() {
-            add(&shared.stats.unclaimed);
+        let share = match shared.table.load().gateway(local, &shared.bounds) {
+            None => {
+                add(&shared.stats.unclaimed);
+                continue;
+            }
+            Some((load, most)) => load.try_share(most),
+        };
+        let Some(share) = share else {
+            add(&shared.stats.gateway_refusals);
             continue;
-        }
-        let _ = stream.set_nodelay(true);
+        };
+        let counted = Counted::new(&shared.stats, |stats| &stats.active_connections);
+        let socket = Arc::new(Socket::new(stream, Held { place, share, counted }));
         let served = Arc::clone(&shared);
         shared.tasks.spawn(async move {
-            add(&served.stats.active_connections);
             tokio::select! {
-                () = connection::serve(Arc::clone(&served), stream, peer, local) => {}
+                () = connection::serve(Arc::clone(&served), socket, peer, local) => {}
                 () = served.kill.cancelled() => {}
             }
-            sub(&served.stats.active_connections);
-            drop(permit);
         });
     }
 }

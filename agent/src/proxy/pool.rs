@@ -14,13 +14,18 @@ use std::{
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::{net::TcpStream, task::AbortHandle};
 
 use super::{
     body::RequestBody,
+    bounds::{Bounds, Load},
     settings::Settings,
-    stats::{Stats, add, sub},
+    socket::{self, Held, Socket, UpstreamStream},
+    stats::{Counted, Stats, add, sub},
 };
+
+use crate::descriptors::is_exhausted;
 
 /// How long an endpoint that could not be connected is passed over.
 const DOWN: Duration = Duration::from_secs(2);
@@ -36,36 +41,74 @@ pub(super) enum Health {
     Suspect,
 }
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    /// The endpoint cannot be connected: its failure, another may do.
+    #[error("{0}")]
+    Endpoint(#[source] io::Error),
+    /// The endpoint has as many connections as it may have.
+    #[error("it has {0} connections, as many as it may have")]
+    Full(usize),
+    /// This process or host has no descriptor, port or place left: nothing is known about the endpoint.
+    #[error("no descriptor, port or place is left: {0}")]
+    Exhausted(#[source] io::Error),
+}
+
 /// One backend address.
 #[derive(Debug)]
 pub(super) struct Upstream {
     /// The address.
     pub addr: SocketAddr,
     pending: AtomicUsize,
+    /// Its connections, used and unused.
+    open: Arc<Load>,
     gone: AtomicBool,
     down_until: Mutex<Option<Instant>>,
     idle: Mutex<Vec<Idle>>,
     max_idle: usize,
+    bounds: Arc<Bounds>,
     stats: Arc<Stats>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    link: Link,
     since: Instant,
+}
+
+/// A connection: the end that requests go into, and what moves its bytes.
+#[derive(Debug)]
+struct Link {
+    sender: SendRequest<RequestBody>,
+    driver: Driver,
+}
+
+/// The task that moves a connection's bytes; it ends when this is dropped, and the socket is closed.
+///
+/// Left to itself it would go on while an endpoint takes no byte of a request whose client is gone.
+#[derive(Debug)]
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Upstream {
     /// An address without connections.
     #[must_use]
-    pub(super) fn new(addr: SocketAddr, settings: &Settings, stats: Arc<Stats>) -> Self {
+    pub(super) fn new(addr: SocketAddr, settings: &Settings, bounds: Arc<Bounds>, stats: Arc<Stats>) -> Self {
         Self {
             addr,
             pending: AtomicUsize::new(0),
+            open: Arc::default(),
             gone: AtomicBool::new(false),
             down_until: Mutex::new(None),
             idle: Mutex::new(Vec::new()),
             max_idle: settings.max_idle_per_endpoint,
+            bounds,
             stats,
         }
     }
@@ -105,7 +148,7 @@ impl Upstream {
     pub(super) fn sweep(&self, max: Duration) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let before = idle.len();
-        idle.retain(|i| i.since.elapsed() < max && !i.sender.is_closed());
+        idle.retain(|i| i.since.elapsed() < max && !i.link.sender.is_closed());
         let closed = before - idle.len();
         self.stats.idle_upstream.fetch_sub(closed as u64, Relaxed);
     }
@@ -113,45 +156,81 @@ impl Upstream {
     /// A connection from the pool, the one used last.
     pub(super) fn reuse(self: &Arc<Self>, max_idle: Duration) -> Option<Lease> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(Idle { sender, since }) = idle.pop() {
+        while let Some(Idle { link, since }) = idle.pop() {
             sub(&self.stats.idle_upstream);
-            if sender.is_ready() && since.elapsed() < max_idle {
+            if link.sender.is_ready() && since.elapsed() < max_idle {
                 self.set_well();
-                return Some(Lease { upstream: Arc::clone(self), sender, reused: true, certain: true });
+                let Link { sender, driver } = link;
+                return Some(Lease { upstream: Arc::clone(self), sender, driver, reused: true, certain: true });
             }
         }
         None
     }
 
-    /// A new connection.
+    /// Since when the connection is unused that was for longest; `None` where none is.
+    #[must_use]
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).first().map(|idle| idle.since)
+    }
+
+    /// Closes that one.
+    pub(super) fn evict_idle(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if !idle.is_empty() {
+            idle.remove(0);
+            sub(&self.stats.idle_upstream);
+        }
+    }
+
+    /// A new connection. `most`: how many this endpoint may have; `evict`: called when no place is left for any.
     ///
     /// # Errors
-    /// When it cannot be opened in time.
-    pub(super) async fn connect(self: &Arc<Self>, timeout: Duration) -> io::Result<Lease> {
+    /// When it cannot be opened in time, with what kept it from being opened.
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        timeout: Duration,
+        most: usize,
+        evict: impl FnOnce(),
+    ) -> Result<Lease, ConnectError> {
+        let Some(share) = self.open.try_share(most) else { return Err(ConnectError::Full(most)) };
+        let place = match self.bounds.try_upstream() {
+            Some(place) => place,
+            None => {
+                evict();
+                let waited = tokio::time::timeout(timeout, self.bounds.upstream()).await;
+                waited.map_err(|_| ConnectError::Exhausted(io::ErrorKind::TimedOut.into()))?
+            }
+        };
         let opened = tokio::time::timeout(timeout, TcpStream::connect(self.addr)).await;
-        let stream = opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten();
-        let stream = stream.inspect_err(|_| add(&self.stats.connect_errors))?;
+        let stream = opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten().map_err(|error| {
+            add(&self.stats.connect_errors);
+            if is_exhausted(&error) { ConnectError::Exhausted(error) } else { ConnectError::Endpoint(error) }
+        })?;
         self.set_well();
-        stream.set_nodelay(true)?;
+        socket::configure(&SockRef::from(&stream)).map_err(ConnectError::Endpoint)?;
+        let counted = Counted::new(&self.stats, |stats| &stats.open_upstream);
+        let stream = UpstreamStream(Socket::new(stream, Held { place, share, counted }));
         let handshake = http1::Builder::new().handshake(TokioIo::new(stream));
-        let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+        let (sender, connection) = handshake.await.map_err(|e| ConnectError::Endpoint(io::Error::other(e)))?;
         add(&self.stats.upstream_connects);
-        // Ends with the last of sender and response body; upgrades take the stream out of it.
-        tokio::spawn(async move {
+        // An upgrade takes the stream out of it, and ends it.
+        let driver = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::trace!(%error, "upstream connection ended");
             }
         });
-        Ok(Lease { upstream: Arc::clone(self), sender, reused: false, certain: true })
+        let driver = Driver(driver.abort_handle());
+        Ok(Lease { upstream: Arc::clone(self), sender, driver, reused: false, certain: true })
     }
 
-    fn put(&self, sender: SendRequest<RequestBody>) {
-        if self.gone.load(Relaxed) || sender.is_closed() {
+    fn put(&self, link: Link) {
+        // Unused, it would keep a place that somebody waits for.
+        if self.gone.load(Relaxed) || link.sender.is_closed() || self.bounds.upstreams_are_wanted() {
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < self.max_idle {
-            idle.push(Idle { sender, since: Instant::now() });
+            idle.push(Idle { link, since: Instant::now() });
             add(&self.stats.idle_upstream);
         }
         drop(idle);
@@ -168,12 +247,13 @@ impl Drop for Upstream {
     }
 }
 
-/// The right to use a connection for one request.
+/// The right to use a connection for one request. Dropped, it closes the connection.
 #[derive(Debug)]
 pub(super) struct Lease {
     upstream: Arc<Upstream>,
     /// The connection.
     pub sender: SendRequest<RequestBody>,
+    driver: Driver,
     /// It served requests before: the other side may close it at any moment.
     pub reused: bool,
     /// Both sides agree where this exchange ends. The next one must not share a connection with one of which they may not.
@@ -191,16 +271,19 @@ impl Lease {
 
     /// Gives the connection back after a response that was read to its end.
     pub(super) fn give_back(self) {
-        let Self { upstream, mut sender, reused: _, certain } = self;
+        let Self { upstream, mut sender, driver, reused: _, certain } = self;
         if !certain {
             return;
         }
         if sender.is_ready() {
-            upstream.put(sender);
+            upstream.put(Link { sender, driver });
         } else if !sender.is_closed() {
             tokio::spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(READY_TIMEOUT, sender.ready()).await {
-                    upstream.put(sender);
+                match tokio::time::timeout(READY_TIMEOUT, sender.ready()).await {
+                    Ok(Ok(())) => upstream.put(Link { sender, driver }),
+                    Ok(Err(_)) => {}
+                    // The endpoint answered long before it had the whole body, which it may still want.
+                    Err(_) => drop((sender.ready().await, driver)),
                 }
             });
         }

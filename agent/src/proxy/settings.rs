@@ -1,11 +1,19 @@
 //! Limits of the proxy, in one place.
 use std::time::Duration;
 
+use crate::descriptors::Descriptors;
+
+/// Connections of clients at most, however many descriptors there are: each takes some 20 KiB while it is idle.
+const MOST_CONNECTIONS: usize = 65_536;
+
 /// Every limit has a default that suits an edge; `config` may override.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Client connections at a time. At the bound new ones wait in the backlog.
+    /// Client connections at a time. At the bound new ones wait in the backlog. One Gateway of several has half of them.
     pub max_connections: usize,
+    /// Connections to endpoints at a time, used and unused. At the bound an unused one is closed, else the request waits as
+    /// long as for a connection, then 503. One endpoint of several has half of them.
+    pub max_upstreams: usize,
     /// How long a client may take for a request's head once it has begun, and for the first byte of a connection.
     /// Then 408 and close.
     pub header_timeout: Duration,
@@ -30,6 +38,8 @@ pub struct Settings {
     pub upstream_idle: Duration,
     /// How many unused connections are kept per endpoint; what is beyond it is closed after use.
     pub max_idle_per_endpoint: usize,
+    /// How long nothing may move once a client has sent FIN; it may still listen, or be gone. Then both sides are cut.
+    pub half_closed_timeout: Duration,
     /// How long an upgraded connection may carry no byte. Then it is cut.
     pub tunnel_idle: Duration,
     /// How long requests in flight may take after the proxy is told to stop. Then they are cut.
@@ -41,7 +51,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            max_connections: 65_536,
+            max_connections: MOST_CONNECTIONS,
+            max_upstreams: MOST_CONNECTIONS,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
@@ -53,9 +64,22 @@ impl Default for Settings {
             max_tries: 3,
             upstream_idle: Duration::from_secs(4),
             max_idle_per_endpoint: 256,
+            half_closed_timeout: Duration::from_secs(10),
             tunnel_idle: Duration::from_secs(600),
             drain: Duration::from_secs(30),
             start_traces: true,
+        }
+    }
+}
+
+impl Settings {
+    /// The defaults, within what the process may open.
+    #[must_use]
+    pub fn within(descriptors: &Descriptors) -> Self {
+        Self {
+            max_connections: descriptors.clients.min(MOST_CONNECTIONS),
+            max_upstreams: descriptors.upstreams,
+            ..Self::default()
         }
     }
 }

@@ -1,5 +1,8 @@
 //! What the proxy counts. Plain atomics: the admin stage reads them, nobody else does.
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use http::StatusCode;
 
@@ -10,8 +13,18 @@ pub struct Stats {
     pub accepted: AtomicU64,
     /// Connections closed at once: their local address is no listener.
     pub unclaimed: AtomicU64,
-    /// Connections of clients that are open now.
+    /// Connections of clients that are open now, upgraded ones among them.
     pub active_connections: AtomicU64,
+    /// How many of them there may be.
+    pub max_connections: AtomicU64,
+    /// How often all of them were taken, so that new connections waited in the backlog.
+    pub accept_waits: AtomicU64,
+    /// 1 while they do, else 0.
+    pub accept_waiting: AtomicU64,
+    /// Connections closed at once: their Gateway had as many as it may have.
+    pub gateway_refusals: AtomicU64,
+    /// Connections ended because the client was gone: reset, given up by the kernel, or silent after FIN.
+    pub clients_gone: AtomicU64,
     /// Requests whose response is not finished yet.
     pub active_requests: AtomicU64,
     /// Responses by status class, 1xx to 5xx; the proxy's own ones are among them.
@@ -22,6 +35,8 @@ pub struct Stats {
     pub refused_requests: AtomicU64,
     /// Upstream connections that could not be opened.
     pub connect_errors: AtomicU64,
+    /// Upstream connections that could not be opened for want of descriptors, memory, ports or places; accepts likewise.
+    pub exhausted: AtomicU64,
     /// Upstream exchanges that broke before a response.
     pub upstream_errors: AtomicU64,
     /// Requests that ran out of time.
@@ -30,6 +45,10 @@ pub struct Stats {
     pub retries: AtomicU64,
     /// Upstream connections opened.
     pub upstream_connects: AtomicU64,
+    /// Upstream connections that are open now.
+    pub open_upstream: AtomicU64,
+    /// How many of them there may be.
+    pub max_upstream: AtomicU64,
     /// Upstream connections that are open and idle now.
     pub idle_upstream: AtomicU64,
     /// Upgraded connections that are open now.
@@ -39,10 +58,52 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Sentences about bounds that are reached now.
+    #[must_use]
+    pub fn limits(&self) -> Vec<String> {
+        let (clients, upstreams) = (self.max_connections.load(Relaxed), self.max_upstream.load(Relaxed));
+        let mut out = Vec::new();
+        if self.accept_waiting.load(Relaxed) > 0 {
+            let open = self.active_connections.load(Relaxed);
+            out.push(format!(
+                "{open} of {clients} client connections are open, new ones wait: end some, or raise the limit of open files"
+            ));
+        }
+        let open = self.open_upstream.load(Relaxed);
+        if open >= upstreams && upstreams > 0 {
+            out.push(format!(
+                "{open} of {upstreams} connections to endpoints are open, requests wait for one: raise the limit of open files"
+            ));
+        }
+        out
+    }
+
     /// Counts a response.
     pub fn response(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         add(&self.responses[class]);
+    }
+}
+
+/// One of what a gauge counts, until dropped.
+#[derive(Debug)]
+pub(super) struct Counted {
+    stats: Arc<Stats>,
+    gauge: fn(&Stats) -> &AtomicU64,
+}
+
+impl Counted {
+    /// One more.
+    #[must_use]
+    pub(super) fn new(stats: &Arc<Stats>, gauge: fn(&Stats) -> &AtomicU64) -> Self {
+        add(gauge(stats));
+        Self { stats: Arc::clone(stats), gauge }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        sub((self.gauge)(&self.stats));
     }
 }
 

@@ -8,13 +8,24 @@ use std::{
     sync::Arc,
 };
 
-use super::{pool::Upstream, router::Site, settings::Settings, stats::Stats};
-use crate::model::http::{HttpModel, ServicePort};
+use super::{
+    bounds::{Bounds, Load},
+    pool::Upstream,
+    router::Site,
+    settings::Settings,
+    stats::Stats,
+};
+use crate::{
+    api::ObjectName,
+    model::http::{HttpModel, ServicePort},
+};
 
 /// What the proxy knows at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    sites: HashMap<SocketAddr, Arc<Site>>,
+    sites: HashMap<SocketAddr, (Arc<Site>, Arc<Load>)>,
+    /// The connections of each Gateway's clients.
+    gateways: BTreeMap<ObjectName, Arc<Load>>,
     clusters: HashMap<ServicePort, Vec<Arc<Upstream>>>,
     upstreams: BTreeMap<SocketAddr, Arc<Upstream>>,
 }
@@ -22,23 +33,35 @@ pub(super) struct Table {
 impl Table {
     /// The table for a model, with what it shares with this one.
     #[must_use]
-    pub(super) fn next(&self, model: &HttpModel, settings: &Settings, stats: &Arc<Stats>) -> Self {
-        let mut sites: HashMap<SocketAddr, Arc<Site>> = HashMap::with_capacity(model.frontends.len());
+    pub(super) fn next(
+        &self,
+        model: &HttpModel,
+        settings: &Settings,
+        bounds: &Arc<Bounds>,
+        stats: &Arc<Stats>,
+    ) -> Self {
+        let mut sites = HashMap::with_capacity(model.frontends.len());
+        let mut gateways: BTreeMap<ObjectName, Arc<Load>> = BTreeMap::new();
         let mut made: Vec<Arc<Site>> = Vec::new();
         for (frontend, listeners) in &model.frontends {
             let known = made.iter().find(|site| Arc::ptr_eq(site.listeners(), listeners)).cloned();
-            let known = known.or_else(|| self.sites.get(frontend).filter(|s| s.listeners() == listeners).cloned());
+            let old = || self.sites.get(frontend).map(|(site, _)| site).filter(|s| s.listeners() == listeners);
+            let known = known.or_else(|| old().cloned());
             let site = known.unwrap_or_else(|| {
                 let site = Arc::new(Site::new(Arc::clone(listeners)));
                 made.push(Arc::clone(&site));
                 site
             });
-            sites.insert(*frontend, site);
+            // The listeners of a frontend are one Gateway's.
+            let Some(owner) = listeners.first().map(|listener| &listener.gateway) else { continue };
+            let load =
+                gateways.entry(owner.clone()).or_insert_with(|| self.gateways.get(owner).cloned().unwrap_or_default());
+            sites.insert(*frontend, (site, Arc::clone(load)));
         }
         let mut upstreams: BTreeMap<SocketAddr, Arc<Upstream>> = BTreeMap::new();
         let mut upstream = |addr: SocketAddr| {
             let known = || self.upstreams.get(&addr).cloned();
-            let new = || Arc::new(Upstream::new(addr, settings, Arc::clone(stats)));
+            let new = || Arc::new(Upstream::new(addr, settings, Arc::clone(bounds), Arc::clone(stats)));
             Arc::clone(upstreams.entry(addr).or_insert_with(|| known().unwrap_or_else(new)))
         };
         let cluster = |service| model.addresses(service).into_iter().map(&mut upstream).collect();
@@ -47,7 +70,7 @@ impl Table {
             move |(key, service)| (key, cluster(service))
         });
         let clusters = clusters.collect();
-        Self { sites, clusters, upstreams }
+        Self { sites, gateways, clusters, upstreams }
     }
 
     /// Closes the idle connections of addresses that `next` does not have.
@@ -62,7 +85,28 @@ impl Table {
     /// What is served at an address that clients dial.
     #[must_use]
     pub(super) fn site(&self, frontend: SocketAddr) -> Option<&Arc<Site>> {
-        self.sites.get(&frontend)
+        self.sites.get(&frontend).map(|(site, _)| site)
+    }
+
+    /// The connections that clients have to the Gateway at an address that they dial, and how many there may be.
+    #[must_use]
+    pub(super) fn gateway(&self, frontend: SocketAddr, bounds: &Bounds) -> Option<(&Arc<Load>, usize)> {
+        let (_, load) = self.sites.get(&frontend)?;
+        Some((load, bounds.per_gateway(self.gateways.len())))
+    }
+
+    /// How many connections one endpoint may have.
+    #[must_use]
+    pub(super) fn per_endpoint(&self, bounds: &Bounds) -> usize {
+        bounds.per_endpoint(self.upstreams.len())
+    }
+
+    /// Closes the connection that was unused for longest, whichever endpoint it leads to.
+    pub(super) fn evict_idle(&self) {
+        let oldest = self.upstreams.values().filter_map(|upstream| Some((upstream.idle_since()?, upstream)));
+        if let Some((_, upstream)) = oldest.min_by_key(|(since, _)| *since) {
+            upstream.evict_idle();
+        }
     }
 
     /// The backend addresses of a Service port; `None` where no route names it.

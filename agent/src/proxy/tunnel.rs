@@ -1,23 +1,28 @@
-//! A connection after `101 Switching Protocols`: bytes both ways, until both sides are done or nothing moves.
+//! A connection after `101 Switching Protocols`: bytes both ways, until both sides are done, the client is gone, or nothing
+//! moves.
 use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use http::{HeaderValue, Response, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::Notify,
+};
 
 use super::{
     Shared,
     body::ResponseBody,
     headers,
     io::Active,
-    pool::Pending,
+    pool::{Lease, Pending},
+    socket::Socket,
     stats::{add, sub},
 };
 
@@ -31,8 +36,9 @@ const CHUNK: usize = 16 << 10;
 pub(super) fn open(
     shared: &Arc<Shared>,
     client: OnUpgrade,
+    socket: Arc<Socket>,
     mut response: Response<Incoming>,
-    held: (Pending, Active),
+    held: (Pending, Active, Lease),
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(&mut response);
     let (shared, tasks) = (Arc::clone(shared), shared.tasks.clone());
@@ -50,6 +56,11 @@ pub(super) fn open(
                     tracing::trace!(%error, "tunnel ended");
                 }
             }
+            // Bytes for an endpoint that takes none keep the client from being read.
+            gone = socket.gone(shared.settings.half_closed_timeout) => {
+                add(&shared.stats.clients_gone);
+                tracing::trace!(?gone, "client is gone");
+            }
             () = shared.kill.cancelled() => {}
         }
         sub(&shared.stats.tunnels);
@@ -65,19 +76,25 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let moved = AtomicU64::new(0);
+    let progress = Progress::default();
     let (client_read, client_write) = tokio::io::split(client);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
     let both = futures_util::future::try_join(
-        one_way(client_read, upstream_write, &moved),
-        one_way(upstream_read, client_write, &moved),
+        one_way(client_read, upstream_write, &progress),
+        one_way(upstream_read, client_write, &progress),
     );
     let idle = async {
         loop {
-            let before = moved.load(Relaxed);
-            tokio::time::sleep(shared.settings.tunnel_idle).await;
-            if moved.load(Relaxed) == before {
-                return;
+            let before = progress.moved.load(Relaxed);
+            let settings = &shared.settings;
+            let half_closed = progress.half_closed.load(Relaxed);
+            let limit = if half_closed { settings.half_closed_timeout } else { settings.tunnel_idle };
+            tokio::select! {
+                () = tokio::time::sleep(limit) => if progress.moved.load(Relaxed) == before {
+                    return;
+                },
+                // The shorter limit holds from now on.
+                () = progress.changed.notified() => {}
             }
         }
     };
@@ -87,19 +104,32 @@ where
     }
 }
 
+/// What became of a tunnel so far.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Bytes, both ways.
+    moved: AtomicU64,
+    /// One side has said all it has to say.
+    half_closed: AtomicBool,
+    /// Told of that.
+    changed: Notify,
+}
+
 /// Copies until the end, then closes the other side for writing.
 async fn one_way(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    moved: &AtomicU64,
+    progress: &Progress,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let n = from.read(&mut chunk).await?;
         if n == 0 {
+            progress.half_closed.store(true, Relaxed);
+            progress.changed.notify_one();
             return to.shutdown().await;
         }
         to.write_all(&chunk[..n]).await?;
-        moved.fetch_add(n as u64, Relaxed);
+        progress.moved.fetch_add(n as u64, Relaxed);
     }
 }

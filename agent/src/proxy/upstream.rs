@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Shared,
     body::{BodyFault, RequestBody},
-    pool::{Health, Lease, Pending, Upstream},
+    pool::{ConnectError, Health, Lease, Pending, Upstream},
     stats::add,
     table::Table,
 };
@@ -31,6 +31,8 @@ pub(super) enum Failure {
     NoEndpoint,
     /// No endpoint could be connected.
     Unreachable,
+    /// This process has no descriptor, port or place left for another connection, or the endpoints have their part.
+    Exhausted,
     /// The endpoint broke off, or what it said is no response.
     Broken,
     /// The route's time is up.
@@ -47,6 +49,7 @@ impl Failure {
         match self {
             Self::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "the backend has no ready endpoint"),
             Self::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "no endpoint of the backend could be connected"),
+            Self::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "the proxy can open no further connection"),
             Self::Broken => (StatusCode::BAD_GATEWAY, "the backend broke off or sent no valid response"),
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the backend did not answer in time"),
             Self::ClientBroken => (StatusCode::BAD_REQUEST, "the request's body is malformed or incomplete"),
@@ -98,27 +101,42 @@ pub(super) async fn send(
     let repeatable = http_body::Body::is_end_stream(&body) && parts.method.is_idempotent();
     let mut request = Request::from_parts(parts, body);
     let mut tried: Vec<SocketAddr> = Vec::new();
-    let mut fresh = false;
+    let (mut fresh, mut full) = (false, false);
     loop {
         let table = shared.table.load();
         let cluster = table.cluster(service).or_else(|| routed.cluster(service)).unwrap_or_default();
         let Some(upstream) = pick(cluster, &tried) else {
-            return Err(if tried.is_empty() { Failure::NoEndpoint } else { Failure::Unreachable });
+            return Err(match (tried.is_empty(), full) {
+                (true, _) => Failure::NoEndpoint,
+                (false, true) => Failure::Exhausted,
+                (false, false) => Failure::Unreachable,
+            });
         };
+        let most = table.per_endpoint(&shared.bounds);
         drop(table);
         let deadline = [overall, timeouts.backend.map(|t| Instant::now() + t)].into_iter().flatten().min();
         let pending = Pending::new(&upstream);
         let pooled = if fresh { None } else { upstream.reuse(settings.upstream_idle) };
         let mut lease = match pooled {
             Some(lease) => lease,
-            None => match within(shared, deadline, upstream.connect(settings.connect_timeout)).await? {
+            None => match within(shared, deadline, connect(shared, &upstream, most)).await? {
                 Ok(lease) => lease,
+                Err(ConnectError::Exhausted(error)) => {
+                    add(&shared.stats.exhausted);
+                    tracing::debug!(backend = %upstream.addr, %service, %error, "no connection can be opened");
+                    return Err(Failure::Exhausted);
+                }
                 Err(error) => {
                     tracing::debug!(backend = %upstream.addr, %service, %error, "endpoint could not be connected");
-                    upstream.set_down();
+                    if let ConnectError::Full(_) = error {
+                        full = true;
+                        add(&shared.stats.exhausted);
+                    } else {
+                        upstream.set_down();
+                    }
                     tried.push(upstream.addr);
                     if tried.len() >= settings.max_tries {
-                        return Err(Failure::Unreachable);
+                        return Err(if full { Failure::Exhausted } else { Failure::Unreachable });
                     }
                     add(&shared.stats.retries);
                     continue;
@@ -145,6 +163,11 @@ pub(super) async fn send(
         fresh = true;
         add(&shared.stats.retries);
     }
+}
+
+/// A new connection; where no place is left for one, that of the connection which was unused for longest.
+async fn connect(shared: &Shared, upstream: &Arc<Upstream>, most: usize) -> Result<Lease, ConnectError> {
+    upstream.connect(shared.settings.connect_timeout, most, || shared.table.load().evict_idle()).await
 }
 
 /// A copy of a request without body.

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value, missing_docs, reason = "tests and their harness")]
 
 mod bodies;
+mod bounds;
 mod clients;
 mod framing;
 mod harness;
 mod http2;
 mod proxying;
 mod routing;
+mod vanish;

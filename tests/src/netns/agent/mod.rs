@@ -97,7 +97,16 @@ impl Agent {
     /// There is no binary.
     pub fn spawn(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(self.log_path()).context("open the agent's log")?;
-        let mut command = Command::new(binary()?);
+        let mut command = match self.spec.files {
+            None => Command::new(binary()?),
+            Some((soft, hard)) => {
+                // The shell's own limits, and what it becomes has them.
+                let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+                let mut shell = Command::new("bash");
+                shell.arg("-c").arg(limits).arg(binary()?);
+                shell
+            }
+        };
         command.arg("agent").args(self.arguments()).stdin(Stdio::null());
         // A group of its own: ^C in a terminal is for us, who then end it.
         command.stdout(log.try_clone()?).stderr(log).process_group(0);

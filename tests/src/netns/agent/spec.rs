@@ -42,6 +42,8 @@ pub struct AgentSpec {
     pub kubeconfig: Option<PathBuf>,
     /// Other arguments.
     pub extra: Vec<String>,
+    /// The limits of open files that it starts with, soft and hard.
+    pub files: Option<(u64, u64)>,
 }
 
 impl AgentSpec {
@@ -50,7 +52,7 @@ impl AgentSpec {
     pub fn new(datapath: Datapath) -> Self {
         let pools = addr::POOLS.map(str::to_owned).to_vec();
         let interfaces = vec![UPLINK.to_owned()];
-        Self { datapath, pools, interfaces, kubeconfig: None, extra: Vec::new() }
+        Self { datapath, pools, interfaces, kubeconfig: None, extra: Vec::new(), files: None }
     }
 
     /// With other pools.

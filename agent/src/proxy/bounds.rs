@@ -1,0 +1,139 @@
+//! How many connections there may be: of clients, of the clients of one Gateway, to endpoints, to one endpoint.
+//!
+//! A place is taken before a descriptor and given back by whatever closes it, be it a request, a tunnel or a pool: what holds
+//! the descriptor holds the place. So the counts are those of open sockets, and a bound is never exceeded.
+//!
+//! # Design
+//! - At the bound of all clients nothing is accepted: new connections wait in the backlog, where they cost nothing.
+//! - One Gateway of several, or one endpoint of several, may have half of what there is, so that none takes the others' part.
+//!   All frontends share one socket, so a connection beyond a Gateway's part is accepted and closed.
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use super::{settings::Settings, stats::Stats};
+
+/// The bounds of a proxy.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    clients: Arc<Semaphore>,
+    upstreams: Arc<Semaphore>,
+    /// Who waits for one of those.
+    waiting: Arc<Load>,
+    max_clients: usize,
+    max_upstreams: usize,
+}
+
+/// One of the places that all share, until dropped.
+#[derive(Debug)]
+pub(super) struct Place(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+
+impl Bounds {
+    /// The bounds of these settings, with all places free.
+    #[must_use]
+    pub(super) fn new(settings: &Settings) -> Self {
+        let most = |wanted: usize| wanted.clamp(1, Semaphore::MAX_PERMITS);
+        let (max_clients, max_upstreams) = (most(settings.max_connections), most(settings.max_upstreams));
+        Self {
+            clients: Arc::new(Semaphore::new(max_clients)),
+            upstreams: Arc::new(Semaphore::new(max_upstreams)),
+            waiting: Arc::default(),
+            max_clients,
+            max_upstreams,
+        }
+    }
+
+    /// A place for a client; waits for one to be free, which is counted.
+    pub(super) async fn client(&self, stats: &Stats) -> Place {
+        let free = match Arc::clone(&self.clients).try_acquire_owned() {
+            Ok(place) => return Place(place),
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => Arc::clone(&self.clients).acquire_owned(),
+        };
+        super::stats::add(&stats.accept_waits);
+        stats.accept_waiting.store(1, Relaxed);
+        let place = free.await.expect("the semaphore is never closed");
+        stats.accept_waiting.store(0, Relaxed);
+        Place(place)
+    }
+
+    /// A place for a connection to an endpoint, if one is free.
+    pub(super) fn try_upstream(&self) -> Option<Place> {
+        Arc::clone(&self.upstreams).try_acquire_owned().ok().map(Place)
+    }
+
+    /// A place for a connection to an endpoint; waits for one to be free.
+    pub(super) async fn upstream(&self) -> Place {
+        let _waits = self.waiting.try_share(usize::MAX);
+        Place(Arc::clone(&self.upstreams).acquire_owned().await.expect("the semaphore is never closed"))
+    }
+
+    /// Whether somebody waits for a place for a connection to an endpoint: no unused one should be kept then.
+    #[must_use]
+    pub(super) fn upstreams_are_wanted(&self) -> bool {
+        self.waiting.0.load(Relaxed) > 0
+    }
+
+    /// How many clients one of `gateways` Gateways may have.
+    #[must_use]
+    pub(super) fn per_gateway(&self, gateways: usize) -> usize {
+        part(self.max_clients, gateways)
+    }
+
+    /// How many connections one of `endpoints` endpoints may have.
+    #[must_use]
+    pub(super) fn per_endpoint(&self, endpoints: usize) -> usize {
+        part(self.max_upstreams, endpoints)
+    }
+}
+
+/// What one of so many may have of `all`.
+fn part(all: usize, of: usize) -> usize {
+    if of > 1 { all.div_ceil(2) } else { all }
+}
+
+/// The connections that one Gateway or one endpoint has.
+#[derive(Debug, Default)]
+pub(super) struct Load(AtomicUsize);
+
+/// One of them, until dropped.
+#[derive(Debug)]
+pub(super) struct Share(Arc<Load>);
+
+impl Load {
+    /// One more, unless there are `most` already.
+    pub(super) fn try_share(self: &Arc<Self>, most: usize) -> Option<Share> {
+        let more = |open| (open < most).then_some(open + 1);
+        self.0.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Share(Arc::clone(self)))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_several_has_half_and_one_alone_has_all() {
+        let bounds = Bounds::new(&Settings { max_connections: 7, max_upstreams: 8, ..Settings::default() });
+        assert_eq!((bounds.per_gateway(1), bounds.per_gateway(2), bounds.per_gateway(9)), (7, 4, 4));
+        assert_eq!((bounds.per_endpoint(0), bounds.per_endpoint(1), bounds.per_endpoint(2)), (8, 8, 4));
+    }
+
+    #[test]
+    fn a_share_is_given_back_when_it_is_dropped() {
+        let load = Arc::new(Load::default());
+        let (one, two) = (load.try_share(2), load.try_share(2));
+        assert!(one.is_some() && two.is_some() && load.try_share(2).is_none());
+        drop(one);
+        assert!(load.try_share(2).is_some());
+        assert!(load.try_share(1).is_none(), "a bound that fell takes nobody's connection away");
+    }
+}

@@ -1,0 +1,150 @@
+//! At the bound of connections: what waits, what is refused, what goes on.
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use sluice::proxy::Settings;
+use tokio::sync::Semaphore;
+
+use crate::harness::{Bed, Client, Origin, SOON, any_listener, catch_all, status};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+/// A backend that answers a request for each permit.
+async fn held(permits: &Arc<Semaphore>) -> Origin {
+    let permits = Arc::clone(permits);
+    Origin::start(move |mut client: Client, seen| {
+        let permits = Arc::clone(&permits);
+        async move {
+            loop {
+                let _ = seen.send(client.until("\r\n\r\n").await);
+                permits.acquire().await.unwrap().forget();
+                client.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na").await;
+            }
+        }
+    })
+    .await
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+fn to(service: &str) -> Value {
+    json!({"metadata": {"name": service}, "spec": {"parentRefs": [{"name": "gw"}],
+        "rules": [{"matches": [{"path": {"value": format!("/{service}")}}],
+                   "backendRefs": [{"name": service, "port": 80}]}]}})
+}
+
+#[tokio::test]
+async fn at_the_bound_a_client_waits_until_another_has_gone() {
+    let origin = Origin::named("a").await;
+    let settings = Settings { max_connections: 2, ..Settings::default() };
+    let bed = Bed::with(settings, any_listener(), json!([catch_all()]), &[("a", &[origin.addr])]).await;
+    let (mut one, mut two) = (bed.connect().await, bed.connect().await);
+    for client in [&mut one, &mut two] {
+        client.send(GET).await;
+        assert_eq!(status(&client.response().await), 200);
+    }
+    let mut third = bed.connect().await;
+    third.send(GET).await;
+    until("the bound is reported", || bed.stats.accept_waiting.load(Relaxed) == 1).await;
+    assert_eq!((bed.stats.accepted.load(Relaxed), bed.stats.active_connections.load(Relaxed)), (2, 2));
+    drop(one);
+    assert_eq!(status(&third.response().await), 200);
+    // Those that were there are served as before.
+    two.send(GET).await;
+    assert_eq!(status(&two.response().await), 200);
+    assert!(bed.stats.accept_waits.load(Relaxed) > 0);
+}
+
+#[tokio::test]
+async fn a_tunnel_keeps_its_place() {
+    let origin = Origin::start(|mut client: Client, _| async move {
+        client.until("\r\n\r\n").await;
+        client.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        client.until("bye").await;
+    })
+    .await;
+    let settings = Settings { max_connections: 1, ..Settings::default() };
+    let bed = Bed::with(settings, any_listener(), json!([catch_all()]), &[("a", &[origin.addr])]).await;
+    let mut tunnel = bed.connect().await;
+    tunnel.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    tunnel.until("\r\n\r\n").await;
+    let mut other = bed.connect().await;
+    other.send("GET /%00 HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    until("the bound is reported", || bed.stats.accept_waiting.load(Relaxed) == 1).await;
+    assert_eq!((bed.stats.accepted.load(Relaxed), bed.stats.active_connections.load(Relaxed)), (1, 1));
+    tunnel.send("bye").await;
+    tunnel.rest().await;
+    drop(tunnel);
+    assert_eq!(status(&other.rest().await), 400);
+}
+
+#[tokio::test]
+async fn without_a_place_for_a_connection_the_endpoint_is_not_to_blame() {
+    let permits = Arc::new(Semaphore::new(0));
+    let mut origin = held(&permits).await;
+    let settings = Settings { max_upstreams: 1, connect_timeout: Duration::from_millis(100), ..Settings::default() };
+    let bed = Bed::with(settings, any_listener(), json!([catch_all()]), &[("a", &[origin.addr])]).await;
+    let mut first = bed.connect().await;
+    first.send(GET).await;
+    origin.next().await;
+    assert_eq!(status(&bed.get("/", "x", "").await), 503);
+    assert!(bed.stats.exhausted.load(Relaxed) > 0 && bed.stats.connect_errors.load(Relaxed) == 0);
+    // It was not marked as down: with one endpoint that would be passed over, the other would get this request.
+    let other = Origin::named("b").await;
+    permits.add_permits(1);
+    assert!(first.response().await.ends_with('a'));
+    bed.serve(any_listener(), json!([catch_all()]), &[("a", &[origin.addr, other.addr])]).await;
+    permits.add_permits(64);
+    let mut bodies = Vec::new();
+    for _ in 0..32 {
+        bodies.push(bed.get("/", "x", "").await.pop());
+    }
+    assert!(bodies.contains(&Some('a')), "the endpoint was marked as down");
+}
+
+#[tokio::test]
+async fn an_unused_connection_makes_room_for_one_that_is_needed() {
+    let (a, b) = (Origin::named("a").await, Origin::named("b").await);
+    let settings = Settings { max_upstreams: 1, ..Settings::default() };
+    let backends: [(&str, &[SocketAddr]); 2] = [("a", &[a.addr]), ("b", &[b.addr])];
+    let bed = Bed::with(settings, any_listener(), json!([to("a"), to("b")]), &backends).await;
+    for path in ["/a", "/b", "/a", "/b"] {
+        let response = bed.get(path, "x", "").await;
+        assert!(status(&response) == 200 && response.ends_with(&path[1..]), "{path}: {response}");
+        until("the connection is unused", || bed.stats.idle_upstream.load(Relaxed) == 1).await;
+        assert_eq!(bed.stats.open_upstream.load(Relaxed), 1);
+    }
+}
+
+#[tokio::test]
+async fn one_endpoint_of_several_leaves_room_for_the_others() {
+    let permits = Arc::new(Semaphore::new(0));
+    let (mut a, b) = (held(&permits).await, Origin::named("b").await);
+    let settings = Settings { max_upstreams: 4, ..Settings::default() };
+    let backends: [(&str, &[SocketAddr]); 2] = [("a", &[a.addr]), ("b", &[b.addr])];
+    let bed = Bed::with(settings, any_listener(), json!([to("a"), to("b")]), &backends).await;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut client = bed.connect().await;
+        client.send("GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        a.next().await;
+        waiting.push(client);
+    }
+    assert_eq!(status(&bed.get("/a", "x", "").await), 503, "half of four are two");
+    assert!(bed.get("/b", "x", "").await.ends_with('b'));
+    permits.add_permits(2);
+    for mut client in waiting {
+        assert!(client.response().await.ends_with('a'));
+    }
+}
