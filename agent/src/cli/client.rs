@@ -2,6 +2,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -9,9 +10,12 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 
 use crate::admin::view;
+
+/// How long the agent may take to answer. It reads some hundred thousand map entries for `sluice flows` at most.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// The agent gave no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,14 @@ pub enum ClientError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// The agent accepts, or does not, and says nothing.
+    #[error("the agent at {socket} gave no answer within {} s: is it overloaded or stopped?", limit.as_secs())]
+    Silent {
+        /// The socket.
+        socket: PathBuf,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// The connection broke.
     #[error("the agent's answer broke off: {0}")]
@@ -60,8 +72,17 @@ pub enum ClientError {
 /// The body of a successful answer.
 ///
 /// # Errors
-/// The agent cannot be reached, or answers with another status than 200.
+/// The agent cannot be reached, does not answer in time, or answers with another status than 200.
 pub async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
+    within(ANSWER, socket, path).await
+}
+
+async fn within(limit: Duration, socket: &Path, path: &str) -> Result<Bytes, ClientError> {
+    let silent = |_| ClientError::Silent { socket: socket.to_owned(), limit };
+    timeout(limit, ask(socket, path)).await.map_err(silent)?
+}
+
+async fn ask(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
     let connect = |source| ClientError::Connect { socket: socket.to_owned(), source };
     let stream = UnixStream::connect(socket).await.map_err(connect)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -77,4 +98,18 @@ pub async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
     }
     let reason = serde_json::from_slice::<view::Problem>(&body).map_or_else(|_| status.to_string(), |p| p.error);
     Err(ClientError::Refused { reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_that_says_nothing_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("admin.sock");
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let error = within(Duration::from_millis(50), &socket, "/").await.unwrap_err();
+        assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+    }
 }

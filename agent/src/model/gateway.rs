@@ -16,7 +16,8 @@ use super::{
     listener::{Open, Served},
     pool::Pools,
     report::{Fault, GatewayReport, GatewayReports, Subject},
-    route,
+    route::{self, Clusters, Skipped},
+    service::Targets,
 };
 use crate::{
     api::{Gateway, GatewayClass, ObjectName},
@@ -57,11 +58,17 @@ pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
 }
 
 /// Adds the frontends, the listeners and the reports of the Gateways that are ours, at the addresses in
-/// `model.allocations`, and the listeners of the Services that stand before them.
-pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mut Model) -> Planes {
+/// `model.allocations`, and the listeners of the Services that stand before them. Returns those by port, and which endpoints
+/// no request may go to.
+pub(super) fn compile(
+    snapshot: &Snapshot,
+    endpoints: (&SliceIndex, &Targets),
+    node: &Node,
+    model: &mut Model,
+) -> (Planes, Skipped) {
     let listeners = ours(snapshot).map(|(name, gateway)| (name.clone(), Served::all(gateway)));
     let mut listeners: Listeners<'_> = listeners.collect();
-    let services = route::attach(snapshot, slices, node, &mut listeners, model);
+    let Clusters { backends: services, skipped } = route::attach(snapshot, endpoints, node, &mut listeners, model);
     let mut http = HttpModel { frontends: BTreeMap::new(), services };
     let mut planes = Planes::new();
     let mut reports = GatewayReports::new();
@@ -90,7 +97,7 @@ pub fn compile(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, model: &mu
     }
     model.http = Arc::new(http);
     model.gateways = Arc::new(reports);
-    planes
+    (planes, skipped)
 }
 
 /// The ports at which a Gateway's listeners are served.

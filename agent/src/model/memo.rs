@@ -44,6 +44,8 @@ pub struct Memo {
     links: Links,
     sources: sources::Lists,
     targets: service::Targets,
+    /// Endpoints that routes say something about.
+    skipped: route::Skipped,
     model: Arc<Model>,
 }
 
@@ -59,6 +61,7 @@ impl Memo {
             && last.gateways.is_same(&snapshot.gateways)
             && last.http_routes.is_same(&snapshot.http_routes)
             && touched.iter().all(|service| self.has_same_link(service))
+            && self.has_same_skipped(snapshot, node, &touched)
             && self.has_same_pools(snapshot, node);
         let mut model = match quiet {
             Some(quiet) if only_slices => self.follow_slices(snapshot, node, &touched, quiet),
@@ -102,6 +105,14 @@ impl Memo {
     /// Whether a Service's slices leave open where its flows go, as they did before.
     fn has_same_link(&self, service: &ObjectName) -> bool {
         self.links.get(service).is_none_or(|link| link.has_own == chain::has_own(&self.slices, service))
+    }
+
+    /// Whether routes have the same to say about endpoints of these Services that no request may go to.
+    fn has_same_skipped(&self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> bool {
+        self.model.http.services.keys().filter(|port| touched.contains(&port.service)).all(|port| {
+            let (_, skipped) = route::backends(snapshot, (&self.slices, &self.targets), node, port);
+            self.skipped.get(port).map_or(&[][..], Vec::as_slice) == skipped
+        })
     }
 
     /// Whether no namespace changed that a listener may look at.
@@ -153,7 +164,7 @@ impl Memo {
         let stale = model.http.services.keys().filter(|port| touched.contains(&port.service));
         let mut fresh = Vec::new();
         for port in stale {
-            let backends = route::backends(snapshot, &self.slices, node, port);
+            let (backends, _) = route::backends(snapshot, (&self.slices, &self.targets), node, port);
             if model.http.services.get(port) != Some(&backends) {
                 fresh.push((port.clone(), backends));
             }
@@ -216,7 +227,8 @@ impl Memo {
             compiler.add(service, &mut model);
         }
         self.targets.retain(&model);
-        let planes = gateway::compile(snapshot, &self.slices, node, &mut model);
+        let (planes, skipped) = gateway::compile(snapshot, (&self.slices, &self.targets), node, &mut model);
+        self.skipped = skipped;
         let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets };
         model.chains = keep(&self.model.chains, Arc::new(source.chains(&self.links, &planes)));
         self.choose_announcers(snapshot, node, &mut model);

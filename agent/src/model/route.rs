@@ -22,20 +22,33 @@ use super::{
     listener::{GROUP, Served},
     report::{Fault, ParentReport, RouteReport, RouteReports, Subject},
     rule::{self, About, CompiledRule, Faults},
+    service::Targets,
 };
 use crate::{
     api::{HttpRoute, ObjectName, http_route::ParentRef},
     source::Snapshot,
 };
 
-/// Attaches every route, adds its verdict and report, and returns the backends of the Service ports that rules name.
-pub fn attach(
+/// Sentences about endpoints that no request may go to, by the Service port that rules name.
+pub(super) type Skipped = BTreeMap<ServicePort, Vec<String>>;
+
+/// What is behind the Service ports that rules name.
+#[derive(Debug, Default)]
+pub(super) struct Clusters {
+    /// The backends of each.
+    pub backends: BTreeMap<ServicePort, Vec<Backend>>,
+    /// What is not among them; ports without such endpoints are left out.
+    pub(super) skipped: Skipped,
+}
+
+/// Attaches every route, adds its verdict and report, and returns what is behind the Service ports that rules name.
+pub(super) fn attach(
     snapshot: &Snapshot,
-    slices: &SliceIndex,
+    (slices, targets): (&SliceIndex, &Targets),
     node: &Node,
     listeners: &mut Listeners<'_>,
     model: &mut Model,
-) -> BTreeMap<ServicePort, Vec<Backend>> {
+) -> Clusters {
     let mut reports = RouteReports::new();
     for (name, route) in by_age(snapshot) {
         let (verdict, report) = attach_one(snapshot, name, route, listeners);
@@ -45,7 +58,8 @@ pub fn attach(
         }
     }
     model.routes = Arc::new(reports);
-    let mut services = BTreeMap::new();
+    let mut clusters = Clusters::default();
+    let mut remarks: BTreeMap<ObjectName, BTreeSet<String>> = BTreeMap::new();
     for served in listeners.values_mut().flatten() {
         // Stable: what is equally specific stays in the order of age, name, rule.
         served.entries.sort_by(|a, b| {
@@ -54,15 +68,29 @@ pub fn attach(
         for entry in &served.entries {
             let Action::Forward(shares) = &entry.rule.action else { continue };
             for Share { to, .. } in shares {
-                if let ShareTarget::Service(port) = to
-                    && !services.contains_key(port)
-                {
-                    services.insert(port.clone(), backends(snapshot, slices, node, port));
+                let ShareTarget::Service(port) = to else { continue };
+                if !clusters.backends.contains_key(port) {
+                    let (backends, skipped) = backends(snapshot, (slices, targets), node, port);
+                    clusters.backends.insert(port.clone(), backends);
+                    if !skipped.is_empty() {
+                        clusters.skipped.insert(port.clone(), skipped);
+                    }
+                }
+                if let Some(skipped) = clusters.skipped.get(port) {
+                    let said = remarks.entry(entry.rule.route.clone()).or_default();
+                    said.extend(skipped.iter().map(|sentence| format!("Service {port}: {sentence}")));
                 }
             }
         }
     }
-    services
+    for (route, sentences) in remarks {
+        let object = ObjectRef::new("HTTPRoute", route);
+        if let Some(mut verdict) = model.verdicts.get(&object).cloned() {
+            verdict.messages.extend(sentences);
+            model.judge(object, verdict);
+        }
+    }
+    clusters
 }
 
 /// Oldest first; what has no age is older than everything.
@@ -72,11 +100,19 @@ fn by_age(snapshot: &Snapshot) -> Vec<(&ObjectName, &Arc<HttpRoute>)> {
     routes
 }
 
-/// The backends of a Service port that a rule names.
-pub(super) fn backends(snapshot: &Snapshot, slices: &SliceIndex, node: &Node, port: &ServicePort) -> Vec<Backend> {
-    let Some(service) = snapshot.services.get(&port.service) else { return Vec::new() };
-    let Some(found) = rule::service_port(service, port.port) else { return Vec::new() };
-    endpoints::select(slices, service, &found.name, Family::Any, node).cluster
+/// The backends of a Service port that a rule names, and sentences about endpoints that are none: addresses of ours, from
+/// where a request would come back.
+pub(super) fn backends(
+    snapshot: &Snapshot,
+    (slices, targets): (&SliceIndex, &Targets),
+    node: &Node,
+    port: &ServicePort,
+) -> (Vec<Backend>, Vec<String>) {
+    let Some(service) = snapshot.services.get(&port.service) else { return (Vec::new(), Vec::new()) };
+    let Some(found) = rule::service_port(service, port.port) else { return (Vec::new(), Vec::new()) };
+    let mut selected = endpoints::select(slices, service, &found.name, Family::Any, node);
+    selected.exclude(|backend| targets.has_vip(backend.addr, backend.port));
+    (selected.cluster, selected.skipped)
 }
 
 /// What a parent answers.

@@ -14,6 +14,7 @@ use super::{
     body::{RequestBody, ResponseBody},
     framing::{self, End},
     headers,
+    hops::{Hops, Loop},
     io::{Active, Activity},
     request::{self, Canonical},
     respond,
@@ -68,6 +69,10 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
         add(&shared.stats.own_responses);
         respond::plain(status, reason)
     };
+    let hops = match Hops::of(&parts.headers) {
+        Ok(hops) => hops,
+        Err(Loop) => return own(StatusCode::LOOP_DETECTED, "the request has come by here too often"),
+    };
     let table = shared.table.load_full();
     let Some((matches, rule)) = route(&table, connection.local, &canonical, &parts) else {
         return own(StatusCode::NOT_FOUND, "no route matches the request");
@@ -90,6 +95,7 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
         return own(StatusCode::INTERNAL_SERVER_ERROR, "a backend of the route is not valid");
     };
     change(&mut parts, &rule, share, &matches);
+    hops.write(&mut parts.headers);
     let websocket = upgrade.filter(|_| canonical.websocket);
     if websocket.is_some() {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

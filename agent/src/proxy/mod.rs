@@ -23,6 +23,7 @@ mod connection;
 mod exchange;
 mod framing;
 mod headers;
+mod hops;
 mod io;
 mod pool;
 mod request;

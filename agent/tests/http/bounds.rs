@@ -148,3 +148,63 @@ async fn one_endpoint_of_several_leaves_room_for_the_others() {
         assert!(client.response().await.ends_with('a'));
     }
 }
+
+#[tokio::test]
+async fn one_gateway_of_several_leaves_room_for_the_others() {
+    let origin = Origin::named("a").await;
+    let settings = Settings { max_connections: 4, ..Settings::default() };
+    let bed = Bed::with(settings, any_listener(), json!([catch_all()]), &[("a", &[origin.addr])]).await;
+    let other = SocketAddr::from(([127, 0, 0, 2], bed.addr.port()));
+    bed.serve_other(other).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = bed.connect().await;
+        client.send(GET).await;
+        assert_eq!(status(&client.response().await), 200);
+        held.push(client);
+    }
+    assert_eq!(bed.connect().await.rest().await, "", "half of four are two");
+    assert_eq!(bed.stats.gateway_refusals.load(Relaxed), 1);
+    let mut client = Client::connect(other).await;
+    client.send(GET).await;
+    assert_eq!(status(&client.response().await), 200);
+    drop(held);
+    until("they are gone", || bed.stats.active_connections.load(Relaxed) == 1).await;
+    assert_eq!(status(&bed.get("/", "x", "").await), 200);
+}
+
+#[tokio::test]
+async fn a_loop_that_a_backend_closes_ends() {
+    // What a proxy does that sends everything back to the front, and forwards what it does not know.
+    let front = Arc::new(std::sync::OnceLock::<SocketAddr>::new());
+    let back = Arc::clone(&front);
+    let origin = Origin::start(move |mut client: Client, seen| {
+        let back = Arc::clone(&back);
+        async move {
+            let head = client.until("\r\n\r\n").await;
+            let _ = seen.send(head.clone());
+            let mut again = Client::connect(*back.get().unwrap()).await;
+            again.send(head.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+            client.send(again.rest().await).await;
+        }
+    })
+    .await;
+    let mut route = catch_all();
+    // A route cannot make the count forget.
+    route["spec"]["rules"][0]["filters"] = json!([{"type": "RequestHeaderModifier",
+        "requestHeaderModifier": {"remove": ["CDN-Loop"]}}]);
+    let mut origin = origin;
+    let bed = Bed::new(any_listener(), json!([route]), &[("a", &[origin.addr])]).await;
+    front.set(bed.addr).unwrap();
+    assert_eq!(status(&bed.get("/", "x", "CDN-Loop: other\r\n").await), 508);
+    let mut passes = 0;
+    while !origin.untouched() {
+        passes += 1;
+    }
+    assert_eq!(passes, 8);
+    until("nothing of it is left", || {
+        bed.stats.active_connections.load(Relaxed) == 0
+            && bed.stats.open_upstream.load(Relaxed) == bed.stats.idle_upstream.load(Relaxed)
+    })
+    .await;
+}

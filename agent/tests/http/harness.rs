@@ -77,6 +77,20 @@ impl Bed {
         }
     }
 
+    /// Serves a Gateway `other` in the same way, at another address of the proxy's socket.
+    pub(crate) async fn serve_other(&self, at: SocketAddr) {
+        let mut model = Model::clone(&self.models.borrow());
+        let http = Arc::make_mut(&mut model.http);
+        let mut listeners = Vec::clone(&http.frontends[&self.addr]);
+        listeners.iter_mut().for_each(|listener| listener.gateway = ObjectName::new("default", "other"));
+        http.frontends.insert(at, Arc::new(listeners));
+        let before = self.stats.tables.load(Relaxed);
+        self.models.send_replace(Arc::new(model));
+        while self.stats.tables.load(Relaxed) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     pub(crate) async fn connect(&self) -> Client {
         Client::connect(self.addr).await
     }

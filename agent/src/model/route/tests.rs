@@ -290,3 +290,27 @@ fn two_parent_refs_to_one_listener_attach_once() {
     let model = compile(json!([gateway(json!([http("a", json!({}))])), twice, service("s")]));
     assert_eq!(model.http.rows().len(), 1);
 }
+
+/// A slice of `s` with this endpoint.
+fn slice_to(endpoint: &str) -> Value {
+    json!({"kind": "EndpointSlice", "metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 80}], "endpoints": [{"addresses": [endpoint]}]})
+}
+
+#[test]
+fn an_address_of_ours_is_no_endpoint_of_a_route_and_the_route_says_so() {
+    let mut gw = gateway(json!([http("a", json!({}))]));
+    gw["spec"]["addresses"] = json!([{"value": "192.0.2.7"}]);
+    let objects = |endpoint| json!([gw, route("r", json!({"name": "gw"}), to_s()), service("s"), slice_to(endpoint)]);
+    let node = Node { pools: vec!["192.0.2.0/24".parse().unwrap()], ..Node::alone("n") };
+    let mut memo = model::Memo::default();
+    // Whole, then a slice alone changes: to the Gateway's own address, and back.
+    for (endpoint, loops) in [("198.51.100.7", false), ("192.0.2.7", true), ("198.51.100.8", false)] {
+        let model = memo.compile(&Arc::new(snapshot(&objects(endpoint))), &node);
+        let backends: Vec<_> = model.http.services.values().flatten().map(|b| b.addr.to_string()).collect();
+        assert_eq!(backends, if loops { vec![] } else { vec![endpoint.to_owned()] });
+        let verdict = verdict(&model, "HTTPRoute", "r");
+        assert_eq!((verdict.outcome, verdict.messages.len()), (Outcome::Accepted, usize::from(loops)), "{verdict:?}");
+        assert!(verdict.messages.iter().all(|m| m.contains("default/s:80") && m.contains("192.0.2.7")), "{verdict:?}");
+    }
+}
