@@ -10,8 +10,9 @@ use super::{
     Port, filter,
     http::{
         Action, HeaderEdits, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts,
-        matching::{HeaderMatch, PathMatch, QueryMatch, ValueMatch},
+        matching::{HeaderMatch, PathMatch, ValueMatch},
         path,
+        query::QueryMatch,
     },
     report::Fault,
 };

@@ -16,7 +16,7 @@ use super::{
     headers,
     hops::{Hops, Loop},
     io::{Active, Activity},
-    request::{self, Canonical},
+    request::{self, Arrival, Canonical},
     respond,
     router::Routed,
     socket::Socket,
@@ -56,8 +56,13 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
     let (mut parts, incoming) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let start = shared.settings.start_traces;
-    let has_body = !incoming.is_end_stream();
-    let canonical = match request::canonicalise(&mut parts, has_body, connection.peer, connection.local, start) {
+    let arrival = Arrival {
+        peer: connection.peer,
+        local: connection.local,
+        has_body: !incoming.is_end_stream(),
+        max_fields: shared.settings.max_headers,
+    };
+    let canonical = match request::canonicalise(&mut parts, arrival, start) {
         Ok(canonical) => canonical,
         Err(refusal) => {
             add(&shared.stats.refused_requests);

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::model::http::work::work;
+
 /// Headers of one hop. Source: RFC 9110 part 7.6.1, and those that came before it.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
@@ -50,6 +52,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
+        .inspect(|token| work(token.len()))
         .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
         .filter(|name| !end_to_end(name.as_str()))
         .collect();
@@ -98,21 +101,25 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// Whether a field says who the client is, or is one of those that servers take for one, or for the framing or the host:
+/// servers that hand headers on as variables take `X_Real_IP` for `X-Real-IP`.
+fn is_claim(name: &str) -> bool {
+    work(name.len());
+    let is = |known: &str| name.len() == known.len() && begins(name, known);
+    let claim = begins(name, "x-forwarded-") || is("forwarded") || is("x-real-ip");
+    let framing = || ["content-length", "transfer-encoding", "host", "connection"].into_iter().any(is);
+    claim || (name.contains('_') && framing())
+}
+
+/// Whether a name begins with `known`, where `_` counts as `-`.
+fn begins(name: &str, known: &str) -> bool {
+    let same = |(a, b): (u8, u8)| a == b || (a, b) == (b'_', b'-');
+    name.len() >= known.len() && name.bytes().zip(known.bytes()).all(same)
+}
+
 /// Replaces what the client says about itself by what the connection shows.
-///
-/// Servers that hand headers on as variables take `X_Real_IP` for `X-Real-IP`, so the claims, the framing and the host
-/// do not pass in that spelling either.
 pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local: SocketAddr, authority: &HeaderValue) {
-    let claim = |name: &str| name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
-    let framing = |name: &str| matches!(name, "content-length" | "transfer-encoding" | "host" | "connection");
-    let claimed = |name: &HeaderName| match name.as_str() {
-        name if name.contains('_') => {
-            let name = name.replace('_', "-");
-            claim(&name) || framing(&name)
-        }
-        name => claim(name),
-    };
-    let claims: Vec<HeaderName> = headers.keys().filter(|name| claimed(name)).cloned().collect();
+    let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
     for name in claims {
         headers.remove(name);
     }

@@ -2,12 +2,12 @@
 //!
 //! Everything that two servers could read differently is refused here or brought into one form: framing, target, host,
 //! path, expectation. After this, `host` is in the headers exactly once, the target is in origin form and normal.
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
 use super::{framing, headers};
-use crate::model::http::{host::Authority, path};
+use crate::model::http::{host::Authority, path, work::work};
 
 /// A request that is not served, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,24 +37,43 @@ pub(super) struct Canonical {
     pub websocket: bool,
 }
 
-/// Checks a head and brings it into its one form. `has_body`: whether a body follows it.
+/// What is known about a request beside its head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// The client.
+    pub peer: SocketAddr,
+    /// The address it dialled.
+    pub local: SocketAddr,
+    /// A body follows the head.
+    pub has_body: bool,
+    /// How many fields a head may have, cookies counted once. Beyond it 431.
+    pub max_fields: usize,
+}
+
+/// How long the values of a field of this hop may be together. Beyond it 431: such lists are looked through token by
+/// token, and nobody's have more than a few. Units: bytes.
+const HOP_FIELD_LIMIT: usize = 1024;
+
+/// How long an authority may be: a name of 255 bytes, or an address, and a port. Units: bytes.
+const AUTHORITY_LIMIT: usize = 255 + 1 + ":65535".len();
+
+/// Checks a head and brings it into its one form.
 ///
 /// # Errors
 /// With the status that the client gets.
-pub(super) fn canonicalise(
-    parts: &mut Parts,
-    has_body: bool,
-    peer: SocketAddr,
-    local: SocketAddr,
-    start: bool,
-) -> Result<Canonical, Refusal> {
+///
+/// Cost: linear in the head. HTTP/1.1 heads are bounded in fields by hyper, HTTP/2 heads only here.
+pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival, start: bool) -> Result<Canonical, Refusal> {
+    let Arrival { peer, local, has_body, max_fields } = arrival;
     method(&parts.method)?;
+    fields(&parts.headers, max_fields)?;
     if framing::is_chunked(&parts.headers).is_err() {
         return bad("transfer coding other than chunked");
     }
     expectation(&mut parts.headers)?;
     let authority = authority(parts)?;
-    let Some(host) = authority.to_str().ok().and_then(Authority::try_new) else { return bad("malformed host") };
+    let text = Some(&authority).filter(|a| a.len() <= AUTHORITY_LIMIT).and_then(|a| a.to_str().ok());
+    let Some(host) = text.and_then(Authority::try_new) else { return bad("malformed host") };
     let host = host.host.into_owned();
     target(parts)?;
     parts.headers.insert(header::HOST, authority.clone());
@@ -65,6 +84,22 @@ pub(super) fn canonicalise(
     headers::set_forwarded(&mut parts.headers, peer, local, &authority);
     headers::set_trace(&mut parts.headers, start);
     Ok(Canonical { host, authority, websocket })
+}
+
+/// Bounds what is looked at field by field, and token by token.
+fn fields(headers: &HeaderMap, max: usize) -> Result<(), Refusal> {
+    let large = |reason| refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason);
+    // HTTP/2 clients send cookies one by one.
+    let cookies = headers.get_all(header::COOKIE).iter().inspect(|_| work(0)).count();
+    if headers.len() - cookies.saturating_sub(1) > max {
+        return large("too many header fields");
+    }
+    for name in [header::CONNECTION, header::UPGRADE, header::TE, header::TRAILER] {
+        if headers.get_all(&name).iter().map(HeaderValue::len).sum::<usize>() > HOP_FIELD_LIMIT {
+            return large("a field of the connection is too long");
+        }
+    }
+    Ok(())
 }
 
 fn method(method: &Method) -> Result<(), Refusal> {
@@ -141,12 +176,23 @@ fn target(parts: &mut Parts) -> Result<(), Refusal> {
         Err(path::PathFault::Character) => return bad("forbidden character in path"),
         Err(path::PathFault::HiddenDots) => return bad("hidden dot segment in path"),
     };
-    let target = match parts.uri.query() {
-        Some(query) if query.bytes().all(|b| b.is_ascii_graphic()) => format!("{normal}?{query}"),
-        Some(_) => return bad("forbidden character in query"),
-        None => normal.into_owned(),
+    let query = match parts.uri.query().map(path::normalise_query) {
+        Some(Some(query)) => Some(query),
+        Some(None) => return bad("forbidden character in query"),
+        None => None,
     };
-    let Ok(target) = PathAndQuery::try_from(target) else { return bad("malformed target") };
+    let same = matches!((&normal, &query), (Cow::Borrowed(_), None | Some(Cow::Borrowed(_))));
+    let target = match parts.uri.path_and_query() {
+        Some(target) if same && target.as_str().starts_with('/') => target.clone(),
+        _ => {
+            let target = query.map_or_else(|| normal.clone().into_owned(), |query| format!("{normal}?{query}"));
+            work(2 * target.len());
+            match PathAndQuery::try_from(target) {
+                Ok(target) => target,
+                Err(_) => return bad("malformed target"),
+            }
+        }
+    };
     parts.uri = Uri::from(target);
     Ok(())
 }
@@ -154,6 +200,7 @@ fn target(parts: &mut Parts) -> Result<(), Refusal> {
 /// HTTP/2 may split cookies into fields, HTTP/1 may not. Source: RFC 9113 part 8.2.3.
 fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    work(crumbs.iter().map(|crumb| 2 + crumb.len()).sum());
     if crumbs.len() < 2 {
         return;
     }

@@ -4,19 +4,25 @@
 //! entry that holds. The index only skips entries that cannot hold.
 //!
 //! # Design
-//! Host names and paths are looked up in hash maps, wildcards and prefixes by shortening the request's own name or path:
-//! the cost grows with the length of the request, not with the number of rules. Many rules on one path that differ in
-//! an exact header (sandboxes, canaries) are found by that header's value.
+//! Host names and paths are looked up in hash maps, wildcards and prefixes in trees of labels and segments: the cost is
+//! linear in the length of the request, bounded by the longest name, path or value that is configured, and does not grow
+//! with the number of rules. Many rules on one path that differ in an exact header (sandboxes, canaries) are found by that
+//! header's value. What a client chooses is never looked at again for each rule: `model::http::work` counts it.
+mod tree;
+
 #[cfg(test)]
 mod tests;
 
 use std::{collections::HashMap, sync::Arc};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 
+use self::tree::Tree;
 use crate::model::http::{
     Hostname, HttpEntry, HttpListener, RequestHead,
-    matching::{PathMatch, ValueMatch},
+    matching::{PathMatch, ValueMatch, joined},
+    query::{Names, Query},
+    work::work,
 };
 
 /// From how many entries on a bucket is split by header value.
@@ -28,6 +34,8 @@ pub(super) struct Site {
     /// What it was made from.
     listeners: Arc<Vec<HttpListener>>,
     by_host: ByHost<Routes>,
+    /// The query parameters that some rule asks for.
+    parameters: Names,
 }
 
 /// What became of a request.
@@ -49,7 +57,9 @@ impl Site {
         for (index, listener) in listeners.iter().enumerate() {
             *by_host.slot(&listener.hostname) = Some(Routes::new(index, &listener.entries));
         }
-        Self { listeners, by_host }
+        let matches = listeners.iter().flat_map(|listener| &listener.entries).map(|entry| &entry.matches);
+        let parameters = matches.flat_map(|matches| &matches.query).map(|q| q.name.as_str()).collect();
+        Self { listeners, by_host, parameters }
     }
 
     /// What it was made from.
@@ -63,8 +73,25 @@ impl Site {
     pub(super) fn route(&self, host: &str, request: &RequestHead<'_>) -> Routed<'_> {
         let Some(routes) = self.by_host.most_specific_first(host).next() else { return Routed::NoListener };
         let entries = &self.listeners[routes.listener].entries;
-        let found = routes.by_host.most_specific_first(host).find_map(|paths| paths.find(entries, request));
+        let query = Query::new(request.query, &self.parameters);
+        let asked = Asked { entries, request, query: &query };
+        let found = routes.by_host.most_specific_first(host).find_map(|paths| paths.find(asked));
         found.map_or(Routed::NoEntry, |i| Routed::Entry(&entries[i]))
+    }
+}
+
+/// A request and the entries that it is compared with.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    entries: &'a [HttpEntry],
+    request: &'a RequestHead<'a>,
+    query: &'a Query<'a>,
+}
+
+impl Asked<'_> {
+    /// The first of these entries that holds beside its path.
+    fn first(self, list: &[usize]) -> Option<usize> {
+        list.iter().copied().find(|&i| self.entries[i].matches.holds_beside_path(self.request, self.query))
     }
 }
 
@@ -72,13 +99,14 @@ impl Site {
 #[derive(Debug)]
 struct ByHost<T> {
     exact: HashMap<String, Option<T>>,
-    below: HashMap<String, Option<T>>,
+    /// By labels, from the last one.
+    below: Tree<T>,
     any: Option<T>,
 }
 
 impl<T> Default for ByHost<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), below: HashMap::new(), any: None }
+        Self { exact: HashMap::new(), below: Tree::default(), any: None }
     }
 }
 
@@ -86,19 +114,30 @@ impl<T> ByHost<T> {
     fn slot(&mut self, hostname: &Hostname) -> &mut Option<T> {
         match hostname {
             Hostname::Exact(name) => self.exact.entry(name.clone()).or_default(),
-            Hostname::Below(parent) => self.below.entry(parent.clone()).or_default(),
+            Hostname::Below(parent) => self.below.slot(parent.rsplit('.')),
             Hostname::Any => &mut self.any,
         }
     }
 
     fn most_specific_first<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a T> {
-        let parents = (!self.below.is_empty()).then(|| {
-            let first = host.split_once('.').map(|(_, parent)| parent);
-            std::iter::successors(first, |name| name.split_once('.').map(|(_, parent)| parent))
-        });
-        let below = parents.into_iter().flatten().filter_map(|parent| self.below.get(parent)?.as_ref());
-        self.exact.get(host).and_then(Option::as_ref).into_iter().chain(below).chain(&self.any)
+        work(host.len());
+        let exact = self.exact.get(host).and_then(Option::as_ref);
+        exact.into_iter().chain(self.below.longest_first(parent_labels(host))).chain(&self.any)
     }
+
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.exact.values_mut().flatten().chain(self.below.values_mut()).chain(&mut self.any)
+    }
+}
+
+/// The labels that a name has below its first one, from the last: a wildcard stands for one label at least.
+fn parent_labels(host: &str) -> impl Iterator<Item = &str> {
+    let mut end = host.len();
+    host.rmatch_indices('.').take_while(|(dot, _)| *dot > 0).map(move |(dot, _)| {
+        let label = &host[dot + 1..end];
+        end = dot;
+        label
+    })
 }
 
 /// One listener's entries by host name.
@@ -114,7 +153,7 @@ impl Routes {
         for (index, entry) in entries.iter().enumerate() {
             by_host.slot(&entry.hostname).get_or_insert_default().add(index, entry);
         }
-        for paths in by_host.exact.values_mut().chain(by_host.below.values_mut()).flatten().chain(&mut by_host.any) {
+        for paths in by_host.values_mut() {
             for bucket in paths.exact.values_mut().chain(paths.prefix.values_mut()) {
                 bucket.split(entries);
             }
@@ -127,37 +166,81 @@ impl Routes {
 #[derive(Debug, Default)]
 struct Paths {
     exact: HashMap<String, Bucket>,
+    /// The longest exact path; a longer one is not hashed. Units: bytes.
+    longest_exact: usize,
     regex: Vec<usize>,
-    prefix: HashMap<String, Bucket>,
+    /// By segments.
+    prefix: Tree<Bucket>,
+    /// The longest prefix; what is behind it is not looked at. Units: bytes.
+    longest_prefix: usize,
 }
 
 impl Paths {
     fn add(&mut self, index: usize, entry: &HttpEntry) {
         match &entry.matches.path {
-            PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().plain.push(index),
+            PathMatch::Exact(path) => {
+                self.longest_exact = self.longest_exact.max(path.len());
+                self.exact.entry(path.clone()).or_default().plain.push(index);
+            }
             PathMatch::Regex(_) => self.regex.push(index),
-            PathMatch::Prefix(prefix) => self.prefix.entry(prefix.clone()).or_default().plain.push(index),
+            PathMatch::Prefix(prefix) => {
+                self.longest_prefix = self.longest_prefix.max(prefix.len());
+                self.prefix.slot(segments(prefix)).get_or_insert_default().plain.push(index);
+            }
         }
     }
 
-    fn find(&self, entries: &[HttpEntry], request: &RequestHead<'_>) -> Option<usize> {
-        let exact = self.exact.get(request.path).and_then(|bucket| bucket.find(entries, request));
-        let regex = || self.regex.iter().copied().find(|&i| entries[i].matches.holds(request));
-        exact.or_else(regex).or_else(|| {
-            let path = request.path;
-            // The path itself, then what is before each of its slashes from the right; the last one is the root.
-            std::iter::once(path)
-                .chain(path.rmatch_indices('/').map(|(at, _)| &path[..at]))
-                .find_map(|prefix| self.prefix.get(prefix)?.find(entries, request))
-        })
+    fn find(&self, asked: Asked<'_>) -> Option<usize> {
+        let path = asked.request.path;
+        let exact = (path.len() <= self.longest_exact).then(|| {
+            work(path.len());
+            self.exact.get(path)
+        });
+        // One byte more than the longest prefix: a segment that is cut there is no segment of any.
+        let beginning = path.get(..self.longest_prefix + 1).unwrap_or(path);
+        let holds = |i: usize| asked.entries[i].matches.holds(asked.request, asked.query);
+        exact
+            .flatten()
+            .and_then(|bucket| bucket.find(asked))
+            .or_else(|| self.regex.iter().copied().find(|&i| holds(i)))
+            .or_else(|| self.prefix.longest_first(segments(beginning)).find_map(|bucket| bucket.find(asked)))
     }
+}
+
+/// The segments of a path; none of the empty prefix.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.strip_prefix('/').into_iter().flat_map(|rest| rest.split('/'))
 }
 
 /// Entries with the same host name and path.
 #[derive(Debug, Default)]
 struct Bucket {
     plain: Vec<usize>,
-    by_header: HashMap<HeaderName, HashMap<HeaderValue, Vec<usize>>>,
+    by_header: HashMap<HeaderName, ByValue>,
+}
+
+/// Entries by the exact value that they want of one header.
+#[derive(Debug, Default)]
+struct ByValue {
+    values: HashMap<Box<[u8]>, Vec<usize>>,
+    /// The longest value; a longer one is not hashed. Units: bytes.
+    longest: usize,
+}
+
+impl ByValue {
+    /// The entries that want what a request has; several values count as one, joined.
+    fn find(&self, headers: &HeaderMap, name: &HeaderName) -> Option<&Vec<usize>> {
+        let mut length = 0;
+        for (i, value) in headers.get_all(name).iter().enumerate() {
+            work(0);
+            length += value.len() + i.min(1);
+        }
+        if length > self.longest || !headers.contains_key(name) {
+            return None;
+        }
+        work(length);
+        self.values.get(joined(headers, name).as_ref())
+    }
 }
 
 impl Bucket {
@@ -173,30 +256,19 @@ impl Bucket {
             });
             match exact {
                 Some((name, value)) => {
-                    let values = self.by_header.entry(name.clone()).or_default();
-                    values.entry(value.clone()).or_default().push(index);
+                    let by_value = self.by_header.entry(name.clone()).or_default();
+                    by_value.longest = by_value.longest.max(value.len());
+                    by_value.values.entry(value.as_bytes().into()).or_default().push(index);
                 }
                 None => self.plain.push(index),
             }
         }
     }
 
-    fn find(&self, entries: &[HttpEntry], request: &RequestHead<'_>) -> Option<usize> {
-        let first = |list: &[usize]| list.iter().copied().find(|&i| entries[i].matches.holds_beside_path(request));
-        let mut best = first(&self.plain);
-        for (name, values) in &self.by_header {
-            let mut given = request.headers.get_all(name).iter();
-            let found = match (given.next(), given.next()) {
-                (None, _) => None,
-                (Some(value), None) => values.get(value).and_then(|list| first(list)),
-                // Several values count as one, joined; rare enough to look at each entry.
-                (Some(_), Some(_)) => values.values().filter_map(|list| first(list)).min(),
-            };
-            best = match (best, found) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-        }
-        best
+    fn find(&self, asked: Asked<'_>) -> Option<usize> {
+        let headers = asked.request.headers;
+        let by_header = self.by_header.iter().filter_map(|(name, by_value)| by_value.find(headers, name));
+        let found = by_header.filter_map(|list| asked.first(list));
+        found.chain(asked.first(&self.plain)).min()
     }
 }

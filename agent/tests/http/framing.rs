@@ -231,6 +231,25 @@ async fn h35_h36_h37_heads_have_limits() {
 }
 
 #[tokio::test]
+async fn lists_of_the_connection_have_limits() {
+    let tokens = "a,".repeat(20_000);
+    for field in ["Connection", "TE", "Upgrade", "Trailer"] {
+        refused(431, &[&format!("GET / HTTP/1.1\r\nHost: x\r\n{field}: {tokens}\r\n\r\n")]).await;
+    }
+    refused(400, &[&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a.".repeat(20_000))]).await;
+}
+
+#[tokio::test]
+async fn a_long_path_is_routed() {
+    let mut origin = Origin::named("a").await;
+    let bed = Bed::to(origin.addr).await;
+    for path in ["/".repeat(60_000), "/a".repeat(30_000), format!("/{}", "%2f".repeat(20_000))] {
+        assert_eq!(status(&bed.get(&path, "x", "").await), 200);
+        assert!(origin.next().await.starts_with(&format!("GET {} HTTP/1.1\r\n", path.replace("%2f", "%2F"))));
+    }
+}
+
+#[tokio::test]
 async fn h40_a_body_that_breaks_off_never_ends_cleanly_upstream() {
     let mut origin = Origin::named("a").await;
     let bed = Bed::to(origin.addr).await;

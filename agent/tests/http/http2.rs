@@ -107,6 +107,29 @@ async fn h61_cookie_crumbs_are_joined() {
 }
 
 #[tokio::test]
+async fn h35_many_fields_are_refused_and_many_cookies_are_not() {
+    let mut origin = Origin::named("a").await;
+    let bed = Bed::to(origin.addr).await;
+    let mut client = connect(&bed).await;
+    let with = |name: &dyn Fn(usize) -> String, count: usize| {
+        let mut request = get("http://a.example/");
+        for i in 0..count {
+            let name: http::HeaderName = name(i).parse().unwrap();
+            request.headers_mut().append(name, "a=1".parse().unwrap());
+        }
+        request
+    };
+    let fields = |i: usize| format!("x-{i}");
+    assert_eq!(client.send_request(with(&fields, 100)).await.unwrap().status(), StatusCode::OK);
+    origin.next().await;
+    let many = client.send_request(with(&fields, 101)).await.unwrap();
+    assert_eq!(many.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    assert!(origin.untouched());
+    let cookies = with(&|_| "cookie".to_owned(), 300);
+    assert_eq!(client.send_request(cookies).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn h72_a_drain_says_goaway_and_finishes_streams() {
     let origin = Origin::start(|mut client: Client, seen| async move {
         let _ = seen.send(client.until("\r\n\r\n").await);

@@ -12,6 +12,8 @@ pub mod host;
 pub mod listing;
 pub mod matching;
 pub mod path;
+pub mod query;
+pub(crate) mod work;
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -11,6 +11,8 @@
 //!   escaped separator (`..%2F`, `%5C..`) or before parameters (`..;`), which some servers would resolve later.
 use std::borrow::Cow;
 
+use super::work::work;
+
 /// Why a path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathFault {
@@ -28,7 +30,8 @@ pub enum PathFault {
     HiddenDots,
 }
 
-/// Brings a path, without query, into its normal form. Cost: one pass and no allocation for a path that is normal.
+/// Brings a path, without query, into its normal form. Cost: one pass and no allocation for a path that is normal, a
+/// second pass for one that is not.
 ///
 /// # Errors
 /// When the path has no meaning that every server would share.
@@ -36,75 +39,159 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, PathFault> {
     if !path.starts_with('/') {
         return Err(PathFault::Relative);
     }
-    let bytes = path.as_bytes();
-    let mut plain = true;
-    for (i, &b) in bytes.iter().enumerate() {
+    let (mut plain, mut previous) = (true, 0);
+    for &b in path.as_bytes() {
+        work(0);
         match b {
             b'%' => plain = false,
-            b'.' if bytes[i - 1] == b'/' => plain = false,
+            b'.' if previous == b'/' => plain = false,
             b'\\' | 0..=0x20 | 0x7f.. => return Err(PathFault::Character),
             _ => {}
         }
+        previous = b;
     }
     if plain {
         return Ok(Cow::Borrowed(path));
     }
-    let decoded = decode(bytes)?;
-    resolve(&decoded).map(Cow::Owned)
+    rewrite(path.as_bytes()).map(Cow::Owned)
 }
 
-/// Decodes escapes of unreserved characters, upper-cases the others.
-fn decode(bytes: &[u8]) -> Result<String, PathFault> {
-    let digit = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16)).ok_or(PathFault::Escape);
-    let mut out = String::with_capacity(bytes.len());
-    let mut i = 0;
-    while let Some(&b) = bytes.get(i) {
-        if b != b'%' {
+/// Brings a query into the form in which it goes upstream: bytes outside ASCII are escaped, which is what they mean
+/// (URL Standard, query state). `None` for control characters and spaces.
+///
+/// nginx and HAProxy pass such bytes as they are, Envoy likewise; servers that read RFC 3986 to the letter get a query
+/// that they can read. `<`, `>` and `"` do not come here: hyper refuses them (400), as RFC 9112 part 3.2 advises.
+#[must_use]
+pub fn normalise_query(query: &str) -> Option<Cow<'_, str>> {
+    work(query.len());
+    let (mut plain, mut allowed) = (true, true);
+    // Without branches, so that many bytes are looked at in one step.
+    for &b in query.as_bytes() {
+        plain &= b < 0x80;
+        allowed &= (b > 0x20) & (b != 0x7f);
+    }
+    if !allowed || plain {
+        return allowed.then_some(Cow::Borrowed(query));
+    }
+    let mut out = String::with_capacity(query.len() + query.len() / 2);
+    for &b in query.as_bytes() {
+        work(0);
+        if b < 0x80 {
             out.push(char::from(b));
-            i += 1;
+        } else {
+            out.extend(['%', char::from(HEX[usize::from(b >> 4)]), char::from(HEX[usize::from(b & 15)])]);
+        }
+    }
+    Some(Cow::Owned(out))
+}
+
+/// Decodes escapes of unreserved characters, upper-cases the others and resolves dot segments (RFC 3986 part 5.2.4).
+fn rewrite(bytes: &[u8]) -> Result<String, PathFault> {
+    let digit = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16)).ok_or(PathFault::Escape);
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut segment = Segment::open(&mut out);
+    let mut i = 1;
+    while let Some(&b) = bytes.get(i) {
+        work(0);
+        i += 1;
+        if b == b'/' {
+            segment.close(&mut out)?;
+            segment = Segment::open(&mut out);
             continue;
         }
-        let value = digit(bytes.get(i + 1))? * 16 + digit(bytes.get(i + 2))?;
-        match u8::try_from(value).map_or('\0', char::from) {
-            '\0' => return Err(PathFault::Character),
-            c if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~') => out.push(c),
-            _ => out.push_str(&format!("%{value:02X}")),
+        if b != b'%' {
+            segment.add(b)?;
+            out.push(b);
+            continue;
         }
-        i += 3;
-    }
-    Ok(out)
-}
-
-/// Resolves dot segments. Source: RFC 3986 part 5.2.4.
-fn resolve(path: &str) -> Result<String, PathFault> {
-    let mut kept: Vec<&str> = Vec::new();
-    let mut open_end = false;
-    for segment in path[1..].split('/') {
-        open_end = matches!(segment, "." | "..");
-        match segment {
-            "." => {}
-            ".." => {
-                kept.pop();
+        let value = digit(bytes.get(i))? * 16 + digit(bytes.get(i + 1))?;
+        i += 2;
+        match u8::try_from(value).unwrap_or(0) {
+            0 => return Err(PathFault::Character),
+            c if c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_' | b'~') => {
+                segment.add(c)?;
+                out.push(c);
             }
-            _ if hides_dots(segment) => return Err(PathFault::HiddenDots),
-            _ => kept.push(segment),
+            c => {
+                if matches!(c, b'/' | b'\\') {
+                    segment.separate()?;
+                } else {
+                    segment.dots = Dots::No;
+                }
+                out.extend([b'%', HEX[usize::from(c >> 4)], HEX[usize::from(c & 15)]]);
+            }
         }
     }
-    let mut out = String::with_capacity(path.len());
-    for segment in kept {
-        out.push('/');
-        out.push_str(segment);
+    if segment.close(&mut out)? {
+        out.push(b'/');
     }
-    if open_end || out.is_empty() {
-        out.push('/');
-    }
-    Ok(out)
+    String::from_utf8(out).map_err(|_| PathFault::Character)
 }
 
-fn hides_dots(segment: &str) -> bool {
-    let dots = |piece: &str| matches!(piece, "." | "..");
-    let before_parameters = segment.split_once(';').is_some_and(|(head, _)| dots(head));
-    before_parameters || (segment.contains('%') && segment.split("%2F").flat_map(|p| p.split("%5C")).any(dots))
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
+
+/// Whether what was seen so far is dots alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dots {
+    Empty,
+    One,
+    Two,
+    No,
+}
+
+/// A segment of a path while it is written.
+struct Segment {
+    /// Where it begins in what is written, behind its slash.
+    start: usize,
+    /// What its last piece is, behind the last escaped separator.
+    dots: Dots,
+    /// It has an escaped separator.
+    in_pieces: bool,
+}
+
+impl Segment {
+    /// Begins a segment with its slash.
+    fn open(out: &mut Vec<u8>) -> Self {
+        out.push(b'/');
+        Self { start: out.len(), dots: Dots::Empty, in_pieces: false }
+    }
+
+    /// Takes a character of it.
+    fn add(&mut self, c: u8) -> Result<(), PathFault> {
+        self.dots = match (c, self.dots) {
+            (b'.', Dots::Empty) => Dots::One,
+            (b'.', Dots::One) => Dots::Two,
+            // Parameters behind dots: some servers take them away first.
+            (b';', Dots::One | Dots::Two) => return Err(PathFault::HiddenDots),
+            _ => Dots::No,
+        };
+        Ok(())
+    }
+
+    /// Takes an escaped separator.
+    fn separate(&mut self) -> Result<(), PathFault> {
+        if matches!(self.dots, Dots::One | Dots::Two) {
+            return Err(PathFault::HiddenDots);
+        }
+        (self.dots, self.in_pieces) = (Dots::Empty, true);
+        Ok(())
+    }
+
+    /// Ends it: one of dots is taken back with its slash, and with the segment before it if they are two. Whether it was
+    /// one, so that a path that ends with it ends with a slash.
+    fn close(&self, out: &mut Vec<u8>) -> Result<bool, PathFault> {
+        match self.dots {
+            Dots::Empty | Dots::No => return Ok(false),
+            Dots::One | Dots::Two if self.in_pieces => return Err(PathFault::HiddenDots),
+            Dots::One | Dots::Two => out.truncate(self.start - 1),
+        }
+        if self.dots == Dots::Two {
+            let before = out.iter().rposition(|b| *b == b'/').unwrap_or(0);
+            work(out.len() - before);
+            out.truncate(before);
+        }
+        Ok(true)
+    }
 }
 
 #[cfg(test)]
@@ -153,9 +240,19 @@ mod tests {
             ("/..%2fadmin", PathFault::HiddenDots),
             ("/a%5c..%5cadmin", PathFault::HiddenDots),
             ("/a/..;/admin", PathFault::HiddenDots),
+            ("/a%2f..;/admin", PathFault::HiddenDots),
+            ("/a%2f.", PathFault::HiddenDots),
         ] {
             assert_eq!(normalise(given), Err(want), "{given}");
         }
+    }
+
+    #[test]
+    fn a_query_is_escaped_where_it_is_no_ascii() {
+        assert_eq!(normalise_query("a=\u{e9}&b=%c3").as_deref(), Some("a=%C3%A9&b=%c3"));
+        assert!(matches!(normalise_query("a=%zz&b=[{|}]"), Some(Cow::Borrowed(_))));
+        assert_eq!(normalise_query("a b"), None);
+        assert_eq!(normalise_query("a=\u{e9}\x7f"), None);
     }
 
     proptest! {

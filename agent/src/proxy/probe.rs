@@ -1,0 +1,51 @@
+//! One request head through the canonical form and the route table, without a connection: what `cargo xtask bench heads`
+//! measures and the work test counts.
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use http::{StatusCode, request::Parts};
+
+use super::{
+    request::{self, Arrival},
+    router::{Routed, Site},
+    settings::Settings,
+};
+use crate::model::http::{HttpModel, RequestHead};
+
+/// The routes of one frontend.
+#[derive(Debug)]
+pub struct Probe {
+    site: Site,
+    arrival: Arrival,
+}
+
+impl Probe {
+    /// The routes of a model's first frontend; `None` when it has none.
+    #[must_use]
+    pub fn new(model: &HttpModel) -> Option<Self> {
+        let (&local, listeners) = model.frontends.first_key_value()?;
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let arrival = Arrival { peer, local, has_body: false, max_fields: Settings::default().max_headers };
+        Some(Self { site: Site::new(listeners.clone()), arrival })
+    }
+
+    /// Brings a head into its canonical form and finds its rule: which of its route, from 0.
+    ///
+    /// # Errors
+    /// With the status that the client gets.
+    pub fn route(&self, parts: &mut Parts) -> Result<usize, StatusCode> {
+        let canonical = request::canonicalise(parts, self.arrival, true).map_err(|refusal| refusal.status)?;
+        let head = RequestHead {
+            method: &parts.method,
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            headers: &parts.headers,
+        };
+        match self.site.route(&canonical.host, &head) {
+            Routed::Entry(entry) => Ok(entry.rule.index),
+            Routed::NoListener | Routed::NoEntry => Err(StatusCode::NOT_FOUND),
+        }
+    }
+}
