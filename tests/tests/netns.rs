@@ -9,6 +9,7 @@ mod netns {
     mod input;
     mod kernel;
     mod lab;
+    mod network;
     mod pins;
     mod restart;
     mod sources;
