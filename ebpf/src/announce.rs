@@ -7,7 +7,8 @@
 //! # Design
 //!
 //! - A question for a VIP that another node announces is dropped: for a VIP of the proxy the host has a local route and
-//!   would answer. For the same reason its own questions must not carry such a VIP as their sender ([`depart`]).
+//!   would answer, and for one that something has bound on this host (`kube-ipvs0`, `lo`) as well, whatever its
+//!   `arp_ignore` is. For the same reason its own questions must not carry such a VIP as their sender ([`depart`]).
 //! - A node that hears of no other cannot know whether the API server is away, and nobody takes over, or it is cut off
 //!   itself. It goes on, until it hears another host say that the VIP is its own ([`hear`]): that one knows more.
 //! - XDP passes all of this: it cannot tell a frame that was meant for another host, and the rate is low.

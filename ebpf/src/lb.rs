@@ -11,11 +11,12 @@ use crate::{
     BACKENDS, FRONTENDS, TABLES, UPLINKS, VIPS,
     action::Action,
     conntrack,
-    context::Packet,
+    context::{Buffer, Frame, Packet},
     count,
     route::{self, Way},
     sources,
 };
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use sluice_ebpf::{flow, packet::Headers, *};
 
 /// What was chosen for a flow, in the form in which it is entered.
@@ -165,39 +166,80 @@ fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
 }
 
 /// Step 2: the source address towards the backend, the client's own if it is on this node.
-#[inline(never)]
+#[inline(always)]
 fn find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> u64 {
-    try_find_source(p, h, choice).pack()
+    if P::XDP {
+        find_source_of_frame(p.ctx().cast(), h, choice)
+    } else {
+        find_source_of_buffer(p.ctx().cast(), h, choice)
+    }
+}
+
+/// Step 2 in XDP; a global function, so that the verifier walks through it once and then forgets its paths.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_source_of_frame(ctx: *mut xdp_md, h: *const Headers, choice: *mut Choice) -> u64 {
+    // SAFETY: the caller's own values, which the verifier wants checked all the same.
+    match unsafe { (h.as_ref(), choice.as_mut()) } {
+        (Some(h), Some(choice)) => try_find_source(Frame(ctx), h, choice).pack(),
+        _ => Action::Drop.pack(),
+    }
+}
+
+/// Step 2 in TC, as [`find_source_of_frame`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_source_of_buffer(ctx: *mut __sk_buff, h: *const Headers, choice: *mut Choice) -> u64 {
+    // SAFETY: as above.
+    match unsafe { (h.as_ref(), choice.as_mut()) } {
+        (Some(h), Some(choice)) => try_find_source(Buffer(ctx), h, choice).pack(),
+        _ => Action::Drop.pack(),
+    }
 }
 
 #[inline(always)]
 fn try_find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
-    // What stays on this node is for TC.
+    // Is for TC.
     let local = if P::XDP { Opened::Refused(Action::Pass) } else { Opened::Chosen };
     if choice.backend & BACKEND_LOCAL as u32 != 0 {
         return local;
     }
     let remote = choice.backend & BACKEND_REMOTE as u32 != 0;
-    let (to, t) = (&choice.reply.tuple, &h.key.tuple);
-    let hop = route::find(p, h, (&t.src, t.src_port), (&to.src, to.src_port), route::SKIP_NEIGH);
-    if !hop.is_routed() {
-        return match hop.result {
-            // Delivered on this node, or routed by rules that the lookup does not see: the host's stack knows.
-            route::NOT_FORWARDED | route::FORWARDING_OFF if !remote => local,
-            _ => leave(p, choice.entry.frontend, Reason::NoRoute),
-        };
+    let (to, t) = (&mut choice.reply.tuple, &h.key.tuple);
+    let (result, ifindex) = route::source(p, h, (&t.src, t.src_port), (&to.src, to.src_port), &mut to.dst);
+    // Delivered on this node, or routed by rules that the lookup does not see: the host's stack knows.
+    let is_for_stack = matches!(result, route::NOT_FORWARDED | route::FORWARDING_OFF);
+    if !route::is_routed(result) && (remote || !is_for_stack) {
+        return leave(p, choice.entry.frontend, Reason::NoRoute);
     }
-    let Some(uplink) = UPLINKS.get_ptr(&hop.ifindex) else {
-        return if remote { leave(p, choice.entry.frontend, Reason::NoSource) } else { local };
+    let uplink = if is_for_stack { None } else { UPLINKS.get_ptr(&ifindex) };
+    let Some(uplink) = uplink else {
+        if remote {
+            return leave(p, choice.entry.frontend, Reason::NoSource);
+        }
+        // What stays on this node keeps the client's address.
+        to.dst = t.src;
+        return local;
     };
-    // SAFETY: copied at once; the kernel keeps the memory until the program ends.
-    let source = unsafe { if h.v6 { (*uplink).v6 } else { (*uplink).v4 } };
-    if source == Addr::NONE {
+    if !is_own(&to.dst) {
+        // SAFETY: copied at once; the kernel keeps the memory until the program ends.
+        to.dst = unsafe { if h.v6 { (*uplink).v6 } else { (*uplink).v4 } };
+    }
+    if to.dst == Addr::NONE {
         return leave(p, choice.entry.frontend, Reason::NoSource);
     }
-    choice.reply.tuple.dst = source;
     choice.entry.flags = CT_SNAT;
     Opened::Chosen
+}
+
+/// Is it an address of this host that replies come back to? A VIP that is bound here as well may be another node's, and a
+/// link-local one is known on its link alone.
+#[inline(always)]
+fn is_own(source: &Addr) -> bool {
+    let [a, b, ..] = source.octets;
+    // SAFETY: read at once; the kernel keeps the memory until the program ends.
+    let is_vip = || VIPS.get_ptr(source).is_some_and(|v| unsafe { (*v).flags } & VIP_HOST == 0);
+    *source != Addr::NONE && !(a == 0xfe && b & 0xc0 == 0x80) && !is_vip()
 }
 
 /// No frontend has this name: ours to answer only if the address is.
@@ -235,6 +277,6 @@ impl Way {
     /// Is there a way out, whether or not the neighbour is known and the packet fits?
     #[inline(always)]
     pub(crate) fn is_routed(&self) -> bool {
-        matches!(self.result, route::FOUND | route::NO_NEIGHBOUR | route::TOO_BIG)
+        route::is_routed(self.result)
     }
 }

@@ -1,7 +1,11 @@
 //! The kernel's routing table, asked for the way that a rewritten packet will take.
 use crate::context::Packet;
 use aya_ebpf::{bindings::bpf_fib_lookup as Params, helpers::bpf_fib_lookup};
-use sluice_ebpf::{Addr, csum::words, packet::Headers};
+use sluice_ebpf::{
+    Addr,
+    csum::words,
+    packet::{Headers, mapped},
+};
 
 /// Do not resolve the neighbour: the interface is all that is asked.
 pub(crate) const SKIP_NEIGH: u32 = 4;
@@ -20,6 +24,19 @@ pub(crate) const TOO_BIG: i64 = 8;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
+/// There is a way, and no address to send from.
+pub(crate) const NO_SOURCE: i64 = 10;
+/// Give the address to send from as well; Linux 6.7.
+const SOURCE: u32 = 16;
+/// The kernel does not know a flag.
+const UNKNOWN_FLAG: i64 = -22;
+
+/// Is there a way out, whether or not the neighbour is known and the packet fits?
+#[inline(always)]
+pub(crate) const fn is_routed(result: i64) -> bool {
+    matches!(result, FOUND | NO_NEIGHBOUR | TOO_BIG | NO_SOURCE)
+}
+
 /// Where a packet goes next.
 pub(crate) struct Way {
     /// What the lookup returned.
@@ -32,19 +49,50 @@ pub(crate) struct Way {
     pub(crate) mtu: u16,
 }
 
-/// The way for a packet that will go from `src` to `dst`, each with its port.
+/// The interface and the address from which the host itself would send to `dst`: a route's `src`, else an address of the
+/// interface, else another one of the host, and never one that may not be used. The address goes to `source`, and is
+/// [`Addr::NONE`] where there is none, or where the kernel cannot tell: before Linux 6.7.
 #[inline(always)]
-pub(crate) fn find<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr, u16), flags: u32) -> Way {
+pub(crate) fn source<P: Packet>(
+    p: P,
+    h: &Headers,
+    src: (&Addr, u16),
+    dst: (&Addr, u16),
+    source: &mut Addr,
+) -> (i64, u32) {
+    // No length is given: where the packet is too big the kernel would not say.
+    let mut q = parameters(p, h, src, dst);
+    let mut flags = SKIP_NEIGH | SOURCE;
+    // SAFETY: the parameters live on this stack, their size is their own.
+    let mut result = unsafe { bpf_fib_lookup(p.ctx(), &mut q, size_of::<Params>() as i32, flags) };
+    if result == UNKNOWN_FLAG {
+        flags = SKIP_NEIGH;
+        // SAFETY: as above.
+        result = unsafe { bpf_fib_lookup(p.ctx(), &mut q, size_of::<Params>() as i32, flags) };
+    }
+    *source = Addr::NONE;
+    if flags & SOURCE != 0 && matches!(result, FOUND | NO_NEIGHBOUR | TOO_BIG) {
+        // SAFETY: a union of plain integers.
+        unsafe {
+            if h.v6 {
+                *source = bytemuck::cast(q.__bindgen_anon_3.ipv6_src);
+            } else if q.__bindgen_anon_3.ipv4_src != 0 {
+                *source = mapped(bytemuck::cast(q.__bindgen_anon_3.ipv4_src));
+            }
+        }
+    }
+    (result, q.ifindex)
+}
+
+/// The question for the way of a packet that will go from `src` to `dst`, each with its port.
+#[inline(always)]
+fn parameters<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr, u16)) -> Params {
     // SAFETY: plain integers.
     let mut q: Params = unsafe { core::mem::zeroed() };
     q.l4_protocol = h.key.proto;
     q.sport = src.1.to_be();
     q.dport = dst.1.to_be();
     q.ifindex = p.ifindex();
-    if P::XDP {
-        // In TC the kernel compares the buffer's own segment size.
-        q.__bindgen_anon_1.tot_len = h.total as u16;
-    }
     if h.v6 {
         q.family = AF_INET6;
         q.__bindgen_anon_3.ipv6_src = words(src.0);
@@ -54,6 +102,17 @@ pub(crate) fn find<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr,
         q.__bindgen_anon_2.tos = h.tos;
         q.__bindgen_anon_3.ipv4_src = words(src.0)[3];
         q.__bindgen_anon_4.ipv4_dst = words(dst.0)[3];
+    }
+    q
+}
+
+/// The way for a packet that will go from `src` to `dst`, each with its port.
+#[inline(always)]
+pub(crate) fn find<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr, u16), flags: u32) -> Way {
+    let mut q = parameters(p, h, src, dst);
+    if P::XDP {
+        // In TC the kernel compares the buffer's own segment size.
+        q.__bindgen_anon_1.tot_len = h.total as u16;
     }
     // SAFETY: the parameters live on this stack, their size is their own.
     let result = unsafe { bpf_fib_lookup(p.ctx(), &mut q, size_of::<Params>() as i32, flags) };

@@ -10,6 +10,7 @@ mod netns {
     mod kernel;
     mod lab;
     mod limits;
+    mod network;
     mod pins;
     mod restart;
     mod sources;

@@ -101,6 +101,7 @@ impl Stages {
             unprogrammed: applied.faults,
             limits: self.proxy.limits(),
             host: applied.host,
+            bound: applied.bound.iter().map(|(vip, at)| format!("{vip}: {}", at.sentence())).collect(),
             remarks: remarks.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
             problems: broken.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
             reasons: reasons.map(|(name, n)| (name.to_owned(), n)).collect(),
@@ -175,6 +176,10 @@ impl Stages {
         let (found, verdict) = model.verdicts.iter().find(|(o, _)| same(o))?;
         let mut view = object_view(found, Some(verdict));
         view.messages.extend(explain::lines(&model, found));
+        let bound = &self.applied.borrow().bound;
+        for addr in model.allocations.get(found).into_iter().flatten() {
+            view.messages.extend(bound.get(addr).map(|at| format!("{addr}: {}", at.sentence())));
+        }
         if self.applied.borrow().unprogrammed.contains(&found.to_string()) {
             view.messages.push("not programmed: `sluice status` says why".to_owned());
         }

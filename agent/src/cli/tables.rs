@@ -63,6 +63,7 @@ pub fn status(s: &view::Status) -> String {
     section("objects that do not work:", s.problems.iter().map(problem).collect());
     section("objects that work, but:", s.remarks.iter().map(problem).collect());
     section("settings of this host:", s.host.clone());
+    section("VIPs that are bound on this host:", s.bound.clone());
     section("maps that are nearly full:", s.nearly_full.clone());
     section("limits that are reached:", s.limits.clone());
     section("not programmed:", s.unprogrammed.clone());

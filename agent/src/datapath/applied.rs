@@ -1,7 +1,8 @@
 //! What the datapath has really programmed: the stage's output.
 use std::{
+    collections::BTreeMap,
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -40,6 +41,8 @@ pub struct Applied {
     pub unprogrammed: Vec<String>,
     /// Settings of this host that keep flows from being forwarded.
     pub host: Vec<String>,
+    /// VIPs that something has bound to an interface of this host, each with that interface.
+    pub bound: BTreeMap<IpAddr, Bound>,
     /// Announcements of VIPs sent since the start.
     pub announcements: u64,
 }
@@ -60,6 +63,32 @@ pub struct UplinkStatus {
     pub v6: Option<Ipv6Addr>,
     /// What is wrong, or why XDP is not used.
     pub note: Option<String>,
+}
+
+/// Where a VIP is bound that this host should not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bound {
+    /// The interface.
+    pub interface: String,
+    /// It is an uplink: the host answers for the address by itself, on every node where it is so.
+    pub on_uplink: bool,
+}
+
+impl Bound {
+    /// A sentence for people, without the address.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let Self { interface, on_uplink } = self;
+        if *on_uplink {
+            format!(
+                "something has bound it to the uplink {interface}: the host answers for it there, whichever node announces \
+                 it; want it removed from the interface"
+            )
+        } else {
+            format!("something has bound it to {interface}; Sluice answers for it all the same, and the host does not")
+        }
+    }
 }
 
 /// How full a map is that objects fill. (What packets can fill is LRU and is meant to be full.)

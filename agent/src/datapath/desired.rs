@@ -28,8 +28,17 @@ pub struct Desired {
     model: Arc<Model>,
     rows: Rows,
     mentions: BTreeMap<Place, Mentions>,
-    /// The host's own addresses.
-    host: BTreeSet<IpAddr>,
+    host: HostAddresses,
+}
+
+/// The addresses that this host has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostAddresses {
+    /// On the uplinks: neighbours find the host by them, so it answers for them itself.
+    pub on_uplinks: BTreeSet<IpAddr>,
+    /// On any interface. An address there that is a VIP was bound by something else (kube-proxy's `kube-ipvs0`, a service on
+    /// `lo`) and is no more the host's than without that; but for a node's own address.
+    pub anywhere: BTreeSet<IpAddr>,
 }
 
 /// Which rows may be others than before.
@@ -84,6 +93,12 @@ impl Desired {
         &self.rows
     }
 
+    /// The last model.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
     /// Takes over a model.
     pub fn follow(&mut self, model: &Arc<Model>) -> Touched {
         let last = std::mem::replace(&mut self.model, Arc::clone(model));
@@ -98,6 +113,12 @@ impl Desired {
         }
         if !Arc::ptr_eq(&last.announced, &model.announced) {
             touched.vips.extend(last.announced.symmetric_difference(&model.announced).map(|vip| addr(*vip)));
+        }
+        if !Arc::ptr_eq(&last.pools, &model.pools) {
+            // Which addresses are a node's.
+            touched
+                .vips
+                .extend(self.host.anywhere.iter().map(|ip| addr(*ip)).filter(|a| self.rows.vips.contains_key(a)));
         }
         if !Arc::ptr_eq(&last.relays, &model.relays) {
             let moved = memo::differences(&last.relays, &model.relays, |old, new| old == new);
@@ -158,17 +179,25 @@ impl Desired {
     }
 
     /// Takes over the host's own addresses.
-    pub fn follow_host(&mut self, host: BTreeSet<IpAddr>) -> Touched {
-        let vips = self.host.symmetric_difference(&host).map(|ip| addr(*ip));
-        let touched = Touched { vips: vips.collect(), ..Touched::default() };
+    pub fn follow_host(&mut self, host: HostAddresses) -> Touched {
+        let vips = self.host.on_uplinks.symmetric_difference(&host.on_uplinks);
+        let vips = vips.chain(self.host.anywhere.symmetric_difference(&host.anywhere));
+        let touched = Touched { vips: vips.map(|ip| addr(*ip)).collect(), ..Touched::default() };
         self.host = host;
         self.flag_vips(&touched.vips);
         touched
     }
 
+    /// Whether an address is the host's for whatever no frontend names.
+    fn is_hosts(&self, ip: IpAddr) -> bool {
+        let HostAddresses { on_uplinks, anywhere } = &self.host;
+        on_uplinks.contains(&ip) || (anywhere.contains(&ip) && self.model.pools.is_of_node(ip))
+    }
+
     /// Computes the flags of these VIPs anew.
     fn flag_vips(&mut self, vips: &BTreeSet<Addr>) {
         for &addr in vips {
+            let is_hosts = self.is_hosts(ip(addr));
             let Some(vip) = self.rows.vips.get_mut(&addr) else { continue };
             let first = FrontendKey { vip: addr, port: 0, proto: 0, family: 0 };
             let last = FrontendKey { vip: addr, port: u16::MAX, proto: u8::MAX, family: u8::MAX };
@@ -176,7 +205,7 @@ impl Desired {
             let ip = ip(addr);
             let announced = self.model.announced.contains(&ip);
             // Of an address that the host has as well, we own the frontends and nothing else.
-            let own = if self.host.contains(&ip) { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
+            let own = if is_hosts { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
             vip.flags = own | if proxied { VIP_PROXY } else { 0 } | if announced { VIP_ANNOUNCE } else { 0 };
             vip.relay = self.model.relays.get(&ip).map_or(Addr::NONE, |relay| rows::addr(*relay));
         }

@@ -30,7 +30,7 @@ pub mod table;
 pub mod uplink;
 
 pub use announce::{Answering, Validity};
-pub use applied::{Applied, Occupancy, UplinkStatus};
+pub use applied::{Applied, Bound, Occupancy, UplinkStatus};
 pub use load::OBJECT;
 pub use stage::{Config, Datapath, DatapathError};
 pub use uplink::Mode;

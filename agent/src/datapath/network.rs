@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
-    address::{AddressAttribute, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
@@ -47,10 +47,20 @@ pub struct Link {
     pub carrier: Option<u32>,
     /// All its addresses.
     pub addresses: BTreeSet<IpAddr>,
-    /// Its first global IPv4 address.
-    pub v4: Option<Ipv4Addr>,
-    /// Its first global IPv6 address.
-    pub v6: Option<Ipv6Addr>,
+    /// Those of them that packets may be sent from, the best one first: global, and neither tentative nor found to be
+    /// another host's; those that are deprecated come last (RFC 6724, rule 3).
+    pub usable: Vec<IpAddr>,
+}
+
+impl Link {
+    /// The best IPv4 and the best IPv6 address to send from, among those that `admits` says yes to.
+    #[must_use]
+    pub fn sources(&self, admits: impl Fn(&IpAddr) -> bool) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+        let all = || self.usable.iter().filter(|ip| admits(ip));
+        let v4 = all().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+        let v6 = all().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+        (v4, v6)
+    }
 }
 
 /// A netlink socket in this network namespace.
@@ -80,6 +90,7 @@ impl Network {
         let mut links: BTreeMap<u32, Link> = messages.iter().filter_map(link).map(|link| (link.index, link)).collect();
         let addresses: Vec<_> =
             self.handle.address().get().execute().try_collect().await.map_err(|e| failed("list the addresses", e))?;
+        let (mut usable, mut deprecated) = (Vec::new(), Vec::new());
         for message in addresses {
             let Some(link) = links.get_mut(&message.header.index) else { continue };
             // For IPv4 `Local` is the host's own address and `Address` the peer's on point-to-point links.
@@ -92,13 +103,17 @@ impl Network {
             };
             let own = find(true).or_else(|| find(false));
             link.addresses.extend(own);
-            if message.header.scope != AddressScope::Universe {
-                continue;
+            let flags = flags(&message);
+            let is_usable = message.header.scope == AddressScope::Universe
+                && !flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
+            if let Some(ip) = own.filter(|_| is_usable) {
+                if flags.contains(AddressFlags::Deprecated) { &mut deprecated } else { &mut usable }
+                    .push((message.header.index, ip));
             }
-            match own {
-                Some(IpAddr::V4(ip)) => _ = link.v4.get_or_insert(ip),
-                Some(IpAddr::V6(ip)) => _ = link.v6.get_or_insert(ip),
-                None => {}
+        }
+        for (index, ip) in usable.into_iter().chain(deprecated) {
+            if let Some(link) = links.get_mut(&index) {
+                link.usable.push(ip);
             }
         }
         Ok(links.into_values().map(|link| (link.name.clone(), link)).collect())
@@ -130,17 +145,21 @@ impl Network {
     /// # Errors
     /// A dump, an addition or a removal fails; the rest is done all the same.
     pub async fn sync_local_routes(&self, vips: &BTreeSet<IpAddr>) -> Result<(), NetworkError> {
-        let mut present = BTreeMap::new();
+        let (mut present, mut of_others) = (BTreeMap::new(), BTreeSet::new());
         for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
         {
-            let ours = |r: &RouteMessage| r.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL);
-            for route in self.dump_routes(message).await?.into_iter().filter(ours) {
-                if let Some(ip) = destination(&route) {
+            for route in self.dump_routes(message).await? {
+                let is_local = route.header.kind == RouteType::Local;
+                let Some(ip) = destination(&route).filter(|_| is_local) else { continue };
+                if route.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL) {
                     present.insert(ip, route);
+                } else if route.header.destination_prefix_length == if ip.is_ipv4() { 32 } else { 128 } {
+                    of_others.insert(ip);
                 }
             }
         }
-        let missing: Vec<_> = vips.iter().filter(|ip| !present.contains_key(ip)).collect();
+        // Where something on this host has bound the address, the kernel has the route, which ours would replace.
+        let missing: Vec<_> = vips.iter().filter(|ip| !present.contains_key(ip) && !of_others.contains(ip)).collect();
         let mut result = Ok(());
         if !missing.is_empty() {
             let loopback = self.links().await?.get("lo").map_or(1, |l| l.index);
@@ -182,8 +201,14 @@ fn link(message: &LinkMessage) -> Option<Link> {
     });
     let has_carrier = up && message.header.flags.contains(LinkFlags::LowerUp);
     let carrier = has_carrier.then(|| ups.unwrap_or_default());
-    let addresses = BTreeSet::new();
-    Some(Link { index: message.header.index, name, veth, up, mac, carrier, addresses, v4: None, v6: None })
+    let (addresses, usable) = (BTreeSet::new(), Vec::new());
+    Some(Link { index: message.header.index, name, veth, up, mac, carrier, addresses, usable })
+}
+
+/// What is to be known of an address. The header has room for the first eight flags; tentative is one of them.
+fn flags(message: &AddressMessage) -> AddressFlags {
+    let all = message.attributes.iter().find_map(|a| if let AddressAttribute::Flags(f) = a { Some(*f) } else { None });
+    all.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into()))
 }
 
 fn destination(route: &RouteMessage) -> Option<IpAddr> {

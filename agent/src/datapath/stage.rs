@@ -11,14 +11,14 @@ use std::{
 };
 
 use aya::maps::{Array, MapData};
-use sluice_ebpf::{Settings, map};
+use sluice_ebpf::{Settings, VIP_HOST, map};
 use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     announce::{Announcer, Answering, Validity},
-    applied::Applied,
-    desired::{Desired, Touched},
+    applied::{Applied, Bound},
+    desired::{Desired, HostAddresses, Touched},
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
     network::{Link, Network, NetworkError},
@@ -207,8 +207,11 @@ impl Datapath {
     async fn apply(&mut self, model: &Arc<Model>) {
         let began = Instant::now();
         let first = self.applied.rev == 0;
-        if first && let Ok(links) = self.network.links().await {
-            self.follow_host(&links);
+        if first {
+            self.name_uplinks().await;
+            if let Ok(links) = self.network.links().await {
+                self.follow_host(&links);
+            }
         }
         let touched = self.desired.follow(model);
         if touched.proxied {
@@ -247,6 +250,7 @@ impl Datapath {
             faults,
             uplinks: std::mem::take(&mut self.applied.uplinks),
             host: std::mem::take(&mut self.applied.host),
+            bound: std::mem::take(&mut self.applied.bound),
             announcements: self.announcer.sent(),
         };
         for full in self.applied.nearly_full().filter(|full| !were_full.contains(full.map)) {
@@ -310,7 +314,9 @@ impl Datapath {
 
     /// Takes over the host's own addresses: of a VIP that is one of them the host keeps the rest.
     fn follow_host(&mut self, links: &BTreeMap<String, Link>) {
-        let touched = self.desired.follow_host(links.values().flat_map(|link| &link.addresses).copied().collect());
+        let on_uplinks = self.uplinks.addresses(links);
+        let anywhere = links.values().flat_map(|link| &link.addresses).copied().collect();
+        let touched = self.desired.follow_host(HostAddresses { on_uplinks, anywhere });
         if self.applied.rev == 0 || touched.vips.is_empty() {
             return;
         }
@@ -318,6 +324,31 @@ impl Datapath {
         match self.write(&ops) {
             Ok(()) => self.announcer.follow(self.desired.rows(), &touched.vips),
             Err(error) => tracing::warn!(reason = %error, "addresses of the host"),
+        }
+    }
+
+    /// The VIPs that something else has bound here, as they are programmed now.
+    fn bound(&self, links: &BTreeMap<String, Link>) -> BTreeMap<IpAddr, Bound> {
+        let is_bound = |ip: &IpAddr| {
+            let is_nodes = self.desired.model().pools.is_of_node(*ip);
+            !is_nodes && self.desired.rows().vips.contains_key(&super::rows::addr(*ip))
+        };
+        let on = |link: &Link| Bound { interface: link.name.clone(), on_uplink: self.uplinks.is_uplink(&link.name) };
+        let of_link =
+            |link: &Link| link.addresses.iter().filter(|ip| is_bound(ip)).map(|ip| (*ip, on(link))).collect::<Vec<_>>();
+        let mut bound: Vec<_> = links.values().flat_map(of_link).collect();
+        // Of two places the uplink counts.
+        bound.sort_by_key(|(_, at)| at.on_uplink);
+        bound.into_iter().collect()
+    }
+
+    /// Takes the interfaces of the default routes where none is named.
+    async fn name_uplinks(&mut self) {
+        if self.by_default_route && self.uplinks.is_unnamed() {
+            match self.network.default_interfaces().await {
+                Ok(names) => self.uplinks.name(names),
+                Err(error) => tracing::warn!(reason = %error, "default routes"),
+            }
         }
     }
 
@@ -365,16 +396,19 @@ impl Datapath {
 
     /// Attaches what is not attached; follows interfaces that come, go or change.
     async fn attach(&mut self) {
-        if self.by_default_route && self.uplinks.is_unnamed() {
-            match self.network.default_interfaces().await {
-                Ok(names) => self.uplinks.name(names),
-                Err(error) => tracing::warn!(reason = %error, "default routes"),
-            }
-        }
+        self.name_uplinks().await;
         let uplinks = match self.network.links().await {
             Ok(links) => {
                 self.follow_host(&links);
-                let statuses = self.uplinks.refresh(&mut self.programs, &links);
+                let bound = self.bound(&links);
+                for (vip, at) in bound.iter().filter(|(vip, at)| self.applied.bound.get(*vip) != Some(*at)) {
+                    tracing::warn!(%vip, iface = %at.interface, reason = at.sentence(), "a VIP is bound on this host");
+                }
+                self.applied.bound = bound;
+                let vips = &self.desired.rows().vips;
+                let is_vip =
+                    |ip: &IpAddr| vips.get(&super::rows::addr(*ip)).is_some_and(|vip| vip.flags & VIP_HOST == 0);
+                let statuses = self.uplinks.refresh(&mut self.programs, &links, is_vip);
                 self.announcer.follow_ports(self.uplinks.ports(&links));
                 statuses.map_err(DatapathError::from)
             }

@@ -3,7 +3,11 @@
 //! # Design
 //! `auto` takes native XDP where the driver has it, except on veth: there XDP turns segmentation offload off, which costs
 //! bulk transfers four fifths of their rate, and frames sent back are lost unless the peer runs XDP too.
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
 use aya::maps::{HashMap, MapData};
 use sluice_ebpf::{Addr, Uplink, map};
@@ -58,7 +62,20 @@ impl Uplinks {
         self.wanted.extend(interfaces);
     }
 
-    /// Brings attachments and addresses in step with the host's interfaces; returns what became of each.
+    /// The addresses of the interfaces themselves: what is bound there is the host's.
+    #[must_use]
+    pub fn addresses(&self, links: &BTreeMap<String, Link>) -> BTreeSet<IpAddr> {
+        self.wanted.iter().filter_map(|name| links.get(name)).flat_map(|link| &link.addresses).copied().collect()
+    }
+
+    /// Whether this is one of them.
+    #[must_use]
+    pub fn is_uplink(&self, name: &str) -> bool {
+        self.wanted.iter().any(|wanted| wanted == name)
+    }
+
+    /// Brings attachments and addresses in step with the host's interfaces; returns what became of each. No packet is
+    /// sent from what `is_vip` says yes to.
     ///
     /// # Errors
     /// The map of uplinks cannot be written.
@@ -66,8 +83,15 @@ impl Uplinks {
         &mut self,
         programs: &mut Programs,
         links: &BTreeMap<String, Link>,
+        is_vip: impl Fn(&IpAddr) -> bool,
     ) -> Result<Vec<UplinkStatus>, TableError> {
-        self.write_rows(links)?;
+        let sources = |link: &Link| {
+            // In a routed network the node's address is on lo.
+            let own = link.sources(|ip| !is_vip(ip));
+            let lo = links.get("lo").map_or((None, None), |lo| lo.sources(|ip| !is_vip(ip)));
+            (own.0.or(lo.0), own.1.or(lo.1))
+        };
+        self.write_rows(links, sources)?;
         let mut statuses = Vec::new();
         for name in self.wanted.clone() {
             let status = match links.get(&name) {
@@ -80,7 +104,7 @@ impl Uplinks {
                     _ => self.attach(programs, link),
                 },
             };
-            let (v4, v6) = links.get(&name).map_or((None, None), |l| (l.v4, l.v6));
+            let (v4, v6) = links.get(&name).map_or((None, None), sources);
             statuses.push(UplinkStatus { v4, v6, ..status });
         }
         let present: Vec<&Link> = self.wanted.iter().filter_map(|name| links.get(name)).collect();
@@ -98,10 +122,14 @@ impl Uplinks {
         links.filter_map(|l| Some((l.index, Port { mac: l.mac?, carrier: l.carrier }))).collect()
     }
 
-    fn write_rows(&mut self, links: &BTreeMap<String, Link>) -> Result<(), TableError> {
+    fn write_rows(
+        &mut self,
+        links: &BTreeMap<String, Link>,
+        sources: impl Fn(&Link) -> (Option<Ipv4Addr>, Option<Ipv6Addr>),
+    ) -> Result<(), TableError> {
         let wrong = |e: aya::maps::MapError| fault(map::UPLINKS, e);
         let wanted: BTreeMap<u32, Uplink> =
-            self.wanted.iter().filter_map(|n| links.get(n)).map(|l| (l.index, row(l))).collect();
+            self.wanted.iter().filter_map(|n| links.get(n)).map(|l| (l.index, row(l, sources(l)))).collect();
         let found: BTreeMap<u32, Uplink> = self.rows.iter().collect::<Result<_, _>>().map_err(wrong)?;
         for (index, row) in wanted.iter().filter(|(index, row)| found.get(index) != Some(row)) {
             self.rows.insert(index, row, 0).map_err(wrong)?;
@@ -118,7 +146,7 @@ impl Uplinks {
             Err(e) => UplinkStatus::detached(name, e.to_string()),
             Ok(()) => {
                 let (xdp, note) = self.attach_xdp(programs, link);
-                UplinkStatus { name: name.clone(), xdp, tc: true, v4: link.v4, v6: link.v6, note }
+                UplinkStatus { name: name.clone(), xdp, tc: true, v4: None, v6: None, note }
             }
         };
         if status.tc {
@@ -153,10 +181,10 @@ fn without(programs: &Programs, link: &Link) -> Option<String> {
     programs.detach_xdp(link).err().map(|e| e.to_string())
 }
 
-fn row(link: &Link) -> Uplink {
+fn row(link: &Link, (v4, v6): (Option<Ipv4Addr>, Option<Ipv6Addr>)) -> Uplink {
     Uplink {
-        v4: link.v4.map_or(Addr::NONE, |ip| Addr::v4(ip.octets())),
-        v6: link.v6.map_or(Addr::NONE, |ip| Addr::v6(ip.octets())),
+        v4: v4.map_or(Addr::NONE, |ip| Addr::v4(ip.octets())),
+        v6: v6.map_or(Addr::NONE, |ip| Addr::v6(ip.octets())),
         mac: link.mac.unwrap_or_default(),
         pad: [0; 2],
     }

@@ -36,6 +36,7 @@ pub mod pass;
 pub mod ping;
 pub mod pod;
 pub mod request;
+pub mod routing;
 pub mod run;
 pub mod scene;
 pub mod serve;

@@ -17,6 +17,11 @@ fn backend((n, locality): &(u8, u8)) -> Backend {
 const HOST: [IpAddr; 2] =
     [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 3)), IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)];
 
+fn on_uplinks(addresses: &[IpAddr]) -> HostAddresses {
+    let on_uplinks: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+    HostAddresses { anywhere: on_uplinks.clone(), on_uplinks }
+}
+
 /// A frontend: VIP, whether UDP, its target, and its list; no flags: the proxy.
 type Drawn = BTreeMap<(u8, bool), (Vec<(u8, u8)>, Vec<(u8, u8)>, u8, u8)>;
 
@@ -84,7 +89,7 @@ proptest! {
         history in prop::collection::vec((any_model(), prop::collection::btree_set(0..5_u8, 0..4), 0..3_u8), 1..10),
     ) {
         let mut desired = Desired::default();
-        desired.follow_host(HOST.into());
+        desired.follow_host(on_uplinks(&HOST));
         let mut following = State::new(&Observed::default());
         let mut planning = State::new(&Observed::default());
         for (drawn, announced, ticks) in history {
@@ -139,9 +144,31 @@ fn an_address_that_the_host_gets_keeps_its_frontends_and_loses_the_rest() {
     let mut desired = Desired::default();
     desired.follow(&one(false, &[1]));
     assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
-    assert!(desired.follow_host([[192, 0, 2, 1].into()].into()).vips.contains(&vip));
+    assert!(desired.follow_host(on_uplinks(&[[192, 0, 2, 1].into()])).vips.contains(&vip));
     assert_eq!(desired.rows().vips[&vip], Vip { flags: VIP_HOST, frontends: 1, ..Vip::default() });
-    assert_eq!(desired.follow_host([[192, 0, 2, 1].into()].into()), Touched::default(), "nothing new");
-    assert!(desired.follow_host(BTreeSet::new()).vips.contains(&vip));
+    assert_eq!(desired.follow_host(on_uplinks(&[[192, 0, 2, 1].into()])), Touched::default(), "nothing new");
+    assert!(desired.follow_host(HostAddresses::default()).vips.contains(&vip));
+    assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
+}
+
+#[test]
+fn a_vip_that_is_bound_on_another_interface_stays_ours_unless_it_is_a_nodes_own_address() {
+    let (vip, ip) = (addr([192, 0, 2, 1].into()), IpAddr::from([192, 0, 2, 1]));
+    let bound = HostAddresses { on_uplinks: BTreeSet::new(), anywhere: [ip].into() };
+    let mut desired = Desired::default();
+    desired.follow_host(bound.clone());
+    desired.follow(&one(false, &[1]));
+    assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT, "kube-ipvs0, lo");
+    // The cluster says that it is this node's: in a routed network a node's address is on lo.
+    let node = serde_json::json!({
+        "kind": "Node", "metadata": {"name": "n1"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}
+    });
+    let snapshot = crate::model::fixture::snapshot(&serde_json::json!([node]));
+    let pools = crate::model::pool::Pools::new(&snapshot, &crate::model::Node::alone("n1"));
+    let of_nodes = Arc::new(Model { pools: Arc::new(pools), ..Model::clone(&one(false, &[1])) });
+    assert!(desired.follow(&of_nodes).vips.contains(&vip));
+    assert_eq!(desired.rows().vips[&vip].flags, VIP_HOST);
+    assert!(desired.follow(&one(false, &[1])).vips.contains(&vip));
     assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
 }

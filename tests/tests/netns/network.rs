@@ -1,0 +1,230 @@
+//! The node's place in the network: which address flows to other nodes come from, and VIPs that something else has bound.
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use netlink_packet_route::{address::AddressFlags, neighbour::NeighbourState};
+use serde_json::Value;
+use sluice_tests::netns::{
+    Agent, AgentSpec, Connection, Datapath, Scene,
+    addr::{self, ip},
+    eventually,
+    lab::UPLINK,
+    manifest::{Service, Slice},
+    ping::ping,
+    pod::TCP_PORT,
+    scene::{TCP, WEB_V4, WEB_V6},
+};
+
+/// How long anything here may take; on a busy machine a lost question alone costs a second.
+const LIMIT: Duration = Duration::from_secs(60);
+/// The interface to which something else binds VIPs, as kube-proxy does.
+const OTHER: &str = "kube-ipvs0";
+/// VIPs on the network of the client and the nodes.
+const VIPS: [&str; 2] = ["198.51.100.200", "2001:db8:51::f:200"];
+
+/// Waits until the pod on the other node sees this node come from `source`.
+fn until_from(scene: &Scene, source: &str, why: &str) {
+    let source = ip(source);
+    let to: SocketAddr = if source.is_ipv4() { (WEB_V4, TCP).into() } else { (WEB_V6, TCP).into() };
+    eventually(&format!("{why}: flows come from {source}"), LIMIT, || {
+        let mut connection = Connection::open(&scene.lab.client, to).map_err(|e| e.to_string())?;
+        connection.exchange(2_000).map_err(|e| e.to_string())?;
+        if connection.answer.peer == source { Ok(()) } else { Err(connection.answer.peer.to_string()) }
+    });
+}
+
+#[test]
+fn flows_to_another_node_come_from_where_the_routing_table_says_by_tc() {
+    sources(Datapath::Tc);
+}
+
+#[test]
+fn flows_to_another_node_come_from_where_the_routing_table_says_by_native_xdp() {
+    sources(Datapath::Xdp);
+}
+
+fn sources(datapath: Datapath) {
+    let scene = Scene::web(datapath, 0, 1);
+    let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+    let pods = (addr::pods_v4(2).into(), 24);
+    until_from(&scene, "198.51.100.1", "one address");
+    let second = ["198.51.101.1", "198.51.101.2"].map(ip);
+    node2.net(async |net| net.address(UPLINK, second[1], 24).await).expect("a second subnet");
+    node1
+        .net(async |net| {
+            net.address(UPLINK, second[0], 24).await?;
+            net.replace_route(pods, UPLINK, Some(second[1]), None).await
+        })
+        .expect("a second subnet");
+    until_from(&scene, "198.51.101.1", "the gateway is on the second subnet");
+    let loopback = ip("192.0.2.77");
+    node2.net(async |net| net.route(loopback, 32, UPLINK, Some(second[0])).await).expect("the way back");
+    node1
+        .net(async |net| {
+            net.up("lo").await?;
+            net.address("lo", loopback, 32).await?;
+            net.replace_route(pods, UPLINK, Some(second[1]), Some(loopback)).await
+        })
+        .expect("a route with a source");
+    until_from(&scene, "192.0.2.77", "the route names its source");
+    // Routed: the uplink has no address at all.
+    let own = addr::node_v4(1).into();
+    node1
+        .net(async |net| {
+            for address in [second[0], own] {
+                net.remove_address(UPLINK, address).await?;
+            }
+            net.remove_address("lo", loopback).await?;
+            net.address("lo", own, 32).await?;
+            net.replace_route((ip("198.51.100.0"), 24), UPLINK, None, None).await?;
+            net.replace_route(pods, UPLINK, Some(addr::node_v4(2).into()), None).await
+        })
+        .expect("the address moves to lo");
+    until_from(&scene, "198.51.100.1", "the node's only address is on lo");
+}
+
+#[test]
+fn no_flow_comes_from_an_address_that_may_not_be_used() {
+    let scene = Scene::web(Datapath::Tc, 0, 1);
+    let node1 = &scene.lab.node1;
+    let (deprecated, duplicate, fresh) = (ip("2001:db8:51::d"), ip("2001:db8:51::10"), ip("2001:db8:51::5"));
+    until_from(&scene, "2001:db8:51::1", "one address");
+    node1.net(async |net| net.address_deprecated(UPLINK, deprecated, 64).await).expect("an address");
+    for key in ["all", "eth0"] {
+        node1.sysctl(&format!("net/ipv6/conf/{key}/accept_dad"), "1").expect("a setting");
+    }
+    node1.net(async |net| net.address_detected(UPLINK, duplicate, 64).await).expect("the client's address");
+    eventually("the address is found to be the client's", LIMIT, || {
+        let flags = node1.net(async |net| net.address_flags(UPLINK, duplicate).await)?;
+        anyhow::ensure!(flags.contains(AddressFlags::Dadfailed), "{flags:?}");
+        Ok(())
+    });
+    let shown = || {
+        let status = scene.agent.show_json(&["status"]).expect("status");
+        status["uplinks"][0]["addresses"][1].as_str().unwrap_or_default().to_owned()
+    };
+    // The agent has looked at the interface by then.
+    eventually("the agent has seen all", LIMIT, || {
+        let seen = scene.agent.show_json(&["status"])?["uptimeSeconds"].as_u64().unwrap_or_default();
+        anyhow::ensure!(seen > 3, "{seen} s");
+        Ok(())
+    });
+    for _ in 0..5 {
+        until_from(&scene, "2001:db8:51::1", "neither the deprecated nor the duplicate one");
+        assert_eq!(shown(), "2001:db8:51::1");
+    }
+    // It follows.
+    node1
+        .net(async |net| {
+            net.address(UPLINK, fresh, 64).await?;
+            net.address_deprecated(UPLINK, addr::node_v6(1).into(), 64).await
+        })
+        .expect("another address");
+    until_from(&scene, "2001:db8:51::5", "the old one is deprecated now");
+    eventually("the status follows", LIMIT, || if shown() == "2001:db8:51::5" { Ok(()) } else { Err(shown()) });
+}
+
+/// A Service on the network of the client and the nodes.
+fn on_the_lan(scene: &Scene) -> Vec<Value> {
+    let service = Service::new("lan").dual().annotation("sluice.dev/addresses", &VIPS.join(","));
+    let slices = [Slice::new("lan", "v4"), Slice::v6("lan", "v6")];
+    let slices = slices.map(|s| s.port("tcp", "TCP", TCP_PORT).pods(&scene.lab.pods).json());
+    [vec![service.port("tcp", "TCP", TCP, TCP_PORT).json()], slices.to_vec()].concat()
+}
+
+fn spec() -> AgentSpec {
+    AgentSpec::new(Datapath::Tc).pools(&["198.51.100.192/26", "2001:db8:51::f:0/112"])
+}
+
+/// Binds the VIPs on a node as something else would, `arp_ignore` being as given.
+fn bind(scene: &Scene, arp_ignore: &str) {
+    let node = &scene.lab.node1;
+    node.sysctl("net/ipv4/conf/all/arp_ignore", arp_ignore).expect("a setting");
+    node.net(async |net| {
+        // There is no dummy device here; a bridge without ports is as good.
+        net.bridge(OTHER).await?;
+        for vip in VIPS.map(ip) {
+            net.address(OTHER, vip, if vip.is_ipv4() { 32 } else { 128 }).await?;
+        }
+        Ok(())
+    })
+    .expect("an interface with the VIPs");
+}
+
+/// What the client knows of where an address is.
+fn known(scene: &Scene, vip: IpAddr) -> Option<[u8; 6]> {
+    scene.lab.client.net(async |net| net.neighbour(vip).await).ok().and_then(|n| n.mac)
+}
+
+fn until_said(agent: &Agent) {
+    eventually("the status says that something has bound the VIPs", LIMIT, || {
+        let status = agent.show_json(&["status"])?;
+        let bound = status["bound"].as_array().map_or(0, Vec::len);
+        anyhow::ensure!(bound == 2, "{}", status["bound"]);
+        Ok(())
+    });
+    let why = agent.show(&["why", "service/default/lan"]).expect("why");
+    for vip in VIPS {
+        let said = format!("{vip}: something has bound it to {OTHER}; Sluice answers for it all the same");
+        assert!(why.contains(&said), "{said:?} is not in: {why}");
+    }
+    let shown = agent.show(&["status"]).expect("status");
+    assert!(shown.contains("VIPs that are bound on this host:"), "{shown}");
+}
+
+#[test]
+fn a_vip_that_is_bound_on_another_interface_is_announced_by_the_announcer() {
+    for arp_ignore in ["0", "1"] {
+        let scene = Scene::with(spec(), 1, 1);
+        bind(&scene, arp_ignore);
+        scene.write("lan.yaml", &on_the_lan(&scene));
+        until_said(&scene.agent);
+        for vip in VIPS.map(ip) {
+            eventually(&format!("{vip} is served, arp_ignore {arp_ignore}"), LIMIT, || {
+                let mut connection =
+                    Connection::open(&scene.lab.client, (vip, TCP).into()).map_err(|e| e.to_string())?;
+                connection.exchange(2_000).map_err(|e| e.to_string())
+            });
+            ping(&scene.lab.client, vip, 56).expect("an echo");
+        }
+        // It goes again, and leaves nothing behind.
+        scene.lab.node1.net(async |net| net.delete(OTHER).await).expect("an interface");
+        eventually("the status says so no more", LIMIT, || {
+            match scene.agent.show_json(&["status"])?["bound"].as_array() {
+                Some(bound) if bound.is_empty() => Ok(()),
+                other => anyhow::bail!("{other:?}"),
+            }
+        });
+        Connection::open(&scene.lab.client, (ip(VIPS[0]), TCP).into()).expect("a connection");
+    }
+}
+
+#[test]
+fn a_node_that_does_not_announce_a_vip_is_silent_about_one_that_is_bound_there() {
+    for arp_ignore in ["0", "1"] {
+        let mut quiet = spec();
+        quiet.extra = ["--announce", "none"].map(str::to_owned).to_vec();
+        let scene = Scene::with(quiet, 1, 1);
+        bind(&scene, arp_ignore);
+        scene.write("lan.yaml", &on_the_lan(&scene));
+        until_said(&scene.agent);
+        let client = addr::CLIENT_V4.into();
+        for vip in VIPS.map(ip) {
+            assert!(Connection::open(&scene.lab.client, (vip, TCP).into()).is_err(), "{vip} answers");
+            assert_eq!(known(&scene, vip), None, "{vip} is known to be somewhere, arp_ignore {arp_ignore}");
+        }
+        // The host speaks from the address, and looks for the client first: it must not say that the VIP is here.
+        scene.lab.node1.net(async |net| net.forget(client).await).expect("the client is forgotten");
+        let say = || UdpSocket::bind((ip(VIPS[0]), 0)).and_then(|s| s.send_to(b"hello", (client, 9)));
+        scene.lab.node1.enter(say).expect("a datagram");
+        eventually("the client has been found", LIMIT, || {
+            let found = scene.lab.node1.net(async |net| net.neighbour(client).await)?;
+            let is_known = found.mac.is_some() && found.state != NeighbourState::Incomplete;
+            anyhow::ensure!(is_known, "{found:?}");
+            Ok(())
+        });
+        assert_eq!(known(&scene, ip(VIPS[0])), None, "the question has named the VIP");
+    }
+}
