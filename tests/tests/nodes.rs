@@ -1,5 +1,6 @@
 //! A real Kubernetes: kubelets, pods from images, and the DaemonSet as people apply it.
 mod nodes {
     mod daemonset;
+    mod ip_mode;
     mod pods;
 }

@@ -87,6 +87,14 @@ pub fn nft() -> Result<()> {
     if on_path("nft") { Ok(()) } else { apt(&["nftables"]) }
 }
 
+/// What kube-proxy calls in the mode of that name.
+///
+/// # Errors
+/// A package is missing that cannot be installed here.
+pub fn iptables() -> Result<()> {
+    if on_path("iptables") { Ok(()) } else { apt(&["iptables"]) }
+}
+
 /// The minor version of a Go 1.x.
 fn go_minor(go: &Path) -> Option<u32> {
     // At the root there is no go.mod that could call for another version.

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::{Service, service::LoadBalancerIngress},
-    model::{ObjectRef, Outcome, Verdict, ipam, service::CLASS},
+    model::{ObjectRef, Outcome, Verdict, chain::Link, ipam, service::CLASS},
     source::Snapshot,
 };
 
@@ -67,7 +67,34 @@ pub fn plan(service: &Service, snapshot: &Snapshot, view: &View<'_>) -> Option<W
         return None;
     }
     let by = view.announced_by(wanted);
-    publish(service, wanted, verdict, &by, &besides(service, snapshot, view))
+    publish(service, wanted, (verdict, &by), &besides(service, snapshot, view), &Shown::of(service, view))
+}
+
+/// How kube-proxy is to treat the addresses of a Service, and what is to be said about it.
+///
+/// # Design
+/// `VIP` lets kube-proxy take an address to the Service's endpoints for who dials it from a pod or a node, and, because it
+/// does so before a socket is looked up, for whoever comes from outside to a port that leads to our proxy. So `Proxy`
+/// wherever one port leads there. Source: KEP-1860; [`Link::mixed`] for Services with both kinds of port.
+struct Shown {
+    /// `ipMode`.
+    mode: &'static str,
+    /// Appended to the condition, for people.
+    note: String,
+}
+
+impl Shown {
+    fn of(service: &Service, view: &View<'_>) -> Self {
+        let link = view.model.chains.get(&service.metadata.object_name()).map(|chain| &chain.link);
+        let is_proxied = |link: &&Link| service.spec.ports.iter().any(|port| link.leads_to_proxy(port));
+        match link.filter(is_proxied) {
+            None => Self { mode: "VIP", note: String::new() },
+            Some(link) => {
+                let note = link.mixed(service).map(|text| format!("; {text}")).unwrap_or_default();
+                Self { mode: "Proxy", note }
+            }
+        }
+    }
 }
 
 fn is_marked(service: &Service, wanted: &[IpAddr]) -> bool {
@@ -123,7 +150,7 @@ fn refuse(service: &Service, verdict: Option<&Verdict>, view: &View<'_>, besides
         None => ("Pending", "it was not looked at yet".to_owned()),
     };
     let conditions = [&[Wanted::fails(PROGRAMMED, reason, message)], besides].concat();
-    let status = status(service, &[], &ours, &conditions);
+    let status = status(service, &[], &ours, &conditions, "");
     if let Some(status) = status {
         let write = Write::new::<Service>(&service.metadata, Some("status"), status);
         return Some(telling_of(write, service, besides));
@@ -134,17 +161,17 @@ fn refuse(service: &Service, verdict: Option<&Verdict>, view: &View<'_>, besides
 fn publish(
     service: &Service,
     wanted: &[IpAddr],
-    verdict: Option<&Verdict>,
-    by: &str,
+    (verdict, by): (Option<&Verdict>, &str),
     besides: &[Wanted],
+    Shown { mode, note }: &Shown,
 ) -> Option<Write> {
     let condition = match verdict {
         Some(v) if v.outcome == Outcome::Refused => Wanted::fails(PROGRAMMED, v.reason, text(v)),
         Some(v) if v.outcome == Outcome::Partial => Wanted::holds(PROGRAMMED, v.reason, text(v)),
-        _ => Wanted::holds(PROGRAMMED, "Programmed", format!("{}{by}", join(wanted))),
+        _ => Wanted::holds(PROGRAMMED, "Programmed", format!("{}{by}{note}", join(wanted))),
     };
     let is_new = !wanted.iter().all(|a| service.status.load_balancer.ingress.iter().any(|i| i.ip == a.to_string()));
-    let status = status(service, wanted, wanted, &[&[condition], besides].concat())?;
+    let status = status(service, wanted, wanted, &[&[condition], besides].concat(), mode)?;
     let mut write = Write::new::<Service>(&service.metadata, Some("status"), status);
     if is_new {
         write = write.telling("EnsuredLoadBalancer", format!("{} is programmed{by}", join(wanted)));
@@ -237,13 +264,13 @@ fn cleared(service: &Service) -> Option<Value> {
     Some(json!({"status": {"loadBalancer": {"ingress": ingress}, "conditions": conditions}}))
 }
 
-/// The status with these addresses; foreign entries first. `None` when it is so already.
-fn status(service: &Service, addrs: &[IpAddr], ours: &[IpAddr], wanted: &[Wanted]) -> Option<Value> {
+/// The status with these addresses in this `ipMode`; foreign entries first. `None` when it is so already.
+fn status(service: &Service, addrs: &[IpAddr], ours: &[IpAddr], wanted: &[Wanted], mode: &str) -> Option<Value> {
     let present = &service.status.load_balancer.ingress;
     let mut ingress = without(&without(present, ours), addrs);
     ingress.extend(addrs.iter().map(|addr| LoadBalancerIngress {
         ip: addr.to_string(),
-        ip_mode: Some("VIP".to_owned()),
+        ip_mode: Some(mode.to_owned()),
         ..LoadBalancerIngress::default()
     }));
     let generation = service.metadata.generation;

@@ -23,6 +23,8 @@ use sluice_tests::{
     },
 };
 
+use super::ip_mode::Layer7;
+
 /// A Deployment of `echo`, spread over the nodes, and its Service.
 fn echo(ns: &TestNamespace<'_>, replicas: u8) {
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
@@ -174,7 +176,7 @@ fn beside_kube_proxy(cluster: &Cluster, ns: &TestNamespace<'_>) {
     let cluster_ips = service["spec"]["clusterIPs"].as_array().into_iter().flatten();
     let cluster_ips: Vec<IpAddr> = cluster_ips.filter_map(|ip| ip.as_str()?.parse().ok()).collect();
     assert_eq!(cluster_ips.len(), 2, "{service:#}");
-    let _proxies = [1, 2].map(|number| cluster.kube_proxy(number, "nftables").expect("kube-proxy"));
+    let proxies = cluster.kube_proxies("nftables").expect("kube-proxy");
     let served = |when: &str| {
         until_from_inside(cluster, ns, when, &cluster_ips);
         for at in [1, 2].into_iter().flat_map(|number| cluster.node_addresses(number)) {
@@ -198,6 +200,14 @@ fn beside_kube_proxy(cluster: &Cluster, ns: &TestNamespace<'_>) {
     }
     until_from_inside(cluster, ns, "the VIP", &vips);
     served("with Sluice");
+    let layer7 = Layer7::set_up(cluster, ns);
+    layer7.check("nftables");
+    drop(proxies);
+    let _proxies = cluster.kube_proxies("iptables").expect("kube-proxy");
+    until_from_inside(cluster, ns, "iptables: the VIP", &vips);
+    served("beside iptables");
+    layer7.check("iptables");
+    layer7.remove();
     // On each of two nodes programs and pins.
     assert_eq!(left_behind(cluster).len(), 4, "{:?}", left_behind(cluster));
 
@@ -258,11 +268,15 @@ fn until_both_nodes(cluster: &Cluster, what: &str, ask: impl Fn() -> anyhow::Res
 
 /// What a pod on node1 is told at an address.
 fn from_pod(cluster: &Cluster, ns: &TestNamespace<'_>, to: (IpAddr, u16)) -> anyhow::Result<String> {
+    exec_on_node1(cluster, ns, &format!("http://{}/", SocketAddr::from(to)))
+}
+
+/// The answer, with its head, that a pod on node1 gets from a URL.
+pub(super) fn exec_on_node1(cluster: &Cluster, ns: &TestNamespace<'_>, url: &str) -> anyhow::Result<String> {
     let pods = cluster.plane.api().list(&ns.path("", "pods"))?;
     let pod = pods.iter().find(|p| p["spec"]["nodeName"] == "node1").context("no pod on node1")?;
-    let url = format!("http://{}/", SocketAddr::from(to));
     let name = pod["metadata"]["name"].as_str().context("a pod without a name")?;
-    cluster.plane.kubectl(&["exec", name, "-n", ns.name(), "--", "/echo", "get", &url], "")
+    cluster.plane.kubectl(&["exec", name, "-n", ns.name(), "--", "/echo", "get", url], "")
 }
 
 /// What somebody in `space` is told at an address.

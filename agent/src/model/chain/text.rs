@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 
 use super::{Bond, Chain, ChainPort, GATEWAY_LABEL, Link, STATUS_PORT};
 use crate::{
-    api::Service,
-    model::{Port, report::Fault},
+    api::{Service, service::ServicePort},
+    model::{Port, Proto, report::Fault},
 };
 
 impl Link {
@@ -23,12 +23,40 @@ impl Link {
                     |port: &i64| *port != STATUS_PORT && !Port::try_new(*port).is_some_and(|p| ports.contains(&p));
                 let tcp = service.spec.ports.iter().filter(|p| p.protocol() == "TCP").map(|p| p.port);
                 let left: Vec<String> = tcp.filter(is_left).map(|port| port.to_string()).collect();
-                if left.is_empty() {
-                    return Vec::new();
-                }
-                vec![format!("{gateway}, which has no listener that is served at port {}", left.join(", "))]
+                let unserved = (!left.is_empty())
+                    .then(|| format!("{gateway}, which has no listener that is served at port {}", left.join(", ")));
+                unserved.into_iter().chain(self.mixed(service)).collect()
             }
         }
+    }
+
+    /// What follows from a Service that has ports which lead to the proxy and ports which do not; `None` of any other.
+    ///
+    /// # Design
+    /// `ipMode` is one for all ports of an address. With `VIP` kube-proxy would take the address to the Service's
+    /// EndpointSlices, past hosts, paths, weights and filters, for clients outside as well; so it is `Proxy`, and the other
+    /// ports lose the short way that kube-proxy gives to pods and nodes. Those have the cluster IP; clients outside lose
+    /// nothing, because Sluice forwards their packets before kube-proxy sees them.
+    #[must_use]
+    pub fn mixed(&self, service: &Service) -> Option<String> {
+        let (proxied, others): (Vec<&ServicePort>, Vec<&ServicePort>) =
+            service.spec.ports.iter().filter(|p| p.port != STATUS_PORT).partition(|port| self.leads_to_proxy(port));
+        let join = |ports: Vec<&ServicePort>| {
+            ports.iter().map(|p| format!("{}/{}", p.port, p.protocol())).collect::<Vec<_>>().join(", ")
+        };
+        (!proxied.is_empty() && !others.is_empty()).then(|| {
+            let (proxied, others) = (join(proxied), join(others));
+            format!(
+                "ipMode is Proxy because {proxied} leads to the proxy; pods and nodes reach {others} at the cluster IP, not \
+                 at the address of the load balancer"
+            )
+        })
+    }
+
+    /// Whether a port of the Service leads to the proxy.
+    #[must_use]
+    pub fn leads_to_proxy(&self, port: &ServicePort) -> bool {
+        port.protocol() == "TCP" && Port::try_new(port.port).is_some_and(|port| self.serves(port, Proto::Tcp).is_some())
     }
 
     /// The Gateway and how the Service names it.

@@ -10,6 +10,8 @@ use crate::{
 struct World {
     service: Value,
     seen: [u64; 2],
+    /// Where Gateway `edge` listens, if there is one.
+    gateway: Option<u16>,
 }
 
 impl World {
@@ -21,7 +23,7 @@ impl World {
             "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
         });
         merge_patch(&mut service, &json!({"metadata": metadata}));
-        Self { service, seen: [1, 1] }
+        Self { service, seen: [1, 1], gateway: None }
     }
 
     fn revision(&self) -> u64 {
@@ -43,6 +45,14 @@ impl World {
     fn plan(&self) -> Option<Write> {
         let mut snapshot = Snapshot::default();
         fixture::add(&mut snapshot, &self.service).unwrap();
+        let class = json!({"kind": "GatewayClass", "metadata": {"name": "c"}, "spec": {"controllerName": "sluice.dev/gateway"}});
+        fixture::add(&mut snapshot, &class).unwrap();
+        if let Some(port) = self.gateway {
+            let listener = json!({"name": "l", "port": port, "protocol": "HTTP"});
+            let spec = json!({"gatewayClassName": "c", "listeners": [listener]});
+            fixture::add(&mut snapshot, &json!({"kind": "Gateway", "metadata": {"name": "edge"}, "spec": spec}))
+                .unwrap();
+        }
         let node = model::Node { role: Role::Member, ..fixture::node(&["192.0.2.0/24", "2001:db8::/64"]) };
         let model = model::compile(&snapshot, &node);
         let report =
@@ -208,4 +218,47 @@ fn s1_s4_what_is_not_ours_is_not_written_to_and_what_was_is_cleared() {
         assert_eq!(world.service["status"]["conditions"].as_array().map(Vec::len), Some(1), "{}", world.service);
         assert_eq!(world.plan(), None);
     }
+}
+
+/// E1 of issue 8: kube-proxy would take a `VIP` past the proxy.
+#[test]
+fn an_address_with_a_port_that_leads_to_the_proxy_has_ip_mode_proxy_while_it_does() {
+    let ports = |list: Value| json!({"spec": {"ports": list}});
+    let (web, dns) = (json!({"name": "web", "port": 80}), json!({"name": "dns", "port": 53, "protocol": "UDP"}));
+    let mut world = World::new(json!({"labels": {"gateway.networking.k8s.io/gateway-name": "edge"}}));
+    world.settle();
+    let shown = |world: &World| {
+        let ingress = &world.service["status"]["loadBalancer"]["ingress"];
+        assert_eq!(ingress.as_array().map(Vec::len), Some(1), "{ingress}");
+        assert_eq!(ingress[0]["ip"], "192.0.2.1");
+        let condition =
+            world.service["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == PROGRAMMED);
+        (ingress[0]["ipMode"].clone(), condition.unwrap()["message"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(shown(&world), (json!("VIP"), "192.0.2.1".to_owned()), "the Gateway is missing");
+
+    world.gateway = Some(80);
+    assert_eq!(world.settle(), ["BackendsNotResolved"], "no route yet");
+    assert_eq!(shown(&world), (json!("Proxy"), "192.0.2.1".to_owned()), "every port leads to the proxy");
+
+    world.change(&ports(json!([web, dns, {"name": "status-port", "port": 15021}])));
+    world.catch_up();
+    world.settle();
+    let (mode, message) = shown(&world);
+    assert_eq!(mode, "Proxy", "of both kinds");
+    let wanted = "192.0.2.1; ipMode is Proxy because 80/TCP leads to the proxy; pods and nodes reach 53/UDP at the cluster IP, \
+                  not at the address of the load balancer";
+    assert_eq!(message, wanted);
+
+    world.change(&ports(json!([dns])));
+    world.catch_up();
+    world.settle();
+    assert_eq!(shown(&world).0, "VIP", "no port leads there any more");
+    world.change(&ports(json!([web])));
+    world.catch_up();
+    world.settle();
+    assert_eq!(shown(&world).0, "Proxy");
+    world.gateway = Some(8080);
+    world.settle();
+    assert_eq!(shown(&world).0, "VIP", "the listener is elsewhere");
 }

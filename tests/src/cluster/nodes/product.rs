@@ -80,12 +80,26 @@ impl Cluster {
         lines.map(|l| format!("node{number} {l}\n")).collect()
     }
 
-    /// kube-proxy of a node, in this mode, for as long as the value lives; what it has written stays.
+    /// kube-proxy on every node, in this mode, for as long as the value lives. What it has written stays until the next one
+    /// is started, in whichever mode: rules of two modes would act one after the other.
     ///
     /// # Errors
-    /// `nft` is missing and cannot be installed, or the node does not run.
-    pub fn kube_proxy(&self, number: u8, mode: &str) -> anyhow::Result<Process> {
+    /// `nft` or `iptables` is missing and cannot be installed.
+    pub fn kube_proxies(&self, mode: &str) -> anyhow::Result<Vec<Process>> {
         xtask::install::nft()?;
+        if mode == "iptables" {
+            xtask::install::iptables()?;
+        }
+        let numbers: Vec<u8> = self.nodes().keys().copied().collect();
+        numbers.into_iter().map(|number| self.kube_proxy(number, mode)).collect()
+    }
+
+    fn kube_proxy(&self, number: u8, mode: &str) -> anyhow::Result<Process> {
+        for family in ["ip", "ip6"] {
+            let table = ["nft", "delete", "table", family, "kube-proxy"];
+            // It is there where one has run before.
+            self.node_exec(number, &table)?;
+        }
         let kubeconfig = self.plane.kubeconfig(&Identity::user("system:kube-proxy"))?;
         let mut command = self.plane.assets.command("kube");
         command.arg("kube-proxy").arg(format!("--kubeconfig={}", kubeconfig.display()));
