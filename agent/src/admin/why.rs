@@ -172,11 +172,11 @@ fn unjudged(snapshot: &Snapshot, known: &Known, object: &ObjectRef) -> view::Obj
 
 fn unknown(snapshot: &Snapshot, model: &Model, known: &Known, object: &ObjectRef) -> String {
     let judged = model.verdicts.keys().filter(|o| o.kind == known.kind).map(|o| o.object.clone());
-    let all = names(snapshot, known.kind).into_iter().chain(judged).map(|name| name.to_string()).collect::<Vec<_>>();
-    // Of the same name in another namespace, or of nearly the same.
-    let elsewhere = all.iter().find(|name| name.rsplit('/').next() == Some(object.object.name.as_str()));
-    let written = object.object.to_string();
-    let meant = elsewhere.map(String::as_str).or_else(|| nearest(&written, all.iter().map(String::as_str)));
+    let all = names(snapshot, known.kind).into_iter().chain(judged).collect::<Vec<_>>();
+    let ObjectName { ns, name } = &object.object;
+    // The namespace is rarely what is misspelt, and often what is forgotten.
+    let near = nearest(name, all.iter().map(|known| known.name.as_str()));
+    let meant = near.and_then(|near| all.iter().filter(|known| known.name == near).max_by_key(|known| known.ns == *ns));
     let meant = meant.map(|name| format!(", did you mean {name}?")).unwrap_or_default();
     format!("no {object} is known to this node{meant}")
 }
