@@ -37,7 +37,7 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show who is behind a Service, or behind all: pods, addresses, ports, readiness, since when
     Instances(InstancesArgs),
-    /// Say why an object works or does not
+    /// Say why an object works or does not; exit status 1: it is refused, 2: it is not known
     Why(WhyArgs),
     /// Detach the programs and remove every pin and route: forwarding stops
     Cleanup(CleanupArgs),
@@ -47,6 +47,8 @@ pub enum Command {
         /// Which one.
         #[arg(value_enum)]
         what: Generated,
+        /// What it is made from: for `fields` the published schemas.
+        files: Vec<PathBuf>,
     },
 }
 
@@ -57,6 +59,8 @@ pub enum Generated {
     Rbac,
     /// The definition of AddressPool.
     Crds,
+    /// The fields that manifests may hold.
+    Fields,
 }
 
 const AGENT_HELP: &str = "\
@@ -197,7 +201,7 @@ pub struct InstancesArgs {
 /// Flags of `sluice why`.
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// The object: `service/NAMESPACE/NAME`, `gateway/NAMESPACE/NAME`, `httproute/NAMESPACE/NAME`
+    /// The object: KIND/NAMESPACE/NAME, as `service/default/web`, or KIND/NAME, as `gatewayclass/sluice`
     pub object: String,
     /// The common flags.
     #[command(flatten)]

@@ -20,9 +20,11 @@ pub mod descriptors;
 pub mod discovery;
 pub mod membership;
 pub mod model;
+pub mod printable;
 pub mod proxy;
 pub mod shared;
 pub mod source;
+pub mod spelling;
 pub mod status;
 pub mod telemetry;
 

@@ -6,9 +6,9 @@ use sluice::{cli, config::Cli, telemetry};
 
 fn main() -> ExitCode {
     match cli::dispatch(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("sluice: {}", telemetry::chain(&*error));
+            eprintln!("sluice: {}", cli::printable(&telemetry::chain(&*error)));
             ExitCode::FAILURE
         }
     }

@@ -10,9 +10,14 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
-use tracing_subscriber::EnvFilter;
+use tracing::field::Field;
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt,
+    fmt::{FormatFields, format, format::Writer},
+};
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, printable::printable_line};
 
 /// Starts logging to standard error; `RUST_LOG` selects, `info` where it does not.
 pub fn start(format: LogFormat) {
@@ -29,9 +34,21 @@ pub fn start(format: LogFormat) {
         .with_ansi(std::io::stderr().is_terminal());
     // A second call in one process is a test's; the first subscriber stays.
     let _ = match format {
-        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Text => builder.with_target(false).fmt_fields(safe_fields()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+}
+
+/// Fields as `name=value`, the message bare, each on one line and without control characters: values are what others wrote.
+fn safe_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
+    let write = |out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug| {
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => write!(out, "{}", printable_line(&text)),
+            name => write!(out, "{name}={}", printable_line(&text)),
+        }
+    };
+    format::debug_fn(write).delimited(" ")
 }
 
 /// An error with its causes, each once: some texts hold their cause's already.
@@ -129,6 +146,35 @@ mod tests {
         let text = exposition(vec![Family { name: "sluice_x", kind: Kind::Counter, help: "Things", samples }]);
         let expected = "# HELP sluice_x Things\n# TYPE sluice_x counter\nsluice_x_total{name=\"a\\\"b\"} 3.0\n# EOF\n";
         assert_eq!(text.unwrap(), expected);
+    }
+
+    #[test]
+    fn a_log_line_holds_no_control_characters_of_others() {
+        #[derive(Clone, Default)]
+        struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let builder = tracing_subscriber::fmt().with_ansi(false).with_target(false).without_time();
+        let subscriber = builder.fmt_fields(safe_fields()).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let pattern = "a\u{1b}]0;owned\u{7}\nWARN forged\u{9b}0m";
+            tracing::warn!(kind = "Service", name = %pattern, line = Some(3), "not \u{1b} read");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let expected =
+            " WARN not \\u{1b} read kind=\"Service\" name=a\\u{1b}]0;owned\\u{7}\\nWARN forged\\u{9b}0m line=3\n";
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -167,27 +167,6 @@ impl Stages {
         let (flows, total) = observe::flows(&self.pins, limit)?;
         Ok(view::Flows { total, flows: flows.iter().map(flow).collect() })
     }
-
-    /// `GET /api/v1/objects/KIND/NAMESPACE/NAME`; the kind in any case.
-    #[must_use]
-    pub fn object(&self, kind: &str, name: &str) -> Option<view::Object> {
-        let model = self.models.borrow().clone();
-        let same = |o: &ObjectRef| o.kind.eq_ignore_ascii_case(kind) && o.object.to_string() == name;
-        let (found, verdict) = model.verdicts.iter().find(|(o, _)| same(o))?;
-        let mut view = object_view(found, Some(verdict));
-        view.messages.extend(explain::lines(&model, found));
-        let bound = &self.applied.borrow().bound;
-        for addr in model.allocations.get(found).into_iter().flatten() {
-            view.messages.extend(bound.get(addr).map(|at| format!("{addr}: {}", at.sentence())));
-        }
-        if self.applied.borrow().unprogrammed.contains(&found.to_string()) {
-            view.messages.push("not programmed: `sluice status` says why".to_owned());
-        }
-        if let Some(chain) = model.chains.get(&found.object).filter(|_| found.kind == "Service") {
-            view.messages.extend(chain.lines());
-        }
-        Some(view)
-    }
 }
 
 fn service(
@@ -234,7 +213,7 @@ fn service(
     }
 }
 
-fn object_view(object: &ObjectRef, verdict: Option<&Verdict>) -> view::Object {
+pub(super) fn object_view(object: &ObjectRef, verdict: Option<&Verdict>) -> view::Object {
     view::Object {
         kind: object.kind.clone(),
         name: object.object.to_string(),

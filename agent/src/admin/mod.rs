@@ -1,12 +1,14 @@
 //! The admin API: read-only HTTP that shows every stage.
 //!
 //! `/livez /readyz /metrics` and `/api/v1/{status,services,backends,routes,flows,objects,instances}`. [`view`] has the shapes,
-//! [`collect`] builds them, [`server`] serves them, [`metrics`] has every metric.
+//! [`collect`] builds them, [`server`] serves them, [`metrics`] has every metric, `why` what became
+//! of one object.
 pub mod collect;
 pub mod discovery;
 mod explain;
 pub mod metrics;
 pub mod server;
 pub mod view;
+mod why;
 
 pub use collect::Stages;

@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     Stages,
     discovery::{Discovery, Query},
-    metrics, view,
+    metrics, view, why,
 };
 use crate::telemetry::exposition;
 
@@ -186,9 +186,9 @@ fn answer(path: &str, query: &str, stages: &Stages, scope: Scope) -> Response<Fu
             Err(reason) => problem(StatusCode::BAD_REQUEST, &reason),
         },
         _ => match path.strip_prefix("/api/v1/objects/").and_then(|rest| rest.split_once('/')) {
-            Some((kind, name)) => match stages.object(kind, name) {
-                Some(object) => ok(object),
-                None => problem(StatusCode::NOT_FOUND, &format!("no {kind} {name} is known to this node")),
+            Some((kind, name)) => match why::object(stages, kind, name) {
+                Ok(object) => ok(object),
+                Err(reason) => problem(StatusCode::NOT_FOUND, &reason),
             },
             None => not_found(path),
         },

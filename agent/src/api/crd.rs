@@ -21,7 +21,7 @@ pub fn address_pools() -> String {
     text
 }
 
-fn address_pool() -> Value {
+pub(crate) fn address_pool() -> Value {
     let column = |name: &str, type_: &str, path: &str, description: &str| json!({"name": name, "type": type_, "jsonPath": path, "description": description});
     let ready = ".status.conditions[?(@.type==\"Ready\")].status";
     json!({

@@ -1,9 +1,10 @@
 //! Kubernetes objects, reduced to the fields that the model reads.
 //!
-//! Parsed from YAML, JSON or the API server alike. Fields that are not read are ignored, never refused: the API server
-//! has validated them, and the manifests may be newer than we are. What is read is checked in `model`, where a bad
+//! Parsed from YAML, JSON or the API server alike. Fields that are not read are ignored here: the API server has
+//! validated them, and `source::manifests` checks its documents before they are read. What is read is checked in `model`, where a bad
 //! value becomes a verdict; a type here is as permissive as the wire.
 pub mod address_pool;
+pub mod choice;
 pub mod condition;
 pub mod crd;
 pub mod endpoint_slice;

@@ -3,7 +3,12 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{condition::Condition, meta::ObjectMeta, wire::or_default};
+use super::{
+    choice::{Choice, Listed},
+    condition::Condition,
+    meta::ObjectMeta,
+    wire::or_default,
+};
 
 /// A `Service`. Source: `v1 Service`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -50,12 +55,49 @@ pub struct ServiceSpec {
     /// `SingleStack`, `PreferDualStack` or `RequireDualStack`; empty is `SingleStack`.
     #[serde(deserialize_with = "or_default")]
     pub ip_family_policy: String,
-    /// `Cluster` or `Local`; empty is `Cluster`.
-    #[serde(deserialize_with = "or_default")]
-    pub external_traffic_policy: String,
-    /// `None` or `ClientIP`; empty is `None`.
-    #[serde(deserialize_with = "or_default")]
-    pub session_affinity: String,
+    /// Which endpoints clients from outside the cluster may reach.
+    pub external_traffic_policy: Choice<TrafficPolicy>,
+    /// Whether a client stays with its endpoint.
+    pub session_affinity: Choice<SessionAffinity>,
+}
+
+impl ServiceSpec {
+    /// The fields that hold none of the values that there are, a sentence each.
+    #[must_use]
+    pub fn unknown_values(&self) -> Vec<String> {
+        let Self { external_traffic_policy, session_affinity, .. } = self;
+        let faults =
+            [external_traffic_policy.fault("externalTrafficPolicy"), session_affinity.fault("sessionAffinity")];
+        faults.into_iter().flatten().collect()
+    }
+}
+
+/// `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// All of them.
+    #[default]
+    Cluster,
+    /// Those on the node that the client's packets come to.
+    Local,
+}
+
+impl Listed for TrafficPolicy {
+    const ALL: &'static [(Self, &'static str)] = &[(Self::Cluster, "Cluster"), (Self::Local, "Local")];
+}
+
+/// `sessionAffinity`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionAffinity {
+    /// Each flow goes where it may.
+    #[default]
+    None,
+    /// All flows of a client's address go to one endpoint.
+    ClientIp,
+}
+
+impl Listed for SessionAffinity {
+    const ALL: &'static [(Self, &'static str)] = &[(Self::None, "None"), (Self::ClientIp, "ClientIP")];
 }
 
 /// One port of a Service.

@@ -62,7 +62,9 @@ pub enum ClientError {
         service: String,
     },
     /// The object's name has another form.
-    #[error("object {object:?}: want KIND/NAMESPACE/NAME, as service/default/web")]
+    #[error(
+        "object {object:?}: want KIND/NAMESPACE/NAME, as service/default/web, or KIND/NAME, as gatewayclass/sluice"
+    )]
     Object {
         /// What was given.
         object: String,

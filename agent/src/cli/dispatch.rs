@@ -2,9 +2,9 @@
 //!
 //! Here and not in `main.rs`, so that the agent is compiled with the library: the binary is linked more than once, for the
 //! tests and for the image, and must not be compiled anew each time.
-use std::{error::Error, io::Write};
+use std::{error::Error, io::Write, process::ExitCode};
 
-use super::Inspect;
+use super::{Answer, Inspect, printable};
 use crate::{
     cli,
     config::{Command, Generated, InspectArgs, InstancesArgs},
@@ -12,22 +12,28 @@ use crate::{
     telemetry,
 };
 
+/// The exit status where an object is refused.
+const REFUSED: u8 = 1;
+/// The exit status where nothing is known of an object, be it that nobody can be asked.
+const UNKNOWN: u8 = 2;
+
 /// Does what the command line asks for.
 ///
 /// # Errors
 /// Whatever keeps it from being done, in one sentence.
-pub fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
+pub fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let inspect = |args: &InspectArgs, what| -> Result<(), Box<dyn Error>> {
-        let text = runtime.block_on(cli::inspect(args, what))?;
+    let inspect = |args: &InspectArgs, what| -> Result<ExitCode, Box<dyn Error>> {
+        let Answer { text, is_refused } = runtime.block_on(cli::inspect(args, what))?;
         // A reader that went away, as `head` does, is no error.
         let _ = writeln!(std::io::stdout(), "{text}");
-        Ok(())
+        Ok(if is_refused { ExitCode::from(REFUSED) } else { ExitCode::SUCCESS })
     };
     match command {
         Command::Agent(args) => {
             telemetry::start(args.log_format);
-            Ok(runtime.block_on(crate::run(args))?)
+            runtime.block_on(crate::run(args))?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Status(args) => inspect(&args, Inspect::Status),
         Command::Services(args) => inspect(&args, Inspect::Services),
@@ -38,22 +44,36 @@ pub fn dispatch(command: Command) -> Result<(), Box<dyn Error>> {
             let InstancesArgs { service, namespace, ready, inspect: common } = args;
             inspect(&common, Inspect::Instances { service, filter: Filter { namespace, ready } })
         }
-        Command::Why(args) => inspect(&args.inspect, Inspect::Why { object: args.object }),
-        Command::Generate { what: Generated::Crds } => {
-            print!("{}", crate::api::crd::address_pools());
-            Ok(())
+        Command::Why(args) => inspect(&args.inspect, Inspect::Why { object: args.object }).or_else(|error| {
+            eprintln!("sluice: {}", printable(&telemetry::chain(&*error)));
+            Ok(ExitCode::from(UNKNOWN))
+        }),
+        Command::Generate { what: Generated::Fields, files } => {
+            print!("{}", crate::source::manifests::schema::table(&files)?);
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Generate { what: Generated::Rbac } => {
+        Command::Generate { what: Generated::Crds, .. } => {
+            print!("{}", crate::api::crd::address_pools());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Generate { what: Generated::Rbac, .. } => {
             print!("{}", crate::source::access::rbac());
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Command::Cleanup(args) => {
+            let is_there = args.bpf_dir.exists();
             runtime.block_on(crate::cleanup(&args.bpf_dir))?;
-            println!("detached and removed everything below {}", args.bpf_dir.display());
+            let dir = args.bpf_dir.display().to_string();
+            let dir = printable(&dir);
+            if is_there {
+                println!("detached and removed everything below {dir}");
+            } else {
+                println!("nothing was removed: there is no {dir}");
+            }
             if args.stay {
                 runtime.block_on(crate::until_told())?;
             }
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

@@ -3,6 +3,7 @@ pub mod client;
 mod dispatch;
 pub mod tables;
 
+pub use crate::printable::printable;
 use client::ClientError;
 pub use dispatch::dispatch;
 use serde::de::DeserializeOwned;
@@ -12,14 +13,15 @@ use crate::{
     config::{InspectArgs, Output},
     discovery::Filter,
     model::http::listing::RouteRow,
+    printable::printable_json,
 };
 
 /// Runs one inspection command and returns what to print.
 ///
 /// # Errors
 /// The agent cannot be reached or has no answer.
-pub async fn inspect(args: &InspectArgs, command: Inspect) -> Result<String, ClientError> {
-    Ok(match command {
+pub async fn inspect(args: &InspectArgs, command: Inspect) -> Result<Answer, ClientError> {
+    let text = match command {
         Inspect::Status => show(args, "/api/v1/status", tables::status).await?,
         Inspect::Services => show::<Vec<view::Service>>(args, "/api/v1/services", |s| tables::services(s)).await?,
         Inspect::Backends => show::<Vec<view::Backend>>(args, "/api/v1/backends", |b| tables::backends(b)).await?,
@@ -36,12 +38,28 @@ pub async fn inspect(args: &InspectArgs, command: Inspect) -> Result<String, Cli
             show(args, &format!("/api/v1/instances?{}", parameters(&filter)), tables::all_instances).await?
         }
         Inspect::Why { object } => {
-            let [kind, ns, name] = object.split('/').collect::<Vec<_>>()[..] else {
+            let is_name =
+                |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_graphic() && !b"?#%".contains(&b));
+            if !object.contains('/') || !object.split('/').all(is_name) {
                 return Err(ClientError::Object { object });
-            };
-            show(args, &format!("/api/v1/objects/{}/{ns}/{name}", full_kind(kind)), tables::object).await?
+            }
+            let body = client::get(&args.admin_socket, &format!("/api/v1/objects/{object}")).await?;
+            let unexpected = |source| ClientError::Unexpected { path: object.clone(), source };
+            let found: view::Object = serde_json::from_slice(&body).map_err(unexpected)?;
+            let is_refused = found.outcome == "refused";
+            return Ok(Answer { text: form(args, &body, tables::object).map_err(unexpected)?, is_refused });
         }
-    })
+    };
+    Ok(Answer { text, is_refused: false })
+}
+
+/// What is printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The table, or the JSON.
+    pub text: String,
+    /// The object that was asked for is refused.
+    pub is_refused: bool,
 }
 
 /// An inspection command.
@@ -69,7 +87,7 @@ pub enum Inspect {
     },
     /// `sluice why`.
     Why {
-        /// `kind/namespace/name`.
+        /// `kind/namespace/name`, or `kind/name`.
         object: String,
     },
 }
@@ -88,22 +106,20 @@ async fn show<T: DeserializeOwned>(
 ) -> Result<String, ClientError> {
     let body = client::get(&args.admin_socket, path).await?;
     let unexpected = |source| ClientError::Unexpected { path: path.to_owned(), source };
-    match args.output {
-        Output::Table => Ok(table(&serde_json::from_slice(&body).map_err(unexpected)?)),
-        Output::Json => {
-            let value: serde_json::Value = serde_json::from_slice(&body).map_err(unexpected)?;
-            serde_json::to_string_pretty(&value).map_err(unexpected)
-        }
-    }
+    form(args, &body, table).map_err(unexpected)
 }
 
-/// The short names that `kubectl` knows.
-fn full_kind(kind: &str) -> &str {
-    match kind {
-        "svc" | "services" => "Service",
-        "gtw" | "gateways" => "Gateway",
-        "gc" | "gatewayclasses" => "GatewayClass",
-        "httproutes" => "HTTPRoute",
-        other => other,
+/// An answer in the form that was asked for, safe to print: it holds names and values that anybody may have written.
+fn form<T: DeserializeOwned>(
+    args: &InspectArgs,
+    body: &[u8],
+    table: fn(&T) -> String,
+) -> Result<String, serde_json::Error> {
+    match args.output {
+        Output::Table => Ok(printable(&table(&serde_json::from_slice(body)?)).into_owned()),
+        Output::Json => {
+            let text = serde_json::to_string_pretty(&serde_json::from_slice::<serde_json::Value>(body)?)?;
+            Ok(printable_json(&text).into_owned())
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use super::{Allocations, announce::announcer, chain::Links, endpoints::SliceIndex};
 use crate::{
-    api::{Node, ObjectName, endpoint_slice::Endpoint},
+    api::{Node, ObjectName, endpoint_slice::Endpoint, service::TrafficPolicy},
     source::Snapshot,
 };
 
@@ -98,7 +98,8 @@ fn is_spared(node: &Arc<Node>) -> bool {
 
 /// The nodes where a Service with `externalTrafficPolicy: Local` has endpoints; `None` for every other Service.
 fn local_nodes(service: &ObjectName, snapshot: &Snapshot, slices: &SliceIndex) -> Option<BTreeSet<String>> {
-    let is_local = snapshot.services.get(service).is_some_and(|s| s.spec.external_traffic_policy == "Local");
+    let is_local =
+        snapshot.services.get(service).is_some_and(|s| s.spec.external_traffic_policy.is(TrafficPolicy::Local));
     let endpoints = || slices.of(service).iter().flat_map(|slice| &slice.endpoints);
     // Ready ones, and those that end but still serve: the fall-back when none is ready.
     let serves = |e: &&Endpoint| e.conditions.ready.unwrap_or(true) || e.conditions.serving == Some(true);

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     api::{Gateway, GatewayClass, ObjectName},
     source::Snapshot,
+    spelling::nearest,
 };
 
 /// The GatewayClass whose Gateways are ours where there is no such object.
@@ -95,9 +96,37 @@ pub(super) fn compile(
             model.judge(object, Verdict { outcome, reason, messages });
         }
     }
+    ignored(snapshot).into_iter().for_each(|(object, verdict)| model.judge(object, verdict));
     model.http = Arc::new(http);
     model.gateways = Arc::new(reports);
     (planes, skipped)
+}
+
+/// Why Gateways and classes that are not ours are left alone.
+fn ignored(snapshot: &Snapshot) -> Vec<(ObjectRef, Verdict)> {
+    let foreign = |reason, message| Verdict { outcome: Outcome::Ignored, reason, messages: vec![message] };
+    let classes = snapshot.gateway_classes.iter().filter(|(_, class)| class.spec.controller_name != CONTROLLER);
+    let classes = classes.map(|(name, class)| {
+        let message = format!("controllerName is {:?}, want {CONTROLLER:?}", class.spec.controller_name);
+        (ObjectRef::new("GatewayClass", ObjectName::new("", name)), foreign("ForeignController", message))
+    });
+    let gateways = snapshot.gateways.iter().filter(|(_, gateway)| !is_ours(snapshot, gateway));
+    let gateways = gateways.map(|(name, gateway)| {
+        let class = &gateway.spec.gateway_class_name;
+        let verdict = if let Some(found) = snapshot.gateway_classes.get(class) {
+            let controller = &found.spec.controller_name;
+            foreign(
+                "ForeignClass",
+                format!("GatewayClass {class:?} is of {controller:?}, want a class of {CONTROLLER:?}"),
+            )
+        } else {
+            let known = snapshot.gateway_classes.keys().map(String::as_str).chain([CLASS]);
+            let meant = nearest(class, known).map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
+            foreign("NoSuchClass", format!("gatewayClassName is {class:?}, and there is no such GatewayClass{meant}"))
+        };
+        (object(name), verdict)
+    });
+    classes.chain(gateways).collect()
 }
 
 /// The ports at which a Gateway's listeners are served.

@@ -28,7 +28,7 @@ use super::{
     route, service, sources,
 };
 use crate::{
-    api::{ObjectName, address_pool::NodeAddressType},
+    api::{ObjectName, address_pool::NodeAddressType, service::TrafficPolicy},
     shared::{Difference, SharedMap},
     source::Snapshot,
 };
@@ -156,7 +156,8 @@ impl Memo {
         for service in services.into_iter().filter_map(|name| snapshot.services.get(name)) {
             compiler.add(service, &mut model);
         }
-        let is_local = |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy == "Local");
+        let is_local =
+            |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy.is(TrafficPolicy::Local));
         // Pools look at less of a node than those who choose between them.
         if touched.iter().any(is_local) || !self.snapshot.nodes.is_same(&snapshot.nodes) {
             self.choose_announcers(snapshot, node, &mut model);

@@ -186,12 +186,30 @@ pub fn service_port(service: &Service, port: Port) -> Option<&service::ServicePo
     service.spec.ports.iter().find(|p| p.port == i64::from(port.get()) && p.protocol() == "TCP")
 }
 
+/// The methods that a match may name. Source: `HTTPMethod` of the Gateway API.
+const METHODS: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::CONNECT,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::PATCH,
+];
+
+fn join(methods: &[Method]) -> String {
+    methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
+}
+
 fn compile_match(spec: &HttpRouteMatch) -> Result<HttpMatch, Fault> {
     let bad = |what: String| Fault::new("UnsupportedValue", what);
     let method = match spec.method.as_deref() {
         None | Some("") => None,
         Some(text) => {
-            Some(Method::from_bytes(text.as_bytes()).map_err(|_| bad(format!("method {text:?} is no HTTP method")))?)
+            let found = METHODS.iter().find(|method| method.as_str() == text);
+            Some(found.cloned().ok_or_else(|| bad(format!("method {text:?}, want one of {}", join(&METHODS))))?)
         }
     };
     let mut headers: Vec<HeaderMatch> = Vec::new();

@@ -27,7 +27,10 @@ use super::{
     sources::{Lists, Ranges, Sources},
 };
 use crate::{
-    api::{ObjectName, Service, service::ServicePort},
+    api::{
+        ObjectName, Service,
+        service::{ServicePort, SessionAffinity, TrafficPolicy},
+    },
     shared::SharedMap,
     source::Snapshot,
 };
@@ -251,7 +254,7 @@ impl<'a> Compiler<'a> {
     fn target(&self, service: &Service, port: &ServicePort, at: Frontend) -> (EndpointTarget, Vec<String>) {
         let mut selected = endpoints::select_port(self.slices, service, port, Family::of(at.vip), self.node);
         selected.exclude(|backend: &Backend| self.vips.has(backend.addr, backend.port));
-        let is_local = service.spec.external_traffic_policy == "Local";
+        let is_local = service.spec.external_traffic_policy.is(TrafficPolicy::Local);
         let exists = !selected.cluster.is_empty();
         let (backends, draining) = if is_local {
             let mut others = selected.cluster;
@@ -276,7 +279,7 @@ impl<'a> Compiler<'a> {
             backends,
             draining,
             when_empty,
-            affinity: service.spec.session_affinity == "ClientIP",
+            affinity: service.spec.session_affinity.is(SessionAffinity::ClientIp),
             sources: None,
         };
         (target, notes)

@@ -8,6 +8,7 @@
 //! A file that is being written is read when its writer closes it, not when its first bytes arrive: half a manifest may
 //! parse. A directory that disappears or cannot be read keeps its objects, as a Kubernetes API that does not answer.
 mod parse;
+pub mod schema;
 #[cfg(test)]
 mod tests;
 mod tree;

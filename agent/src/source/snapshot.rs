@@ -91,6 +91,8 @@ pub struct Fault {
     pub origin: String,
     /// The line in the file, from 1.
     pub line: Option<u64>,
+    /// The one object that it concerns, `Service default/web`; `None` where it may concern more.
+    pub object: Option<String>,
     /// What was found and what was wanted.
     pub reason: String,
 }

@@ -165,13 +165,16 @@ fn publish(
     besides: &[Wanted],
     Shown { mode, note }: &Shown,
 ) -> Option<Write> {
+    // Of what is refused nothing is programmed: its address stays reserved for it, and is not shown.
+    let is_refused = verdict.is_some_and(|v| v.outcome == Outcome::Refused);
+    let shown = if is_refused { &[][..] } else { wanted };
     let condition = match verdict {
-        Some(v) if v.outcome == Outcome::Refused => Wanted::fails(PROGRAMMED, v.reason, text(v)),
+        Some(v) if is_refused => Wanted::fails(PROGRAMMED, v.reason, text(v)),
         Some(v) if v.outcome == Outcome::Partial => Wanted::holds(PROGRAMMED, v.reason, text(v)),
         _ => Wanted::holds(PROGRAMMED, "Programmed", format!("{}{by}{note}", join(wanted))),
     };
-    let is_new = !wanted.iter().all(|a| service.status.load_balancer.ingress.iter().any(|i| i.ip == a.to_string()));
-    let status = status(service, wanted, wanted, &[&[condition], besides].concat(), mode)?;
+    let is_new = !shown.iter().all(|a| service.status.load_balancer.ingress.iter().any(|i| i.ip == a.to_string()));
+    let status = status(service, shown, wanted, &[&[condition], besides].concat(), mode)?;
     let mut write = Write::new::<Service>(&service.metadata, Some("status"), status);
     if is_new {
         write = write.telling("EnsuredLoadBalancer", format!("{} is programmed{by}", join(wanted)));

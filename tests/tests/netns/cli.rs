@@ -1,10 +1,10 @@
 //! The command line and the admin API: tables that say what is true, JSON that parses, metrics that a scraper reads.
 use serde_json::json;
 use sluice_tests::netns::{
-    AgentSpec, Connection, Datapath, Scene, agent,
+    AgentSpec, Connection, Datapath, Scene, agent, eventually,
     load::burst,
     manifest::{gateway, http_route},
-    scene::{FRONT, TCP, UDP, WEB_V4, versions},
+    scene::{APPLIED, FRONT, TCP, UDP, WEB_V4, versions},
     udp,
 };
 
@@ -60,6 +60,71 @@ fn without_an_agent_the_command_line_says_where_it_has_looked() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("admin.sock"), "{said}");
     assert_eq!(said.trim().lines().count(), 1, "one sentence: {said}");
+}
+
+#[test]
+fn why_tells_of_every_kind_and_its_exit_status_says_whether_the_object_works() {
+    let scene = busy();
+    let edge = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "edge"},
+                      "spec": {"controllerName": "example.com/other"}});
+    let mut lost = gateway("lost", 80, None);
+    lost["spec"]["gatewayClassName"] = json!("slucie");
+    let pool = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "AddressPool", "metadata": {"name": "bad"},
+                      "spec": {"addresses": ["203.0.113.300/24"]}});
+    scene.write("odd.yaml", &[edge, lost, pool]);
+    scene.until_state("default/web", "Accepted");
+    for (object, code, words) in [
+        ("service/default/web", 0, &["accepted", "203.0.113.7"][..]),
+        ("svc/web", 0, &["Service default/web: accepted"]),
+        ("gatewayclass/edge", 0, &["ignored (ForeignController)", "want \"sluice.dev/gateway\""]),
+        ("gateway/default/lost", 0, &["ignored (NoSuchClass)", "\"slucie\"", "did you mean \"sluice\"?"]),
+        ("addresspool/bad", 1, &["AddressPool bad: refused", "203.0.113.300/24"]),
+        ("grpcroute/default/any", 0, &["ignored (UnsupportedKind)", "not served yet"]),
+        ("endpointslice/default/web-v4", 0, &["ignored (ReadForOthers)", "Service default/web"]),
+        ("service/default/wbe", 2, &["no Service default/wbe is known", "did you mean default/web?"]),
+        ("servce/default/web", 2, &["did you mean Service?"]),
+        ("addresspool/a/b", 2, &["is in no namespace"]),
+        ("nonsense", 2, &["want KIND/NAMESPACE/NAME"]),
+    ] {
+        eventually(object, APPLIED, || {
+            let output = scene.agent.cli(&["why", object])?;
+            let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+            anyhow::ensure!(output.status.code() == Some(code), "{object} ends with {}: {said}", output.status);
+            let missing = words.iter().find(|word| !said.contains(**word));
+            anyhow::ensure!(missing.is_none(), "{object} lacks {missing:?}: {said}");
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn what_others_wrote_reaches_no_terminal_raw() {
+    let scene = busy();
+    let rules = json!([{"matches": [{"path": {"type": "RegularExpression", "value": "/\u{1b}]0;owned\u{7}(\u{9b}31m"}}],
+                        "backendRefs": [{"name": "v1", "port": 80}]}]);
+    let bad = http_route("bad", "front", &["bad.example"], &rules).to_string();
+    scene.agent.write_text("bad.json", &bad).expect("a file");
+    let is_raw = |text: &str| text.chars().any(|c| c.is_control() && c != '\n');
+    eventually("the verdict shows the pattern, escaped", APPLIED, || {
+        let said = scene.agent.show(&["why", "httproute/default/bad"])?;
+        anyhow::ensure!(said.contains("owned") && said.contains("\\u{7}") && !is_raw(&said), "{said:?}");
+        Ok(())
+    });
+    for command in
+        [&["status"][..], &["routes"], &["status", "-o", "json"], &["why", "httproute/default/bad", "-o", "json"]]
+    {
+        let said = scene.agent.show(command).expect("an answer");
+        assert!(!is_raw(&said), "{command:?}: {said:?}");
+    }
+    scene
+        .agent
+        .write_text("raw.yaml", "apiVersion: v1\nkind: \"S\\e]0;owned\\a\"\nmetadata: {name: x}\n")
+        .expect("a file");
+    eventually("the log names the kind, escaped", APPLIED, || {
+        let log = scene.agent.log();
+        anyhow::ensure!(log.contains("kind is not read") && !is_raw(&log), "{log:?}");
+        Ok(())
+    });
 }
 
 #[test]

@@ -54,6 +54,51 @@ fn a_file_that_does_not_parse_keeps_its_last_good_objects_and_is_named_with_its_
     web_serves(&scene);
 }
 
+/// The Service `web` as it is, with a change.
+fn changed(scene: &Scene, change: impl Fn(&mut Value)) {
+    let mut web = sluice_tests::netns::scene::web().json();
+    change(&mut web);
+    scene.write("web.yaml", &[web]);
+}
+
+#[test]
+fn a_misspelt_field_or_value_is_a_fault_of_its_object_which_is_not_served_otherwise_than_it_was() {
+    let scene = Scene::web(Datapath::Tc, 1, 0);
+    let ranges = |field: &'static str| move |web: &mut Value| web["spec"][field] = json!(["192.168.0.0/16"]);
+    changed(&scene, ranges("loadBalancerSourceRanges"));
+    let refused = || match Connection::open(&scene.lab.client, (WEB_V4, TCP).into()) {
+        Ok(_) => Err("the client is in no range"),
+        Err(_) => Ok(()),
+    };
+    eventually("the ranges hold", APPLIED, refused);
+    // Closed, and it stays closed: the edit that would open it says something that nobody understands.
+    changed(&scene, ranges("loadBalancerSourceRange"));
+    let status = until_status(&scene, "the fault is shown", |s| s["faults"].as_array().is_some_and(|f| f.len() == 1));
+    let said = "spec.loadBalancerSourceRange: unknown field, did you mean loadBalancerSourceRanges?";
+    assert!(status["faults"][0]["reason"].as_str().is_some_and(|r| r.ends_with(said)), "{status:#}");
+    refused().expect("it stays closed");
+    let why = scene.agent.show(&["why", "service/default/web"]).expect("a verdict");
+    assert!(why.contains(said) && why.contains("last good form"), "{why}");
+    // One that never had a good form is not served at all.
+    let slice = Slice::new("other", "v4").port("tcp", "TCP", TCP_PORT).pod(scene.lab.pod("a1"));
+    let mut other = Service::new("other").port("tcp", "TCP", 81, TCP_PORT).json();
+    other["spec"]["externalTrafficPolicy"] = json!("local");
+    scene.write("other.yaml", &[other.clone(), slice.json()]);
+    until_status(&scene, "both are shown", |s| s["faults"].as_array().is_some_and(|f| f.len() == 2));
+    let output = scene.agent.cli(&["why", "service/default/other"]).expect("a process");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "refused: {said}");
+    assert!(said.contains("refused") && said.contains("found \"local\", want Cluster or Local"), "{said}");
+    let listed = scene.agent.show_json(&["services"]).expect("services");
+    assert!(!listed.to_string().contains("default/other"), "{listed:#}");
+    other["spec"]["externalTrafficPolicy"] = json!("Local");
+    scene.write("other.yaml", &[other, slice.json()]);
+    scene.until_state("default/other", "Accepted");
+    changed(&scene, |_| {});
+    until_status(&scene, "no fault is left", |s| s["faults"].as_array().is_some_and(Vec::is_empty));
+    web_serves(&scene);
+}
+
 #[test]
 fn wrong_types_truncation_and_binary_are_faults_too() {
     let scene = Scene::web(Datapath::Tc, 1, 0);

@@ -5,7 +5,7 @@ use super::{Report, usable_ports};
 use crate::{
     api::{
         Service,
-        service::{LoadBalancerIngress, ServiceSpec},
+        service::{LoadBalancerIngress, ServiceSpec, TrafficPolicy},
     },
     model::{
         Node, ObjectRef, Outcome, Verdict,
@@ -37,10 +37,12 @@ impl Demand {
         if let Some(verdict) = not_ours(service, node) {
             return Self::Nothing(verdict);
         }
+        let mut report = Report::default();
+        let ports = usable_ports(service, &mut report);
         let mut claim = Claim {
             is_of_our_class: spec.load_balancer_class.is_some(),
-            ports: usable_ports(service, &mut Report::default()).into_iter().map(|(_, p, proto)| (p, proto)).collect(),
-            local: (spec.external_traffic_policy == "Local").then(|| spec.selector.clone()),
+            ports: ports.into_iter().map(|(_, p, proto)| (p, proto)).collect(),
+            local: (spec.external_traffic_policy.is(TrafficPolicy::Local)).then(|| spec.selector.clone()),
             ..Claim::of(ObjectRef::new("Service", metadata.object_name()), metadata, pools)
         };
         for LoadBalancerIngress { ip, hostname, ip_mode: _, ports: _ } in &status.load_balancer.ingress {
@@ -59,6 +61,16 @@ impl Demand {
                 return Self::Nothing(verdict);
             }
             return Self::Farewell(Box::new(claim), verdict);
+        }
+        // What can serve nothing gets no address; one that it has stays reserved, for its ports may come back.
+        let has_address = !claim.given.is_empty() || node.allocations.contains_key(&claim.object);
+        if claim.ports.is_empty() && !has_address {
+            return Self::Nothing(report.verdict());
+        }
+        // Who reads another value into it opens what should be closed.
+        let odd = spec.unknown_values();
+        if !odd.is_empty() {
+            return Self::Nothing(impossible("UnsupportedValue", odd));
         }
         match requested(service).and_then(|requested| Ok((families(spec, &requested)?, requested))) {
             Ok(((families, all_families), requested)) => {

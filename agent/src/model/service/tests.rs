@@ -161,7 +161,12 @@ fn s21_more_than_a_hundred_ports_are_refused_as_a_whole_and_the_address_stays() 
         verdict(&model, "web"),
         ("Refused TooManyPorts".into(), "spec.ports has 300 ports, want 100 at most".into())
     );
-    assert!(model.allocations.contains_key(&object("web")));
+    assert!(model.allocations.is_empty(), "what never served gets none");
+    let mut before = node(POOLS);
+    before.allocations = compile_web(&format!("{{type: LoadBalancer, ports: [{}]}}", ports(100))).allocations.clone();
+    let spec = format!("{{type: LoadBalancer, ports: [{}]}}", ports(300));
+    let model = compile_with(&services(&[("web", &spec)]), &before);
+    assert_eq!((model.frontends.len(), model.allocations.contains_key(&object("web"))), (0, true));
 }
 
 #[test]
@@ -299,6 +304,26 @@ fn s75_one_frontend_claimed_twice_is_the_older_objects_and_the_verdict_names_it(
 }
 
 #[test]
+fn a_value_that_is_none_of_the_list_refuses_the_service() {
+    for (field, value, want) in [
+        ("externalTrafficPolicy", "local", "want Cluster or Local"),
+        ("sessionAffinity", "clientip", "want None or ClientIP"),
+    ] {
+        let mut snapshot = Snapshot::default();
+        let text = format!("{{type: LoadBalancer, ports: [{{port: 80}}], {field}: {value}}}");
+        let mut service = Service::default();
+        service.metadata.name = "web".to_owned();
+        service.spec = serde_saphyr::from_str(&text).unwrap();
+        snapshot.services.insert(service.metadata.object_name(), service.into());
+        let model = compile_all(&snapshot);
+        let [verdict] = &model.verdicts.values().collect::<Vec<_>>()[..] else { panic!("{:?}", model.verdicts) };
+        assert_eq!((verdict.outcome, verdict.reason), (Outcome::Refused, "UnsupportedValue"));
+        assert_eq!(verdict.messages, [format!("{field} is {value:?}, {want}")]);
+        assert!(model.frontends.is_empty() && model.allocations.is_empty(), "{field}");
+    }
+}
+
+#[test]
 fn session_affinity_is_passed_on() {
     let model = compile_web("{type: LoadBalancer, sessionAffinity: ClientIP, ports: [{port: 80}]}");
     assert!(target(&model, "192.0.2.1:80/TCP").affinity, "S136");
@@ -340,7 +365,7 @@ fn drawn_snapshot() -> impl Strategy<Value = Snapshot> {
         prop::option::weighted(0.2, odd(&["sluice.dev/lb"])),
         prop::collection::vec(odd(&["IPv4", "IPv6"]), 0..3),
         odd(&["", "PreferDualStack", "RequireDualStack"]),
-        odd(&["", "Local", "Cluster"]),
+        odd(&["", "Local", "Cluster", "local"]),
     );
     let annotations = prop::collection::btree_map(
         odd(&[ipam::ADDRESSES, ipam::SHARING_KEY]),
@@ -354,7 +379,8 @@ fn drawn_snapshot() -> impl Strategy<Value = Snapshot> {
         let (type_, ports, ip, class, families, policy, traffic) = spec;
         (service.spec.type_, service.spec.ports, service.spec.load_balancer_ip) = (type_, ports, ip);
         (service.spec.load_balancer_class, service.spec.ip_families) = (class, families);
-        (service.spec.ip_family_policy, service.spec.external_traffic_policy) = (policy, traffic);
+        service.spec.ip_family_policy = policy;
+        service.spec.external_traffic_policy = traffic.as_str().into();
         service
     });
     let endpoint =

@@ -195,7 +195,12 @@ fn origin<T: Kind>(key: &impl Display) -> String {
 }
 
 fn fault<T: Kind>(key: &impl Display, reason: &str) -> Fault {
-    Fault { origin: origin::<T>(key), line: None, reason: format!("{reason}; its last good state is kept") }
+    Fault {
+        origin: origin::<T>(key),
+        line: None,
+        object: None,
+        reason: format!("{reason}; its last good state is kept"),
+    }
 }
 
 fn replace<T: Kind, S: Store>(list: BTreeMap<T::Key, Listed<T>>, place: &Place<T, S>) -> Change<S>

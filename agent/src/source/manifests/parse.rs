@@ -1,14 +1,22 @@
 //! The text of one file -> objects, or what is wrong with it and where.
 //!
 //! A file is cut into documents first, and a document whose text was read before is not read again: one object that
-//! changes in a file of a thousand costs one object. Each document is read twice: for its kind, then as that kind.
-//! Only kinds that the model reads are kept; what the API server would fill in is filled in.
+//! changes in a file of a thousand costs one object. Each document is read for its kind, then checked against the
+//! published fields of that kind, then read as that kind. Only kinds that the model reads are kept; what the API server
+//! would fill in is filled in.
+//!
+//! # Design
+//! A field that no API server knows is a fault of its object, as a value of the wrong type is: `kubectl` would have
+//! refused the object, and what a misspelt field was to forbid would be allowed in silence. Where the fault has the name
+//! of an object, that object alone keeps its last good form; it is not served where it never had one.
+mod check;
 mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{cell::Cell, collections::HashMap, sync::Arc};
 
+use check::{MAX_VALUES, Report};
 use plan::{Head, Plan};
 use serde::de::{DeserializeSeed, IgnoredAny};
 
@@ -74,13 +82,30 @@ pub(super) struct Document {
     pub(super) objects: Vec<Object>,
     /// Kinds that nobody reads, `apps/v1 Deployment`.
     pub(super) unknown: Vec<String>,
+    /// How many values it has, of the file's [`MAX_VALUES`].
+    values: usize,
+}
+
+impl Document {
+    /// The last good form of an object, in a document of its own.
+    pub(super) fn keep(line: u64, object: Object) -> Self {
+        Self { line, objects: vec![object], ..Self::default() }
+    }
 }
 
 /// Something in a file that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Flaw {
     pub(super) line: Option<u64>,
+    /// `Service default/web`: the one object that it concerns; `None` where it may concern more.
+    pub(super) object: Option<String>,
     pub(super) reason: String,
+}
+
+impl Flaw {
+    fn of_file(line: Option<u64>, reason: String) -> Self {
+        Self { line, object: None, reason }
+    }
 }
 
 /// How a file is written.
@@ -97,19 +122,29 @@ pub(super) fn parse(text: &str, format: Format, known: &[Document]) -> (Vec<Docu
         Format::Yaml => (split_yaml(text), None),
         Format::Json => split_json(text),
     };
-    let known = known.iter().map(|d| (d.text.as_str(), d)).collect::<std::collections::HashMap<_, _>>();
+    let known = known.iter().map(|d| (d.text.as_str(), d)).collect::<HashMap<_, _>>();
+    let left = Cell::new(MAX_VALUES);
     let mut documents = Vec::with_capacity(chunks.len());
     let mut flaws = Vec::new();
     for (line, chunk) in chunks {
-        match known.get(chunk) {
-            Some(document) => documents.push(Document { line, ..(*document).clone() }),
-            None => match read_document(chunk, format) {
-                Ok((objects, unknown)) => documents.push(Document { text: chunk.to_owned(), line, objects, unknown }),
-                Err(flaw) => {
-                    flaws.push(Flaw { line: Some(flaw.line.map_or(line, |l| l + line - 1)), reason: flaw.reason });
-                }
-            },
+        if let Some(document) = known.get(chunk) {
+            left.set(left.get().saturating_sub(document.values));
+            documents.push(Document { line, ..(*document).clone() });
+            continue;
         }
+        let before = left.get();
+        let (objects, unknown, mut found) = match read_document(chunk, format, &left) {
+            Ok(read) => read,
+            Err(flaw) => {
+                flaws.push(Flaw { line: Some(flaw.line.map_or(line, |l| l + line - 1)), ..flaw });
+                continue;
+            }
+        };
+        found.iter_mut().for_each(|flaw| flaw.line = Some(flaw.line.map_or(line, |l| l + line - 1)));
+        // A document with faults is read again: what was wrong with it must be told again.
+        let text = if found.is_empty() { chunk.to_owned() } else { String::new() };
+        flaws.append(&mut found);
+        documents.push(Document { text, line, objects, unknown, values: before - left.get() });
     }
     flaws.extend(flaw);
     (documents, flaws)
@@ -160,8 +195,8 @@ fn split_json(text: &str) -> (Vec<(u64, &str)>, Option<Flaw>) {
         let end = match value {
             Ok(_) => values.byte_offset(),
             Err(e) => {
-                let flaw = Flaw { line: Some(u64::try_from(e.line()).unwrap_or(line)), reason: json_reason(&e) };
-                return (chunks, Some(flaw));
+                let line = Some(u64::try_from(e.line()).unwrap_or(line));
+                return (chunks, Some(Flaw::of_file(line, json_reason(&e))));
             }
         };
         let between = text.get(start..end).unwrap_or_default();
@@ -175,17 +210,52 @@ fn split_json(text: &str) -> (Vec<(u64, &str)>, Option<Flaw>) {
     (chunks, None)
 }
 
-/// Reads one document: its heads, then what they name. Lines are counted from the document's first.
-fn read_document(text: &str, format: Format) -> Result<(Vec<Object>, Vec<String>), Flaw> {
+/// Objects, kinds that nobody reads, and what is wrong with objects that are left out.
+type Read = (Vec<Object>, Vec<String>, Vec<Flaw>);
+
+/// Reads one document: its heads, then what they name. Lines are counted from the document's first. Takes from `left`
+/// the values that it has.
+fn read_document(text: &str, format: Format, left: &Cell<usize>) -> Result<Read, Flaw> {
     let head = run::<Head, _>(text, format, std::marker::PhantomData)?;
-    let plan = Plan::of(&head, "").map_err(|reason| Flaw { line: None, reason })?;
+    let mut plan = Plan::of(&head, "").map_err(|reason| Flaw::of_file(None, reason))?;
+    drop(head);
     let mut unknown = Vec::new();
     plan.unknown(&mut unknown);
+    if !plan.has_objects() {
+        return Ok((Vec::new(), unknown, Vec::new()));
+    }
+    let report = Report::new(left);
+    run(text, format, report.check(&plan))?;
+    let mut flaws = Vec::new();
+    for misfit in report.into_misfits() {
+        let object = plan.name_of(misfit.element).map(str::to_owned);
+        let line = line_of(text, &misfit.reason);
+        let reason = object.as_ref().map_or(misfit.reason.clone(), |name| format!("{name}: {}", misfit.reason));
+        flaws.push((misfit.element, Flaw { line, object, reason }));
+    }
+    flaws.iter().for_each(|(element, _)| plan.skip(*element));
     let mut objects = Vec::new();
     if plan.has_objects() {
-        objects = run(text, format, &plan).map_err(|flaw| Flaw { reason: plan.locate(&flaw.reason), ..flaw })?;
+        let whole = if let Plan::Object(_, name) = &plan { Some(name.clone()) } else { None };
+        let locate = |flaw: Flaw| Flaw { reason: plan.locate(&flaw.reason), object: whole, ..flaw };
+        objects = run(text, format, &plan).map_err(locate)?;
     }
-    Ok((objects, unknown))
+    Ok((objects, unknown, flaws.into_iter().map(|(_, flaw)| flaw).collect()))
+}
+
+/// The line of a field that a reason begins with the path of, where one line alone can be it.
+fn line_of(text: &str, reason: &str) -> Option<u64> {
+    let path = reason.split(": ").next().unwrap_or_default().trim_end_matches(|c: char| "[]0123456789".contains(c));
+    let name = path.rsplit('.').next().filter(|name| !name.is_empty())?;
+    let has_key = |line: &str| {
+        line.match_indices(name).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            let after = line[at + name.len()..].trim_start_matches(['"', '\'']).trim_start();
+            before.is_none_or(|c| !c.is_alphanumeric()) && after.starts_with(':')
+        })
+    };
+    let mut found = (1..).zip(text.lines()).filter(|(_, line)| has_key(line)).map(|(number, _)| number);
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// Runs a seed over a document; an error carries the path of the field.
@@ -194,19 +264,22 @@ fn run<'de, T, S: DeserializeSeed<'de, Value = T>>(text: &'de str, format: Forma
     match format {
         Format::Json => {
             let mut json = serde_json::Deserializer::from_str(text);
-            seed.deserialize(serde_path_to_error::Deserializer::new(&mut json, &mut track)).map_err(|e| Flaw {
-                line: u64::try_from(e.line()).ok().filter(|l| *l > 0),
-                reason: with_path(&track.path(), &json_reason(&e)),
+            seed.deserialize(serde_path_to_error::Deserializer::new(&mut json, &mut track)).map_err(|e| {
+                let line = u64::try_from(e.line()).ok().filter(|l| *l > 0);
+                Flaw::of_file(line, with_path(&track.path(), &json_reason(&e)))
             })
         }
         Format::Yaml => {
-            let options = serde_saphyr::options! { with_snippet: false };
+            let options = serde_saphyr::options! {
+                with_snippet: false,
+                budget: serde_saphyr::budget! { max_nodes: MAX_VALUES, max_events: 4 * MAX_VALUES },
+            };
             let read = |yaml: serde_saphyr::Deserializer<'de, '_>| {
                 seed.deserialize(serde_path_to_error::Deserializer::new(yaml, &mut track))
             };
             serde_saphyr::with_deserializer_from_str_with_options(text, options, read).map_err(|e| {
                 let line = e.location().map(|l| l.line()).filter(|l| *l > 0);
-                Flaw { line, reason: with_path(&track.path(), &yaml_reason(&e, text)) }
+                Flaw::of_file(line, with_path(&track.path(), &yaml_reason(&e, text)))
             })
         }
     }

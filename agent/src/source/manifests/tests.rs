@@ -134,6 +134,34 @@ async fn a_broken_file_keeps_its_last_good_objects_and_harms_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_object_with_a_fault_keeps_its_last_good_form_and_its_file_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.yaml");
+    let misspelt = manifest("b", 90).replace("ports:", "loadBalancerSourceRange: [192.0.2.0/24], ports:");
+    fs::write(&file, manifest("a", 80) + &misspelt).unwrap();
+    let mut source = Source::start(dir.path());
+    let first = source.until_names(&["a"]).await;
+    let [fault] = &first.faults[..] else { panic!("{:?}", first.faults) };
+    assert_eq!((fault.object.as_deref(), fault.line), (Some("Service default/b"), Some(9)));
+
+    replace(&file, &(manifest("a", 80) + &manifest("b", 80)));
+    let good = source.until("both", |s| s.faults.is_empty() && have(s) == ["a", "b"]).await;
+    replace(&file, &(manifest("a", 81) + &misspelt));
+    let kept = source.until("the fault", |s| s.faults.len() == 1).await;
+    assert_eq!((port(&kept, "a"), port(&kept, "b")), (81, 80));
+    assert!(Arc::ptr_eq(service(&good, "b"), service(&kept, "b")));
+    // Of whatever kind the fault is, and again.
+    replace(&file, &(manifest("a", 82) + &manifest("b", 80).replace("80", "eighty")));
+    let kept = source.until("another fault", |s| port(s, "a") == 82).await;
+    assert_eq!((kept.faults.len(), port(&kept, "b")), (1, 80));
+    // What is not in the file any more is gone.
+    replace(&file, &manifest("a", 83));
+    let gone = source.until_names(&["a"]).await;
+    assert_eq!(gone.faults, []);
+    source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_read_when_its_writer_closes_it() {
     // A writer that takes too long is read all the same, and a busy machine makes any writer slow.
     for _ in 0..100 {

@@ -255,7 +255,7 @@ impl Tree {
             }
             Err(Unreadable::Because(reason)) => {
                 file.stamp = Some(Stamp::of(metadata));
-                let flaws = vec![Flaw { line: None, reason }];
+                let flaws = vec![Flaw { line: None, object: None, reason }];
                 pass.changed |= file.flaws != flaws;
                 file.flaws = flaws;
             }
@@ -289,7 +289,7 @@ impl Tree {
                                 winner.display()
                             );
                             let origin = path.display().to_string();
-                            faults.push(Fault { origin, line: Some(*line), reason });
+                            faults.push(Fault { origin, line: Some(*line), object: None, reason });
                         }
                     }
                 }
@@ -303,19 +303,22 @@ impl Tree {
 
     /// What is wrong with directories and files, in the order of their paths.
     fn faults(&self) -> Vec<Fault> {
-        let dirs = self.unreadable.iter().map(|(path, reason)| (path, None, reason));
-        let files = self.files.iter().flat_map(|(path, f)| f.flaws.iter().map(move |w| (path, w.line, &w.reason)));
-        let fault = |(path, line, reason): (&PathBuf, _, &String)| Fault {
+        let fault = |path: &PathBuf, line, object: &Option<String>, reason: &String| Fault {
             origin: path.display().to_string(),
             line,
+            object: object.clone(),
             reason: reason.clone(),
         };
-        dirs.chain(files).map(fault).collect()
+        let dirs = self.unreadable.iter().map(|(path, reason)| fault(path, None, &None, reason));
+        let of_file = |(path, file): (_, &File)| {
+            file.flaws.iter().map(|flaw| fault(path, flaw.line, &flaw.object, &flaw.reason)).collect::<Vec<_>>()
+        };
+        dirs.chain(self.files.iter().flat_map(of_file)).collect()
     }
 
     /// Logs faults that were not there before.
     fn report(&self, before: &[Fault], now: &[Fault]) {
-        for Fault { origin, line, reason } in now.iter().filter(|f| !before.contains(f)) {
+        for Fault { origin, line, object: _, reason } in now.iter().filter(|f| !before.contains(f)) {
             tracing::warn!(file = %origin, line = *line, reason = %reason, "manifest is not read, last good objects stay");
         }
         if now.is_empty() && !before.is_empty() {
@@ -329,13 +332,26 @@ impl File {
         self.documents.iter().flat_map(|d| &d.objects)
     }
 
-    /// Takes over a text; whether anything is different now.
+    /// Applies a text; whether anything is different now.
+    ///
+    /// Where each flaw names its object, these objects alone keep their last good form. Any other flaw may hide objects,
+    /// and all of the file stays as it was.
     fn update(&mut self, text: &str, format: Format) -> bool {
-        let (documents, flaws) = parse::parse(text, format, &self.documents);
-        let is_good = flaws.is_empty();
+        let (mut documents, flaws) = parse::parse(text, format, &self.documents);
+        let is_good = flaws.iter().all(|flaw| flaw.object.is_some());
         let flaws_before = std::mem::replace(&mut self.flaws, flaws);
         if !is_good && self.was_good {
             return self.flaws != flaws_before;
+        }
+        let mut flawed = self.flaws.iter().filter_map(|f| Some((f.object.as_deref()?, f.line))).collect::<Vec<_>>();
+        flawed.dedup_by_key(|(object, _)| *object);
+        for (flawed, line) in flawed {
+            let is_it = |object: &&Object| {
+                let (kind, name) = object.describe();
+                flawed.strip_prefix(kind).and_then(|rest| rest.strip_prefix(' ')) == Some(name.to_string().as_str())
+            };
+            let last = self.objects().find(is_it).cloned();
+            documents.extend(last.map(|object| Document::keep(line.unwrap_or(1), object)));
         }
         self.was_good = is_good;
         self.documents = documents;

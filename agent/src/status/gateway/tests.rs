@@ -155,7 +155,7 @@ fn a_class_of_ours_is_accepted_and_no_other_is_touched() {
         model.verdicts.get(&ObjectRef::new("GatewayClass", ObjectName::new("", "edge"))).map(|v| v.reason)
     };
     assert_eq!(verdict(ours), Some("Accepted"));
-    assert_eq!(verdict(class("example.com/other", json!({}))), None);
+    assert_eq!(verdict(class("example.com/other", json!({}))), Some("ForeignController"));
     let odd = class("sluice.dev/gateway", json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "c"}}));
     assert_eq!(says(&class_status(&odd, T0).unwrap().conditions[..1], 2), ["Accepted=False/InvalidParameters"]);
     assert_eq!(verdict(odd), Some("InvalidParameters"));

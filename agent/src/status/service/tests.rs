@@ -166,6 +166,34 @@ fn s78_an_address_that_is_given_up_leaves_the_status_before_its_mark() {
 }
 
 #[test]
+fn what_is_refused_shows_no_address() {
+    let sctp = json!({"spec": {"ports": [{"port": 80, "protocol": "SCTP"}]}});
+    let ranges = json!({"spec": {"loadBalancerSourceRanges": ["nonsense"]}});
+    let mut world = World::new(json!({}));
+    world.change(&sctp);
+    world.catch_up();
+    assert_eq!(world.settle(), [""], "it was never given one, and nobody says that it was");
+    assert_eq!((world.shown(), world.allocated(), world.finalizers()), (vec![], None, vec![]));
+    assert_eq!(world.service["status"]["conditions"][0]["reason"], "UnsupportedProtocol");
+    for (refused, reason) in [(sctp, "UnsupportedProtocol"), (ranges, "InvalidSourceRanges")] {
+        let mut world = World::new(json!({}));
+        world.settle();
+        let before = world.service["spec"].clone();
+        world.change(&refused);
+        world.catch_up();
+        assert_eq!(world.settle(), [""], "{reason}");
+        assert_eq!(world.shown(), Vec::<&str>::new(), "{reason}");
+        assert_eq!(world.service["status"]["conditions"][0]["reason"], reason);
+        assert_eq!(world.allocated(), Some("192.0.2.1"), "it stays reserved");
+        world.service["spec"] = before;
+        world.change(&json!({}));
+        world.catch_up();
+        assert_eq!(world.settle(), ["EnsuredLoadBalancer"]);
+        assert_eq!(world.shown(), ["192.0.2.1"]);
+    }
+}
+
+#[test]
 fn s71_a_service_that_is_refused_keeps_no_mark_that_would_keep_it_from_being_deleted() {
     let mut world = World::new(json!({"finalizers": ["example.com/keep"]}));
     world.settle();

@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 use super::Object;
@@ -22,7 +22,49 @@ pub(super) struct Head {
     kind: String,
     #[serde(deserialize_with = "or_default")]
     metadata: HeadMeta,
+    #[serde(deserialize_with = "heads")]
     items: Option<Vec<Head>>,
+}
+
+/// Elements of one list at most.
+const MAX_ITEMS: usize = 100_000;
+
+/// Reads the heads of a list's elements, [`MAX_ITEMS`] of them: they are held before anything is counted.
+fn heads<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Head>>, D::Error> {
+    struct Heads;
+
+    impl<'de> Visitor<'de> for Heads {
+        type Value = Option<Vec<Head>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a sequence of objects")
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_seq(self)
+        }
+
+        fn visit_none<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(head) = seq.next_element()? {
+                if all.len() == MAX_ITEMS {
+                    return Err(A::Error::custom(format_args!("has more than {MAX_ITEMS} elements")));
+                }
+                all.push(head);
+            }
+            Ok(Some(all))
+        }
+    }
+
+    deserializer.deserialize_option(Heads)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,6 +96,20 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// As the API names it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Slice => "EndpointSlice",
+            Self::GatewayClass => "GatewayClass",
+            Self::Gateway => "Gateway",
+            Self::HttpRoute => "HTTPRoute",
+            Self::Pool => "AddressPool",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+        }
+    }
+
     fn is_cluster_scoped(self) -> bool {
         match self {
             Self::Service | Self::Slice | Self::Gateway | Self::HttpRoute => false,
@@ -121,19 +177,34 @@ impl Plan {
         }
     }
 
-    /// Puts the object's name before a reason.
-    pub(super) fn locate(&self, reason: &str) -> String {
-        let of = match self {
+    /// The object that an element of it is; 0 where it is no list.
+    pub(super) fn name_of(&self, element: usize) -> Option<&str> {
+        match self {
             Self::Object(_, name) => Some(name),
+            Self::List(items) => match items.get(element) {
+                Some(Self::Object(_, name)) => Some(name),
+                Some(Self::List(_) | Self::Unknown(_)) | None => None,
+            },
+            Self::Unknown(_) => None,
+        }
+    }
+
+    /// Leaves out an element, or the whole.
+    pub(super) fn skip(&mut self, element: usize) {
+        match self {
             Self::List(items) => {
-                let index = reason.strip_prefix("items[").and_then(|r| r.split_once(']')?.0.parse::<usize>().ok());
-                match index.and_then(|i| items.get(i)) {
-                    Some(Self::Object(_, name)) => Some(name),
-                    _ => None,
+                if let Some(item) = items.get_mut(element) {
+                    *item = Self::Unknown(String::new());
                 }
             }
-            Self::Unknown(_) => None,
-        };
+            Self::Object(..) | Self::Unknown(_) => *self = Self::Unknown(String::new()),
+        }
+    }
+
+    /// Puts the object's name before a reason.
+    pub(super) fn locate(&self, reason: &str) -> String {
+        let index = reason.strip_prefix("items[").and_then(|r| r.split_once(']')?.0.parse::<usize>().ok());
+        let of = self.name_of(index.unwrap_or_default()).filter(|_| index.is_some() || !matches!(self, Self::List(_)));
         of.map_or_else(|| reason.to_owned(), |name| format!("{name}: {reason}"))
     }
 }

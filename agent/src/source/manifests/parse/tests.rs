@@ -171,3 +171,133 @@ fn a_gateway_class_belongs_to_no_namespace() {
     assert_eq!(class.spec.controller_name, "sluice.dev/gateway");
     assert_eq!(documents[0].objects[0].describe(), ("GatewayClass", ObjectName::new("", "edge")));
 }
+
+/// The faults of one object, without its name.
+fn faults(text: &str) -> Vec<String> {
+    let (documents, flaws) = yaml(text);
+    assert_eq!(names(&documents), [], "an object with faults is left out: {flaws:?}");
+    let bare = |flaw: &Flaw| {
+        let object = flaw.object.clone().expect("the object is known");
+        flaw.reason.strip_prefix(&format!("{object}: ")).expect("its name comes first").to_owned()
+    };
+    flaws.iter().map(bare).collect()
+}
+
+const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: LoadBalancer, ";
+const ROUTE: &str =
+    "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{name: g}], ";
+
+#[test]
+fn a_field_that_does_not_exist_is_a_fault_with_its_path_and_the_nearest_name() {
+    for (text, expected) in [
+        (
+            format!("{WEB}loadBalancerSourceRange: [192.168.0.0/16]}}"),
+            "spec.loadBalancerSourceRange: unknown field, did you mean loadBalancerSourceRanges?",
+        ),
+        (
+            format!("{WEB}ports: [{{port: 80}}, {{port: 81, targetport: 8080}}]}}"),
+            "spec.ports[1].targetport: unknown field, did you mean targetPort?",
+        ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: web, lables: {a: b}}\n".to_owned(),
+            "metadata.lables: unknown field, did you mean labels?",
+        ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nports: [{port: 80}]\n".to_owned(),
+            "ports: unknown field",
+        ),
+        (
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv4\nendpoint: []\n"
+                .to_owned(),
+            "endpoint: unknown field, did you mean endpoints?",
+        ),
+        (format!("{ROUTE}hostname: shop.example}}"), "spec.hostname: unknown field, did you mean hostnames?"),
+        (
+            format!("{ROUTE}rules: [{{matches: [{{paths: {{value: /a}}}}]}}]}}"),
+            "spec.rules[0].matches[0].paths: unknown field, did you mean path?",
+        ),
+        (
+            format!("{ROUTE}rules: [{{matches: [{{headers: [{{name: a, values: b}}]}}]}}]}}"),
+            "spec.rules[0].matches[0].headers[0].values: unknown field, did you mean value?",
+        ),
+        (
+            format!("{ROUTE}rules: [{{backendRef: [{{name: a}}]}}]}}"),
+            "spec.rules[0].backendRef: unknown field, did you mean backendRefs?",
+        ),
+        (
+            "apiVersion: sluice.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: p}\nspec: {autoasign: false}\n".to_owned(),
+            "spec.autoasign: unknown field, did you mean autoAssign?",
+        ),
+    ] {
+        assert_eq!(faults(&text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn a_misspelt_value_of_an_enumeration_is_a_fault_with_those_that_there_are() {
+    for (text, expected) in [
+        (
+            format!("{WEB}externalTrafficPolicy: local}}"),
+            "spec.externalTrafficPolicy: found \"local\", want Cluster or Local",
+        ),
+        (
+            format!("{WEB}internalTrafficPolicy: local}}"),
+            "spec.internalTrafficPolicy: found \"local\", want Cluster or Local",
+        ),
+        (
+            format!("{WEB}sessionAffinity: clientip}}"),
+            "spec.sessionAffinity: found \"clientip\", want None or ClientIP",
+        ),
+        (
+            format!("{WEB}ports: [{{port: 80, protocol: tcp}}]}}"),
+            "spec.ports[0].protocol: found \"tcp\", want TCP, UDP or SCTP",
+        ),
+        (format!("{WEB}ipFamilies: [ipv4]}}"), "spec.ipFamilies[0]: found \"ipv4\", want IPv4 or IPv6"),
+        (
+            format!("{ROUTE}rules: [{{matches: [{{path: {{type: Prefix}}}}]}}]}}"),
+            "spec.rules[0].matches[0].path.type: found \"Prefix\", want Exact, PathPrefix or RegularExpression",
+        ),
+        (
+            format!("{ROUTE}rules: [{{matches: [{{method: get}}]}}]}}"),
+            "spec.rules[0].matches[0].method: found \"get\", want GET, HEAD, POST, PUT, DELETE, CONNECT, OPTIONS, TRACE or PATCH",
+        ),
+    ] {
+        assert_eq!(faults(&text), [expected], "{text}");
+    }
+    // All at once.
+    assert_eq!(faults(&format!("{WEB}port: 1, externalTrafficPolicy: local, sessionAffinity: x}}")).len(), 3);
+}
+
+#[test]
+fn fields_that_kubernetes_has_and_nobody_here_reads_are_no_faults() {
+    let text = format!(
+        "{WEB}allocateLoadBalancerNodePorts: false, clusterIPs: [10.0.0.1], externalIPs: [], healthCheckNodePort: 30000,\n  internalTrafficPolicy: Local, publishNotReadyAddresses: true, trafficDistribution: PreferClose, ports: [{{port: 80, nodePort: 30001}}],\n  sessionAffinityConfig: {{clientIP: {{timeoutSeconds: 1}}}}, ipFamilyPolicy: '', selector: {{anything: goes}}}}\nstatus: {{whatever: 1}}\n"
+    );
+    let (documents, flaws) = yaml(&text);
+    assert_eq!((names(&documents), flaws), (vec![(1, "web".into())], vec![]));
+    let text = format!(
+        "{ROUTE}useDefaultGateways: None, rules: [{{filters: [{{type: CORS, cors: {{maxAge: 5}}}}], retry: {{attempts: 2}}}}]}}"
+    );
+    assert_eq!(yaml(&text).1, []);
+    // A kind of the same name in another group has fields of its own.
+    assert_eq!(
+        yaml("apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {template: {}}").1,
+        []
+    );
+}
+
+#[test]
+fn an_element_with_a_fault_spares_the_others_of_its_list() {
+    let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: b}\n  spec:\n    sessionafinity: ClientIP\n";
+    let (documents, flaws) = yaml(list);
+    assert_eq!(names(&documents), [(1, "a".into())]);
+    let expected = Flaw {
+        line: Some(11),
+        object: Some("Service default/b".into()),
+        reason: "Service default/b: items[1].spec.sessionafinity: unknown field, did you mean sessionAffinity?".into(),
+    };
+    assert_eq!(flaws, [expected]);
+    let typed = r#"{"kind": "ServiceList", "apiVersion": "v1", "items": [{"metadata": {"name": "a", "lable": {}}}, {"metadata": {"name": "b"}}]}"#;
+    let (documents, flaws) = json(typed);
+    assert_eq!((names(&documents), flaws.len()), (vec![(1, "b".into())], 1));
+}
