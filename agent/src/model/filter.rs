@@ -1,9 +1,17 @@
 //! Filters of a rule or a backendRef -> changes on the way. A filter that is not served is a [`Fault`], never skipped.
+//!
+//! # Design
+//! - No filter makes a message that this proxy would refuse from a client: one `Host` that is an authority, paths in normal
+//!   form, and the fields of the connection and of the framing stay the proxy's own. Envoy and HAProxy keep them likewise.
+
+#[cfg(test)]
+mod tests;
+
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
     Port,
-    http::{HeaderEdits, Hostname, PathChange, Redirect, Rewrite},
+    http::{HeaderEdits, Hostname, PathChange, Redirect, Rewrite, host::Authority, path},
     report::Fault,
 };
 use crate::api::http_route::{HttpHeader, HttpHeaderFilter, HttpPathModifier, HttpRequestRedirect, HttpRouteFilter};
@@ -41,7 +49,7 @@ pub fn compile(specs: &[HttpRouteFilter], prefixes: bool) -> Result<Filters, Fau
         let empty = || bad(format!("filter {kind} is empty"));
         match kind {
             "RequestHeaderModifier" => {
-                out.request = edits(spec.request_header_modifier.as_ref().ok_or_else(empty)?)?;
+                out.request = request_edits(spec.request_header_modifier.as_ref().ok_or_else(empty)?)?;
             }
             "ResponseHeaderModifier" => {
                 out.response = edits(spec.response_header_modifier.as_ref().ok_or_else(empty)?)?;
@@ -68,6 +76,29 @@ pub fn compile(specs: &[HttpRouteFilter], prefixes: bool) -> Result<Filters, Fau
     Ok(out)
 }
 
+/// [`edits`] of a request, which has one `Host`: an added one replaces it, and it cannot be removed (RFC 9112 part 3.2).
+fn request_edits(spec: &HttpHeaderFilter) -> Result<HeaderEdits, Fault> {
+    let mut edits = edits(spec)?;
+    if edits.remove.contains(&header::HOST) {
+        return Err(bad(
+            "header host cannot be removed: a request has exactly one; want set, or URLRewrite with a hostname",
+        ));
+    }
+    if let Some(at) = edits.add.iter().position(|(name, _)| *name == header::HOST) {
+        let added = edits.add.remove(at);
+        edits.set.retain(|(name, _)| *name != header::HOST);
+        edits.set.push(added);
+    }
+    for (_, value) in edits.set.iter().filter(|(name, _)| *name == header::HOST) {
+        if value.to_str().ok().and_then(Authority::try_new).is_none() {
+            return Err(bad(format!(
+                "header host: {value:?} is no host, want a name or an address, and a port if any"
+            )));
+        }
+    }
+    Ok(edits)
+}
+
 fn edits(spec: &HttpHeaderFilter) -> Result<HeaderEdits, Fault> {
     let headers = |all: &[HttpHeader]| {
         let mut out: Vec<(HeaderName, HeaderValue)> = Vec::new();
@@ -88,19 +119,22 @@ fn edits(spec: &HttpHeaderFilter) -> Result<HeaderEdits, Fault> {
 
 /// A header that a filter may change: not the framing, not what belongs to one hop.
 fn header_name(text: &str) -> Result<HeaderName, Fault> {
-    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| bad(format!("{text:?} is no header name")))?;
-    let own = [
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    if own.contains(&name) || matches!(name.as_str(), "keep-alive" | "proxy-connection") {
-        return Err(bad(format!("header {name} belongs to the connection and cannot be changed")));
+    if text.starts_with(':') {
+        let why = "is a pseudo header of HTTP/2 and no header field; want URLRewrite for path and host";
+        return Err(bad(format!("header {text:?} {why}")));
     }
-    Ok(name)
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| bad(format!("{text:?} is no header name")))?;
+    // Some servers take `_` for `-`.
+    let why = match name.as_str().replace('_', "-").as_str() {
+        "content-length" | "transfer-encoding" | "trailer" => "says where the body ends",
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "upgrade" | "http2-settings" => {
+            "belongs to the connection"
+        }
+        "expect" => "is answered by the proxy",
+        "host" if name != header::HOST => "is another spelling of host",
+        _ => return Ok(name),
+    };
+    Err(bad(format!("header {name} {why} and cannot be changed by a filter")))
 }
 
 fn redirect(spec: &HttpRequestRedirect, prefixes: bool) -> Result<Redirect, Fault> {
@@ -136,23 +170,22 @@ fn exact_host(text: &str) -> Result<String, Fault> {
 }
 
 fn path_change(spec: &HttpPathModifier, prefixes: bool) -> Result<PathChange, Fault> {
-    let sound = |text: &str| {
-        let fine = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#\\\"<>".contains(&b));
-        fine.then(|| text.to_owned())
+    let sound = |what: &str, text: &str| {
+        let plain = text.bytes().all(|b| b.is_ascii_graphic() && !b"?#\"<>`".contains(&b));
+        let normal = path::normalise(text).map_err(|e| e.to_string());
+        let normal = normal.and_then(|n| if plain { Ok(n) } else { Err("it has a forbidden character".to_owned()) });
+        normal.map(std::borrow::Cow::into_owned).map_err(|why| bad(format!("{what} {text:?}: {why}")))
     };
     match spec.kind.as_str() {
         "ReplaceFullPath" => {
             let text = spec.replace_full_path.as_deref().unwrap_or("/");
-            sound(text).map(PathChange::Full).ok_or_else(|| bad(format!("replaceFullPath {text:?} is no path")))
+            sound("replaceFullPath", text).map(PathChange::Full)
         }
         "ReplacePrefixMatch" if !prefixes => Err(bad("ReplacePrefixMatch needs PathPrefix matches alone")),
         "ReplacePrefixMatch" => {
-            let text = spec.replace_prefix_match.as_deref().unwrap_or("/");
-            let text = text.trim_end_matches('/');
-            if text.is_empty() {
-                return Ok(PathChange::Prefix(String::new()));
-            }
-            sound(text).map(PathChange::Prefix).ok_or_else(|| bad(format!("replacePrefixMatch {text:?} is no path")))
+            let text = Some(spec.replace_prefix_match.as_deref().unwrap_or("/")).filter(|text| !text.is_empty());
+            let normal = sound("replacePrefixMatch", text.unwrap_or("/"))?;
+            Ok(PathChange::Prefix(normal.trim_end_matches('/').to_owned()))
         }
         other => Err(bad(format!("path change {other:?}, want \"ReplaceFullPath\" or \"ReplacePrefixMatch\""))),
     }

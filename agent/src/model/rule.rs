@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method};
 use super::{
     Port, filter,
     http::{
-        Action, HeaderEdits, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts,
+        Action, HeaderEdits, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts, claim,
         matching::{HeaderMatch, PathMatch, ValueMatch},
         path,
         query::QueryMatch,
@@ -173,11 +173,20 @@ fn backend(snapshot: &Snapshot, route: &ObjectName, spec: &HttpBackendRef) -> Re
     let Some((port, found)) = port else {
         return Err(Fault::new("BackendNotFound", format!("Service {name} has no TCP port {number}")));
     };
-    if let Some(spoken @ ("kubernetes.io/h2c" | "kubernetes.io/wss" | "https")) = found.app_protocol.as_deref() {
-        let why = format!("Service {name} port {port}: appProtocol {spoken} is not supported yet, want HTTP/1.1");
+    if let Some(named) = found.app_protocol.as_deref().filter(|named| !is_spoken(named)) {
+        let why =
+            format!("Service {name} port {port}: appProtocol {named:?} is not spoken, want one of {SPOKEN:?} or none");
         return Err(Fault::new("UnsupportedProtocol", why));
     }
     Ok(ServicePort { service: name, port })
+}
+
+/// What `appProtocol` of a port may say, all of it HTTP/1.1 in clear text; whatever else it says, requests would be sent
+/// to a server that does not understand them. Source: KEP-3726 and the service names of IANA, which have no case.
+const SPOKEN: [&str; 4] = ["http", "http-alt", "www-http", "kubernetes.io/ws"];
+
+fn is_spoken(app_protocol: &str) -> bool {
+    app_protocol.is_empty() || SPOKEN.iter().any(|name| name.eq_ignore_ascii_case(app_protocol))
 }
 
 /// The TCP port of a Service with this number.
@@ -207,6 +216,9 @@ fn compile_match(spec: &HttpRouteMatch) -> Result<HttpMatch, Fault> {
     let bad = |what: String| Fault::new("UnsupportedValue", what);
     let method = match spec.method.as_deref() {
         None | Some("") => None,
+        Some(text @ ("CONNECT" | "TRACE")) => {
+            return Err(bad(format!("method {text} matches nothing: it is never served")));
+        }
         Some(text) => {
             let found = METHODS.iter().find(|method| method.as_str() == text);
             Some(found.cloned().ok_or_else(|| bad(format!("method {text:?}, want one of {}", join(&METHODS))))?)
@@ -216,10 +228,18 @@ fn compile_match(spec: &HttpRouteMatch) -> Result<HttpMatch, Fault> {
     for one in &spec.headers {
         let name = HeaderName::from_bytes(one.name.as_bytes())
             .map_err(|_| bad(format!("{:?} is no header name", one.name)))?;
+        // What clients say about themselves is gone before rules see it, or replaced.
+        if claim::is_claim(name.as_str()) && !claim::WRITTEN.contains(&name.as_str()) {
+            let want = claim::WRITTEN.join(", ");
+            return Err(bad(format!("header {name} matches nothing: the proxy removes it first; want one of {want}")));
+        }
         // The first entry of a name wins.
         if headers.iter().all(|h| h.name != name) {
             let value = value(one, |text| {
-                HeaderValue::from_str(text).map_err(|_| bad(format!("{text:?} is no header value")))
+                let why =
+                    || bad(format!("header {name}: {text:?} is no header value, which begins and ends with no space"));
+                let trimmed = text.trim_matches([' ', '\t']).len() == text.len();
+                HeaderValue::from_str(text).ok().filter(|_| trimmed).ok_or_else(why)
             })?;
             headers.push(HeaderMatch { name, value });
         }
@@ -236,7 +256,14 @@ fn path_match(spec: &HttpRouteMatch) -> Result<PathMatch, Fault> {
     let bad = |what: String| Fault::new("UnsupportedValue", what);
     let (kind, text) = spec.path.as_ref().map_or((None, None), |p| (p.kind.as_deref(), p.value.as_deref()));
     let (kind, text) = (kind.unwrap_or("PathPrefix"), text.unwrap_or("/"));
-    let normal = || path::normalise(text).map_err(|e| bad(format!("path {text:?}: {e}")));
+    let normal = || {
+        let normal = path::normalise(text).map_err(|e| bad(format!("path {text:?}: {e}")))?;
+        // A request's path has none of these: it ends at a query or a fragment, and hyper refuses the others.
+        match normal.find(['?', '#', '<', '>', '`']) {
+            None => Ok(normal),
+            Some(at) => Err(bad(format!("path {text:?} matches nothing: no path has {:?}", &normal[at..=at]))),
+        }
+    };
     match kind {
         "Exact" => Ok(PathMatch::Exact(normal()?.into_owned())),
         "PathPrefix" => Ok(PathMatch::Prefix(normal()?.trim_end_matches('/').to_owned())),

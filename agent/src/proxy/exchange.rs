@@ -55,14 +55,13 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
     let shared = &connection.shared;
     let (mut parts, incoming) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let start = shared.settings.start_traces;
     let arrival = Arrival {
         peer: connection.peer,
         local: connection.local,
         has_body: !incoming.is_end_stream(),
         max_fields: shared.settings.max_headers,
     };
-    let canonical = match request::canonicalise(&mut parts, arrival, start) {
+    let canonical = match request::canonicalise(&mut parts, arrival) {
         Ok(canonical) => canonical,
         Err(refusal) => {
             add(&shared.stats.refused_requests);
@@ -99,6 +98,7 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
     let ShareTarget::Service(service) = &share.to else {
         return own(StatusCode::INTERNAL_SERVER_ERROR, "a backend of the route is not valid");
     };
+    request::leave_hop(&mut parts.headers, shared.settings.start_traces);
     change(&mut parts, &rule, share, &matches);
     hops.write(&mut parts.headers);
     let websocket = upgrade.filter(|_| canonical.websocket);
@@ -161,6 +161,8 @@ fn choose(shares: &[Share]) -> Option<&Share> {
 fn change(parts: &mut Parts, rule: &HttpRule, share: &Share, matches: &HttpMatch) {
     rule.request.apply(&mut parts.headers);
     share.request.apply(&mut parts.headers);
+    // A filter may have added one.
+    request::join_cookies(&mut parts.headers);
     if let Some(rewrite) = &rule.rewrite {
         if let Some(host) = &rewrite.hostname {
             parts.headers.insert(header::HOST, host.clone());

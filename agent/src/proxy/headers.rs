@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::model::http::work::work;
+use crate::model::http::{claim::is_claim, work::work};
 
 /// Headers of one hop. Source: RFC 9110 part 7.6.1, and those that came before it.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -99,22 +99,6 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     for name in found {
         trailers.remove(name);
     }
-}
-
-/// Whether a field says who the client is, or is one of those that servers take for one, or for the framing or the host:
-/// servers that hand headers on as variables take `X_Real_IP` for `X-Real-IP`.
-fn is_claim(name: &str) -> bool {
-    work(name.len());
-    let is = |known: &str| name.len() == known.len() && begins(name, known);
-    let claim = begins(name, "x-forwarded-") || is("forwarded") || is("x-real-ip");
-    let framing = || ["content-length", "transfer-encoding", "host", "connection"].into_iter().any(is);
-    claim || (name.contains('_') && framing())
-}
-
-/// Whether a name begins with `known`, where `_` counts as `-`.
-fn begins(name: &str, known: &str) -> bool {
-    let same = |(a, b): (u8, u8)| a == b || (a, b) == (b'_', b'-');
-    name.len() >= known.len() && name.bytes().zip(known.bytes()).all(same)
 }
 
 /// Replaces what the client says about itself by what the connection shows.

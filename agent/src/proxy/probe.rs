@@ -36,16 +36,18 @@ impl Probe {
     /// # Errors
     /// With the status that the client gets.
     pub fn route(&self, parts: &mut Parts) -> Result<usize, StatusCode> {
-        let canonical = request::canonicalise(parts, self.arrival, true).map_err(|refusal| refusal.status)?;
+        let canonical = request::canonicalise(parts, self.arrival).map_err(|refusal| refusal.status)?;
         let head = RequestHead {
             method: &parts.method,
             path: parts.uri.path(),
             query: parts.uri.query(),
             headers: &parts.headers,
         };
-        match self.site.route(&canonical.host, &head) {
+        let found = match self.site.route(&canonical.host, &head) {
             Routed::Entry(entry) => Ok(entry.rule.index),
             Routed::NoListener | Routed::NoEntry => Err(StatusCode::NOT_FOUND),
-        }
+        };
+        request::leave_hop(&mut parts.headers, true);
+        found
     }
 }

@@ -1,7 +1,9 @@
 //! A request's head as it came in -> the head that rules see and that goes upstream.
 //!
 //! Everything that two servers could read differently is refused here or brought into one form: framing, target, host,
-//! path, expectation. After this, `host` is in the headers exactly once, the target is in origin form and normal.
+//! path, expectation. After [`canonicalise`], `host` is in the headers exactly once, the target is in origin form and
+//! normal; rules are matched against that, with all fields of the client's hop still there. [`leave_hop`] takes these
+//! away when the request has its rule.
 use std::{borrow::Cow, net::SocketAddr};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
@@ -63,14 +65,14 @@ const AUTHORITY_LIMIT: usize = 255 + 1 + ":65535".len();
 /// With the status that the client gets.
 ///
 /// Cost: linear in the head. HTTP/1.1 heads are bounded in fields by hyper, HTTP/2 heads only here.
-pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival, start: bool) -> Result<Canonical, Refusal> {
+pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canonical, Refusal> {
     let Arrival { peer, local, has_body, max_fields } = arrival;
     method(&parts.method)?;
     fields(&parts.headers, max_fields)?;
     if framing::is_chunked(&parts.headers).is_err() {
         return bad("transfer coding other than chunked");
     }
-    expectation(&mut parts.headers)?;
+    expectation(&parts.headers)?;
     let authority = authority(parts)?;
     let text = Some(&authority).filter(|a| a.len() <= AUTHORITY_LIMIT).and_then(|a| a.to_str().ok());
     let Some(host) = text.and_then(Authority::try_new) else { return bad("malformed host") };
@@ -79,11 +81,17 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival, start: bool) -> 
     parts.headers.insert(header::HOST, authority.clone());
 
     let websocket = websocket(parts, has_body)?;
-    headers::remove_hop_by_hop(&mut parts.headers);
     join_cookies(&mut parts.headers);
     headers::set_forwarded(&mut parts.headers, peer, local, &authority);
-    headers::set_trace(&mut parts.headers, start);
     Ok(Canonical { host, authority, websocket })
+}
+
+/// Takes away what belongs to the client's hop, and sees to the trace: `start` says whether one is started.
+pub(super) fn leave_hop(headers: &mut HeaderMap, start: bool) {
+    headers::remove_hop_by_hop(headers);
+    // hyper answers `100-continue` itself when the body is read.
+    headers.remove(header::EXPECT);
+    headers::set_trace(headers, start);
 }
 
 /// Bounds what is looked at field by field, and token by token.
@@ -124,11 +132,10 @@ fn websocket(parts: &Parts, has_body: bool) -> Result<bool, Refusal> {
     Ok(asked && parts.method == Method::GET)
 }
 
-/// hyper answers `100-continue` itself when the body is read, so the header ends here.
-fn expectation(headers: &mut HeaderMap) -> Result<(), Refusal> {
+/// `100-continue` is the one expectation that there is. Source: RFC 9110 part 10.1.1.
+fn expectation(headers: &HeaderMap) -> Result<(), Refusal> {
     let known = |v: &HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if headers.get_all(header::EXPECT).iter().all(known) {
-        headers.remove(header::EXPECT);
         return Ok(());
     }
     refuse(StatusCode::EXPECTATION_FAILED, "unknown expectation")
@@ -198,7 +205,7 @@ fn target(parts: &mut Parts) -> Result<(), Refusal> {
 }
 
 /// HTTP/2 may split cookies into fields, HTTP/1 may not. Source: RFC 9113 part 8.2.3.
-fn join_cookies(headers: &mut HeaderMap) {
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     work(crumbs.iter().map(|crumb| 2 + crumb.len()).sum());
     if crumbs.len() < 2 {

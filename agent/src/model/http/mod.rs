@@ -8,6 +8,7 @@
 //! - Which rule a request gets is decided by order alone: the listener with the most specific host name, then its
 //!   entries from the first to the last. `proxy::router` answers the same question faster; a property test compares.
 //! - Paths are compared in the normal form of [`path::normalise`], on both sides.
+pub mod claim;
 pub mod host;
 pub mod listing;
 pub mod matching;

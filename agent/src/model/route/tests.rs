@@ -314,3 +314,76 @@ fn an_address_of_ours_is_no_endpoint_of_a_route_and_the_route_says_so() {
         assert!(verdict.messages.iter().all(|m| m.contains("default/s:80") && m.contains("192.0.2.7")), "{verdict:?}");
     }
 }
+
+#[test]
+fn a_match_that_can_never_hold_is_said() {
+    let header = |name: &str, value: &str| json!({"headers": [{"name": name, "value": value}]});
+    let path = |kind: &str, value: &str| json!({"path": {"type": kind, "value": value}});
+    let listeners = || json!([http("a", json!({}))]);
+    let asked = |matches: &Value| {
+        let spec = json!({"rules": [{"matches": [matches], "backendRefs": [{"name": "s", "port": 80}]}]});
+        attached(listeners(), json!({"name": "gw"}), spec)
+    };
+    for never in [
+        json!({"method": "CONNECT"}),
+        json!({"method": "TRACE"}),
+        header("Forwarded", "for=192.0.2.1"),
+        header("X-Forwarded-Prefix", "/a"),
+        header("x_real_ip", "192.0.2.1"),
+        header(":path", "/"),
+        header("x-a", " 1"),
+        path("Exact", "/a?b=1"),
+        path("PathPrefix", "/a#b"),
+        path("Exact", "/<a>"),
+    ] {
+        assert_eq!(asked(&never), (Outcome::Partial, "UnsupportedValue"), "{never}");
+    }
+    for fine in [
+        json!({"method": "PATCH"}),
+        header("X-Forwarded-For", "192.0.2.1"),
+        header("X-Real-IP", "192.0.2.1"),
+        header("Upgrade", "websocket"),
+        header("Connection", "Upgrade"),
+        header("Transfer-Encoding", "chunked"),
+        header("my_header", "1"),
+        path("Exact", "/a%3Fb"),
+    ] {
+        assert_eq!(asked(&fine), (Outcome::Accepted, "Accepted"), "{fine}");
+    }
+}
+
+#[test]
+fn only_the_protocols_that_are_spoken_are_accepted() {
+    let asked = |protocol: Value| {
+        let service = json!({"kind": "Service", "metadata": {"name": "s"},
+            "spec": {"ports": [{"name": "http", "port": 80, "appProtocol": protocol}]}});
+        let model = compile(json!([
+            gateway(json!([http("a", json!({}))])),
+            route("r", json!({"name": "gw"}), to_s()),
+            service
+        ]));
+        let verdict = verdict(&model, "HTTPRoute", "r");
+        let entries = &model.http.frontends.values().next().unwrap()[0].entries;
+        let Action::Forward(shares) = &entries[0].rule.action else { panic!("{:?}", entries[0].rule) };
+        (verdict.reason, matches!(shares[0].to, ShareTarget::Service(_)))
+    };
+    for spoken in [json!(null), json!(""), json!("http"), json!("HTTP"), json!("kubernetes.io/ws")] {
+        assert_eq!(asked(spoken.clone()), ("Accepted", true), "{spoken}");
+    }
+    for not in [
+        "grpc",
+        "http2",
+        "h2c",
+        "HTTPS",
+        "https",
+        "tls",
+        "kubernetes.io/grpc",
+        "kubernetes.io/h2c",
+        "kubernetes.io/wss",
+        "mysql",
+        "tcp",
+        "example.com/http",
+    ] {
+        assert_eq!(asked(json!(not)), ("UnsupportedProtocol", false), "{not}");
+    }
+}
