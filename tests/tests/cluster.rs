@@ -10,6 +10,7 @@ mod cluster {
     mod manifests;
     mod outage;
     mod ownership;
+    mod permissions;
     mod services;
     mod status;
 }
