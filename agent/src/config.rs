@@ -7,7 +7,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::{datapath, model::pool as pools};
+use crate::{datapath, model::pool as pools, status::route_hosts::RouteHost};
 
 /// A load balancer for Kubernetes: addresses, eBPF forwarding and a layer 7 proxy in one binary.
 #[derive(Debug, Parser)]
@@ -92,6 +92,13 @@ pub struct AgentArgs {
     /// Range that addresses are given from, where an object has none; repeat for several
     #[arg(long = "pool", value_name = "CIDR", env = "SLUICE_POOLS", value_delimiter = ',', value_parser = pool)]
     pub pools: Vec<IpNet>,
+    /// Range that no endpoint may be in, whatever a slice says: by default the metadata services of clouds, which believe
+    /// whoever comes from a node; the same on all nodes; repeat for several, or give 0.0.0.0/32 for none
+    #[arg(
+        long = "refuse-endpoints", value_name = "CIDR", env = "SLUICE_REFUSE_ENDPOINTS", value_delimiter = ',',
+        value_parser = pool, default_values = METADATA
+    )]
+    pub refuse_endpoints: Vec<IpNet>,
     /// Name of this node, compared with `nodeName` of endpoints [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: Option<String>,
@@ -107,6 +114,17 @@ pub struct AgentArgs {
     /// What becomes of Services of type LoadBalancer without `loadBalancerClass`; the same on all nodes
     #[arg(long, value_name = "WHAT", value_enum, default_value_t, env = "SLUICE_CLASSLESS_SERVICES")]
     pub classless_services: Classless,
+    /// Who may ask for which host name by the annotation `sluice.dev/route-host`, for a Route of OpenShift: a namespace or
+    /// `*`, and a name, `*.DOMAIN`, or `auto` for the one that the cluster gives; the same on all nodes; repeat for several
+    /// [default: nobody]
+    #[arg(
+        long = "route-hosts",
+        value_name = "NAMESPACE/HOST",
+        env = "SLUICE_ROUTE_HOSTS",
+        value_delimiter = ',',
+        verbatim_doc_comment
+    )]
+    pub route_hosts: Vec<RouteHost>,
     /// Directory of the pinned maps and links, on a bpffs
     #[arg(long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
     pub bpf_dir: PathBuf,
@@ -229,6 +247,9 @@ pub enum Output {
     Json,
 }
 
+/// Where clouds serve metadata, credentials among them. Source: EC2 (both families), Azure, Google and OpenStack at the
+/// first, Alibaba at the last. The first is link-local, and refused whatever this says.
+const METADATA: [&str; 3] = ["169.254.169.254/32", "fd00:ec2::254/128", "100.100.100.200/32"];
 const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/sluice";
 const DEFAULT_ADMIN_SOCKET: &str = "/run/sluice/admin.sock";
 
@@ -326,6 +347,17 @@ mod tests {
         assert_eq!(pool("203.0.113.9/24").unwrap_err(), "has bits set behind its prefix; want 203.0.113.0/24");
         assert!(pool("203.0.113.0/24").is_ok());
         assert!(pool("nonsense").unwrap_err().contains("want a range"));
+    }
+
+    #[test]
+    fn endpoints_in_metadata_services_are_refused_unless_told_otherwise() {
+        let refused = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from([&["sluice", "agent"], arguments].concat()).unwrap();
+            let Command::Agent(args) = cli.command else { panic!("want the agent") };
+            args.refuse_endpoints.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(refused(&[]), METADATA);
+        assert_eq!(refused(&["--refuse-endpoints=192.0.2.0/24,2001:db8::/32"]), ["192.0.2.0/24", "2001:db8::/32"]);
     }
 
     #[test]

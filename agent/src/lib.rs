@@ -52,6 +52,7 @@ use crate::{
     model::{Model, Node, Role},
     proxy::Proxy,
     source::{Snapshot, allocations, kubernetes, manifests},
+    status::route_hosts::RouteHosts,
 };
 
 /// How long the stages may take to end: a little more than the proxy gives requests in flight.
@@ -101,6 +102,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         name: name.clone(),
         zone: args.zone.clone(),
         pools: args.pools.clone(),
+        refused: args.refuse_endpoints.clone(),
         allocations,
         role: if args.manifests.is_some() { Role::Alone } else { Role::Member },
         default_class: args.classless_services == config::Classless::Take,
@@ -109,9 +111,13 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     };
 
     let is_member = args.manifests.is_none();
-    let client = match &args.manifests {
+    // The renewal of a Lease must not wait behind a list of everything: its connection is another one.
+    let clients = match &args.manifests {
         Some(_) => None,
-        None => Some(kubernetes::client(args.kubeconfig.clone()).await?),
+        None => Some((
+            kubernetes::client(args.kubeconfig.clone()).await?,
+            kubernetes::client(args.kubeconfig.clone()).await?,
+        )),
     };
 
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
@@ -141,7 +147,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         started: Instant::now(),
         pins: datapath::pins::pin_dir(&args.bpf_dir),
         snapshots: snapshots.clone(),
-        health,
+        health: health.clone(),
         models: models.clone(),
         applied,
         proxy: proxy.stats(),
@@ -171,12 +177,12 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         Compiler::new(node, args.state_dir).run(snapshots.clone(), members.clone(), model_out, cancel.clone()),
     );
     let leave = CancellationToken::new();
-    match (args.manifests, client) {
+    match (args.manifests, clients) {
         (Some(dir), _) => {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), node = name, manifests = %dir.display(), "agent started");
             tasks.spawn_fallible("source", manifests::watch(dir, snapshot_out, cancel.clone()));
         }
-        (None, Some(client)) => {
+        (None, Some((client, leases))) => {
             tracing::info!(
                 version = env!("CARGO_PKG_VERSION"),
                 node = name,
@@ -184,10 +190,16 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
                 "agent started"
             );
             tasks.spawn("source", kubernetes::watch(client.clone(), snapshot_out, health_out, cancel.clone()));
-            let writes = status::writer::Inputs { snapshots: snapshots.clone(), models: models.clone(), members };
+            let route_hosts = Arc::new(RouteHosts(args.route_hosts));
+            let writes = status::writer::Inputs {
+                snapshots: snapshots.clone(),
+                models: models.clone(),
+                members,
+                health,
+                route_hosts,
+            };
             let outputs = membership::Outputs { members: members_out, validity: validity_out };
-            let membership =
-                Membership::new(name.clone(), client.clone(), args.namespace.clone(), inputs, was_answering);
+            let membership = Membership::new(name.clone(), leases, args.namespace.clone(), inputs, was_answering);
             tasks.spawn("membership", membership.run(outputs, leave.clone()));
             tasks.spawn("status", status::writer::run(client, args.namespace, name, writes, leave.clone()));
         }

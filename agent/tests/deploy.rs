@@ -75,7 +75,7 @@ fn the_agent_has_three_capabilities_and_cannot_get_more() {
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
     let host: Vec<_> =
         pod["volumes"].as_array().unwrap().iter().filter_map(|v| v["hostPath"]["path"].as_str()).collect();
-    assert_eq!(host, ["/sys/fs/bpf"], "the one path of the node that it sees");
+    assert_eq!(host, ["/sys/fs/bpf/sluice"], "the one path of the node that it sees: no pins of other programs");
 }
 
 #[test]
@@ -83,9 +83,12 @@ fn the_directories_that_the_agent_writes_are_mounted() {
     let Command::Agent(args) = Cli::try_parse_from(["sluice", "agent"]).unwrap().command else {
         panic!("want the agent")
     };
+    let env = container()["env"].clone();
+    let bpf_dir = env.as_array().unwrap().iter().find(|v| v["name"] == "SLUICE_BPF_DIR").unwrap();
+    let bpf_dir = PathBuf::from(bpf_dir["value"].as_str().unwrap());
     let mounts = container()["volumeMounts"].clone();
     let mounts: Vec<&str> = mounts.as_array().unwrap().iter().map(|m| m["mountPath"].as_str().unwrap()).collect();
-    for path in [&args.bpf_dir, &args.state_dir, &args.admin_socket] {
+    for path in [&bpf_dir, &args.state_dir, &args.admin_socket] {
         assert!(mounts.iter().any(|mount| path.starts_with(mount)), "{} in {mounts:?}", path.display());
     }
 }
@@ -94,6 +97,39 @@ fn the_directories_that_the_agent_writes_are_mounted() {
 fn the_pod_is_killed_only_after_the_agent_has_given_up_waiting() {
     let grace = daemon_set()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
     assert!(grace > sluice::STOP.as_secs() + 5, "{grace} s");
+}
+
+/// F5 of issue 8: a policy that judges another name judges nobody.
+#[test]
+fn the_policies_judge_the_agents_and_cover_what_rbac_lets_them_write() {
+    let account = read("base/service-account.yaml").remove(0)["metadata"].clone();
+    let user = format!(
+        "request.userInfo.username == 'system:serviceaccount:{}:{}'",
+        account["namespace"].as_str().unwrap(),
+        account["name"].as_str().unwrap()
+    );
+    let (bindings, policies): (Vec<Value>, Vec<Value>) =
+        read("base/admission.yaml").into_iter().partition(|d| d["kind"] == "ValidatingAdmissionPolicyBinding");
+    let mut covered = Vec::new();
+    for policy in &policies {
+        assert_eq!(policy["spec"]["matchConditions"][0]["expression"], json!(user));
+        assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+        let bound = bindings.iter().find(|b| b["spec"]["policyName"] == policy["metadata"]["name"]).unwrap();
+        assert_eq!(bound["spec"]["validationActions"], json!(["Deny"]));
+        for rule in policy["spec"]["matchConstraints"]["resourceRules"].as_array().unwrap() {
+            let group = strings(&rule["apiGroups"]).remove(0);
+            covered.extend(strings(&rule["resources"]).into_iter().map(|resource| (group.clone(), resource)));
+        }
+    }
+    let read_only = ["get", "list", "watch"];
+    for access in sluice::source::access::ACCESS.iter().filter(|a| !a.verbs.iter().all(|v| read_only.contains(v))) {
+        // Events are told about anything; the two others let what is judged be written at all.
+        if ["events", "endpointslices/restricted", "routes/custom-host"].contains(&access.resource) {
+            continue;
+        }
+        let wanted = (access.group.to_owned(), access.resource.to_owned());
+        assert!(covered.contains(&wanted), "{wanted:?} may be written and is not judged");
+    }
 }
 
 #[test]
@@ -203,9 +239,15 @@ fn by_name(documents: Vec<Value>) -> BTreeMap<String, Value> {
 
 #[test]
 fn the_chart_with_its_own_values_is_the_base() {
-    let files = ["base/service-account.yaml", "base/rbac.yaml", "base/daemonset.yaml", "gateway/gateway-class.yaml"];
+    let files = [
+        "base/service-account.yaml",
+        "base/rbac.yaml",
+        "base/admission.yaml",
+        "base/daemonset.yaml",
+        "gateway/gateway-class.yaml",
+    ];
     let base = by_name(files.into_iter().flat_map(read).collect());
-    assert_eq!(base.len(), 7);
+    assert_eq!(base.len(), 13);
     let values = read("chart/values.yaml").remove(0);
     let rendered = by_name(documents(&render(&values, "sluice-system", true)));
     assert_eq!(rendered, base);
@@ -242,5 +284,5 @@ fn the_chart_has_no_gateway_class_where_gateway_api_is_missing() {
     let values = read("chart/values.yaml").remove(0);
     let kinds: Vec<_> = documents(&render(&values, "lb", false)).iter().map(|d| d["kind"].clone()).collect();
     assert!(!kinds.contains(&json!("GatewayClass")), "{kinds:?}");
-    assert_eq!(kinds.len(), 6);
+    assert_eq!(kinds.len(), 12);
 }

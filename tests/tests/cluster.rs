@@ -1,6 +1,7 @@
 //! The real agent and a real control plane; its nodes and pods are objects and namespaces.
 mod cluster {
     mod addresses;
+    mod admission;
     mod announce;
     mod api;
     mod chain;
@@ -10,6 +11,7 @@ mod cluster {
     mod manifests;
     mod outage;
     mod ownership;
+    mod permissions;
     mod services;
     mod status;
 }

@@ -11,6 +11,20 @@ use crate::{
 /// Not `advisories`: their database is fetched from the network, and a check must not change from one hour to the next.
 const DENY: [&str; 6] = ["--log-level", "error", "check", "licenses", "bans", "sources"];
 
+/// What [`DENY`] leaves out, for a job that runs every night: whether a known fault is in a dependency.
+const ADVISORIES: [&str; 4] = ["--log-level", "error", "check", "advisories"];
+
+/// Compares the dependencies with the database of known faults, which is fetched anew.
+///
+/// # Errors
+/// One of them has a known fault, or the database cannot be had.
+pub fn advisories() -> Result<()> {
+    let mut steps = Steps::new(1);
+    steps.step("known faults of dependencies", || {
+        run(Command::new(install::cargo_deny()?).current_dir(root()).args(ADVISORIES))
+    })
+}
+
 /// Runs every check; the first failure ends it.
 ///
 /// # Errors

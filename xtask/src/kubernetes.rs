@@ -9,10 +9,8 @@
 //! it is built beside and renamed. So a second run costs a few reads, and a new version never meets an old binary.
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -20,7 +18,9 @@ use anyhow::{Context, Result, bail};
 use crate::{
     ebpf::tools_dir,
     image::{self, Program},
-    install, root,
+    install,
+    progress::{self, Progress},
+    root,
     run::run,
 };
 
@@ -28,8 +28,6 @@ use crate::{
 const MODULE: &str = "tests/kubernetes";
 /// The module that pins Gateway API.
 const GATEWAY_MODULE: &str = "tests/kubernetes/gateway";
-/// How often a build that is quiet for long says how far it is.
-const REPORT: Duration = Duration::from_secs(15);
 
 /// The directory with `kube`, and with each part of it under its own name. Quick when nothing has changed.
 ///
@@ -173,30 +171,39 @@ fn go_build(arguments: &[&str], into: &Path, cgo: bool) -> Result<()> {
     // With a slash at its end it is a directory, and may be given several programs.
     command.args(["build", "-v", "-trimpath", "-o"]).arg(into.join("")).args(arguments);
     command.env("CGO_ENABLED", if cgo { "1" } else { "0" });
-    let mut child = command.stderr(Stdio::piped()).spawn().context("start go")?;
-    let (began, mut reported) = (Instant::now(), Instant::now());
-    let (mut modules, mut packages) = (0, 0);
+    // What is in Go's own cache is not compiled, and not counted: then it is quicker than it says.
+    let mut progress = Progress::new("packages", packages(arguments)?);
+    let child = command.stderr(Stdio::piped()).spawn().context("start go")?;
     let mut said = Vec::new();
-    for line in BufReader::new(child.stderr.take().context("go has no stderr")?).lines() {
-        let line = line.context("read what go says")?;
-        if line.starts_with("go: downloading ") {
-            modules += 1;
-        } else if line.contains([' ', ':']) {
-            said.push(line);
-        } else {
-            packages += 1;
+    let status = progress::follow(child, |line| {
+        match line {
+            Some(line) if line.contains([' ', ':']) => said.push(line.to_owned()),
+            Some(_) => progress.begin(1),
+            None => {}
         }
-        if reported.elapsed() > REPORT {
-            reported = Instant::now();
-            let seconds = began.elapsed().as_secs();
-            eprintln!("      {seconds} s: {modules} modules downloaded, {packages} packages compiled");
-        }
-    }
-    let status = child.wait().context("wait for go")?;
+        progress.tick();
+    })?;
     if !status.success() {
         bail!("go build {} ended with {status}:\n{}", arguments.join(" "), said.join("\n"));
     }
     Ok(())
+}
+
+/// The packages that a `go build` with these arguments compiles on a machine that has none. The modules are downloaded for it.
+fn packages(arguments: &[&str]) -> Result<usize> {
+    let mut list = go(MODULE)?;
+    list.args(["list", "-deps"]);
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        // What the linker is told concerns no package.
+        if *word == "-ldflags" {
+            words.next();
+        } else {
+            list.arg(word);
+        }
+    }
+    eprintln!("      downloading what it is built from");
+    Ok(progress::count_lines(&mut list))
 }
 
 /// FNV-1a, 64 bits: a name for content, the same on every machine; it withstands chance, not malice.

@@ -9,6 +9,7 @@ pub mod image;
 pub mod install;
 pub mod kubernetes;
 pub mod paths;
+pub mod progress;
 pub mod run;
 pub mod sizes;
 pub mod test;

@@ -16,6 +16,7 @@ cargo xtask COMMAND
   cluster up [--nodes N]  start a real Kubernetes, built from source; `cluster kubectl ...`, `cluster exec N ...`,
                         `cluster load FILE`, `cluster logs [PART]`, and `cluster down` (root)
   check                 format, lints, documentation, sizes: what must hold before a push
+  advisories            known faults of dependencies, from a database that is fetched: for a job of every night
   build-ebpf            build the eBPF programs; installs what they are built with
   build                 build the `sluice` binary as it ships, static: target/dist/static/sluice
   image                 pack it into an OCI archive, target/image/sluice.tar, without Docker; --out FILE,
@@ -48,6 +49,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
             test::test(if levels.is_empty() { &Level::ALL } else { &levels }, filter)
         }
         "check" => check::check(),
+        "advisories" => check::advisories(),
         "build-ebpf" => {
             install::ebpf_toolchain()?;
             println!("{}", ebpf::build(&root())?.display());

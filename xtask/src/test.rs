@@ -1,8 +1,9 @@
 //! `cargo xtask test`, `demo` and `bench`: builds what they need, then runs it.
 //!
 //! # Design
-//! All of them use the release profile: the demo, the benches and the tests then share one build of everything, and
-//! 10,000 connections do not wait for an unoptimised proxy.
+//! The benches and the tests use the release profile: they then share one build of everything, and 10,000 connections do not
+//! wait for an unoptimised proxy. Who wants to see the demo has nothing built yet and waits for it: it is built in the dev
+//! profile, a third of the work, from the two binaries that it runs.
 use std::{env, path::Path, process::Command, str::FromStr};
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     ebpf,
     image::{self, Profile},
-    install, kubernetes, root,
+    install, kubernetes, progress, root,
     run::{Steps, cargo, is_root, run},
 };
 
@@ -101,8 +102,11 @@ pub fn demo(arguments: &[String]) -> Result<()> {
         bail!("the demo makes network namespaces and loads eBPF programs: run it as root");
     }
     let mut steps = Steps::new(3);
-    prepare(&mut steps, true)?;
-    steps.step("demo", || run(release("demo").args(arguments)))
+    tools(&mut steps, true)?;
+    steps.step("build the agent and the demo", || {
+        progress::cargo_build(&[("sluice", "sluice"), ("sluice-tests", "demo")])
+    })?;
+    steps.step("demo", || run(Command::new(root().join("target/debug/demo")).args(arguments)))
 }
 
 /// A Kubernetes for people: `up` builds what it takes; `arguments` go to it.
@@ -167,14 +171,18 @@ fn release(binary: &str) -> Command {
 
 /// The two first steps of everything: tools and eBPF programs, then all that is ours.
 fn prepare(steps: &mut Steps, privileged: bool) -> Result<()> {
+    tools(steps, privileged)?;
+    steps.step("build the agent and the tests", || {
+        run(cargo().args(["build", "--release", "--package", "sluice", "--package", "sluice-tests"]))
+    })
+}
+
+fn tools(steps: &mut Steps, privileged: bool) -> Result<()> {
     steps.step("eBPF toolchain and programs", || {
         install::ebpf_toolchain()?;
         if privileged {
             install::inspection_tools()?;
         }
         ebpf::build(&root()).map(drop)
-    })?;
-    steps.step("build the agent and the tests", || {
-        run(cargo().args(["build", "--release", "--package", "sluice", "--package", "sluice-tests"]))
     })
 }

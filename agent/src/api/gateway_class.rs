@@ -38,4 +38,16 @@ pub struct GatewayClassStatus {
     /// `Accepted` and those of others.
     #[serde(deserialize_with = "or_default")]
     pub conditions: Vec<Condition>,
+    /// What its Gateways can do, by name, sorted.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub supported_features: Vec<SupportedFeature>,
+}
+
+/// One entry of `status.supportedFeatures`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(default)]
+pub struct SupportedFeature {
+    /// Its name, as the conformance suite has it.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
 }

@@ -103,6 +103,8 @@ pub struct Membership {
     /// What the programs announce is what the agent before this one did before they fell silent. Nobody can have taken
     /// over while the API server is away, and who has before that was heard.
     has_lapsed: bool,
+    /// The API server has refused the Lease.
+    is_refused: bool,
     /// Since when another node may have taken over from the agent before this one, until the first model is programmed.
     unheard_since: Option<Instant>,
 }
@@ -117,7 +119,8 @@ impl Membership {
             Answering::Now { blind_since } => (true, false, blind_since),
         };
         let (made_of, report) = (VecDeque::new(), Report::default());
-        Self { node, client, namespace, inputs, made_of, report, announces, has_lapsed, unheard_since }
+        let is_refused = false;
+        Self { node, client, namespace, inputs, made_of, report, announces, has_lapsed, is_refused, unheard_since }
     }
 
     /// Keeps the Lease and follows the others until `leave`, then says so once.
@@ -239,7 +242,7 @@ impl Membership {
     }
 
     /// Writes the Lease; whether it is written.
-    async fn write(&self, duration: u64) -> bool {
+    async fn write(&mut self, duration: u64) -> bool {
         let name = format!("{PREFIX}{}", self.node);
         let now = jiff::Timestamp::now();
         let lease = json!({
@@ -256,7 +259,21 @@ impl Membership {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         match timeout(WRITE, api.patch(&name, &params, &Patch::Apply(lease))).await {
-            Ok(Ok(_)) => return true,
+            Ok(Ok(_)) => {
+                self.is_refused = false;
+                return true;
+            }
+            // By RBAC, or by the admission policies: for the others this node does not live, and waiting does not help.
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+                if !std::mem::replace(&mut self.is_refused, true) {
+                    let reason = status.message;
+                    tracing::error!(
+                        node = self.node,
+                        reason,
+                        "this node's Lease is refused: the other nodes do not see it"
+                    );
+                }
+            }
             Ok(Err(error)) => tracing::debug!(error = chain(&error), "this node's Lease is not renewed"),
             Err(_) => tracing::debug!(elapsed = ?WRITE, "this node's Lease is not renewed in time"),
         }

@@ -26,7 +26,7 @@ use std::{
 };
 
 use super::{
-    ObjectRef, Outcome, Port, Proto, Verdict,
+    Node, ObjectRef, Outcome, Port, Proto, Verdict,
     endpoints::{self, Family, SliceIndex},
     gateway::{self, Planes},
     http::{Action, HttpListener, ServicePort, ShareTarget},
@@ -188,6 +188,7 @@ pub(super) struct Source<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) slices: &'a SliceIndex,
     pub(super) targets: &'a service::Targets,
+    pub(super) node: &'a Node,
 }
 
 impl Source<'_> {
@@ -257,7 +258,7 @@ impl Source<'_> {
                 continue;
             };
             let foreign = self.slices.of(service).iter().filter(|slice: &&Arc<EndpointSlice>| !slice.is_ours());
-            for ((addr, port), endpoint) in endpoints::all(foreign, found) {
+            for ((addr, port), endpoint) in endpoints::all(foreign, found, self.node) {
                 if !self.targets.has_vip(addr, port) {
                     all.entry((addr, port)).or_insert_with(|| reduced(endpoint, addr));
                 }

@@ -164,8 +164,9 @@ pub fn select_port(
 pub(super) fn all<'a>(
     slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
     port: &ServicePort,
+    node: &Node,
 ) -> BTreeMap<(IpAddr, Port), &'a Endpoint> {
-    let (candidates, _) = merge(slices, &port.name, port.protocol(), Family::Any, &Node::alone(""));
+    let (candidates, _) = merge(slices, &port.name, port.protocol(), Family::Any, node);
     candidates.into_iter().map(|(at, candidate)| (at, candidate.endpoint)).collect()
 }
 
@@ -241,6 +242,10 @@ fn merge<'a>(
             for endpoint in &slice.endpoints {
                 let Some(written) = endpoint.addresses.first() else { continue };
                 let addr = match parse_addr(written, &slice.address_type) {
+                    Ok(addr) if node.refused.iter().any(|range| range.contains(&addr)) => {
+                        unusable.add(written, "in a range of --refuse-endpoints, want a pod's address");
+                        continue;
+                    }
                     Ok(addr) if family.admits(addr) => addr,
                     Ok(_) => continue,
                     Err(why) => {

@@ -7,7 +7,8 @@
 //!
 //! - Where memory and status differ, status is right, for others have read it, unless another object had the address.
 //! - [`ALLOCATED`] is what the leader decided last and beats both. But whoever may edit the object can write it:
-//!   where neither memory nor status confirms it, it is worth a request to a pool that is open to the object.
+//!   where neither memory nor status confirms it, it is worth a request to a pool that is open to the object. An address
+//!   of `status` is no other controller's for it unless [`FINALIZER`] is there too, or it is remembered.
 //! - An address that contradicts what the object now asks for is not kept. One that no pool contains any more is kept: a
 //!   pool that shrinks, is renamed or deleted must not cut flows. The exception are the addresses of nodes: one that no
 //!   node has any more cannot be served, and is given up when the nodes' addresses are all that there is.
@@ -49,6 +50,9 @@ pub const SHARING_NAMESPACES: &str = "sluice.dev/sharing-namespaces";
 /// The annotation that the leader writes: the addresses that the object has, separated by commas.
 pub const ALLOCATED: &str = "sluice.dev/allocated";
 
+/// Keeps a Service until its addresses are unprogrammed. Source: `cloud-provider/service/helpers`.
+pub const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
+
 /// An object that wants addresses.
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
@@ -70,6 +74,8 @@ pub struct Claim {
     pub other_status: Vec<String>,
     /// The value of [`ALLOCATED`], as far as it could be read.
     pub given: Vec<IpAddr>,
+    /// Whether it bears [`FINALIZER`], which is written together with [`ALLOCATED`].
+    pub has_finalizer: bool,
     /// Whether it names our class: then every address in its status is ours.
     pub is_of_our_class: bool,
     /// Whether it bears an annotation of ours.
@@ -93,13 +99,19 @@ impl Claim {
     pub(super) fn of(object: ObjectRef, metadata: &ObjectMeta, pools: &Pools) -> Self {
         let annotation = |name| metadata.annotations.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
         let words = |name| annotation(name).into_iter().flat_map(|v| v.split(',')).map(str::trim);
+        let has_finalizer = metadata.finalizers.iter().any(|f| f == FINALIZER);
         Self {
             object,
             created: metadata.creation_timestamp.clone(),
             is_leaving: metadata.deletion_timestamp.is_some(),
             labels: if pools.needs_labels() { metadata.labels.clone() } else { BTreeMap::new() },
             given: words(ALLOCATED).filter_map(|v| v.parse().ok()).collect(),
-            is_annotated: metadata.annotations.keys().any(|name| name.starts_with(PREFIX)),
+            has_finalizer,
+            // What the leader writes is our word only where the finalizer that comes with it is there.
+            is_annotated: metadata
+                .annotations
+                .keys()
+                .any(|name| name.starts_with(PREFIX) && (has_finalizer || name != ALLOCATED)),
             pool: annotation(POOL).map(str::to_owned),
             sharing_key: annotation(SHARING_KEY).map(str::to_owned),
             sharing_namespaces: words(SHARING_NAMESPACES).map(str::to_owned).collect(),
@@ -126,7 +138,8 @@ impl Claim {
     /// The addresses in its status that are ours.
     fn shown(&self, pools: &Pools, previous: &[IpAddr]) -> Vec<IpAddr> {
         let is_ours = |addr: &&IpAddr| {
-            self.is_of_our_class || self.given.contains(addr) || previous.contains(addr) || pools.of(**addr).is_some()
+            let is_marked = self.has_finalizer && self.given.contains(addr);
+            self.is_of_our_class || is_marked || previous.contains(addr) || pools.of(**addr).is_some()
         };
         self.in_status.iter().filter(is_ours).copied().collect()
     }

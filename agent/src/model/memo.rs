@@ -173,7 +173,7 @@ impl Memo {
         if !fresh.is_empty() {
             Arc::make_mut(&mut model.http).services.extend(fresh);
         }
-        let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets };
+        let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets, node };
         for (name, chain) in source.follow(&model.chains, touched) {
             Arc::make_mut(&mut model.chains).insert(name, chain);
         }
@@ -230,7 +230,7 @@ impl Memo {
         self.targets.retain(&model);
         let (planes, skipped) = gateway::compile(snapshot, (&self.slices, &self.targets), node, &mut model);
         self.skipped = skipped;
-        let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets };
+        let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets, node };
         model.chains = keep(&self.model.chains, Arc::new(source.chains(&self.links, &planes)));
         self.choose_announcers(snapshot, node, &mut model);
         model.http = keep(&self.model.http, model.http);

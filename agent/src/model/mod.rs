@@ -52,6 +52,8 @@ pub struct Node {
     pub zone: Option<String>,
     /// The ranges that addresses are given from, in the order of the flags.
     pub pools: Vec<ipnet::IpNet>,
+    /// Where no endpoint may be, whatever a slice says.
+    pub refused: Vec<ipnet::IpNet>,
     /// Addresses given before, by object; they stay while they are legal.
     pub allocations: Arc<Allocations>,
     /// Who gives addresses.
@@ -72,6 +74,7 @@ impl Node {
             name: name.to_owned(),
             zone: None,
             pools: Vec::new(),
+            refused: Vec::new(),
             allocations: Arc::default(),
             role: Role::Alone,
             default_class: true,

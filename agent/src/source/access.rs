@@ -30,6 +30,7 @@ pub struct Access {
 
 const READ: &[&str] = &["get", "list", "watch"];
 const DISCOVERY: &str = "discovery.k8s.io";
+const EXTENSIONS: &str = "apiextensions.k8s.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 const OPENSHIFT: &str = "route.openshift.io";
 const POOLS: &str = "sluice.dev";
@@ -63,6 +64,7 @@ pub const ACCESS: &[Access] = &[
     cluster(OPENSHIFT, "routes", READ, "those of Services that ask for one, where the cluster is OpenShift"),
     cluster(OPENSHIFT, "routes", &["create", "delete", "patch"], "one for each Service that asks for it"),
     cluster(OPENSHIFT, "routes/custom-host", &["create", "update"], "the host name that the Service asks for"),
+    cluster(EXTENSIONS, "customresourcedefinitions", &["get"], "metadata alone: which version of Gateway API there is"),
     cluster(GATEWAY, "gatewayclasses", READ, "the classes that are ours"),
     cluster(GATEWAY, "gatewayclasses/status", &["patch", "update"], "accepted or not"),
     cluster(GATEWAY, "gateways", READ, "listeners"),

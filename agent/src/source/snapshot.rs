@@ -1,5 +1,5 @@
 //! Everything that the API (or the manifests directory) says, at one moment.
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,13 +38,19 @@ pub struct Snapshot {
     pub nodes: SharedMap<String, Arc<Node>>,
     /// Routes of OpenShift.
     pub openshift_routes: SharedMap<ObjectName, Arc<OpenShiftRoute>>,
-    /// The resources that the cluster does not have, `routes.route.openshift.io`.
-    pub absent: BTreeSet<String>,
+    /// The resources of which nothing is known, `routes.route.openshift.io`: what depends on them is off.
+    pub off: BTreeMap<String, Off>,
     /// What could not be read. The objects last read from there, if any, are still in the maps above.
     pub faults: Vec<Fault>,
 }
 
 impl Snapshot {
+    /// Whether objects may be made in a namespace: it is not being deleted, as far as is known.
+    #[must_use]
+    pub fn accepts(&self, namespace: &str) -> bool {
+        self.namespaces.get(namespace).is_none_or(|ns| ns.metadata.deletion_timestamp.is_none())
+    }
+
     /// Whether nothing but EndpointSlices differs, up to where the API server was followed aside.
     #[must_use]
     pub fn is_same_but_slices(&self, other: &Self) -> bool {
@@ -59,7 +65,7 @@ impl Snapshot {
             namespaces,
             nodes,
             openshift_routes,
-            absent,
+            off,
             faults,
         } = self;
         services.is_same(&other.services)
@@ -70,9 +76,20 @@ impl Snapshot {
             && namespaces.is_same(&other.namespaces)
             && nodes.is_same(&other.nodes)
             && openshift_routes.is_same(&other.openshift_routes)
-            && *absent == other.absent
+            && *off == other.off
             && *faults == other.faults
     }
+}
+
+/// Why nothing is known of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Off {
+    /// The cluster does not have it.
+    Absent,
+    /// The agent may not read it. What it has read before, if anything, is kept.
+    Forbidden,
+    /// The API server has not said yet.
+    Unread,
 }
 
 /// Revisions of the API server's store: every write up to there is in the snapshot, or in what was made of it.

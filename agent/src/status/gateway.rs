@@ -9,6 +9,7 @@
 //!   class. An entry of ours whose parentRef is gone, or is not ours any more, is removed.
 //! - Every condition carries the generation that the model looked at, which may be older than the object's.
 //! - An address is added to `status.addresses` once it is programmed and stays there while the Gateway has it.
+mod features;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::conditions::{Wanted, merge};
+use super::{
+    conditions::{Wanted, merge},
+    version::Bundle,
+};
 use crate::{
     api::{
         Gateway, GatewayClass, ObjectName,
@@ -38,14 +42,21 @@ const MAX_PARENTS: usize = 32;
 
 /// The status of a GatewayClass; `None` when it is so already, or the class is not ours.
 #[must_use]
-pub fn class_status(class: &GatewayClass, now: &str) -> Option<GatewayClassStatus> {
+pub fn class_status(class: &GatewayClass, bundle: &Bundle, now: &str) -> Option<GatewayClassStatus> {
     if class.spec.controller_name != CONTROLLER {
         return None;
     }
     let accepted = Wanted::of("Accepted", "Accepted", &class_accepted(class));
     let generation = class.metadata.generation;
-    let conditions = merge(&class.status.conditions, &["Accepted"], &[accepted], generation, now);
-    Some(GatewayClassStatus { conditions }).filter(|status| *status != class.status)
+    // While the version is not known, what was said of it stays.
+    let (mut ours, mut wanted) = (vec!["Accepted"], vec![accepted]);
+    if let Some(version) = bundle.condition() {
+        ours.push(version.type_);
+        wanted.push(version);
+    }
+    let conditions = merge(&class.status.conditions, &ours, &wanted, generation, now);
+    let supported_features = features::supported();
+    Some(GatewayClassStatus { conditions, supported_features }).filter(|status| *status != class.status)
 }
 
 /// The status of a Gateway; `None` when it is so already, or the Gateway is not ours. `is_programmed` says that the nodes

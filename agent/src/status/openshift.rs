@@ -4,7 +4,9 @@
 //! not as it should be, and what a Service's condition says of it. Pure. Routes without [`MANAGED_LABEL`] are not ours.
 //!
 //! # Design
-//! - A Service asks with the annotation [`HOST`]: a host name, or `auto` for the one that the cluster gives.
+//! - A Service asks with the annotation [`HOST`]: a host name, or `auto` for the one that the cluster gives. The leader would
+//!   make the Route with permissions that the Service's owner may not have, so it is off but for the namespaces and host
+//!   names that the admin has allowed ([`super::route_hosts`]); what was made before is removed.
 //! - The port is named, not numbered: endpoints behind one port of a Service may have several numbers. Where several
 //!   would do, one that leads through the Gateway comes first, then one that speaks TLS, then one that speaks HTTP; the
 //!   port where gateways answer probes never.
@@ -13,15 +15,15 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{conditions::Wanted, write::Write};
+use super::{conditions::Wanted, view::View, write::Write};
 use crate::{
     api::{
         Kind, ObjectMeta, ObjectName, OpenShiftRoute, Service,
         openshift_route::{OpenShiftRoutePort, OpenShiftRouteSpec},
         service::{IntOrString, ServicePort},
     },
-    model::{Model, ObjectRef, Outcome, chain::STATUS_PORT},
-    source::Snapshot,
+    model::{Model, ObjectRef, Outcome, chain::STATUS_PORT, report::Fault},
+    source::{Snapshot, snapshot::Off},
 };
 
 /// The annotation that asks for a Route.
@@ -35,40 +37,44 @@ pub const SERVICE_LABEL: &str = "sluice.dev/service";
 pub const ROUTED: &str = "sluice.dev/Routed";
 
 /// Asks for the host name that the cluster gives.
-const AUTO: &str = "auto";
+pub(super) const AUTO: &str = "auto";
 
 /// Every write that is due.
 #[must_use]
-pub fn plan(snapshot: &Snapshot, model: &Model) -> Vec<Write> {
+pub fn plan(snapshot: &Snapshot, view: &View<'_>) -> Vec<Write> {
     let (mut writes, mut wanted) = (Vec::new(), BTreeSet::new());
-    for service in snapshot.services.values() {
-        let Some((host, port)) = asked(service, model) else { continue };
+    let is_off = snapshot.off.contains_key(&OpenShiftRoute::resource());
+    for service in snapshot.services.values().filter(|_| !is_off) {
+        let Some((host, port)) = asked(service, view) else { continue };
         let Ok(port) = port else { continue };
         let name = route_name(service);
         match snapshot.openshift_routes.get(&name) {
             Some(present) if is_ours(present) => writes.extend(changed(service, host, port, present)),
             Some(_) => continue,
-            None if snapshot.absent.contains(&OpenShiftRoute::resource()) => continue,
             None => writes.push(create(service, host, port)),
         }
         wanted.insert(name);
     }
-    let stale = snapshot.openshift_routes.iter().filter(|(name, route)| is_ours(route) && !wanted.contains(name));
+    let is_stale = |name: &ObjectName, route: &OpenShiftRoute| !is_off && is_ours(route) && !wanted.contains(name);
+    let stale = snapshot.openshift_routes.iter().filter(|(name, route)| is_stale(name, route));
     writes.extend(stale.map(|(_, route)| Write::delete::<OpenShiftRoute>(&route.metadata)));
     writes
 }
 
 /// What the Service's condition says; `None` where it asks for no Route.
 #[must_use]
-pub fn routed(service: &Service, snapshot: &Snapshot, model: &Model) -> Option<Wanted> {
-    let (_, port) = asked(service, model)?;
+pub fn routed(service: &Service, snapshot: &Snapshot, view: &View<'_>) -> Option<Wanted> {
+    let (_, port) = asked(service, view)?;
+    let resource = OpenShiftRoute::resource();
     let (reason, message) = match (port, snapshot.openshift_routes.get(&route_name(service))) {
-        (Err(why), _) => ("NoPort", why.to_owned()),
+        (Err(fault), _) => (fault.reason, fault.message),
+        (Ok(_), _) if snapshot.off.contains_key(&resource) => match snapshot.off[&resource] {
+            Off::Absent => ("NoRouteApi", "the cluster has no Routes (route.openshift.io)".to_owned()),
+            Off::Forbidden => ("Forbidden", format!("the agents may not read {resource}: the feature is off")),
+            Off::Unread => ("Unread", format!("the API server has not told the {resource} yet")),
+        },
         (Ok(_), Some(route)) if !is_ours(route) => {
             ("NameTaken", format!("Route {} is another's; want it gone", route_name(service)))
-        }
-        (Ok(_), None) if snapshot.absent.contains(&OpenShiftRoute::resource()) => {
-            ("NoRouteApi", "the cluster has no Routes (route.openshift.io)".to_owned())
         }
         (Ok(_), None) => ("Pending", "the Route is not written yet".to_owned()),
         (Ok(_), Some(route)) => {
@@ -82,14 +88,18 @@ pub fn routed(service: &Service, snapshot: &Snapshot, model: &Model) -> Option<W
     Some(Wanted::fails(ROUTED, reason, message))
 }
 
-/// The host that a Service of ours asks for, if it asks for one, and the port that its Route leads to.
-fn asked<'a>(service: &'a Service, model: &Model) -> Option<(Option<&'a str>, Result<&'a ServicePort, &'static str>)> {
+/// What a Service of ours asks for: the host, or that of the cluster, and the port that its Route leads to, or why it gets
+/// none. `None` where it asks for none.
+fn asked<'a>(service: &'a Service, view: &View<'_>) -> Option<(Option<&'a str>, Result<&'a ServicePort, Fault>)> {
     let host = service.metadata.annotations.get(HOST).map(|host| host.trim()).filter(|host| !host.is_empty())?;
-    let verdict = model.verdicts.get(&ObjectRef::new(Service::KIND, service.metadata.object_name()))?;
+    let verdict = view.model.verdicts.get(&ObjectRef::new(Service::KIND, service.metadata.object_name()))?;
     if verdict.outcome == Outcome::Ignored {
         return None;
     }
-    let port = choose(service, model).ok_or("no port of the Service is TCP");
+    let port = match view.route_hosts.allow(&service.metadata.namespace, host) {
+        Err(message) => Err(Fault::new("HostNotAllowed", message)),
+        Ok(()) => choose(service, view.model).ok_or_else(|| Fault::new("NoPort", "no port of the Service is TCP")),
+    };
     Some((Some(host).filter(|host| *host != AUTO), port))
 }
 

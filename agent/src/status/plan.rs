@@ -3,7 +3,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Value, json};
 
-use super::{NOW, gateway, openshift, service, slices, view::View, write::Write};
+use super::{NOW, gateway, openshift, service, slices, version::Bundle, view::View, write::Write};
 use crate::{
     api::{AddressPool, Gateway, GatewayClass, HttpRoute, Kind, ObjectMeta, ObjectName, Service},
     model::{ObjectRef, ipam, pool::pool_status},
@@ -37,9 +37,25 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// All of them, those first that others wait for.
+/// Whether an object must be left alone: its namespace is being deleted, and all in it. What is made there is refused,
+/// and what is marked holds the namespace up. A Service that is being deleted is let go all the same.
+fn is_left_alone(snapshot: &Snapshot, object: &ObjectRef) -> bool {
+    let is_cluster_scoped = [GatewayClass::KIND, AddressPool::KIND].contains(&object.kind.as_str());
+    if is_cluster_scoped || snapshot.accepts(&object.object.ns) {
+        return false;
+    }
+    let service = snapshot.services.get(&object.object).filter(|_| object.kind == Service::KIND);
+    service.is_none_or(|service| service.metadata.deletion_timestamp.is_none())
+}
+
+/// All of them, those first that others wait for; but for those that must be left alone.
 pub(super) fn all<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Plan<'a>> {
-    let classes = snapshot.gateway_classes.values().map(|c| Plan::new::<GatewayClass>(c, class));
+    every(snapshot, view).filter(|plan| !is_left_alone(snapshot, &plan.object))
+}
+
+fn every<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Plan<'a>> {
+    let classes =
+        snapshot.gateway_classes.values().map(move |c| Plan::new::<GatewayClass>(c, move |c| class(c, view.bundle)));
     let services =
         snapshot.services.values().map(move |s| Plan::new::<Service>(s, move |s| service::plan(s, snapshot, &view)));
     let gateways = snapshot
@@ -52,7 +68,7 @@ pub(super) fn all<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<I
         .map(move |(name, r)| Plan::new::<HttpRoute>(r, move |r| route(r, name, snapshot, &view)));
     let pools = snapshot.pools.values().map(move |p| Plan::new::<AddressPool>(p, move |p| pool(p, &view)));
     let slices = slices::plan(snapshot, view.model).into_iter().map(Plan::of);
-    let openshift = openshift::plan(snapshot, view.model).into_iter().map(Plan::of);
+    let openshift = openshift::plan(snapshot, &view).into_iter().map(Plan::of);
     classes.chain(services).chain(gateways).chain(routes).chain(pools).chain(slices).chain(openshift)
 }
 
@@ -61,8 +77,8 @@ fn status<T: Kind>(metadata: &ObjectMeta, status: impl serde::Serialize) -> Opti
     Some(Write::new::<T>(metadata, Some("status"), json!({ "status": status })))
 }
 
-fn class(class: &GatewayClass) -> Option<Write> {
-    status::<GatewayClass>(&class.metadata, gateway::class_status(class, NOW)?)
+fn class(class: &GatewayClass, bundle: &Bundle) -> Option<Write> {
+    status::<GatewayClass>(&class.metadata, gateway::class_status(class, bundle, NOW)?)
 }
 
 fn route(route: &HttpRoute, name: &ObjectName, snapshot: &Snapshot, view: &View<'_>) -> Option<Write> {
@@ -105,4 +121,41 @@ fn pool(pool: &AddressPool, view: &View<'_>) -> Option<Write> {
         condition.last_transition_time = Some(since.unwrap_or_else(|| NOW.to_owned()));
     }
     if desired == pool.status { None } else { status::<AddressPool>(&pool.metadata, desired) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        membership::Members,
+        model::{self, fixture},
+        status::route_hosts::RouteHosts,
+    };
+
+    /// E2 of issue 8: what is being deleted is not written to, but for the finalizer of what waits for it.
+    #[test]
+    fn a_namespace_that_is_being_deleted_is_left_alone() {
+        let mut snapshot = fixture::snapshot(&json!([
+            { "kind": "Namespace", "metadata": { "name": "default" } },
+            { "kind": "Namespace", "metadata": { "name": "going", "deletionTimestamp": "2026-01-01T00:00:00Z" } },
+        ]));
+        for ns in ["default", "going"] {
+            let labels = json!({ "gateway.networking.k8s.io/gateway-name": "edge" });
+            for (name, deleted) in [("web", json!(null)), ("leaving", json!("2026-01-01T00:00:00Z"))] {
+                let service = json!({
+                    "kind": "Service",
+                    "metadata": { "name": name, "namespace": ns, "labels": labels, "deletionTimestamp": deleted },
+                    "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }] },
+                });
+                fixture::add(&mut snapshot, &service).unwrap();
+            }
+        }
+        let model = model::compile(&snapshot, &fixture::node(&["192.0.2.0/24"]));
+        let (members, hosts) = (Members::default(), RouteHosts::default());
+        let view = View { model: &model, members: &members, route_hosts: &hosts, bundle: &Bundle::Unknown };
+        let planned: Vec<String> = all(&snapshot, view).map(|plan| plan.object.to_string()).collect();
+        assert_eq!(planned, ["Service default/leaving", "Service default/web", "Service going/leaving"]);
+    }
 }

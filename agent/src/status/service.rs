@@ -28,12 +28,15 @@ use super::{
 };
 use crate::{
     api::{Service, service::LoadBalancerIngress},
-    model::{ObjectRef, Outcome, Verdict, chain::Link, ipam, service::CLASS},
+    model::{
+        ObjectRef, Outcome, Verdict,
+        chain::Link,
+        ipam::{self, FINALIZER},
+        service::CLASS,
+    },
     source::Snapshot,
 };
 
-/// Keeps a Service until its addresses are unprogrammed. Source: `cloud-provider/service/helpers`.
-pub const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 /// The type of our condition.
 pub const PROGRAMMED: &str = "sluice.dev/Programmed";
 /// The type of our condition on Services that stand before a Gateway: whether that leads somewhere.
@@ -107,8 +110,12 @@ pub(super) fn join(addrs: &[IpAddr]) -> String {
     addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// The addresses that were written to the object.
+/// The addresses that were written to the object; by us, if the finalizer is there that comes with them. Without it they may
+/// be somebody's attempt to have us remove what another controller shows.
 fn allocated(service: &Service) -> Vec<IpAddr> {
+    if !has_finalizer(service) {
+        return Vec::new();
+    }
     let text = service.metadata.annotations.get(ipam::ALLOCATED).map_or("", String::as_str);
     text.split(',').filter_map(|a| a.trim().parse().ok()).collect()
 }
@@ -184,7 +191,7 @@ fn publish(
 
 /// The conditions of Services that stand before a Gateway or ask for a Route.
 fn besides(service: &Service, snapshot: &Snapshot, view: &View<'_>) -> Vec<Wanted> {
-    let routed = openshift::routed(service, snapshot, view.model);
+    let routed = openshift::routed(service, snapshot, view);
     resolved(service, view).into_iter().chain(routed).collect()
 }
 

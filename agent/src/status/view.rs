@@ -1,6 +1,7 @@
 //! What the writers look at: the model, and what the nodes say they have done.
 use std::{collections::BTreeSet, net::IpAddr};
 
+use super::{route_hosts::RouteHosts, version::Bundle};
 use crate::{
     membership::{Members, Report},
     model::{Model, ObjectRef},
@@ -13,6 +14,10 @@ pub struct View<'a> {
     pub model: &'a Model,
     /// The nodes that live.
     pub members: &'a Members,
+    /// Who may ask for which host names.
+    pub route_hosts: &'a RouteHosts,
+    /// Which version of Gateway API there is.
+    pub bundle: &'a Bundle,
 }
 
 impl<'a> View<'a> {

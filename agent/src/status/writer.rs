@@ -8,6 +8,7 @@ use std::{
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
+    core::Status,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde_json::Value;
@@ -20,7 +21,10 @@ use super::{
     attempt::{Attempt, Effect, Wait},
     leader,
     looked::Looked,
-    plan, service,
+    plan,
+    route_hosts::RouteHosts,
+    service,
+    version::{self, Bundle},
     view::View,
     write::{Note, Verb, Write},
 };
@@ -28,7 +32,7 @@ use crate::{
     api::{Kind, Service},
     membership::Members,
     model::{Model, ObjectRef, Outcome},
-    source::Snapshot,
+    source::{Snapshot, kubernetes::Health},
     telemetry::chain,
 };
 
@@ -42,6 +46,8 @@ const WRITE: Duration = Duration::from_secs(10);
 const FORGET: Duration = Duration::from_secs(600);
 /// What was found to need nothing is looked at again after so long.
 const AGAIN: Duration = Duration::from_secs(25);
+/// Where kinds are not followed, they are asked for again after so long whether they are.
+const STALE: Duration = Duration::from_millis(500);
 /// What is told again within so long is counted, not told anew. Source: the cache of [`Recorder`].
 const COUNTED: Duration = Duration::from_secs(360);
 /// Who tells Events.
@@ -56,6 +62,10 @@ pub struct Inputs {
     pub models: watch::Receiver<Arc<Model>>,
     /// The nodes that live.
     pub members: watch::Receiver<Arc<Members>>,
+    /// How well the API server is followed.
+    pub health: watch::Receiver<Health>,
+    /// Who may ask for which host names.
+    pub route_hosts: Arc<RouteHosts>,
 }
 
 /// Tells one sentence about one object, however often, as one Event that counts.
@@ -72,6 +82,8 @@ pub struct Writer {
     client: Client,
     reporter: Reporter,
     inputs: Inputs,
+    /// Which version of Gateway API there is.
+    version: watch::Receiver<Bundle>,
     /// What was told last about each object for each reason.
     tellers: BTreeMap<(ObjectRef, &'static str), Teller>,
     /// How much more may be told about each object.
@@ -88,6 +100,10 @@ pub struct Writer {
 pub async fn run(client: Client, namespace: String, node: String, inputs: Inputs, leave: CancellationToken) {
     let (leads_out, mut leads) = watch::channel(false);
     let campaign = tokio::spawn(leader::campaign(client.clone(), namespace, node.clone(), leads_out, leave.clone()));
+    let (version_out, version) = watch::channel(Bundle::default());
+    // It ends with this stage.
+    let mut asking = JoinSet::new();
+    asking.spawn(version::follow(client.clone(), leads.clone(), version_out));
     let mut lost = leads.clone();
     loop {
         let led = tokio::select! {
@@ -98,7 +114,7 @@ pub async fn run(client: Client, namespace: String, node: String, inputs: Inputs
             break;
         }
         // A new writer knows nothing: what was under way when this one last led is judged by the snapshot.
-        let mut writer = Writer::new(client.clone(), node.clone(), inputs.clone());
+        let mut writer = Writer::new(client.clone(), node.clone(), inputs.clone(), version.clone());
         tokio::select! {
             () = leave.cancelled() => break,
             _ = lost.wait_for(|leads| !*leads) => {}
@@ -110,11 +126,12 @@ pub async fn run(client: Client, namespace: String, node: String, inputs: Inputs
 }
 
 impl Writer {
-    fn new(client: Client, node: String, inputs: Inputs) -> Self {
+    fn new(client: Client, node: String, inputs: Inputs, version: watch::Receiver<Bundle>) -> Self {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node) };
         let (tellers, allowances) = (BTreeMap::new(), BTreeMap::new());
         let (attempts, told) = (BTreeMap::new(), BTreeMap::new());
-        Self { client, reporter, inputs, tellers, allowances, attempts, told, running: JoinSet::new(), settled: None }
+        let (running, settled) = (JoinSet::new(), None);
+        Self { client, reporter, inputs, version, tellers, allowances, attempts, told, running, settled }
     }
 
     /// Looks at everything whenever something changed; ends with the stages that it reads.
@@ -129,6 +146,10 @@ impl Writer {
                     changed = self.inputs.snapshots.changed() => changed,
                     changed = self.inputs.models.changed() => changed,
                     changed = self.inputs.members.changed() => changed,
+                    Ok(()) = self.version.changed() => {
+                        self.settled = None;
+                        Ok(())
+                    }
                 } } => {
                     if changed.is_err() {
                         return;
@@ -147,6 +168,8 @@ impl Writer {
     /// Starts what is to be written; when to look again although nothing changes.
     fn look(&mut self) -> Option<Instant> {
         let snapshot = self.inputs.snapshots.borrow_and_update().clone()?;
+        // What was read may be old: somebody else may know better by now.
+        let Some(stale) = self.inputs.health.borrow().stale() else { return Some(Instant::now() + STALE) };
         let model = self.inputs.models.borrow_and_update().clone();
         let members = self.inputs.members.borrow_and_update().clone();
         // The model of an older snapshot would be told what it already wrote.
@@ -154,22 +177,27 @@ impl Writer {
             return Some(Instant::now() + COALESCE);
         }
         let looked = Looked::new(&snapshot, &model, &members);
-        if let Some((last, at)) = &self.settled
+        if stale.is_empty()
+            && let Some((last, at)) = &self.settled
             && last.is_same(&looked)
             && at.elapsed() < AGAIN
         {
             return None;
         }
         self.settled = None;
-        let view = View { model: &model, members: &members };
-        for service in snapshot.services.values() {
+        let (route_hosts, bundle) = (Arc::clone(&self.inputs.route_hosts), self.version.borrow().clone());
+        let view = View { model: &model, members: &members, route_hosts: &route_hosts, bundle: &bundle };
+        for service in snapshot.services.values().filter(|service| snapshot.accepts(&service.metadata.namespace)) {
             self.tell(service, &model);
         }
-        let mut retry = None;
+        let mut retry = (!stale.is_empty()).then(|| Instant::now() + STALE);
         // One that has nothing to write costs a comparison; those that wait for the server are not planned at all.
         for plan in plan::all(&snapshot, view) {
             if self.running.len() >= MAX_WRITES {
                 return Some(Instant::now() + COALESCE);
+            }
+            if stale.contains(plan.object.kind.as_str()) {
+                continue;
             }
             match self.wait(&plan.object, &plan.revision) {
                 Wait::No => {}
@@ -226,7 +254,9 @@ impl Writer {
                 }
             }
             // Changed or gone meanwhile: the next snapshot says what is to be done.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => attempt.conflict(Instant::now()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) || is_terminating(&status) => {
+                attempt.conflict(Instant::now());
+            }
             Err(error) => {
                 attempt.fail(Instant::now());
                 tracing::warn!(
@@ -319,6 +349,12 @@ async fn send(client: Client, write: &Write) -> Result<Effect, kube::Error> {
     let answer = sent.map_err(|elapsed| kube::Error::Service(Box::new(elapsed)))??;
     let is_same = write.verb == Verb::Patch && answer["metadata"]["resourceVersion"] == write.revision.as_str();
     Ok(if is_same { Effect::None } else { Effect::Changed })
+}
+
+/// Whether a write was refused because the namespace is being deleted. Source: the admission plugin `NamespaceLifecycle`.
+fn is_terminating(status: &Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Puts the time where a condition has changed.

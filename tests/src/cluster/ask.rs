@@ -41,6 +41,27 @@ impl ControlPlane {
         Ok(Api::new(Namespace::open(self.space.name())?, self.socket(), tls, token))
     }
 
+    /// The API server, as a pod of a ServiceAccount on a node: its token names both, as the kubelet asks for it. The pod is an
+    /// object that nobody runs.
+    ///
+    /// # Errors
+    /// There is no such ServiceAccount.
+    pub fn api_as_pod(&self, namespace: &str, account: &str, node: &str) -> anyhow::Result<Api> {
+        let pod = json!({
+            "metadata": { "generateName": format!("{account}-") },
+            "spec": {
+                "nodeName": node, "serviceAccountName": account, "containers": [{ "name": "c", "image": "none" }],
+            },
+        });
+        let pod = self.admin.create(&format!("/api/v1/namespaces/{namespace}/pods"), &pod)?;
+        let bound = json!({
+            "apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"],
+        });
+        let spec = json!({ "expirationSeconds": 86_400, "boundObjectRef": bound });
+        let token = self.token_of(namespace, account, &spec)?;
+        Ok(Api::new(Namespace::open(self.space.name())?, self.socket(), self.authority.anonymous()?, Some(token)))
+    }
+
     /// A kubeconfig for `identity`. It leads to the API server from the control plane's own namespace
     /// ([`ControlPlane::space`]); from another one, go through [`ControlPlane::proxy`].
     ///
@@ -167,8 +188,12 @@ impl ControlPlane {
     /// # Errors
     /// There is no such ServiceAccount.
     pub fn token(&self, namespace: &str, name: &str) -> anyhow::Result<String> {
+        self.token_of(namespace, name, &json!({ "expirationSeconds": 86_400 }))
+    }
+
+    fn token_of(&self, namespace: &str, name: &str, spec: &Value) -> anyhow::Result<String> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
-        let answer = self.admin.create(&path, &json!({ "spec": { "expirationSeconds": 86_400 } }))?;
+        let answer = self.admin.create(&path, &json!({ "spec": spec }))?;
         Ok(answer["status"]["token"].as_str().context("the answer holds no token")?.to_owned())
     }
 

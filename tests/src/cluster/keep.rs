@@ -26,6 +26,16 @@ const UP: Duration = Duration::from_secs(600);
 /// How long it may take to go.
 const DOWN: Duration = Duration::from_secs(60);
 
+/// From a cluster that stands to a Service with an address; the README has the same lines.
+const QUICK_START: &str = "  cargo xtask image --profile release --name test.local/sluice:1
+  cargo xtask cluster load target/image/sluice.tar
+  cargo xtask cluster kubectl apply -k deploy/overlays/test
+  cargo xtask cluster kubectl -n sluice-system rollout status daemonset sluice
+  cargo xtask cluster kubectl apply -f deploy/examples/pools/lab.yaml
+  cargo xtask cluster kubectl create deployment web --image=sluice.test/echo:1 --port=8080
+  cargo xtask cluster kubectl expose deployment web --port=80 --target-port=8080 --type=LoadBalancer
+  cargo xtask cluster kubectl get service web";
+
 /// Starts a cluster, of so many nodes, that stays.
 ///
 /// # Errors
@@ -54,6 +64,7 @@ pub fn up(count: u8) -> anyhow::Result<()> {
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     };
+    let space = space_name(&dir)?;
     println!(
         "
 A control plane and {count} nodes stand after {:.1} s, with Gateway API. To try, as root:
@@ -64,10 +75,14 @@ A control plane and {count} nodes stand after {:.1} s, with Gateway API. To try,
   cargo xtask cluster logs [PART]
   cargo xtask cluster down
 
-The client outside, and the control plane: ip netns exec {} COMMAND
+Sluice on it, and a Service, line by line:
+
+{QUICK_START}
+  ip netns exec {space} curl -s http://$(cargo xtask cluster kubectl get service web -o jsonpath='{{.status.loadBalancer.ingress[0].ip}}')/
+
+The client outside, and the control plane: ip netns exec {space} COMMAND
 A kubeconfig that leads from there: {}",
         began.elapsed().as_secs_f64(),
-        space_name(&dir)?,
         dir.join("admin.kubeconfig").display(),
     );
     Ok(())
@@ -192,5 +207,23 @@ fn find_logs(dir: &Path, found: &mut Vec<PathBuf>) {
         } else if path.join("log").is_dir() {
             find_logs(&path.join("log"), found);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// D9 of issue 8.
+    #[test]
+    fn the_quick_start_is_that_of_the_readme_and_names_files_that_are_there() {
+        let readme = fs::read_to_string(xtask::root().join("README.md")).expect("a README");
+        for line in QUICK_START.lines().map(str::trim) {
+            assert!(readme.lines().any(|known| known == line), "the README lacks {line:?}");
+            for path in line.split(' ').filter(|word| word.starts_with("deploy/")) {
+                assert!(xtask::root().join(path).exists(), "no {path}");
+            }
+        }
+        assert!(QUICK_START.contains(xtask::image::TEST_NAME) && QUICK_START.contains(xtask::kubernetes::IMAGE_PREFIX));
     }
 }

@@ -59,7 +59,9 @@ impl Scene {
             let space = if n == 0 { &scene.lab.node1 } else { &scene.lab.node2 };
             let identity = Identity::service_account(SYSTEM, "sluice");
             let proxy = scene.plane.proxy(space, &identity).expect("a way to the API server");
-            let spec = AgentSpec::new(Datapath::Tc).in_cluster(proxy.kubeconfig().to_owned());
+            let mut spec = AgentSpec::new(Datapath::Tc).in_cluster(proxy.kubeconfig().to_owned());
+            // Nobody may ask for a Route otherwise.
+            spec.extra.push("--route-hosts=*/*.apps.example".to_owned());
             let prepared =
                 if n == 0 { Agent::prepare(&scene.lab, spec) } else { Agent::prepare_second(&scene.lab, spec) };
             let mut agent = prepared.expect("an agent");
@@ -133,8 +135,12 @@ pub fn pool_of(plane: &ControlPlane, name: &str, spec: &Value) {
     plane.apply(&pool.to_string()).expect("a pool");
 }
 
-/// The CRDs, the namespace, the ServiceAccount and its permissions, from `deploy/`.
-fn install(plane: &ControlPlane) -> anyhow::Result<()> {
+/// The CRDs, the namespace, the ServiceAccount and its permissions, from `deploy/`. Without the policies of admission: the
+/// agents of a scene have tokens of no pod.
+///
+/// # Errors
+/// Something is refused, or not served in time.
+pub fn install(plane: &ControlPlane) -> anyhow::Result<()> {
     let deploy = xtask::root().join("deploy");
     let of = |path: &str| deploy.join(path).display().to_string();
     plane.kubectl(&["apply", "-k", &of("crds")], "")?;

@@ -124,6 +124,15 @@ fn s142_s152_s153_s154_s155_a_gateway_has_its_address_as_a_service_has_and_its_c
         "spec": { "controllerName": "sluice.dev/gateway" },
     });
     scene.plane.apply(&class.to_string()).expect("a class");
+    // The API server itself refuses a list that is not one of a set; that it is sorted is for us to see to.
+    scene.plane.until("the class says what it can do", |api| {
+        let class = api.get(&format!("/apis/{GATEWAY}/gatewayclasses/sluice"))?;
+        let features = class["status"]["supportedFeatures"].as_array().context("no features")?;
+        let names: Vec<&str> = features.iter().filter_map(|feature| feature["name"].as_str()).collect();
+        anyhow::ensure!(names.is_sorted() && names.contains(&"HTTPRouteMethodMatching"), "{names:?}");
+        anyhow::ensure!(holds(&class["status"], "SupportedVersion"), "{:#}", class["status"]);
+        Ok(())
+    });
     let mut agents = std::mem::take(&mut scene.agents);
     let (ns, other) = (scene.plane.namespace("gateway"), scene.plane.namespace("other"));
     let host = HostListener::start(&scene.lab.node1);

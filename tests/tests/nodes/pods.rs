@@ -23,7 +23,7 @@ use sluice_tests::{
     },
 };
 
-use super::ip_mode::Layer7;
+use super::{dead_connection, ip_mode::Layer7};
 
 /// A Deployment of `echo`, spread over the nodes, and its Service.
 fn echo(ns: &TestNamespace<'_>, replicas: u8) {
@@ -207,6 +207,7 @@ fn beside_kube_proxy(cluster: &Cluster, ns: &TestNamespace<'_>) {
     until_from_inside(cluster, ns, "iptables: the VIP", &vips);
     served("beside iptables");
     layer7.check("iptables");
+    dead_connection::is_noticed(cluster, ns);
     layer7.remove();
     // On each of two nodes programs and pins.
     assert_eq!(left_behind(cluster).len(), 4, "{:?}", left_behind(cluster));
@@ -236,8 +237,9 @@ fn left_behind(cluster: &Cluster) -> Vec<String> {
         let space = cluster.node_space(number).expect("the node");
         let attached = space.enter(|| programs(TcAttachType::Ingress) + programs(TcAttachType::Egress));
         left.extend((attached > 0).then(|| format!("node{number}: {attached} programs")));
+        // The directory itself is the pod's mount, empty when it goes.
         let pins = cluster.node_exec(number, &["ls", "/sys/fs/bpf/sluice"]).expect("a node");
-        left.extend(pins.status.success().then(|| format!("node{number}: pins")));
+        left.extend((!pins.stdout.is_empty()).then(|| format!("node{number}: pins")));
     }
     left
 }

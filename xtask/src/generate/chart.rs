@@ -41,6 +41,7 @@ pub fn generate(deploy: &Path) -> Result<Files> {
     add("templates/daemonset.yaml", namespaced(&daemon.text)?);
     add("templates/service-account.yaml", namespaced(&read("base/service-account.yaml")?)?);
     add("templates/rbac.yaml", namespaced(&read("base/rbac.yaml")?)?);
+    add("templates/admission.yaml", namespaced(&read("base/admission.yaml")?)?);
     let class = read("gateway/gateway-class.yaml")?;
     add(
         "templates/gateway-class.yaml",
@@ -70,11 +71,15 @@ fn chart() -> String {
 
 /// The namespace becomes the release's.
 fn namespaced(text: &str) -> Result<String> {
-    if !text.contains("namespace: sluice-system") {
+    // As a field, and in the name of the ServiceAccount as a user.
+    let places = ["namespace: sluice-system", "serviceaccount:sluice-system:"];
+    if !places.iter().any(|place| text.contains(place)) {
         bail!("a manifest of the base names no namespace");
     }
     let header = if text.starts_with("# Written by") { "" } else { HEADER };
-    Ok(format!("{header}{}", text.replace("namespace: sluice-system", "namespace: {{ .Release.Namespace }}")))
+    let released =
+        |text: String, place: &str| text.replace(place, &place.replace("sluice-system", "{{ .Release.Namespace }}"));
+    Ok(format!("{header}{}", places.into_iter().fold(text.to_owned(), released)))
 }
 
 impl Template {

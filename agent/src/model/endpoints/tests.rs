@@ -229,6 +229,23 @@ fn s42_s43_without_a_ready_endpoint_those_that_terminate_and_serve_are_used_for_
     assert_eq!(all, (vec![], vec![], list(&["10.0.0.1"])));
 }
 
+/// F12 of issue 8: the metadata service of a cloud believes whoever comes from the node.
+#[test]
+fn endpoints_in_a_refused_range_are_left_out_for_layer_4_and_7_alike() {
+    let snapshot = web(&[("web-a", &["{addresses: [100.100.100.200]}", "{addresses: [10.0.0.1]}"])]);
+    let service = &snapshot.services[&ObjectName::new("default", "web")];
+    let refusing = Node { refused: vec!["100.100.100.200/32".parse().unwrap()], ..node(&[]) };
+    for family in [Family::V4, Family::Any] {
+        let selected = select(&SliceIndex::new(&snapshot), service, "http", family, &refusing);
+        assert_eq!(addrs(&selected.cluster), ["10.0.0.1"], "{family:?}");
+        let wanted = r#"EndpointSlice default/web-a: endpoint "100.100.100.200" skipped: in a range of --refuse-endpoints, want a pod's address"#;
+        assert_eq!(selected.skipped, [wanted]);
+    }
+    let slices = SliceIndex::new(&snapshot);
+    let all = all(slices.of(&ObjectName::new("default", "web")).iter(), &service.spec.ports[0], &refusing);
+    assert_eq!(all.keys().map(|(addr, _)| addr.to_string()).collect::<Vec<_>>(), ["10.0.0.1"], "for slices of ours");
+}
+
 #[test]
 fn s44_s45_s46_s47_hints_hold_for_all_ready_endpoints_or_for_none() {
     let hinted = |zone: &str| format!(", hints: {{forZones: [{{name: {zone}}}]}}");

@@ -13,6 +13,7 @@ pub(crate) struct Leases {
     /// By name.
     pub(crate) leases: SharedMap<String, Arc<Lease>>,
     faults: Vec<Fault>,
+    is_forbidden: bool,
 }
 
 impl Store for Leases {
@@ -25,10 +26,18 @@ impl Leases {
     /// Takes note of a change; of why there is none, where there is none.
     pub(crate) fn take(&mut self, step: Step<Self>) {
         match step.what {
-            What::Change(change) | What::Synced(change) | What::Absent(change) => change(self),
-            What::Forbidden(reason) | What::Trouble(reason) => {
-                tracing::debug!(kind = step.resource, reason, "not followed for now");
+            What::Change(change) | What::Synced(change) | What::Absent(change) => {
+                self.is_forbidden = false;
+                change(self);
             }
+            What::Watching => {}
+            // Nobody is announced by or reported to whom this node cannot see: a person must act.
+            What::Forbidden(reason) => {
+                if !std::mem::replace(&mut self.is_forbidden, true) {
+                    tracing::error!(kind = step.resource, reason, "reading is forbidden: the other nodes are not seen");
+                }
+            }
+            What::Trouble(reason) => tracing::debug!(kind = step.resource, reason, "not followed for now"),
         }
     }
 }

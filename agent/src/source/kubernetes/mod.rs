@@ -6,11 +6,13 @@
 //! # Design
 //! A snapshot is sent at most every [`COALESCE`]: a burst of a thousand changes costs the stages after this one a few
 //! compiles, and a single change does not wait.
+mod connect;
 mod failure;
 mod health;
 mod leases;
 mod object;
 mod reflector;
+mod watched;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,22 +27,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use health::{Health, KindHealth, Trouble};
+pub use health::{Health, KindHealth, Need, Trouble};
 pub(crate) use leases::{Leases, follow_leases};
 pub(crate) use reflector::Step;
 use reflector::{Place, What, follow};
 
-use super::Snapshot;
+use super::{Snapshot, snapshot::Off};
 use crate::api::Kind;
 
 /// Time between two snapshots, at least.
 const COALESCE: Duration = Duration::from_millis(4);
 /// Changes that wait for this task at most; beyond it the watches are read more slowly.
 const STEPS: usize = 1024;
-/// How long a connection may take to be opened.
-const CONNECT: Duration = Duration::from_secs(5);
-/// How long a watch may stay silent: a little longer than the server lets it last.
-const SILENCE: Duration = Duration::from_secs(150);
 
 /// Why there is no client for the API server.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +67,7 @@ pub enum ClientError {
 /// # Errors
 /// There is no usable configuration. Whether the server answers is not asked.
 pub async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, ClientError> {
-    let mut config = match kubeconfig {
+    let config = match kubeconfig {
         None => Config::infer().await.map_err(ClientError::Unknown)?,
         Some(path) => {
             let read = async {
@@ -79,9 +77,7 @@ pub async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, ClientError> 
             read.await.map_err(|source| ClientError::Kubeconfig { path: path.clone(), source })?
         }
     };
-    config.connect_timeout = Some(CONNECT);
-    config.read_timeout = Some(SILENCE);
-    Client::try_from(config).map_err(ClientError::Client)
+    connect::client(config).map_err(ClientError::Client)
 }
 
 /// Sends a [`Snapshot`] whenever something changed, first when every kind was read whole, until `cancel`.
@@ -92,36 +88,43 @@ pub async fn watch(
     cancel: CancellationToken,
 ) {
     let (steps, mut inbox) = mpsc::channel(STEPS);
-    let mut health = Health::default();
+    let (mut health, mut snapshot) = (Health::default(), Snapshot::default());
     // Dropped at the end, and with it every reflector.
     let mut reflectors = JoinSet::new();
     macro_rules! follow {
-        ($($kind:ty: $field:ident, $seen:expr;)*) => {$(
-            health.kinds.insert(<$kind>::resource(), KindHealth::default());
+        ($($kind:ty: $field:ident, $need:ident, $feature:literal, $seen:expr;)*) => {$(
+            let known = KindHealth::new(<$kind>::KIND, Need::$need, $feature);
+            health.kinds.insert(<$kind>::resource(), known);
             let place = Place::<$kind, Snapshot> { objects: |s| &mut s.$field, seen: $seen, namespace: None };
             reflectors.spawn(follow(client.clone(), place, steps.clone()));
         )*};
     }
+    // The kinds, where they are kept, and what becomes of a node that cannot read them: see [`Need`].
     follow! {
-        crate::api::Service: services, |s, at| s.seen.services = s.seen.services.max(at);
-        crate::api::EndpointSlice: slices, |_, _| ();
-        crate::api::GatewayClass: gateway_classes, |_, _| ();
-        crate::api::Gateway: gateways, |s, at| s.seen.gateways = s.seen.gateways.max(at);
-        crate::api::HttpRoute: http_routes, |_, _| ();
-        crate::api::AddressPool: pools, |_, _| ();
-        crate::api::Namespace: namespaces, |_, _| ();
-        crate::api::Node: nodes, |_, _| ();
-        crate::api::OpenShiftRoute: openshift_routes, |_, _| ();
+        crate::api::Service: services, Required, "layer 4", |s, at| s.seen.services = s.seen.services.max(at);
+        crate::api::EndpointSlice: slices, Required, "layer 4", |_, _| ();
+        // Nodes differ in whom they let announce, or share addresses, when they do not read the same.
+        crate::api::Node: nodes, Required, "who announces", |_, _| ();
+        crate::api::Namespace: namespaces, Required, "which namespaces may use what", |_, _| ();
+        crate::api::GatewayClass: gateway_classes, Expected, "layer 7", |_, _| ();
+        crate::api::Gateway: gateways, Expected, "layer 7", |s, at| s.seen.gateways = s.seen.gateways.max(at);
+        crate::api::HttpRoute: http_routes, Expected, "layer 7", |_, _| ();
+        // Addresses that were given stay without it; new ones come from --pool alone.
+        crate::api::AddressPool: pools, Expected, "giving addresses from pools", |_, _| ();
+        crate::api::OpenShiftRoute: openshift_routes, Optional, "a Route for each Service that asks for one", |_, _| ();
+    }
+    for (resource, kind) in health.kinds.iter().filter(|(_, kind)| kind.need == Need::Optional) {
+        tracing::debug!(kind = resource, feature = kind.feature, "not waited for");
+        snapshot.off.insert(resource.clone(), Off::Unread);
     }
     drop(steps);
     health_out.send_replace(health.clone());
 
-    let mut snapshot = Snapshot::default();
     let mut sent: Option<Instant> = None;
     let mut is_due = false;
     loop {
-        let is_synced = health.kinds.values().all(|kind| kind.is_synced);
-        let due_at = (is_due && is_synced).then(|| sent.map_or_else(Instant::now, |at| at + COALESCE));
+        let is_known = !health.kinds.values().any(KindHealth::is_awaited);
+        let due_at = (is_due && is_known).then(|| sent.map_or_else(Instant::now, |at| at + COALESCE));
         if due_at.is_some_and(|at| at <= Instant::now()) {
             out.send_replace(Some(Arc::new(snapshot.clone())));
             (sent, is_due) = (Some(Instant::now()), false);
@@ -145,47 +148,70 @@ pub async fn watch(
 
 /// Does what a reflector says; whether the snapshot changed.
 fn take(step: Step<Snapshot>, snapshot: &mut Snapshot, health: &mut Health, out: &watch::Sender<Health>) -> bool {
-    let kind = health.kinds.entry(step.resource.clone()).or_default();
-    let was = (kind.is_synced, kind.is_absent, kind.is_forbidden, kind.trouble.is_some());
+    let Step { resource, what } = step;
+    let Some(kind) = health.kinds.get_mut(&resource) else { return false };
+    let state = |kind: &KindHealth| (kind.is_synced, kind.is_absent, kind.is_forbidden, kind.trouble.is_some());
+    let was = state(kind);
     let now = std::time::Instant::now();
     let since = kind.trouble.as_ref().filter(|t| t.is_current()).map_or(now, |t| t.since);
-    let mut has_changed = true;
-    match step.what {
+    let known = KindHealth::new(kind.kind, kind.need, kind.feature);
+    let has_changed = match what {
         What::Change(change) => {
             change(snapshot);
             kind.trouble = None;
+            true
         }
         What::Synced(change) => {
             change(snapshot);
-            snapshot.absent.remove(&step.resource);
-            *kind = KindHealth { is_synced: true, ..KindHealth::default() };
+            snapshot.off.remove(&resource);
+            *kind = KindHealth { is_synced: true, ..known };
+            true
         }
         What::Absent(change) => {
             change(snapshot);
-            snapshot.absent.insert(step.resource.clone());
-            has_changed = !kind.is_absent;
-            *kind = KindHealth { is_synced: true, is_absent: true, ..KindHealth::default() };
+            snapshot.off.insert(resource.clone(), Off::Absent);
+            let is_new = !kind.is_absent;
+            *kind = KindHealth { is_synced: true, is_absent: true, ..known };
+            is_new
         }
         What::Forbidden(reason) => {
-            if !kind.is_forbidden {
-                tracing::error!(kind = step.resource, reason, "reading is forbidden");
+            let is_new = !kind.is_forbidden;
+            if is_new && kind.need == Need::Required {
+                tracing::error!(kind = resource, reason, "reading is forbidden");
+            } else if is_new {
+                tracing::warn!(
+                    kind = resource,
+                    feature = kind.feature,
+                    reason,
+                    "reading is forbidden, the feature is off"
+                );
             }
             (kind.is_forbidden, kind.trouble) = (true, Some(Trouble { reason, since, last: now }));
-            has_changed = false;
+            // Others need not go on without what was read before.
+            is_new && kind.is_off() && snapshot.off.insert(resource.clone(), Off::Forbidden) != Some(Off::Forbidden)
         }
         What::Trouble(reason) => {
             if !kind.trouble.as_ref().is_some_and(Trouble::is_current) {
-                tracing::warn!(kind = step.resource, reason, "not followed for now, last state kept");
+                tracing::warn!(kind = resource, reason, "not followed for now, last state kept");
             }
             kind.trouble = Some(Trouble { reason, since, last: now });
-            has_changed = false;
+            false
         }
-    }
-    if was != (kind.is_synced, kind.is_absent, kind.is_forbidden, kind.trouble.is_some()) {
+        What::Watching => {
+            if kind.is_synced && !kind.is_forbidden {
+                kind.trouble = None;
+            }
+            false
+        }
+    };
+    if was != state(kind) {
         if kind.trouble.is_none() {
-            tracing::info!(kind = step.resource, absent = kind.is_absent, "followed");
+            tracing::info!(kind = resource, absent = kind.is_absent, "followed");
         }
         out.send_replace(health.clone());
     }
     has_changed
 }
+
+#[cfg(test)]
+mod tests;

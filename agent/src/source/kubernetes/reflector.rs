@@ -5,7 +5,8 @@
 //!
 //! # Design
 //! - What was read stays while the API server is away, for minutes or hours.
-//! - A watch is renewed every [`WATCH`], so that one whose peer vanished is not believed for longer than that.
+//! - A watch is renewed every [`WATCH`]. That its peer has vanished is noticed much sooner, by the connection
+//!   ([`super::connect`]); that the server has forgotten it, by [`super::watched`].
 use std::{
     collections::BTreeMap,
     fmt::Display,
@@ -20,7 +21,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::{failure::Failure, object::Received};
+use super::{failure::Failure, object::Received, watched::Watched};
 use crate::{
     api::Kind,
     shared::SharedMap,
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// How long one watch lasts. Units: seconds.
-const WATCH: u32 = 120;
+pub(super) const WATCH: u32 = 120;
 /// The first pause after an error; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause after an error.
@@ -75,6 +76,8 @@ pub(crate) enum What<S> {
     Forbidden(String),
     /// It cannot be followed for now.
     Trouble(String),
+    /// The API server has accepted a watch: what it has to say will come.
+    Watching,
 }
 
 /// An object of a list; no more of it is kept until the list ends.
@@ -98,6 +101,7 @@ pub(super) async fn follow<T: Kind, S: Store>(client: Client, place: Place<T, S>
 where
     T::Key: Display,
 {
+    let client = Watched::client(client, T::resource(), steps.clone());
     let api: Api<Received<T>> = match &place.namespace {
         Some(ns) => Api::namespaced_with(client, ns, &()),
         None => Api::all_with(client, &()),
@@ -158,7 +162,7 @@ where
                 },
             };
             let wait = match &what {
-                What::Change(_) | What::Synced(_) => None,
+                What::Change(_) | What::Synced(_) | What::Watching => None,
                 What::Absent(_) | What::Forbidden(_) => Some(ABSENT_PAUSE),
                 What::Trouble(_) => {
                     let wait = pause;

@@ -13,6 +13,10 @@ mod routes;
 const T0: &str = "2026-11-21T12:00:00Z";
 const T1: &str = "2026-11-21T12:30:00Z";
 
+fn known() -> Bundle {
+    Bundle::Version("v1.7.0".to_owned())
+}
+
 fn gateway(listeners: Value) -> Value {
     json!({"kind": "Gateway", "metadata": {"name": "gw", "uid": "u-gw", "generation": 3},
         "spec": {"gatewayClassName": "sluice", "listeners": listeners}})
@@ -135,17 +139,24 @@ fn a_class_of_ours_is_accepted_and_no_other_is_touched() {
         )
         .unwrap()
     };
-    assert_eq!(class_status(&class("example.com/other", json!({})), T0), None);
+    assert_eq!(class_status(&class("example.com/other", json!({})), &known(), T0), None);
 
     let mut ours = class("sluice.dev/gateway", json!({}));
-    let status = class_status(&ours, T0).unwrap();
+    let status = class_status(&ours, &known(), T0).unwrap();
     assert_eq!(says(&status.conditions[..1], 2), ["Accepted=True/Accepted"]);
     assert_eq!(status.conditions[0].last_transition_time.as_deref(), Some(T0));
+    let names: Vec<&str> = status.supported_features.iter().map(|feature| feature.name.as_str()).collect();
+    assert!(
+        names.is_sorted() && names.contains(&"HTTPRouteMethodMatching") && !names.contains(&"TLSRoute"),
+        "{names:?}"
+    );
     assert_eq!(status.conditions[1], ours.status.conditions[1], "somebody else's");
+    assert_eq!(says(&status.conditions[2..], 2), ["SupportedVersion=True/SupportedVersion"]);
     ours.status = status;
-    assert_eq!(class_status(&ours, T1), None);
+    assert_eq!(class_status(&ours, &known(), T1), None);
+    assert_eq!(class_status(&ours, &Bundle::Unknown, T1), None, "what was said stays while nobody answers");
     ours.metadata.generation = 4;
-    let bumped = class_status(&ours, T1).unwrap();
+    let bumped = class_status(&ours, &known(), T1).unwrap();
     assert_eq!(says(&bumped.conditions[..1], 4), ["Accepted=True/Accepted"]);
     assert_eq!(bumped.conditions[0].last_transition_time.as_deref(), Some(T0), "what it says has not changed");
 
@@ -157,7 +168,10 @@ fn a_class_of_ours_is_accepted_and_no_other_is_touched() {
     assert_eq!(verdict(ours), Some("Accepted"));
     assert_eq!(verdict(class("example.com/other", json!({}))), Some("ForeignController"));
     let odd = class("sluice.dev/gateway", json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "c"}}));
-    assert_eq!(says(&class_status(&odd, T0).unwrap().conditions[..1], 2), ["Accepted=False/InvalidParameters"]);
+    assert_eq!(
+        says(&class_status(&odd, &known(), T0).unwrap().conditions[..1], 2),
+        ["Accepted=False/InvalidParameters"]
+    );
     assert_eq!(verdict(odd), Some("InvalidParameters"));
 }
 

@@ -4,6 +4,7 @@ use crate::{
     membership::{Members, Report},
     model::{self, Role, fixture},
     source::Snapshot,
+    status::{route_hosts::RouteHosts, version::Bundle},
 };
 
 /// The Service as the API server has it, and how far each node is.
@@ -59,7 +60,11 @@ impl World {
             |services| Report { seen: crate::source::snapshot::Seen { services, gateways: 0 }, ..Report::default() };
         let alive = ["a", "b"].iter().zip(self.seen).map(|(name, seen)| ((*name).to_owned(), report(seen)));
         let members = Members { alive: alive.collect(), is_blind: false };
-        plan(snapshot.services.values().next().unwrap(), &snapshot, &View { model: &model, members: &members })
+        plan(
+            snapshot.services.values().next().unwrap(),
+            &snapshot,
+            &View { model: &model, members: &members, route_hosts: &RouteHosts::default(), bundle: &Bundle::Unknown },
+        )
     }
 
     /// Carries out the write that is due: what it was told about.
@@ -289,4 +294,20 @@ fn an_address_with_a_port_that_leads_to_the_proxy_has_ip_mode_proxy_while_it_doe
     world.gateway = Some(8080);
     world.settle();
     assert_eq!(shown(&world).0, "VIP", "the listener is elsewhere");
+}
+
+/// F11 of issue 8: the annotation alone is anybody's.
+#[test]
+fn an_annotation_without_our_finalizer_takes_no_address_of_another_controller() {
+    let others = json!([{"ip": "198.51.100.7", "ipMode": "VIP"}]);
+    let mut world = World::new(json!({"annotations": {ipam::ALLOCATED: "198.51.100.7"}}));
+    world.change(&json!({"status": {"loadBalancer": {"ingress": others}}}));
+    world.catch_up();
+    world.settle();
+    assert_eq!(world.service["status"]["loadBalancer"]["ingress"], others, "it is another's Service");
+    assert!(world.finalizers().is_empty());
+    world.change(&json!({"spec": {"type": "ClusterIP"}}));
+    world.catch_up();
+    world.settle();
+    assert_eq!(world.service["status"]["loadBalancer"]["ingress"], others, "nor does it go with the type");
 }

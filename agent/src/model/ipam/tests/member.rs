@@ -3,7 +3,7 @@ use super::{pools::with_pools, *};
 use crate::model::Role;
 
 fn bears(name: &str, addrs: &[&str]) -> Claim {
-    Claim { given: ips(addrs), is_annotated: true, ..claim(name) }
+    Claim { given: ips(addrs), has_finalizer: true, is_annotated: true, ..claim(name) }
 }
 
 #[test]
@@ -63,6 +63,11 @@ fn s8_a_service_that_shows_anothers_address_is_the_others() {
         (Claim { is_annotated: true, ..shows("a", &["198.51.100.9"]) }, "192.0.2.1"),
         (Claim { is_of_our_class: true, ..hostname }, "192.0.2.1"),
         (Claim { in_status: ips(&["198.51.100.9"]), ..bears("a", &["198.51.100.9"]) }, "198.51.100.9"),
+        // F11 of issue 8: without the finalizer the annotation is anybody's.
+        (
+            Claim { has_finalizer: false, in_status: ips(&["198.51.100.9"]), ..bears("a", &["198.51.100.9"]) },
+            "192.0.2.1",
+        ),
         (shows("a", &["198.51.100.9", "192.0.2.5"]), "192.0.2.5"),
     ] {
         assert_eq!(
@@ -221,7 +226,7 @@ proptest! {
         // What was decided is written on the objects and shown: memory may be lost, in any order, and pools may change.
         let written = |claim: &Claim| {
             let addrs = given.get(&claim.object).cloned().unwrap_or_default();
-            Claim { given: addrs.clone(), in_status: addrs, is_annotated: true, ..claim.clone() }
+            Claim { given: addrs.clone(), in_status: addrs, has_finalizer: true, is_annotated: true, ..claim.clone() }
         };
         let written = claims.iter().filter(|c| given.contains_key(&c.object)).map(written).collect::<Vec<_>>();
         node.allocations = Arc::default();

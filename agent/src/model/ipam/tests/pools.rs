@@ -149,7 +149,13 @@ fn s68_s69_a_pool_that_shrinks_or_goes_keeps_live_addresses() {
     let node = node(&[]);
     let live = |n: u8| {
         let addrs = ips(&[&format!("192.0.2.{n}")]);
-        Claim { given: addrs.clone(), in_status: addrs, is_annotated: true, ..claim(&format!("s{n}")) }
+        Claim {
+            given: addrs.clone(),
+            in_status: addrs,
+            has_finalizer: true,
+            is_annotated: true,
+            ..claim(&format!("s{n}"))
+        }
     };
     let claims = [live(1), live(200)];
     let all = |snapshot: &Snapshot| outcome_in(&claims, &Pools::new(snapshot, &node), &node);
@@ -317,6 +323,7 @@ fn an_address_that_no_node_has_any_more_is_given_up() {
     let had = Claim {
         in_status: ips(&["192.0.2.9"]),
         given: ips(&["192.0.2.9"]),
+        has_finalizer: true,
         is_annotated: true,
         ..with_ports("a", &[80])
     };

@@ -8,7 +8,7 @@ use crate::{
     membership::{Members, Report},
     model::{self, Role, fixture::node},
     source::Snapshot,
-    status::{service, view::View},
+    status::{route_hosts::RouteHosts, service, version::Bundle, view::View},
 };
 
 /// Names of fields, so that what is made up is looked at.
@@ -220,7 +220,7 @@ proptest! {
         for object in snapshot.services.values() {
             let name = model::ObjectRef::new("Service", object.metadata.object_name());
             prop_assert!(model.verdicts.contains_key(&name), "no verdict for {name}");
-            let write = service::plan(object, &snapshot, &View { model: &model, members: &members });
+            let write = service::plan(object, &snapshot, &View { model: &model, members: &members, route_hosts: &RouteHosts::default(), bundle: &Bundle::Unknown });
             prop_assert!(write.is_none_or(|write| write.object == name), "{name}");
         }
     }

@@ -1,0 +1,54 @@
+//! What Gateways of ours can do: `status.supportedFeatures` of a GatewayClass.
+//!
+//! # Design
+//! A name stands here when the upstream conformance suite, run with it, passes; what is built adds its names in the same
+//! commit. `Gateway` and `HTTPRoute` are the kinds themselves: what HTTPS and ReferenceGrants need of them is missing, and so
+//! is everything that is named after those. Source: gateway-api v1.7.0, `pkg/features`.
+use crate::api::gateway_class::SupportedFeature;
+
+/// The names, in the order that the API asks for: sorted.
+const FEATURES: [&str; 22] = [
+    "Gateway",
+    "GatewayAddressEmpty",
+    "GatewayHTTPListenerIsolation",
+    "GatewayPort8080",
+    "GatewayStaticAddresses",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteSchemeRedirect",
+];
+
+/// As the status has them.
+pub(super) fn supported() -> Vec<SupportedFeature> {
+    FEATURES.iter().map(|name| SupportedFeature { name: (*name).to_owned() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_sorted_fit_the_field_and_claim_nothing_that_is_not_served() {
+        assert!(FEATURES.is_sorted_by(|a, b| a < b), "sorted, and each once");
+        assert!(FEATURES.len() <= 64, "the CRD admits 64");
+        let missing =
+            ["ReferenceGrant", "TLS", "GRPC", "TCP", "UDP", "Mirror", "CORS", "Retry", "H2C", "HTTPS", "Certificate"];
+        for name in FEATURES {
+            assert!(missing.iter().all(|part| !name.contains(part)), "{name}");
+        }
+    }
+}
