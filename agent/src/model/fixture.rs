@@ -25,6 +25,8 @@ pub(crate) fn add(to: &mut Snapshot, object: &Value) -> serde_json::Result<()> {
     let read = object.clone();
     match object["kind"].as_str().unwrap() {
         "GatewayClass" => drop(to.gateway_classes.insert(name.name, Arc::new(serde_json::from_value(read)?))),
+        "AddressPool" => drop(to.pools.insert(name.name, Arc::new(serde_json::from_value(read)?))),
+        "Node" => drop(to.nodes.insert(name.name, Arc::new(serde_json::from_value(read)?))),
         "Namespace" => drop(to.namespaces.insert(name.name, Arc::new(serde_json::from_value(read)?))),
         "Node" => drop(to.nodes.insert(name.name, Arc::new(serde_json::from_value(read)?))),
         "Gateway" => drop(to.gateways.insert(name, Arc::new(serde_json::from_value(read)?))),

@@ -24,6 +24,7 @@ use super::{
     chain::{self, Links},
     endpoints::{Family, SliceIndex},
     gateway, ipam, listener,
+    ownership::{self, Object},
     pool::{Pools, node_addr},
     route, service, sources,
 };
@@ -221,13 +222,17 @@ impl Memo {
         self.links = chain::links(snapshot, &self.slices, &model.verdicts);
         let services = service::by_age(snapshot);
         self.sources = sources::Lists::compile(&services, &model.allocations, &self.sources);
+        let mut gateways = gateway::Compiler::new(snapshot, (&self.slices, &self.targets), node, &mut model);
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
-        for service in services {
-            compiler.add(service, &mut model);
+        for object in ownership::by_age(snapshot, &services) {
+            match object {
+                Object::Gateway(name, gateway) => gateways.add(name, gateway, &mut model),
+                Object::Service(service) => compiler.add(service, &mut model),
+            }
         }
         self.targets.retain(&model);
-        let (planes, skipped) = gateway::compile(snapshot, (&self.slices, &self.targets), node, &mut model);
+        let (planes, skipped) = gateways.finish(&mut model);
         self.skipped = skipped;
         let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets };
         model.chains = keep(&self.model.chains, Arc::new(source.chains(&self.links, &planes)));

@@ -1,7 +1,7 @@
 //! Services of type LoadBalancer -> claims for addresses, frontends and their backends.
 //!
 //! A port that cannot be programmed is left out and named in the verdict; the others work. The same `VIP:port` claimed
-//! twice belongs to the older object, then to the lesser name.
+//! twice belongs to the older object ([`super::ownership`]), and a port that a host needs to nobody.
 mod demand;
 mod quiet;
 #[cfg(test)]
@@ -9,7 +9,7 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -22,6 +22,7 @@ use super::{
     chain::Links,
     endpoints::{self, Family, SliceIndex},
     ipam::{self, Claim},
+    ownership,
     pool::Pools,
     report::Fault,
     sources::{Lists, Ranges, Sources},
@@ -84,13 +85,13 @@ pub(super) struct Targets {
 struct Vips {
     /// Those that are ours alone.
     own: BTreeSet<IpAddr>,
-    /// Those that are a node's as well, with the ports that objects have there.
-    of_nodes: BTreeSet<SocketAddr>,
+    /// The frontends at those that are a node's as well: what else is there is the node's, and may be an endpoint.
+    of_nodes: BTreeSet<Frontend>,
 }
 
 impl Vips {
-    fn has(&self, addr: IpAddr, port: Port) -> bool {
-        self.own.contains(&addr) || self.of_nodes.contains(&SocketAddr::new(addr, port.get()))
+    fn has(&self, at: &Frontend) -> bool {
+        self.own.contains(&at.vip) || self.of_nodes.contains(at)
     }
 }
 
@@ -109,8 +110,10 @@ impl Targets {
         let mut of_nodes = BTreeSet::new();
         for claim in claims {
             let addrs = model.allocations.get(&claim.object).into_iter().flatten().filter(|addr| is_of_node(addr));
-            of_nodes
-                .extend(addrs.flat_map(|addr| claim.ports.iter().map(|(port, _)| SocketAddr::new(*addr, port.get()))));
+            let all = addrs.flat_map(|vip| {
+                claim.ports.iter().map(|(port, proto)| Frontend { vip: *vip, port: *port, proto: *proto })
+            });
+            of_nodes.extend(all.filter(|at| model.pools.reserves(at.vip, at.port).is_none()));
         }
         let vips = Vips { own, of_nodes };
         if vips != *self.vips {
@@ -119,9 +122,9 @@ impl Targets {
         }
     }
 
-    /// Whether an object has this address and port: no endpoint has.
-    pub(super) fn has_vip(&self, addr: IpAddr, port: Port) -> bool {
-        self.vips.has(addr, port)
+    /// Whether an object has this address and port of TCP: no endpoint has.
+    pub(super) fn has_vip(&self, vip: IpAddr, port: Port) -> bool {
+        self.vips.has(&Frontend { vip, port, proto: Proto::Tcp })
     }
 
     /// Tells that what was made may not hold any more, whatever the objects say.
@@ -203,10 +206,13 @@ impl<'a> Compiler<'a> {
             }
             for (written, port, proto) in &ports {
                 let frontend = Frontend { vip: *vip, port: *port, proto: *proto };
-                let winner = frontends.get(&frontend).filter(|known| !is_of(known, name)).map(Target::owner);
-                if let Some(winner) = winner {
-                    report.refuse("PortConflict", format!("{frontend} belongs to {winner}; want another port"));
-                } else if let Some(gateway) = link.and_then(|link| link.serves(*port, *proto)) {
+                let holder = frontends.get(&frontend).filter(|known| !is_of(known, name)).map(Target::owner);
+                if let Some(Fault { reason, message }) = ownership::refusal(&frontend, holder, pools) {
+                    report.refuse(reason, message);
+                    continue;
+                }
+                self.node.host.warning(&frontend).into_iter().for_each(|sentence| report.note(sentence));
+                if let Some(gateway) = link.and_then(|link| link.serves(*port, *proto)) {
                     // What was made for it must not come back: its endpoints are not followed meanwhile.
                     self.targets.made.remove(&frontend);
                     let (gateway, service) = (gateway.clone(), Some(name.clone()));
@@ -250,7 +256,10 @@ impl<'a> Compiler<'a> {
 
     fn target(&self, service: &Service, port: &ServicePort, at: Frontend) -> (EndpointTarget, Vec<String>) {
         let mut selected = endpoints::select_port(self.slices, service, port, Family::of(at.vip), self.node);
-        selected.exclude(|backend: &Backend| self.vips.has(backend.addr, backend.port));
+        let proto = at.proto;
+        selected.exclude(|backend: &Backend| {
+            self.vips.has(&Frontend { vip: backend.addr, port: backend.port, proto })
+        });
         let is_local = service.spec.external_traffic_policy == "Local";
         let exists = !selected.cluster.is_empty();
         let (backends, draining) = if is_local {
