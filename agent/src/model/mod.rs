@@ -18,6 +18,7 @@ pub mod listener;
 pub mod memo;
 mod ownership;
 pub mod pool;
+mod quiet;
 pub mod report;
 pub mod route;
 pub mod rule;

@@ -3,7 +3,6 @@
 //! A port that cannot be programmed is left out and named in the verdict; the others work. The same `VIP:port` claimed
 //! twice belongs to the older object ([`super::ownership`]), and a port that a host needs to nobody.
 mod demand;
-mod quiet;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +14,6 @@ use std::{
 
 pub use demand::CLASS;
 use demand::Demand;
-pub(super) use quiet::is_quiet;
 
 use super::{
     Backend, EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
@@ -257,9 +255,7 @@ impl<'a> Compiler<'a> {
     fn target(&self, service: &Service, port: &ServicePort, at: Frontend) -> (EndpointTarget, Vec<String>) {
         let mut selected = endpoints::select_port(self.slices, service, port, Family::of(at.vip), self.node);
         let proto = at.proto;
-        selected.exclude(|backend: &Backend| {
-            self.vips.has(&Frontend { vip: backend.addr, port: backend.port, proto })
-        });
+        selected.exclude(|backend: &Backend| self.vips.has(&Frontend { vip: backend.addr, port: backend.port, proto }));
         let is_local = service.spec.external_traffic_policy == "Local";
         let exists = !selected.cluster.is_empty();
         let (backends, draining) = if is_local {
