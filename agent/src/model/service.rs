@@ -26,7 +26,10 @@ use super::{
     sources::{Lists, Ranges, Sources},
 };
 use crate::{
-    api::{ObjectName, Service, service::ServicePort},
+    api::{
+        ObjectName, Service,
+        service::{DEFAULT_AFFINITY_SECONDS, ServicePort, ServiceSpec},
+    },
     shared::SharedMap,
     source::Snapshot,
 };
@@ -303,6 +306,22 @@ fn remark(service: &Service, vips: &[IpAddr], pools: &Pools, report: &mut Report
         }
     }
     unknown_annotations(service).into_iter().for_each(|sentence| report.note(sentence));
+    not_followed(service).into_iter().for_each(|sentence| report.note(sentence));
+}
+
+/// The fields of a Service that say something which is not done, a sentence each.
+fn not_followed(service: &Service) -> Vec<String> {
+    let ServiceSpec { session_affinity, session_affinity_config, health_check_node_port, .. } = &service.spec;
+    let timeout = session_affinity_config.client_ip.timeout_seconds;
+    let timeout = timeout.filter(|seconds| session_affinity == "ClientIP" && *seconds != DEFAULT_AFFINITY_SECONDS);
+    let timeout = timeout.map(|seconds| {
+        let place = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        format!("{place} is {seconds} and not followed: affinity holds for as long as the endpoints are the same")
+    });
+    let port = Some(health_check_node_port).filter(|port| **port != 0).map(|port| {
+        format!("spec.healthCheckNodePort is {port} and not served by Sluice: kube-proxy answers there where it runs")
+    });
+    timeout.into_iter().chain(port).collect()
 }
 
 /// The annotations of a Service that are not known and must be typing errors, a sentence each.
