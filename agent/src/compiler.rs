@@ -1,8 +1,10 @@
 //! The stage between source and model: compiles each snapshot, remembers given addresses.
 //!
-//! In: snapshots. Out: models. [`crate::model::compile`] is pure; what it needs from one run to the next is kept here:
+//! In: snapshots, who lives, what the host has. Out: models. [`crate::model::compile`] is pure; what it needs from one run to the next is kept here:
 //! the addresses given, on disk too, and the [`Memo`].
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,8 +14,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    host::Seen,
     membership::{Members, Report},
-    model::{Candidate, Memo, Model, Node, Outcome, Role, memo},
+    model::{Candidate, Frontend, Memo, Model, Node, Outcome, Role, memo},
     shared::Difference,
     source::{Snapshot, allocations},
     telemetry::chain,
@@ -31,23 +34,31 @@ pub struct Compiler {
     memo: Memo,
     /// The allocations on disk are not those in memory.
     unsaved: bool,
+    /// What the host has.
+    seen: Seen,
+}
+
+/// What the stage follows.
+pub struct Inputs {
+    /// What the API says.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// Who lives.
+    pub members: watch::Receiver<Arc<Members>>,
+    /// What the host has.
+    pub host: watch::Receiver<Seen>,
 }
 
 impl Compiler {
     /// A compiler for this node; `node.allocations` are those read from `state_dir`.
     #[must_use]
     pub fn new(node: Node, state_dir: PathBuf) -> Self {
-        Self { node, state_dir, memo: Memo::default(), unsaved: false }
+        Self { node, state_dir, memo: Memo::default(), unsaved: false, seen: Seen::default() }
     }
 
     /// Follows the snapshots until cancelled.
-    pub async fn run(
-        mut self,
-        mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-        mut members: watch::Receiver<Arc<Members>>,
-        out: watch::Sender<Arc<Model>>,
-        cancel: CancellationToken,
-    ) {
+    pub async fn run(mut self, inputs: Inputs, out: watch::Sender<Arc<Model>>, cancel: CancellationToken) {
+        let Inputs { mut snapshots, mut members, mut host } = inputs;
+        self.follow_host(host.borrow_and_update().clone());
         if self.node.role == Role::Member {
             // Knowing of nobody it would take back what the programs announce, and announce it anew a moment later.
             tokio::select! {
@@ -69,6 +80,7 @@ impl Compiler {
                 changed = snapshots.changed() => if changed.is_err() {
                     return;
                 },
+                Ok(()) = host.changed() => self.follow_host(host.borrow_and_update().clone()),
                 // Its end is this agent's: who announces stays as it is.
                 Ok(()) = members.changed() => {
                     if !self.follow_members(&members.borrow_and_update()) {
@@ -85,6 +97,14 @@ impl Compiler {
         }
     }
 
+    /// Takes over what the host has.
+    fn follow_host(&mut self, seen: Seen) {
+        if self.node.host.addresses != seen.addresses {
+            Arc::make_mut(&mut self.node.host).addresses.clone_from(&seen.addresses);
+        }
+        self.seen = seen;
+    }
+
     /// Takes over who may announce; whether that changed.
     fn follow_members(&mut self, members: &Members) -> bool {
         let candidates = candidates(members);
@@ -98,7 +118,13 @@ impl Compiler {
 
     fn compile(&mut self, snapshot: &Arc<Snapshot>) -> Arc<Model> {
         let began = Instant::now();
-        let model = self.memo.compile(snapshot, &self.node);
+        let mut model = self.memo.compile(snapshot, &self.node);
+        let shadowed = shadowed(&model, &self.seen);
+        if shadowed != self.node.host.listening {
+            // What frontends there are does not depend on it: once more is enough.
+            Arc::make_mut(&mut self.node.host).listening = shadowed;
+            model = self.memo.compile(snapshot, &self.node);
+        }
         tracing::debug!(rev = model.rev, frontends = model.frontends.len(), elapsed = ?began.elapsed(), "compiled");
         // A member of a cluster remembers nothing: what it programs is written on the objects.
         if self.node.role == Role::Member {
@@ -129,6 +155,21 @@ impl Compiler {
             }
         }
     }
+}
+
+/// The frontends at addresses of this host at which its processes listen as well.
+fn shadowed(model: &Model, seen: &Seen) -> BTreeSet<Frontend> {
+    let mut shadowed = BTreeSet::new();
+    for socket in &seen.listening {
+        let of_socket: &mut dyn Iterator<Item = IpAddr> = match socket.addr {
+            Some(addr) if seen.addresses.contains(&addr) => &mut std::iter::once(addr),
+            Some(_) => continue,
+            None => &mut seen.addresses.iter().copied(),
+        };
+        let at = of_socket.map(|vip| Frontend { vip, port: socket.port, proto: socket.proto });
+        shadowed.extend(at.filter(|frontend| model.frontends.contains_key(frontend)));
+    }
+    shadowed
 }
 
 /// Those that may announce, in the order of their names.

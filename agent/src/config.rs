@@ -7,7 +7,11 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::{datapath, model::pool as pools, status::route_hosts::RouteHost};
+use crate::{
+    datapath,
+    model::{Port, host::Host, pool as pools},
+    status::route_hosts::RouteHost,
+};
 
 /// A load balancer for Kubernetes: addresses, eBPF forwarding and a layer 7 proxy in one binary.
 #[derive(Debug, Parser)]
@@ -278,6 +282,19 @@ impl AgentArgs {
                 Err(e) => Err(ConfigError::NodeName(e.to_string())),
             },
         }
+    }
+
+    /// What this process needs of the host's ports; `proxy` is the port of the proxy's socket.
+    #[must_use]
+    pub fn host(&self, proxy: u16) -> Host {
+        let (first, last) = self.snat_ports;
+        let own = [
+            (Some(proxy), "Sluice's proxy"),
+            (self.metrics_addr.map(|addr| addr.port()), "Sluice's metrics and health"),
+            (self.discovery_addr.map(|addr| addr.port()), "Sluice's discovery API"),
+        ];
+        let own = own.into_iter().filter_map(|(port, what)| Some((Port::try_new(i64::from(port?))?, what)));
+        Host { own_ports: own.collect(), snat_ports: Some(first..=last), ..Host::default() }
     }
 
     /// Refuses pools that share addresses.

@@ -18,6 +18,7 @@ pub mod config;
 pub mod datapath;
 pub mod descriptors;
 pub mod discovery;
+pub mod host;
 pub mod membership;
 pub mod model;
 pub mod printable;
@@ -108,6 +109,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         default_class: args.classless_services == config::Classless::Take,
         announce: args.announce == config::Announce::Auto,
         candidates: Vec::new(),
+        host: Arc::default(),
     };
 
     let is_member = args.manifests.is_none();
@@ -135,6 +137,8 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     };
     let datapath = Datapath::load(&datapath, &proxy)?;
     let was_answering = datapath.answering();
+    let node = Node { host: Arc::new(args.host(proxy.socket().local_addr()?.port())), ..node };
+    let (host_out, host) = watch::channel(host::look(&args.interfaces).await.map_err(DatapathError::from)?);
 
     let (snapshot_out, snapshots) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());
@@ -170,11 +174,16 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         tasks.spawn("discovery API", admin::server::serve_discovery(listener, stages));
     }
     tasks.spawn("discovery", discovery::run(snapshots.clone(), directory_out, cancel.clone()));
+    tasks.spawn("host", host::run(args.interfaces, host_out, cancel.clone()));
     tasks.spawn("datapath", datapath.run(models.clone(), applied_out, cancel.clone()));
     tasks.spawn("proxy", proxy.run(models.clone(), cancel.clone()));
     tasks.spawn(
         "compiler",
-        Compiler::new(node, args.state_dir).run(snapshots.clone(), members.clone(), model_out, cancel.clone()),
+        Compiler::new(node, args.state_dir).run(
+            compiler::Inputs { snapshots: snapshots.clone(), members: members.clone(), host },
+            model_out,
+            cancel.clone(),
+        ),
     );
     let leave = CancellationToken::new();
     match (args.manifests, clients) {

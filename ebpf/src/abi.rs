@@ -4,8 +4,8 @@
 //! of any of them, or of a map's capacity, is a new [`LAYOUT`]: the snapshot in `tests/abi.rs` says so when forgotten.
 use bytemuck::{Pod, Zeroable};
 
-/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v3`).
-pub const LAYOUT: u32 = 3;
+/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v4`).
+pub const LAYOUT: u32 = 4;
 
 /// Names of the maps, as pinned and as `bpftool` shows them.
 pub mod map {
@@ -37,10 +37,12 @@ pub mod map {
     /// [`Source`](super::Source) behind its prefix length -> [`SOURCE_ADMITTED`](super::SOURCE_ADMITTED), LPM trie: from
     /// where the clients of some frontends must come.
     pub const SOURCES: &str = "SOURCES";
+    /// [`Seat`](super::Seat) -> [`SEAT_LEFT`](super::SEAT_LEFT), hash: backends that a frontend has lost and others still have.
+    pub const LEFT: &str = "LEFT";
     /// Every map, in the order in which they are created.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED,
-        SOURCES,
+        SOURCES, LEFT,
     ];
 }
 
@@ -78,6 +80,9 @@ pub const CHUNK_SLOTS: u32 = 16;
 pub const MAX_CONNTRACK: u32 = 262_144;
 /// Ranges at most that clients must come from, those of all lists together; frontends with the same list share it.
 pub const MAX_SOURCES: u32 = 65_536;
+/// Backends at most that are remembered to have left a frontend: beyond it, a SYN without an answer waits for its backend
+/// until no frontend has it.
+pub const MAX_LEFT: u32 = 16_384;
 /// Uplinks at most.
 pub const MAX_UPLINKS: u32 = 64;
 /// Key in the sockmap of the proxy's TCP listener.
@@ -182,7 +187,22 @@ pub const BACKEND_LOCAL: u16 = 1;
 /// The endpoint is on another node: replies must return through this one. Neither bit: the route decides.
 pub const BACKEND_REMOTE: u16 = 2;
 
-/// Sixteen slots of a Maglev table, each a backend id; 0 is no backend.
+/// A backend as one of a frontend's.
+///
+/// Shape: the key of [`map::LEFT`]. What the table says of the same pair is newer: it is looked at for flows that have begun.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+pub struct Seat {
+    /// The frontend's id.
+    pub frontend: u32,
+    /// The backend's id.
+    pub backend: u32,
+}
+
+/// What the map holds for a backend that has left.
+pub const SEAT_LEFT: u32 = 1;
+
+/// Sixteen slots of a lookup table, each a backend id; 0 is no backend.
 ///
 /// # Design
 /// An array of chunks, not of slots: publishing a table costs a sixteenth of the system calls.
@@ -506,6 +526,7 @@ const _: () = {
     assert!(size_of::<Source>() == 20);
     assert!(size_of::<Backend>() == 20);
     assert!(size_of::<TableChunk>() == 64);
+    assert!(size_of::<Seat>() == 8);
     assert!(size_of::<Vip>() == 24);
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<CtKey>() == 40);

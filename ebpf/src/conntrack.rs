@@ -6,12 +6,12 @@
 //! - State bits are kept on both entries, so that each direction can judge alone whether the flow is over. The peer is
 //!   written only when a bit is new: a busy flow writes nothing but its own `seen`, and that four times a second.
 //! - Time alone ends an entry only if the peer is idle as well: a one-way stream is alive.
-//! - A backend that left keeps the flows that it has answered. One that never answered is not waited for: the next SYN finds
-//!   its id gone, two ticks after it left the table, and the flow begins anew. While the backend is there a SYN that is sent
-//!   again goes where the first went, whatever the table says.
+//! - A backend that left a frontend keeps the flows that it has answered. One that never answered is not waited for: the next
+//!   SYN finds it in `LEFT`, or, where no frontend has it any more, its id gone, two ticks later, and the flow begins anew.
+//!   While the frontend has the backend a SYN that is sent again goes where the first went, whatever the table says.
 //! - A reply entry that is taken sends a new flow to another source port. That holds without SNAT too: one client port
 //!   that reaches one backend through two VIPs would otherwise be one flow to the backend.
-use crate::{BACKENDS, CONNTRACK, SETTINGS, lb::Choice};
+use crate::{BACKENDS, CONNTRACK, LEFT, SETTINGS, lb::Choice};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
 use core::arch::asm;
 use sluice_ebpf::{
@@ -47,7 +47,7 @@ pub(crate) fn find(h: &Headers, now: u64) -> Option<&'static mut CtEntry> {
     Some(entry)
 }
 
-/// Has the backend of a flow, given by the client's entry, left and been forgotten without ever having answered?
+/// Has the backend of a flow, given by the client's entry, left its frontend without ever having answered?
 ///
 /// An id that another backend has by now does not count for the one that had it. A global function, so that the verifier
 /// walks through it once.
@@ -61,7 +61,11 @@ pub(crate) extern "C" fn is_orphan(entry: *const CtEntry) -> u32 {
     }
     let id = entry.backend;
     // SAFETY: as in `find`.
-    BACKENDS.get_ptr(&id).is_none_or(|b| unsafe { !flow::leads_to(entry, &*b) }) as u32
+    if BACKENDS.get_ptr(&id).is_none_or(|b| unsafe { !flow::leads_to(entry, &*b) }) {
+        return 1;
+    }
+    let seat = Seat { frontend: entry.frontend, backend: id };
+    LEFT.get_ptr(&seat).is_some() as u32
 }
 
 /// The other direction's key.

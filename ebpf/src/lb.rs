@@ -123,7 +123,7 @@ fn choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> u64 {
 #[inline(always)]
 fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
     let t = &h.key.tuple;
-    let key = FrontendKey { vip: t.dst, port: t.dst_port, proto: h.key.proto, family: if h.v6 { 6 } else { 4 } };
+    let mut key = FrontendKey { vip: t.dst, port: t.dst_port, proto: h.key.proto, family: if h.v6 { 6 } else { 4 } };
     // SAFETY: the kernel keeps the memory until the program ends; the agent replaces values, it does not write them.
     let Some(f) = FRONTENDS.get_ptr(&key).map(|f| unsafe { &*f }) else { return unnamed(p, h) };
     // The proxy's packets come by here one by one: once each is enough.
@@ -153,7 +153,9 @@ fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
         choice.reply.tuple.src_port = (*b).port;
         choice.backend = (*b).flags as u32;
     }
-    if VIPS.get_ptr(&choice.reply.tuple.src).is_some() {
+    // An address with frontends may be a node's as well, and whatever else listens there is a backend like others.
+    (key.vip, key.port) = (choice.reply.tuple.src, choice.reply.tuple.src_port);
+    if FRONTENDS.get_ptr(&key).is_some() {
         return refuse(f.id, Reason::Loop);
     }
     choice.reply.tuple.dst = t.src;

@@ -49,6 +49,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
         Frontend { id: u32, table_chunk: u32, table_slots: u32, backends: u32, flags: u32, sources: u32 }
         Source { list: [u8; 4], addr: Addr }
         Backend { addr: Addr, port: u16, flags: u16 }
+        Seat { frontend: u32, backend: u32 }
         TableChunk { ids: [u32; CHUNK_SLOTS as usize] }
         Vip { flags: u32, frontends: u32, relay: Addr }
         Tuple { src: Addr, dst: Addr, src_port: u16, dst_port: u16 }
@@ -66,7 +67,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
     writeln!(out, "struct Addr: {} bytes\n", size_of::<Addr>())?;
     constants! { out,
         MAX_FRONTENDS, MAX_BACKENDS, MAX_VIPS, MAX_CHUNKS, CHUNK_SLOTS, MAX_CONNTRACK, MAX_UPLINKS, PROXY_TCP, TCP, UDP,
-        FRONTEND_PROXY, FRONTEND_DROP, FRONTEND_AFFINITY, FRONTEND_SOURCES, MAX_SOURCES, SOURCE_BITS, SOURCE_ADMITTED, BACKEND_LOCAL, BACKEND_REMOTE, VIP_ECHO, VIP_REJECT, VIP_PROXY,
+        FRONTEND_PROXY, FRONTEND_DROP, FRONTEND_AFFINITY, FRONTEND_SOURCES, MAX_SOURCES, MAX_LEFT, SEAT_LEFT, SOURCE_BITS, SOURCE_ADMITTED, BACKEND_LOCAL, BACKEND_REMOTE, VIP_ECHO, VIP_REJECT, VIP_PROXY,
         VIP_ANNOUNCE, VIP_HOST,
         CT_REQUEST, CT_REPLY, CT_SNAT, CT_REPLIED, CT_FIN_CLIENT, CT_FIN_BACKEND, CT_RST,
     }

@@ -11,6 +11,8 @@ mod netns {
     mod lab;
     mod limits;
     mod network;
+    mod node;
+    mod own;
     mod pins;
     mod restart;
     mod sources;

@@ -19,10 +19,7 @@ use crate::{
         observe::{self, FrontendCount},
     },
     discovery::Directory,
-    model::{
-        Frontend, Model, ObjectRef, Outcome, Target, Verdict,
-        http::{HttpModel, listing::RouteRow},
-    },
+    model::{Frontend, Model, ObjectRef, Outcome, Target, Verdict, http::listing::RouteRow},
     proxy,
     source::{Snapshot, kubernetes::Health},
 };
@@ -46,8 +43,8 @@ pub struct Stages {
     pub applied: watch::Receiver<Applied>,
     /// What the proxy counts.
     pub proxy: Arc<proxy::Stats>,
-    /// What the proxy routes by.
-    pub routed: watch::Receiver<Option<Arc<HttpModel>>>,
+    /// The revision of the model that the proxy routes by; 0 before the first.
+    pub routed: watch::Receiver<u64>,
     /// Who is behind each Service.
     pub directory: watch::Receiver<Directory>,
     /// One permit for each request that waits for the directory to change.
@@ -62,7 +59,7 @@ impl Stages {
         if unread.is_empty() && self.snapshots.borrow().is_none() {
             unread.push("source: the objects are not read yet".to_owned());
         }
-        let unrouted = self.routed.borrow().is_none().then(|| "proxy: no route table yet".to_owned());
+        let unrouted = (*self.routed.borrow() == 0).then(|| "proxy: no route table yet".to_owned());
         unread.into_iter().chain(self.applied.borrow().blocker()).chain(unrouted).collect()
     }
 

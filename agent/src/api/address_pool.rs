@@ -85,16 +85,30 @@ pub struct NodeAddresses {
     /// The nodes; all when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
-    /// Ports that the nodes need for themselves and that no object gets.
+    /// Ports that the nodes need for themselves and that no object gets at their addresses, whatever it had before. The ports
+    /// of Sluice itself and those of `--snat-ports` are reserved besides.
     pub reserved_ports: Vec<u16>,
 }
 
-/// SSH, etcd, the API server and the kubelet.
-pub const RESERVED_PORTS: [u16; 5] = [22, 2379, 2380, 6443, 10250];
+/// Ports that nodes need for themselves, with what listens there: reserved on every address of a host that no pool of nodes'
+/// addresses has another list for.
+pub const RESERVED_PORTS: [(u16, &str); 10] = [
+    (22, "SSH"),
+    (2379, "etcd"),
+    (2380, "etcd"),
+    (6443, "the API server"),
+    (9640, "Sluice's metrics and health"),
+    (10249, "kube-proxy's metrics"),
+    (10250, "the kubelet"),
+    (10256, "kube-proxy's health"),
+    (10257, "the controller manager"),
+    (10259, "the scheduler"),
+];
 
 impl Default for NodeAddresses {
     fn default() -> Self {
-        Self { types: vec![NodeAddressType::InternalIp], node_selector: None, reserved_ports: RESERVED_PORTS.to_vec() }
+        let reserved_ports = RESERVED_PORTS.iter().map(|(port, _)| *port).collect();
+        Self { types: vec![NodeAddressType::InternalIp], node_selector: None, reserved_ports }
     }
 }
 

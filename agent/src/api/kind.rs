@@ -37,6 +37,10 @@ pub trait Kind: DeserializeOwned + Debug + PartialEq + Send + Sync + 'static {
     /// `metadata`.
     fn metadata(&self) -> &ObjectMeta;
 
+    /// Whether the new one says the same in all that counts for what is made of it: a change of `status`, `managedFields` or
+    /// `resourceVersion` alone does not count. The status of a Node does: it is what others say of it.
+    fn is_quiet(&self, new: &Self) -> bool;
+
     /// What an object with this name is known by.
     fn key(metadata: &ObjectMeta) -> Self::Key;
 
@@ -48,7 +52,7 @@ pub trait Kind: DeserializeOwned + Debug + PartialEq + Send + Sync + 'static {
 }
 
 macro_rules! kinds {
-    ($($type:ident, $kind:literal; $group:literal, $version:literal, $plural:literal, $custom:literal, $revision:literal, $namespaced:literal, $key:ty, $by:expr;)*) => {$(
+    ($($type:ident, $kind:literal; $group:literal, $version:literal, $plural:literal, $custom:literal, $revision:literal, $namespaced:literal, $key:ty, $by:expr, [$($counts:ident),*];)*) => {$(
         impl Kind for $type {
             const GROUP: &'static str = $group;
             const VERSION: &'static str = $version;
@@ -63,6 +67,10 @@ macro_rules! kinds {
                 &self.metadata
             }
 
+            fn is_quiet(&self, new: &Self) -> bool {
+                self.metadata.is_quiet(&new.metadata) $(&& self.$counts == new.$counts)*
+            }
+
             fn key(metadata: &ObjectMeta) -> $key {
                 $by(metadata)
             }
@@ -75,15 +83,15 @@ fn by_name(metadata: &ObjectMeta) -> String {
 }
 
 kinds! {
-    Service, "Service"; "", "v1", "services", false, true, true, ObjectName, ObjectMeta::object_name;
-    Namespace, "Namespace"; "", "v1", "namespaces", false, false, false, String, by_name;
-    Node, "Node"; "", "v1", "nodes", false, false, false, String, by_name;
-    Lease, "Lease"; "coordination.k8s.io", "v1", "leases", false, true, true, String, by_name;
-    Gateway, "Gateway"; "gateway.networking.k8s.io", "v1", "gateways", true, true, true, ObjectName, ObjectMeta::object_name;
-    GatewayClass, "GatewayClass"; "gateway.networking.k8s.io", "v1", "gatewayclasses", true, true, false, String, by_name;
-    HttpRoute, "HTTPRoute"; "gateway.networking.k8s.io", "v1", "httproutes", true, true, true, ObjectName, ObjectMeta::object_name;
-    AddressPool, "AddressPool"; "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name;
-    OpenShiftRoute, "Route"; "route.openshift.io", "v1", "routes", true, true, true, ObjectName, ObjectMeta::object_name;
+    Service, "Service"; "", "v1", "services", false, true, true, ObjectName, ObjectMeta::object_name, [spec];
+    Namespace, "Namespace"; "", "v1", "namespaces", false, false, false, String, by_name, [];
+    Node, "Node"; "", "v1", "nodes", false, false, false, String, by_name, [spec, status];
+    Lease, "Lease"; "coordination.k8s.io", "v1", "leases", false, true, true, String, by_name, [spec];
+    Gateway, "Gateway"; "gateway.networking.k8s.io", "v1", "gateways", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
+    GatewayClass, "GatewayClass"; "gateway.networking.k8s.io", "v1", "gatewayclasses", true, true, false, String, by_name, [spec];
+    HttpRoute, "HTTPRoute"; "gateway.networking.k8s.io", "v1", "httproutes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
+    AddressPool, "AddressPool"; "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name, [spec];
+    OpenShiftRoute, "Route"; "route.openshift.io", "v1", "routes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
 }
 
 impl Kind for EndpointSlice {
@@ -102,6 +110,12 @@ impl Kind for EndpointSlice {
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
+    }
+
+    fn is_quiet(&self, new: &Self) -> bool {
+        let Self { metadata, address_type, endpoints, ports } = new;
+        self.metadata.is_quiet(metadata)
+            && (address_type, endpoints, ports) == (&self.address_type, &self.endpoints, &self.ports)
     }
 
     fn key(metadata: &ObjectMeta) -> ObjectName {

@@ -76,6 +76,29 @@ fn namespace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
 }
 
 impl ObjectMeta {
+    /// Whether the new one says the same, but for what says when it was written and by whom: `resourceVersion`,
+    /// `managedFields`, and who must agree before the object is gone.
+    #[must_use]
+    pub fn is_quiet(&self, new: &Self) -> bool {
+        let Self {
+            name,
+            namespace,
+            uid,
+            resource_version: _,
+            creation_timestamp,
+            deletion_timestamp,
+            generation,
+            labels,
+            annotations,
+            finalizers: _,
+            owner_references,
+        } = new;
+        (name, namespace, uid) == (&self.name, &self.namespace, &self.uid)
+            && (creation_timestamp, deletion_timestamp) == (&self.creation_timestamp, &self.deletion_timestamp)
+            && (labels, annotations) == (&self.labels, &self.annotations)
+            && (*owner_references == self.owner_references && *generation == self.generation)
+    }
+
     /// Namespace and name.
     #[must_use]
     pub fn object_name(&self) -> ObjectName {

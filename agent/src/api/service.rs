@@ -59,6 +59,12 @@ pub struct ServiceSpec {
     pub external_traffic_policy: Choice<TrafficPolicy>,
     /// Whether a client stays with its endpoint.
     pub session_affinity: Choice<SessionAffinity>,
+    /// What `ClientIP` means; the API server fills it in.
+    #[serde(deserialize_with = "or_default")]
+    pub session_affinity_config: SessionAffinityConfig,
+    /// Where policy Local tells whether this node has endpoints; 0 is nowhere.
+    #[serde(deserialize_with = "or_default")]
+    pub health_check_node_port: i64,
 }
 
 impl ServiceSpec {
@@ -99,6 +105,27 @@ pub enum SessionAffinity {
 impl Listed for SessionAffinity {
     const ALL: &'static [(Self, &'static str)] = &[(Self::None, "None"), (Self::ClientIp, "ClientIP")];
 }
+
+/// Source: `core/v1 SessionAffinityConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionAffinityConfig {
+    /// Of `ClientIP`.
+    #[serde(rename = "clientIP", deserialize_with = "or_default")]
+    pub client_ip: ClientIpConfig,
+}
+
+/// Source: `core/v1 ClientIPConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpConfig {
+    /// After how long a client may go elsewhere. Units: seconds.
+    pub timeout_seconds: Option<i64>,
+}
+
+/// What the API server writes where nobody has said how long affinity lasts. Source: `core/v1
+/// DefaultClientIPServiceAffinitySeconds`.
+pub const DEFAULT_AFFINITY_SECONDS: i64 = 10_800;
 
 /// One port of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]

@@ -9,16 +9,12 @@ use std::{
 };
 
 use sluice_ebpf::{
-    Addr, BACKEND_LOCAL, BACKEND_REMOTE, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_PROXY,
-    VIP_REJECT, Vip,
+    Addr, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_PROXY, VIP_REJECT, Vip,
 };
 
-use super::{
-    maglev::Place,
-    rows::{self, FrontendRow, Rows, addr, frontend_key, ip, place},
-};
+use super::rows::{self, BackendRow, FrontendRow, Rows, addr, frontend_key, ip};
 use crate::{
-    model::{EndpointTarget, Frontend, Locality, Model, Target, memo},
+    model::{EndpointTarget, Frontend, Model, Target, memo},
     shared::Difference,
 };
 
@@ -27,7 +23,8 @@ use crate::{
 pub struct Desired {
     model: Arc<Model>,
     rows: Rows,
-    mentions: BTreeMap<Place, Mentions>,
+    /// How many targets name each backend.
+    mentions: BTreeMap<BackendRow, u32>,
     host: HostAddresses,
 }
 
@@ -47,43 +44,16 @@ pub struct Touched {
     /// Frontends, with those that are gone.
     pub frontends: BTreeSet<FrontendKey>,
     /// Backends, with those that are gone.
-    pub backends: BTreeSet<Place>,
+    pub backends: BTreeSet<BackendRow>,
+    /// Backends that a frontend has lost and that others have.
+    pub left: Vec<(FrontendKey, BackendRow)>,
     /// VIPs, with those that are gone.
     pub vips: BTreeSet<Addr>,
     /// Frontends that lead to the proxy came or went.
     pub proxied: bool,
-    /// Flows may have to move or end at once: a frontend is gone, admits others than before, or is of UDP and has lost a
-    /// backend.
+    /// Flows may have to move or end at once: a frontend is gone, admits others than before, or is of UDP and has itself lost
+    /// a backend.
     pub orphans: bool,
-}
-
-/// How many targets name a backend, by what they say about where it runs.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mentions {
-    local: u32,
-    remote: u32,
-    unknown: u32,
-}
-
-impl Mentions {
-    fn of(&mut self, locality: Locality) -> &mut u32 {
-        match locality {
-            Locality::Local => &mut self.local,
-            Locality::Remote => &mut self.remote,
-            Locality::Unknown => &mut self.unknown,
-        }
-    }
-
-    /// `None` when nobody names it.
-    fn flags(self) -> Option<u16> {
-        match self {
-            Self { local: 0, remote: 0, unknown: 0 } => None,
-            Self { local: 1.., remote: 0, .. } => Some(BACKEND_LOCAL),
-            Self { local: 0, remote: 1.., .. } => Some(BACKEND_REMOTE),
-            // Two slices may disagree on where an endpoint runs; then neither is believed and the route decides.
-            _ => Some(0),
-        }
-    }
 }
 
 impl Desired {
@@ -125,18 +95,22 @@ impl Desired {
             touched.vips.extend(moved.map(|moved| addr(*moved.key)));
         }
         self.flag_vips(&touched.vips);
-        for place in &touched.backends {
-            match self.mentions.get(place).and_then(|mentions| mentions.flags()) {
-                Some(flags) => drop(self.rows.backends.insert(*place, flags)),
-                None => {
-                    self.mentions.remove(place);
-                    self.rows.backends.remove(place);
-                }
+        for row in &touched.backends {
+            if self.mentions.get(row).is_some_and(|mentions| *mentions > 0) {
+                self.rows.backends.insert(*row);
+            } else {
+                self.mentions.remove(row);
+                self.rows.backends.remove(row);
             }
         }
-        let lost_udp = |d: &Difference<'_, Frontend, Target>| {
-            frontend_key(d.key).proto == UDP && d.old.is_some_and(|old| self.lacks_one_of(old))
-        };
+        // A frontend that is gone takes its flows along.
+        for d in differences.iter().filter(|d| d.new.is_some()) {
+            let key = frontend_key(d.key);
+            let left = lost(d.old, d.new).into_iter().filter(|row| self.rows.backends.contains(row));
+            touched.left.extend(left.map(|row| (key, row)));
+        }
+        let lost_udp =
+            |d: &Difference<'_, Frontend, Target>| frontend_key(d.key).proto == UDP && !lost(d.old, d.new).is_empty();
         let admits_others =
             |d: &Difference<'_, Frontend, Target>| d.old.and_then(Target::sources) != d.new.and_then(Target::sources);
         touched.orphans = differences.iter().any(|d| d.new.is_none() || admits_others(d) || lost_udp(d));
@@ -148,16 +122,16 @@ impl Desired {
         touched.frontends.insert(key);
         touched.proxied |= [old, new].iter().any(|t| matches!(t, Some(Target::Proxy { .. })));
         if let Some(Target::Endpoints(old)) = old {
-            for (place, locality) in named(old) {
-                let count = self.mentions.entry(place).or_default().of(locality);
+            for row in named(old) {
+                let count = self.mentions.entry(row).or_default();
                 *count = count.saturating_sub(1);
-                touched.backends.insert(place);
+                touched.backends.insert(row);
             }
         }
         if let Some(Target::Endpoints(new)) = new {
-            for (place, locality) in named(new) {
-                *self.mentions.entry(place).or_default().of(locality) += 1;
-                touched.backends.insert(place);
+            for row in named(new) {
+                *self.mentions.entry(row).or_default() += 1;
+                touched.backends.insert(row);
             }
         }
         match new {
@@ -210,18 +184,21 @@ impl Desired {
             vip.relay = self.model.relays.get(&ip).map_or(Addr::NONE, |relay| rows::addr(*relay));
         }
     }
-
-    /// Whether nobody names some backend of a target any more.
-    fn lacks_one_of(&self, target: &Target) -> bool {
-        let Target::Endpoints(endpoints) = target else { return false };
-        named(endpoints).any(|(place, _)| !self.rows.backends.contains_key(&place))
-    }
 }
 
 /// The backends that a target names.
-fn named(target: &EndpointTarget) -> impl Iterator<Item = (Place, Locality)> {
-    let all = target.backends.iter().chain(&target.draining);
-    all.map(|backend| (place(backend), backend.locality))
+fn named(target: &EndpointTarget) -> impl Iterator<Item = BackendRow> {
+    target.backends.iter().chain(&target.draining).map(BackendRow::new)
+}
+
+/// The backends that a frontend had and has no more, wherever they run.
+fn lost(old: Option<&Target>, new: Option<&Target>) -> Vec<BackendRow> {
+    let all = |target: Option<&Target>| match target {
+        Some(Target::Endpoints(endpoints)) => named(endpoints).collect::<Vec<_>>(),
+        Some(Target::Proxy { .. }) | None => Vec::new(),
+    };
+    let has: BTreeSet<_> = all(new).into_iter().map(|row| row.place).collect();
+    all(old).into_iter().filter(|row| !has.contains(&row.place)).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 use std::{io, path::Path};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::LpmTrie};
-use sluice_ebpf::{Addr, Backend, Counters, Frontend, FrontendKey, SOURCE_ADMITTED, Source, TableChunk, Vip, map};
+use sluice_ebpf::{
+    Addr, Backend, Counters, Frontend, FrontendKey, SEAT_LEFT, SOURCE_ADMITTED, Seat, Source, TableChunk, Vip, map,
+};
 
 use super::{
     plan::{Observed, Op},
@@ -38,6 +40,7 @@ pub struct Pinned {
     vips: HashMap<MapData, Addr, Vip>,
     counters: PerCpuArray<MapData, Counters>,
     sources: LpmTrie<MapData, Source, u32>,
+    left: HashMap<MapData, Seat, u32>,
     cpus: usize,
 }
 
@@ -54,6 +57,7 @@ impl Pinned {
             vips: open(dir, map::VIPS)?,
             counters: open(dir, map::COUNTERS)?,
             sources: open(dir, map::SOURCES)?,
+            left: open(dir, map::LEFT)?,
             cpus: aya::util::nr_cpus().map_err(|(_, error)| fault(map::COUNTERS, error))?,
         })
     }
@@ -71,6 +75,9 @@ impl Pinned {
         for row in &self.vips {
             let (addr, vip) = row.map_err(|e| fault(map::VIPS, e))?;
             observed.vips.insert(addr, vip);
+        }
+        for seat in self.left.keys() {
+            observed.left.insert(seat.map_err(|e| fault(map::LEFT, e))?);
         }
         for row in &self.sources {
             let (key, _) = row.map_err(|e| fault(map::SOURCES, e))?;
@@ -133,6 +140,8 @@ impl Tables for Pinned {
             }),
             Op::PutFrontend(key, value) => self.frontends.insert(key, value, 0).map_err(|e| fault(map::FRONTENDS, e)),
             Op::PutVip(addr, vip) => self.vips.insert(addr, vip, 0).map_err(|e| fault(map::VIPS, e)),
+            Op::PutLeft(seat) => self.left.insert(seat, SEAT_LEFT, 0).map_err(|e| fault(map::LEFT, e)),
+            Op::DeleteLeft(seat) => absent_is_fine(self.left.remove(seat)).map_err(|e| fault(map::LEFT, e)),
             Op::DeleteFrontend(key) => absent_is_fine(self.frontends.remove(key)).map_err(|e| fault(map::FRONTENDS, e)),
             Op::DeleteVip(addr) => absent_is_fine(self.vips.remove(addr)).map_err(|e| fault(map::VIPS, e)),
             Op::DeleteBackend(id) => absent_is_fine(self.backends.remove(id)).map_err(|e| fault(map::BACKENDS, e)),
@@ -152,6 +161,7 @@ pub(crate) struct Memory {
     pub(crate) backends: std::collections::BTreeMap<u32, Backend>,
     pub(crate) vips: std::collections::BTreeMap<Addr, Vip>,
     pub(crate) sources: std::collections::BTreeMap<u32, std::collections::BTreeSet<ipnet::IpNet>>,
+    pub(crate) left: std::collections::BTreeSet<Seat>,
     tables: std::collections::BTreeMap<u32, TableChunk>,
 }
 
@@ -165,6 +175,8 @@ impl Memory {
             Op::ResetCounters(_) => {}
             Op::PutFrontend(key, value) => drop(self.frontends.insert(*key, *value)),
             Op::PutVip(addr, vip) => drop(self.vips.insert(*addr, *vip)),
+            Op::PutLeft(seat) => drop(self.left.insert(*seat)),
+            Op::DeleteLeft(seat) => drop(self.left.remove(seat)),
             Op::DeleteFrontend(key) => drop(self.frontends.remove(key)),
             Op::DeleteVip(addr) => drop(self.vips.remove(addr)),
             Op::DeleteBackend(id) => drop(self.backends.remove(id)),
@@ -211,6 +223,6 @@ impl Memory {
     pub(crate) fn observed(&self) -> Observed {
         let frontends = self.frontends.iter().map(|(k, f)| (*k, (*f, self.slots(f)))).collect();
         let (backends, vips, sources) = (self.backends.clone(), self.vips.clone(), self.sources.clone());
-        Observed { frontends, backends, vips, sources }
+        Observed { frontends, backends, vips, sources, left: self.left.clone() }
     }
 }

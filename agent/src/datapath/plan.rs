@@ -10,15 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use sluice_ebpf::{
-    Addr, Backend, FRONTEND_SOURCES, Frontend, FrontendKey, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES,
-    MAX_VIPS, Vip,
+    Addr, Backend, CT_TCP_OPENING_NS, FRONTEND_SOURCES, Frontend, FrontendKey, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS,
+    MAX_LEFT, MAX_SOURCES, MAX_VIPS, Seat, Vip,
 };
 
 use super::{
     desired::Touched,
     lists::Lists,
-    maglev::{self, Place},
-    rows::{FrontendRow, Rows},
+    rendezvous::{self, Place},
+    rows::{BackendRow, FrontendRow, Rows},
     space::{Run, Space},
     table::{Table, chunks},
 };
@@ -39,6 +39,10 @@ pub enum Op {
     PutFrontend(FrontendKey, Frontend),
     /// Adds or replaces a VIP.
     PutVip(Addr, Vip),
+    /// Remembers that a backend has left a frontend.
+    PutLeft(Seat),
+    /// Forgets it.
+    DeleteLeft(Seat),
     /// Removes a frontend.
     DeleteFrontend(FrontendKey),
     /// Removes a VIP.
@@ -60,13 +64,16 @@ pub struct Observed {
     pub vips: BTreeMap<Addr, Vip>,
     /// The ranges of each list.
     pub sources: BTreeMap<u32, BTreeSet<IpNet>>,
+    /// Which backends have left which frontends.
+    pub left: BTreeSet<Seat>,
 }
 
 /// What is in the maps, with the ids and places that are in use.
 #[derive(Debug)]
 pub struct State {
     frontends: BTreeMap<FrontendKey, (FrontendRow, Frontend)>,
-    backends: BTreeMap<Place, Held>,
+    /// With their ids.
+    backends: BTreeMap<BackendRow, u32>,
     vips: BTreeMap<Addr, Vip>,
     lists: Lists,
     chunks: Space,
@@ -76,11 +83,27 @@ pub struct State {
     /// Tables that no frontend names any more, with the tick at which they were left.
     retired: Vec<(u64, Run)>,
     /// Backends that no row wants any more, with the tick since when.
-    unwanted: BTreeMap<Place, u64>,
+    unwanted: BTreeMap<BackendRow, u64>,
+    /// Which backends have left which frontends, with the tick at which they did.
+    left: BTreeMap<Seat, u64>,
     /// Frontends that were found in the maps and that no model has named since.
     adopted: BTreeSet<FrontendKey>,
     /// Whether those stay.
     keep_adopted: bool,
+}
+
+/// What a frontend has taken.
+struct Claimed {
+    id: u32,
+    /// Nobody counts under this id yet.
+    is_new: bool,
+    /// Where its table is, and its size.
+    run: Run,
+    slots: u32,
+    /// Its list of sources; 0 is none.
+    sources: u32,
+    /// What writes that list.
+    list: Vec<Op>,
 }
 
 /// What stays although no row names it.
@@ -88,20 +111,19 @@ pub struct State {
 struct Kept {
     frontends: BTreeSet<FrontendKey>,
     vips: BTreeSet<Addr>,
-    backends: BTreeSet<Place>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    id: u32,
-    flags: u16,
+    backends: BTreeSet<BackendRow>,
 }
 
 /// The flags of a row whose table is not ours: no desired row equals it.
 const FOREIGN: u32 = u32::MAX;
 
+/// Chunks that only the smallest tables get: where space is short, many frontends have small tables and not a few large ones.
+const RESERVE: u32 = MAX_CHUNKS / 8;
+
 /// Ticks for which what a packet may still read is kept.
 pub(super) const KEEP_TICKS: u64 = 2;
+/// Ticks for which it is remembered that a backend has left: as long as a flow without an answer is, and some more.
+const LEFT_TICKS: u64 = CT_TCP_OPENING_NS / 1_000_000_000 + 5;
 
 impl State {
     /// The state of maps that were just read.
@@ -119,13 +141,13 @@ impl State {
             tick: 0,
             retired: Vec::new(),
             unwanted: BTreeMap::new(),
+            left: observed.left.iter().map(|seat| (*seat, 0)).collect(),
             adopted: observed.frontends.keys().copied().collect(),
             keep_adopted: false,
         };
         for (&id, backend) in &observed.backends {
             state.backend_ids.reserve(one(id));
-            let held = Held { id, flags: backend.flags };
-            state.backends.insert((backend.addr, backend.port), held);
+            state.backends.insert(observed_backend(backend), id);
         }
         for (&key, (frontend, slots)) in &observed.frontends {
             state.frontend_ids.reserve(one(frontend.id));
@@ -142,7 +164,7 @@ impl State {
     pub fn plan(&mut self, desired: &Rows) -> (Vec<Op>, Vec<String>) {
         let everything = Touched {
             frontends: self.frontends.keys().chain(desired.frontends.keys()).copied().collect(),
-            backends: self.backends.keys().chain(desired.backends.keys()).copied().collect(),
+            backends: self.backends.keys().chain(&desired.backends).copied().collect(),
             vips: self.vips.keys().chain(desired.vips.keys()).copied().collect(),
             ..Touched::default()
         };
@@ -174,26 +196,61 @@ impl State {
             }
         }
         self.delete(desired, touched, &mut ops);
+        self.note_left(touched, &mut ops);
         (ops, faults)
     }
 
-    fn put_backends(&mut self, desired: &Rows, touched: &Touched, ops: &mut Vec<Op>, faults: &mut Vec<String>) {
-        for &(addr, port) in &touched.backends {
-            let Some(&flags) = desired.backends.get(&(addr, port)) else { continue };
-            let known = self.backends.get(&(addr, port)).copied();
-            let id = match known.map(|held| held.id).or_else(|| self.backend_ids.take_one()) {
-                Some(id) => id,
-                None => {
-                    let ip = super::rows::ip(addr);
-                    faults.push(format!("backend {ip} port {port}: {MAX_BACKENDS} are in use, the most there can be"));
-                    continue;
-                }
+    /// Remembers which backends have left which frontends, and forgets it of those that are back.
+    fn note_left(&mut self, touched: &Touched, ops: &mut Vec<Op>) {
+        for (key, row) in &touched.left {
+            let (Some((_, value)), Some(&backend)) = (self.frontends.get(key), self.backends.get(row)) else {
+                continue;
             };
-            if known.is_none_or(|held| held.flags != flags) {
-                ops.push(Op::PutBackend(id, Backend { addr, port, flags }));
+            let seat = Seat { frontend: value.id, backend };
+            if self.left.len() < MAX_LEFT as usize && self.left.insert(seat, self.tick).is_none() {
+                ops.push(Op::PutLeft(seat));
             }
-            self.unwanted.remove(&(addr, port));
-            self.backends.insert((addr, port), Held { id, flags });
+        }
+        if self.left.is_empty() {
+            return;
+        }
+        let placed = touched.frontends.iter().filter_map(|key| self.frontends.get(key));
+        let seats = placed.flat_map(|(row, value)| {
+            let ids = row.backends.iter().filter_map(|row| self.backends.get(row));
+            ids.map(|backend| Seat { frontend: value.id, backend: *backend })
+        });
+        for seat in seats {
+            if self.left.remove(&seat).is_some() {
+                ops.push(Op::DeleteLeft(seat));
+            }
+        }
+    }
+
+    /// Forgets who has left where that can mean nothing any more.
+    fn forget_left(&mut self, is_over: impl Fn(Seat, u64) -> bool, ops: &mut Vec<Op>) {
+        self.left.retain(|seat, since| {
+            let is_over = is_over(*seat, *since);
+            if is_over {
+                ops.push(Op::DeleteLeft(*seat));
+            }
+            !is_over
+        });
+    }
+
+    fn put_backends(&mut self, desired: &Rows, touched: &Touched, ops: &mut Vec<Op>, faults: &mut Vec<String>) {
+        for row in touched.backends.iter().filter(|row| desired.backends.contains(row)) {
+            self.unwanted.remove(row);
+            if self.backends.contains_key(row) {
+                continue;
+            }
+            let &BackendRow { place: (addr, port), flags } = row;
+            let Some(id) = self.backend_ids.take_one() else {
+                let ip = super::rows::ip(addr);
+                faults.push(format!("backend {ip} port {port}: {MAX_BACKENDS} are in use, the most there can be"));
+                continue;
+            };
+            ops.push(Op::PutBackend(id, Backend { addr, port, flags }));
+            self.backends.insert(*row, id);
         }
     }
 
@@ -213,69 +270,86 @@ impl State {
     }
 
     fn put_frontend(&mut self, key: FrontendKey, row: &FrontendRow, ops: &mut Vec<Op>) -> Result<(), String> {
-        let name = || format!("frontend {} port {}", super::rows::ip(key.vip), key.port);
-        if let Some(ranges) = row.sources.as_ref().filter(|ranges| !self.lists.has_room(ranges)) {
-            return Err(format!(
-                "{}: no room for its {} source ranges, {MAX_SOURCES} are the most",
-                name(),
-                ranges.len()
-            ));
-        }
+        // A backend that found no id is left out of the table until it has one; `put_backends` has said so.
+        let has_id = |row: &&BackendRow| self.backends.contains_key(row);
+        let row = FrontendRow { backends: row.backends.iter().filter(has_id).copied().collect(), ..row.clone() };
         let before = self.frontends.get(&key).cloned();
-        let id = match before.as_ref().map(|(_, value)| value.id) {
-            Some(id) => id,
-            None => {
-                let id = self.frontend_ids.take_one();
-                let id = id.ok_or_else(|| format!("{}: {MAX_FRONTENDS} are in use, the most there can be", name()))?;
-                ops.push(Op::ResetCounters(id));
-                id
-            }
-        };
-        // A backend that found no id is left out of the table; `put_backends` has said so.
-        let ids: Vec<(Place, u32)> =
-            row.backends.iter().filter_map(|place| Some((*place, self.backends.get(place)?.id))).collect();
-        let mut value = Frontend { id, flags: row.flags, backends: count(ids.len()), ..Frontend::default() };
-        match &before {
-            Some((old_row, old)) if old_row.flags != FOREIGN && old_row.backends == row.backends => {
-                value.table_chunk = old.table_chunk;
-                value.table_slots = old.table_slots;
-            }
-            _ => {
-                let (run, slots) =
-                    self.take_table(ids.len()).ok_or_else(|| format!("{}: no space for its table", name()))?;
-                if slots > 0 {
-                    ops.push(Op::WriteTable(run.start, Table::new(ids, slots)));
-                }
-                value.table_chunk = run.start;
-                value.table_slots = slots;
-                if let Some((_, old)) = &before {
-                    self.retire(old);
-                }
-            }
+        let kept = before.as_ref().filter(|(old, _)| old.flags != FOREIGN && old.backends == row.backends);
+        let kept = kept.map(|(_, value)| (value.table_chunk, value.table_slots));
+        let id = before.as_ref().map(|(_, value)| value.id);
+        let claimed = self.claim(&row, id, kept);
+        let Claimed { id, is_new, run, slots, sources, list } =
+            claimed.map_err(|why| format!("frontend {} port {}: {why}", super::rows::ip(key.vip), key.port))?;
+        if is_new {
+            ops.push(Op::ResetCounters(id));
         }
-        if let Some(ranges) = &row.sources {
-            value.sources = self.lists.take(ranges, ops).ok_or_else(|| format!("{}: no id for its sources", name()))?;
+        if kept.is_none() && slots > 0 {
+            let ids = row.backends.iter().filter_map(|row| Some((row.place, *self.backends.get(row)?)));
+            ops.push(Op::WriteTable(run.start, Table::new(ids.collect(), slots)));
         }
+        ops.extend(list);
         if let Some((_, old)) = &before {
+            if kept.is_none() {
+                self.retire(old);
+            }
             self.leave_list(old);
         }
+        let backends = count(row.backends.len());
+        let value = Frontend { id, flags: row.flags, backends, table_chunk: run.start, table_slots: slots, sources };
         ops.push(Op::PutFrontend(key, value));
-        self.frontends.insert(key, (row.clone(), value));
+        self.frontends.insert(key, (row, value));
         self.adopted.remove(&key);
         Ok(())
     }
 
+    /// Takes what a frontend needs that has none of it yet (`id`) or keeps its table (`kept`): all of it or, with the reason why
+    /// not, nothing.
+    fn claim(&mut self, row: &FrontendRow, id: Option<u32>, kept: Option<(u32, u32)>) -> Result<Claimed, String> {
+        if let Some(ranges) = row.sources.as_ref().filter(|ranges| !self.lists.has_room(ranges)) {
+            return Err(format!("no room for its {} source ranges, {MAX_SOURCES} are the most", ranges.len()));
+        }
+        let (run, slots) = match kept {
+            Some((start, slots)) => (Run { start, len: chunks(slots) }, slots),
+            None => self.take_table(row.backends.len()).ok_or("no space for its table")?,
+        };
+        let mut list = Vec::new();
+        let claimed = match id.or_else(|| self.frontend_ids.take_one()) {
+            None => Err(format!("{MAX_FRONTENDS} are in use, the most there can be")),
+            Some(taken) => match &row.sources {
+                None => Ok((taken, 0)),
+                Some(ranges) => self.lists.take(ranges, &mut list).map(|sources| (taken, sources)).ok_or_else(|| {
+                    if id.is_none() {
+                        self.frontend_ids.release(one(taken));
+                    }
+                    "no id for its sources".to_owned()
+                }),
+            },
+        };
+        match claimed {
+            Ok((taken, sources)) => Ok(Claimed { id: taken, is_new: id.is_none(), run, slots, sources, list }),
+            Err(why) => {
+                if kept.is_none() {
+                    self.chunks.release(run);
+                }
+                Err(why)
+            }
+        }
+    }
+
     /// Space for a table of so many backends; a smaller one where the array is nearly full.
     fn take_table(&mut self, backends: usize) -> Option<(Run, u32)> {
-        let mut slots = maglev::slots(backends);
+        let mut slots = rendezvous::slots(backends);
         if slots == 0 {
             return Some((Run { start: 0, len: 0 }, 0));
         }
         loop {
-            if let Some(run) = self.chunks.take(chunks(slots)) {
+            let reserve = if slots > rendezvous::SMALLEST { RESERVE } else { 0 };
+            if self.chunks.available() >= chunks(slots) + reserve
+                && let Some(run) = self.chunks.take(chunks(slots))
+            {
                 return Some((run, slots));
             }
-            slots = maglev::smaller(slots)?;
+            slots = rendezvous::smaller(slots)?;
         }
     }
 
@@ -323,6 +397,7 @@ impl State {
             }
             if let Some((_, value)) = self.frontends.remove(key) {
                 ops.push(Op::DeleteFrontend(*key));
+                self.forget_left(|seat, _| seat.frontend == value.id, ops);
                 self.frontend_ids.release(one(value.id));
                 self.retire(&value);
                 self.leave_list(&value);
@@ -333,10 +408,10 @@ impl State {
                 ops.push(Op::DeleteVip(*addr));
             }
         }
-        for place in touched.backends.iter().filter(|p| !desired.backends.contains_key(p) && !kept.backends.contains(p))
+        for row in touched.backends.iter().filter(|row| !desired.backends.contains(row) && !kept.backends.contains(row))
         {
-            if self.backends.contains_key(place) {
-                self.unwanted.entry(*place).or_insert(self.tick);
+            if self.backends.contains_key(row) {
+                self.unwanted.entry(*row).or_insert(self.tick);
             }
         }
     }
@@ -357,14 +432,17 @@ impl State {
         let mut ops = Vec::new();
         self.lists.tick(tick, &mut ops);
         let Self { backends, backend_ids, unwanted, .. } = self;
-        unwanted.retain(|place, since| {
+        let mut gone = BTreeSet::new();
+        unwanted.retain(|row, since| {
             let keep = !old(*since);
-            if !keep && let Some(held) = backends.remove(place) {
-                ops.push(Op::DeleteBackend(held.id));
-                backend_ids.release(one(held.id));
+            if !keep && let Some(id) = backends.remove(row) {
+                ops.push(Op::DeleteBackend(id));
+                backend_ids.release(one(id));
+                gone.insert(id);
             }
             keep
         });
+        self.forget_left(|seat, since| tick - since >= LEFT_TICKS || gone.contains(&seat.backend), &mut ops);
         ops
     }
 
@@ -384,18 +462,23 @@ fn observed_row(
     sources: Option<Ranges>,
 ) -> FrontendRow {
     let ids: BTreeSet<u32> = slots.iter().copied().collect();
-    let mut places: Vec<Place> = ids.iter().filter_map(|id| backends.get(id)).map(|b| (b.addr, b.port)).collect();
-    places.sort_unstable();
-    let table = maglev::table(&places, frontend.table_slots);
+    let mut rows: Vec<BackendRow> = ids.iter().filter_map(|id| backends.get(id)).map(observed_backend).collect();
+    rows.sort_unstable();
+    let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
+    let table = rendezvous::table(&places, frontend.table_slots);
     let same = table.len() == slots.len()
         && table.iter().zip(slots).all(|(index, id)| {
             backends.get(id).is_some_and(|b| places.get(*index as usize) == Some(&(b.addr, b.port)))
         });
     if same {
-        FrontendRow { flags: frontend.flags, backends: places, sources }
+        FrontendRow { flags: frontend.flags, backends: rows, sources }
     } else {
         FrontendRow { flags: FOREIGN, ..FrontendRow::default() }
     }
+}
+
+fn observed_backend(backend: &Backend) -> BackendRow {
+    BackendRow { place: (backend.addr, backend.port), flags: backend.flags }
 }
 
 fn one(id: u32) -> Run {

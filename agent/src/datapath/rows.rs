@@ -2,27 +2,56 @@
 //!
 //! Rows say what must be in the maps, without ids and without places in the table array; [`super::plan`] gives those.
 //! [`super::desired`] collects them from models.
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use sluice_ebpf::{
-    Addr, FRONTEND_AFFINITY, FRONTEND_DROP, FRONTEND_PROXY, FRONTEND_SOURCES, FrontendKey, SOURCE_BITS, Source, TCP,
-    UDP, Vip,
+    Addr, BACKEND_LOCAL, BACKEND_REMOTE, FRONTEND_AFFINITY, FRONTEND_DROP, FRONTEND_PROXY, FRONTEND_SOURCES,
+    FrontendKey, SOURCE_BITS, Source, TCP, UDP, Vip,
 };
 
-use super::maglev::Place;
-use crate::model::{Backend, Frontend, Proto, Ranges, Target, WhenEmpty};
+use super::rendezvous::Place;
+use crate::model::{Backend, Frontend, Locality, Proto, Ranges, Target, WhenEmpty};
 
 /// What must be in the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
     /// Every frontend.
     pub frontends: BTreeMap<FrontendKey, FrontendRow>,
-    /// Every backend that a table names or that drains, with its flags.
-    pub backends: BTreeMap<Place, u16>,
+    /// Every backend that a table names or that drains.
+    pub backends: BTreeSet<BackendRow>,
     /// Every owned VIP.
     pub vips: BTreeMap<Addr, Vip>,
+}
+
+/// One backend: where it is, and where it runs as its frontend's slices say.
+///
+/// # Design
+/// What slices say of an address counts for the frontends of their own Service alone: whoever says something else of it has
+/// another row. So nobody decides how another's flows are forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendRow {
+    /// Its address and port.
+    pub place: Place,
+    /// `BACKEND_*` bits.
+    pub flags: u16,
+}
+
+impl BackendRow {
+    /// The row of a backend.
+    #[must_use]
+    pub fn new(backend: &Backend) -> Self {
+        let flags = match backend.locality {
+            Locality::Local => BACKEND_LOCAL,
+            Locality::Remote => BACKEND_REMOTE,
+            Locality::Unknown => 0,
+        };
+        Self { place: place(backend), flags }
+    }
 }
 
 /// One frontend.
@@ -30,8 +59,8 @@ pub struct Rows {
 pub struct FrontendRow {
     /// `FRONTEND_*` bits.
     pub flags: u32,
-    /// The backends in its table, sorted and distinct.
-    pub backends: Vec<Place>,
+    /// The backends in its table, sorted, of distinct places.
+    pub backends: Vec<BackendRow>,
     /// From where clients may come; `None`: from everywhere.
     pub sources: Option<Ranges>,
 }
@@ -48,9 +77,9 @@ impl FrontendRow {
         };
         let affinity = if endpoints.affinity { FRONTEND_AFFINITY } else { 0 };
         let drop = if endpoints.when_empty == WhenEmpty::Drop { FRONTEND_DROP } else { 0 };
-        let mut backends: Vec<Place> = endpoints.backends.iter().map(place).collect();
+        let mut backends: Vec<BackendRow> = endpoints.backends.iter().map(BackendRow::new).collect();
         backends.sort_unstable();
-        backends.dedup();
+        backends.dedup_by_key(|row| row.place);
         Self { flags: affinity | drop | limited, backends, sources }
     }
 }

@@ -28,7 +28,7 @@ use super::{
     uplink::{Mode, Uplinks},
 };
 use crate::{
-    model::{Frontend, Model, Target, http::HttpModel},
+    model::{Frontend, Model, Target},
     proxy::Proxy,
 };
 
@@ -96,8 +96,8 @@ pub struct Datapath {
     lookup_attached: bool,
     sweeps: Sweeps,
     announcer: Announcer,
-    /// What the proxy routes by.
-    proxy: watch::Receiver<Option<Arc<HttpModel>>>,
+    /// The revision of the model that the proxy routes by.
+    proxy: watch::Receiver<u64>,
     /// A write failed: the state was read again and the model must be planned anew.
     dirty: bool,
     applied: Applied,
@@ -368,9 +368,9 @@ impl Datapath {
 
     /// Lets the proxy know a new frontend first: a connection that it does not know would be closed.
     async fn await_proxy(&mut self, model: &Model) {
-        let known = |routed: &Option<Arc<HttpModel>>| routed.as_ref().is_some_and(|r| Arc::ptr_eq(r, &model.http));
-        // It may be at a newer model already; then the wait is for nothing, and short.
-        let _ = tokio::time::timeout(PROXY_WAIT, self.proxy.wait_for(known)).await;
+        // It may be at a newer model already, which serves as well.
+        let known = self.proxy.wait_for(|routed| *routed >= model.rev);
+        let _ = tokio::time::timeout(PROXY_WAIT, known).await;
     }
 
     async fn pass_time(&mut self, model: &Arc<Model>) {

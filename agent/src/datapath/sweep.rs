@@ -1,8 +1,9 @@
 //! Removes conntrack entries that must not live on: what the programs cannot see is that a Service or an endpoint is
 //! gone.
 //!
-//! In: the model, which says what frontends and backends are wanted. Invariant: a flow of a wanted frontend, from where clients
-//! may come, to a wanted backend is never touched before its timeout.
+//! In: the model, which says what frontends are wanted and what backends each of them has. Invariant: a flow of a wanted
+//! frontend, from where clients may come, to a backend of that frontend is never touched before its timeout. What other
+//! frontends have says nothing about it.
 //!
 //! # Design
 //! A TCP flow to an endpoint that left its slice goes on for as long as that endpoint answers, as with kube-proxy. Once
@@ -14,7 +15,7 @@
 //! Its next packet finds no entry, may make none, and is dropped.
 use std::{
     cell::LazyCell,
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     path::Path,
 };
 
@@ -25,8 +26,8 @@ use sluice_ebpf::{
 };
 
 use super::{
-    maglev::Place,
     maps::{TableError, open},
+    rendezvous::Place,
     rows::{frontend_key, ip, place},
 };
 use crate::model::{Model, Ranges, Target, sources::admits};
@@ -37,21 +38,32 @@ const SILENCE_NS: u64 = 5_000_000_000;
 /// What flows may stay.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// Each with the ranges that its clients may come from.
-    frontends: BTreeMap<FrontendKey, Option<Ranges>>,
-    backends: HashSet<Place>,
+    frontends: BTreeMap<FrontendKey, Kept>,
+}
+
+/// What flows of one frontend may stay.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    /// From where clients may come.
+    sources: Option<Ranges>,
+    /// Where new flows go, and where those that there are may go on.
+    backends: BTreeSet<Place>,
 }
 
 impl Wanted {
     /// What this model holds.
     #[must_use]
     pub fn new(model: &Model) -> Self {
-        let backends = model.frontends.values().flat_map(|target| match target {
-            Target::Endpoints(endpoints) => endpoints.backends.iter().chain(&endpoints.draining),
-            Target::Proxy { .. } => [].iter().chain(&[]),
-        });
-        let frontends = model.frontends.iter().map(|(f, target)| (frontend_key(f), target.sources().cloned()));
-        Self { frontends: frontends.collect(), backends: backends.map(place).collect() }
+        let kept = |target: &Target| {
+            let backends = match target {
+                Target::Endpoints(endpoints) => {
+                    endpoints.backends.iter().chain(&endpoints.draining).map(place).collect()
+                }
+                Target::Proxy { .. } => BTreeSet::new(),
+            };
+            Kept { sources: target.sources().cloned(), backends }
+        };
+        Self { frontends: model.frontends.iter().map(|(f, target)| (frontend_key(f), kept(target))).collect() }
     }
 }
 
@@ -99,14 +111,14 @@ fn verdict(key: &CtKey, request: &CtEntry, reply: Option<&CtEntry>, wanted: &Wan
         family: if is_v4(&key.tuple) { 4 } else { 6 },
     };
     let answered = reply.map_or(request.created, |r| r.seen);
-    let Some(sources) = wanted.frontends.get(&frontend) else { return Keep::No };
+    let Some(Kept { sources, backends }) = wanted.frontends.get(&frontend) else { return Keep::No };
     if sources.as_ref().is_some_and(|ranges| !admits(ranges, ip(key.tuple.src))) {
         return Keep::No;
     }
     if now.saturating_sub(request.seen.max(answered)) > timeout(key, request) {
         return Keep::No;
     }
-    if wanted.backends.contains(&(request.to.dst, request.to.dst_port)) {
+    if backends.contains(&(request.to.dst, request.to.dst_port)) {
         return Keep::Yes;
     }
     if key.proto == UDP || request.seen.saturating_sub(answered) > SILENCE_NS { Keep::No } else { Keep::Yes }
@@ -167,11 +179,16 @@ mod tests {
         let seen = NOW - SECOND;
         let request = CtEntry { seen, created: seen, to, flags: CT_REPLIED, ..CtEntry::default() };
         let reply = CtEntry { seen, ..CtEntry::default() };
-        let wanted = Wanted {
-            frontends: BTreeMap::from([(FrontendKey { vip, port: 80, proto, family: 4 }, None)]),
-            backends: HashSet::from([(pod, 8080)]),
-        };
+        // Another frontend has the backend too, whatever becomes of this one.
+        let kept = Kept { sources: None, backends: BTreeSet::from([(pod, 8080)]) };
+        let at = |port| (FrontendKey { vip, port, proto, family: 4 }, kept.clone());
+        let wanted = Wanted { frontends: BTreeMap::from([at(80), at(81)]) };
         (key, request, reply, wanted)
+    }
+
+    /// The backend leaves the flow's frontend, and stays one of the other.
+    fn leave(wanted: &mut Wanted) {
+        wanted.frontends.iter_mut().filter(|(key, _)| key.port == 80).for_each(|(_, kept)| kept.backends.clear());
     }
 
     #[test]
@@ -183,14 +200,14 @@ mod tests {
     #[test]
     fn s114_a_tcp_flow_to_an_endpoint_that_left_but_answers_stays() {
         let (key, request, reply, mut wanted) = flow(TCP);
-        wanted.backends.clear();
+        leave(&mut wanted);
         assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), Keep::Yes);
     }
 
     #[test]
     fn s114_a_tcp_flow_to_an_endpoint_that_left_and_is_silent_goes() {
         let (key, request, mut reply, mut wanted) = flow(TCP);
-        wanted.backends.clear();
+        leave(&mut wanted);
         reply.seen = request.seen - SILENCE_NS - 1;
         assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), Keep::No);
     }
@@ -198,14 +215,14 @@ mod tests {
     #[test]
     fn s125_a_udp_flow_to_an_endpoint_that_left_goes_at_once() {
         let (key, request, reply, mut wanted) = flow(UDP);
-        wanted.backends.clear();
+        leave(&mut wanted);
         assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), Keep::No);
     }
 
     #[test]
     fn s17_a_flow_of_a_frontend_that_is_gone_goes() {
         let (key, request, reply, mut wanted) = flow(TCP);
-        wanted.frontends.clear();
+        wanted.frontends.retain(|key, _| key.port != 80);
         assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), Keep::No);
     }
 
@@ -220,7 +237,7 @@ mod tests {
                 (vec![], Keep::No),
             ] {
                 let list = ranges.iter().map(|range| range.parse().unwrap()).collect();
-                wanted.frontends.values_mut().for_each(|sources| *sources = Some(Ranges::clone(&list)));
+                wanted.frontends.values_mut().for_each(|kept| kept.sources = Some(Ranges::clone(&list)));
                 assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), keep, "{ranges:?}");
             }
         }

@@ -4,7 +4,7 @@
 //! It is worked out when it is written, not when it is planned: a start writes thousands of them, each of some kilobytes.
 use sluice_ebpf::{CHUNK_SLOTS, TableChunk};
 
-use super::maglev::{self, Place};
+use super::rendezvous::{self, Place};
 
 /// A table that is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Table {
     #[must_use]
     pub fn chunks(&self) -> Vec<TableChunk> {
         let places: Vec<Place> = self.backends.iter().map(|(place, _)| *place).collect();
-        let table = maglev::table(&places, self.slots);
+        let table = rendezvous::table(&places, self.slots);
         let chunk = |part: &[u32]| {
             let mut chunk = TableChunk::default();
             for (id, index) in chunk.ids.iter_mut().zip(part) {

@@ -42,7 +42,7 @@ pub use report::{REPORT, Report};
 
 use crate::{
     datapath::{Answering, Applied, UplinkStatus, Validity},
-    model::{Model, http::HttpModel},
+    model::Model,
     source::{
         kubernetes::{Leases, Step, follow_leases},
         snapshot::Seen,
@@ -77,7 +77,7 @@ pub struct Inputs {
     /// What is programmed.
     pub applied: watch::Receiver<Applied>,
     /// What the proxy routes by.
-    pub routed: watch::Receiver<Option<Arc<HttpModel>>>,
+    pub routed: watch::Receiver<u64>,
 }
 
 /// The ends of the arrows that the stage writes.
@@ -222,16 +222,10 @@ impl Membership {
             }
         }
         let applied = self.inputs.applied.borrow().clone();
-        let routed = self.inputs.routed.borrow().clone();
-        let is_routed = routed.as_ref().is_some_and(|http| Arc::ptr_eq(http, &model.http));
-        let mut report = Report { proxy: routed.is_some(), ..self.report.clone() };
-        while let Some((rev, seen)) = self.made_of.front().copied().filter(|(rev, _)| *rev <= applied.rev) {
-            // A Gateway, and a Service before one, is served when the proxy has its routes too.
-            if rev == model.rev && !is_routed {
-                break;
-            }
+        let routed = *self.inputs.routed.borrow();
+        let mut report = Report { proxy: routed > 0, ..self.report.clone() };
+        if let Some(seen) = programmed(&mut self.made_of, applied.rev, routed) {
             report.seen = seen;
-            self.made_of.pop_front();
         }
         let address = |uplink: &UplinkStatus| uplink.v4.map(IpAddr::V4).or(uplink.v6.map(IpAddr::V6));
         report.address = applied.uplinks.iter().find_map(address);
@@ -278,5 +272,34 @@ impl Membership {
             Err(_) => tracing::debug!(elapsed = ?WRITE, "this node's Lease is not renewed in time"),
         }
         false
+    }
+}
+
+/// Up to where the API server was followed for the newest model that is in the maps and in the proxy: a Gateway, and a
+/// Service before one, is served when both have it. Forgets the models up to there; `None` where no newer one is.
+fn programmed(made_of: &mut VecDeque<(u64, Seen)>, applied: u64, routed: u64) -> Option<Seen> {
+    let mut newest = None;
+    while let Some((_, seen)) = made_of.pop_front_if(|(rev, _)| *rev <= applied.min(routed)) {
+        newest = Some(seen);
+    }
+    newest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reported_as_programmed_is_in_the_maps_and_in_the_proxy() {
+        let made_of =
+            || (1..=4).map(|rev| (rev, Seen { services: rev * 10, gateways: rev * 10 })).collect::<VecDeque<_>>();
+        for (applied, routed, want) in
+            [(0, 0, None), (3, 0, None), (3, 1, Some(10)), (1, 3, Some(10)), (3, 2, Some(20)), (9, 9, Some(40))]
+        {
+            let mut models = made_of();
+            let found = programmed(&mut models, applied, routed).map(|seen| seen.gateways);
+            assert_eq!(found, want, "maps at {applied}, proxy at {routed}");
+            assert_eq!(programmed(&mut models, applied, routed), None, "it is told once");
+        }
     }
 }

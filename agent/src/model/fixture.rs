@@ -25,8 +25,9 @@ pub(crate) fn add(to: &mut Snapshot, object: &Value) -> serde_json::Result<()> {
     let read = object.clone();
     match object["kind"].as_str().unwrap() {
         "GatewayClass" => drop(to.gateway_classes.insert(name.name, Arc::new(serde_json::from_value(read)?))),
-        "Namespace" => drop(to.namespaces.insert(name.name, Arc::new(serde_json::from_value(read)?))),
+        "AddressPool" => drop(to.pools.insert(name.name, Arc::new(serde_json::from_value(read)?))),
         "Node" => drop(to.nodes.insert(name.name, Arc::new(serde_json::from_value(read)?))),
+        "Namespace" => drop(to.namespaces.insert(name.name, Arc::new(serde_json::from_value(read)?))),
         "Gateway" => drop(to.gateways.insert(name, Arc::new(serde_json::from_value(read)?))),
         "HTTPRoute" => drop(to.http_routes.insert(name, Arc::new(serde_json::from_value(read)?))),
         "Service" => drop(to.services.insert(name, Arc::new(serde_json::from_value(read)?))),

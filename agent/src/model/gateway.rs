@@ -14,6 +14,7 @@ use super::{
     http::{HttpListener, HttpModel},
     ipam::Claim,
     listener::{Open, Served},
+    ownership,
     pool::Pools,
     report::{Fault, GatewayReport, GatewayReports, Subject},
     route::{self, Clusters, Skipped},
@@ -58,34 +59,61 @@ pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
     ours(snapshot).filter_map(claim).collect()
 }
 
-/// Adds the frontends, the listeners and the reports of the Gateways that are ours, at the addresses in
-/// `model.allocations`, and the listeners of the Services that stand before them. Returns those by port, and which endpoints
-/// no request may go to.
-pub(super) fn compile(
-    snapshot: &Snapshot,
-    endpoints: (&SliceIndex, &Targets),
-    node: &Node,
-    model: &mut Model,
-) -> (Planes, Skipped) {
-    let listeners = ours(snapshot).map(|(name, gateway)| (name.clone(), Served::all(gateway)));
-    let mut listeners: Listeners<'_> = listeners.collect();
-    let Clusters { backends: services, skipped } = route::attach(snapshot, endpoints, node, &mut listeners, model);
-    let mut http = HttpModel { frontends: BTreeMap::new(), services };
-    let mut planes = Planes::new();
-    let mut reports = GatewayReports::new();
-    for (name, served) in listeners {
-        if let Some(gateway) = snapshot.gateways.get(&name) {
-            let report = program((&name, gateway), served, model, &mut http, &mut planes);
-            reports.insert(name, report);
-        }
+/// Compiles the Gateways that are ours one by one, at the addresses in `model.allocations`.
+pub(super) struct Compiler<'a> {
+    snapshot: &'a Snapshot,
+    node: &'a Node,
+    listeners: Listeners<'a>,
+    http: HttpModel,
+    planes: Planes,
+    reports: GatewayReports,
+    skipped: Skipped,
+}
+
+impl<'a> Compiler<'a> {
+    /// Attaches the routes to the listeners; no Gateway has frontends yet.
+    pub(super) fn new(
+        snapshot: &'a Snapshot,
+        endpoints: (&SliceIndex, &Targets),
+        node: &'a Node,
+        model: &mut Model,
+    ) -> Self {
+        let listeners = ours(snapshot).map(|(name, gateway)| (name.clone(), Served::all(gateway)));
+        let mut listeners: Listeners<'a> = listeners.collect();
+        let Clusters { backends: services, skipped } = route::attach(snapshot, endpoints, node, &mut listeners, model);
+        let http = HttpModel { frontends: BTreeMap::new(), services };
+        let (planes, reports) = (Planes::new(), GatewayReports::new());
+        Self { snapshot, node, listeners, http, planes, reports, skipped }
     }
-    for (frontend, target) in &model.frontends {
-        if let Target::Proxy { gateway, service: Some(_), sources: _ } = target
-            && let Some(listeners) = planes.get(&(gateway.clone(), frontend.port))
-        {
-            http.frontends.insert(SocketAddr::new(frontend.vip, frontend.port.get()), Arc::clone(listeners));
-        }
+
+    /// Adds one Gateway's frontends, its listeners and its report. All objects that are older must have been added.
+    pub(super) fn add(&mut self, name: &ObjectName, gateway: &Gateway, model: &mut Model) {
+        let served = self.listeners.remove(name).unwrap_or_default();
+        let Self { node, http, planes, .. } = self;
+        let report = program((name, gateway), served, (model, node), http, planes);
+        self.reports.insert(name.clone(), report);
     }
+
+    /// Adds the listeners of the Services that stand before Gateways, and what became of the classes. Returns the listeners by
+    /// port, and which endpoints no request may go to.
+    pub(super) fn finish(self, model: &mut Model) -> (Planes, Skipped) {
+        let Self { snapshot, node: _, listeners: _, mut http, planes, reports, skipped } = self;
+        for (frontend, target) in &model.frontends {
+            if let Target::Proxy { gateway, service: Some(_), sources: _ } = target
+                && let Some(listeners) = planes.get(&(gateway.clone(), frontend.port))
+            {
+                http.frontends.insert(SocketAddr::new(frontend.vip, frontend.port.get()), Arc::clone(listeners));
+            }
+        }
+        judge_classes(snapshot, model);
+        model.http = Arc::new(http);
+        model.gateways = Arc::new(reports);
+        (planes, skipped)
+    }
+}
+
+/// Says what became of the GatewayClasses that are ours.
+fn judge_classes(snapshot: &Snapshot, model: &mut Model) {
     for (name, class) in &snapshot.gateway_classes {
         if class.spec.controller_name == CONTROLLER {
             let (outcome, reason, messages) = match class_accepted(class) {
@@ -97,9 +125,6 @@ pub(super) fn compile(
         }
     }
     ignored(snapshot).into_iter().for_each(|(object, verdict)| model.judge(object, verdict));
-    model.http = Arc::new(http);
-    model.gateways = Arc::new(reports);
-    (planes, skipped)
 }
 
 /// Why Gateways and classes that are not ours are left alone.
@@ -161,7 +186,7 @@ pub fn class_accepted(class: &GatewayClass) -> Result<(), Fault> {
 fn program(
     (name, gateway): (&ObjectName, &Gateway),
     served: Vec<Served<'_>>,
-    model: &mut Model,
+    (model, node): (&mut Model, &Node),
     http: &mut HttpModel,
     planes: &mut Planes,
 ) -> GatewayReport {
@@ -202,16 +227,19 @@ fn program(
         }
     }
     let mut programmed = 0;
+    let mut warnings = Vec::new();
     for (port, listeners) in ports {
         let listeners = Arc::new(listeners);
         planes.insert((name.clone(), port), Arc::clone(&listeners));
         let mut taken = Vec::new();
         for &vip in &vips {
             let frontend = Frontend { vip, port, proto: Proto::Tcp };
-            if model.frontends.contains_key(&frontend) {
-                taken.push(Fault::new("PortConflict", format!("{frontend} belongs to another object")));
+            let holder = model.frontends.get(&frontend).map(Target::owner);
+            if let Some(fault) = ownership::refusal(&frontend, holder, &model.pools) {
+                taken.push(fault);
                 continue;
             }
+            warnings.extend(node.host.warning(&frontend));
             model.frontends.insert(frontend, Target::Proxy { gateway: name.clone(), service: None, sources: None });
             http.frontends.insert(SocketAddr::new(vip, port.get()), Arc::clone(&listeners));
             programmed += 1;
@@ -227,7 +255,9 @@ fn program(
     }
     // Without an address the allocator has said why already.
     if !vips.is_empty() || !model.verdicts.contains_key(&object) {
-        model.judge(object, verdict(programmed > 0, vips.is_empty(), faults));
+        let mut verdict = verdict(programmed > 0, vips.is_empty(), faults);
+        verdict.messages.append(&mut warnings);
+        model.judge(object, verdict);
     }
     report
 }
@@ -288,7 +318,8 @@ pub fn is_ours(snapshot: &Snapshot, gateway: &Gateway) -> bool {
     }
 }
 
-fn ours(snapshot: &Snapshot) -> impl Iterator<Item = (&ObjectName, &Arc<Gateway>)> {
+/// The Gateways that are ours, in the order of their names.
+pub(super) fn ours(snapshot: &Snapshot) -> impl Iterator<Item = (&ObjectName, &Arc<Gateway>)> {
     snapshot.gateways.iter().filter(|(_, gateway)| is_ours(snapshot, gateway))
 }
 

@@ -6,9 +6,9 @@
 //! # Design
 //! - Objects are compared by pointer alone: a snapshot shares those that did not change with the one before, and whole
 //!   runs of them, which are not looked into.
-//! - When nothing but EndpointSlices changed, and of Services what claims nothing else ([`service::is_quiet`]), no address
-//!   and no frontend comes or goes: the Services in question are compiled anew within the last model. Any other change
-//!   compiles everything, with the targets of Services that are as they were.
+//! - When nothing but EndpointSlices changed, and of other objects what counts for nothing ([`quiet`]), no address and no
+//!   frontend comes or goes: the Services of those slices are compiled anew within the last model. Any other change
+//!   compiles everything, with the targets of Services that are as they were. [`Work`] counts both.
 #[cfg(test)]
 mod tests;
 
@@ -24,11 +24,12 @@ use super::{
     chain::{self, Links},
     endpoints::{Family, SliceIndex},
     gateway, ipam, listener,
+    ownership::{self, Object},
     pool::{Pools, node_addr},
-    route, service, sources,
+    quiet, route, service, sources,
 };
 use crate::{
-    api::{ObjectName, address_pool::NodeAddressType, service::TrafficPolicy},
+    api::{Kind, ObjectName, address_pool::NodeAddressType, service::TrafficPolicy},
     shared::{Difference, SharedMap},
     source::Snapshot,
 };
@@ -47,6 +48,16 @@ pub struct Memo {
     /// Endpoints that routes say something about.
     skipped: route::Skipped,
     model: Arc<Model>,
+    work: Work,
+}
+
+/// What was compiled so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// How often everything was.
+    pub whole: u64,
+    /// Services that were compiled for their slices alone.
+    pub services: u64,
 }
 
 impl Memo {
@@ -54,18 +65,19 @@ impl Memo {
     pub fn compile(&mut self, snapshot: &Arc<Snapshot>, node: &Node) -> Arc<Model> {
         let touched = self.index(snapshot);
         let last = &self.snapshot;
-        let quiet = self.quiet_services(snapshot);
         let only_slices = self.node.as_ref() == Some(node)
-            && last.gateway_classes.is_same(&snapshot.gateway_classes)
+            && quiet::all(&last.gateway_classes, &snapshot.gateway_classes)
             && self.has_same_guests(snapshot)
-            && last.gateways.is_same(&snapshot.gateways)
-            && last.http_routes.is_same(&snapshot.http_routes)
+            && self.has_same_claims(snapshot)
+            && quiet::all(&last.http_routes, &snapshot.http_routes)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_skipped(snapshot, node, &touched)
             && self.has_same_pools(snapshot, node);
-        let mut model = match quiet {
-            Some(quiet) if only_slices => self.follow_slices(snapshot, node, &touched, quiet),
-            _ => self.compile_all(snapshot, node, &touched),
+        let mut model = if only_slices {
+            self.follow_slices(snapshot, node, &touched)
+        } else {
+            self.work.whole += 1;
+            self.compile_all(snapshot, node, &touched)
         };
         model.rev = self.model.rev + 1;
         model.own_slices = Arc::clone(&self.own_slices);
@@ -78,27 +90,33 @@ impl Memo {
         Arc::clone(&self.model)
     }
 
-    /// The Services that changed, if none of them claims anything else.
-    fn quiet_services(&self, snapshot: &Snapshot) -> Option<BTreeSet<ObjectName>> {
-        let mut quiet = BTreeSet::new();
-        for Difference { key, old, new } in changed(&self.snapshot.services, &snapshot.services) {
-            let object = ObjectRef::new("Service", key.clone());
+    /// What was compiled so far.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    /// Whether no Service and no Gateway that changed claims anything else.
+    fn has_same_claims(&self, snapshot: &Snapshot) -> bool {
+        let has = |kind, name: &ObjectName, addr| {
+            let object = ObjectRef::new(kind, name.clone());
             let (held, wanted) = (self.model.allocations.get(&object), self.model.wanted.get(&object));
-            let has = |addr| held.zip(wanted).is_some_and(|(a, b)| a.contains(&addr) && b.contains(&addr));
-            if !service::is_quiet(old?, new?, has) {
-                return None;
-            }
-            quiet.insert(key.clone());
-        }
-        Some(quiet)
+            held.zip(wanted).is_some_and(|(a, b)| a.contains(&addr) && b.contains(&addr))
+        };
+        let last = &self.snapshot;
+        quiet::all_by(&last.services, &snapshot.services, |name, old, new| {
+            quiet::service(old, new, |addr| has("Service", name, addr))
+        }) && quiet::all_by(&last.gateways, &snapshot.gateways, |name, old, new| {
+            quiet::gateway(old, new, |addr| has("Gateway", name, addr))
+        })
     }
 
     /// Whether the pools are as they were: nodes and namespaces change more often than what pools see of them.
     fn has_same_pools(&self, snapshot: &Snapshot, node: &Node) -> bool {
         let last = &self.snapshot;
-        let is_untouched = last.pools.is_same(&snapshot.pools)
-            && last.namespaces.is_same(&snapshot.namespaces)
-            && last.nodes.is_same(&snapshot.nodes);
+        let is_untouched = quiet::all(&last.pools, &snapshot.pools)
+            && quiet::all(&last.namespaces, &snapshot.namespaces)
+            && quiet::all(&last.nodes, &snapshot.nodes);
         is_untouched || *self.model.pools == Pools::new(snapshot, node)
     }
 
@@ -117,7 +135,7 @@ impl Memo {
 
     /// Whether no namespace changed that a listener may look at.
     fn has_same_guests(&self, snapshot: &Snapshot) -> bool {
-        self.snapshot.namespaces.is_same(&snapshot.namespaces) || !listener::uses_namespaces(snapshot)
+        quiet::all(&self.snapshot.namespaces, &snapshot.namespaces) || !listener::uses_namespaces(snapshot)
     }
 
     /// Brings the index of slices up to date; the Services that had or have a slice that changed.
@@ -130,9 +148,12 @@ impl Memo {
             } else if !is_ours && self.own_slices.contains(key) {
                 Arc::make_mut(&mut self.own_slices).remove(key);
             }
+            let is_quiet = old.zip(new).is_some_and(|(old, new)| old.is_quiet(new));
             for service in [old, new].into_iter().flatten().filter_map(|slice| slice.service_name()) {
                 self.slices.remove(&service, key);
-                touched.insert(service);
+                if !is_quiet {
+                    touched.insert(service);
+                }
             }
             if let Some(slice) = new {
                 self.slices.insert(key, slice);
@@ -141,25 +162,19 @@ impl Memo {
         touched
     }
 
-    /// The last model with the endpoints of these Services as they are now. The `quiet` ones differ in what it does not hold.
-    fn follow_slices(
-        &mut self,
-        snapshot: &Snapshot,
-        node: &Node,
-        touched: &BTreeSet<ObjectName>,
-        quiet: BTreeSet<ObjectName>,
-    ) -> Model {
+    /// The last model with the endpoints of these Services as they are now.
+    fn follow_slices(&mut self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> Model {
         let mut model = Model::clone(&self.model);
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
-        let services: BTreeSet<&ObjectName> = touched.iter().chain(&quiet).collect();
-        for service in services.into_iter().filter_map(|name| snapshot.services.get(name)) {
+        for service in touched.iter().filter_map(|name| snapshot.services.get(name)) {
             compiler.add(service, &mut model);
+            self.work.services += 1;
         }
         let is_local =
             |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy.is(TrafficPolicy::Local));
         // Pools look at less of a node than those who choose between them.
-        if touched.iter().any(is_local) || !self.snapshot.nodes.is_same(&snapshot.nodes) {
+        if touched.iter().any(is_local) || !quiet::all(&self.snapshot.nodes, &snapshot.nodes) {
             self.choose_announcers(snapshot, node, &mut model);
         }
         let stale = model.http.services.keys().filter(|port| touched.contains(&port.service));
@@ -222,13 +237,17 @@ impl Memo {
         self.links = chain::links(snapshot, &self.slices, &model.verdicts);
         let services = service::by_age(snapshot);
         self.sources = sources::Lists::compile(&services, &model.allocations, &self.sources);
+        let mut gateways = gateway::Compiler::new(snapshot, (&self.slices, &self.targets), node, &mut model);
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
-        for service in services {
-            compiler.add(service, &mut model);
+        for object in ownership::by_age(snapshot, &services) {
+            match object {
+                Object::Gateway(name, gateway) => gateways.add(name, gateway, &mut model),
+                Object::Service(service) => compiler.add(service, &mut model),
+            }
         }
         self.targets.retain(&model);
-        let (planes, skipped) = gateway::compile(snapshot, (&self.slices, &self.targets), node, &mut model);
+        let (planes, skipped) = gateways.finish(&mut model);
         self.skipped = skipped;
         let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets, node };
         model.chains = keep(&self.model.chains, Arc::new(source.chains(&self.links, &planes)));

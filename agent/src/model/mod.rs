@@ -11,11 +11,14 @@ pub mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod gateway;
+pub mod host;
 pub mod http;
 pub mod ipam;
 pub mod listener;
 pub mod memo;
+mod ownership;
 pub mod pool;
+mod quiet;
 pub mod report;
 pub mod route;
 pub mod rule;
@@ -64,6 +67,8 @@ pub struct Node {
     pub announce: bool,
     /// The nodes that live and may announce; empty with [`Role::Alone`].
     pub candidates: Vec<Candidate>,
+    /// The host: what of it must not be taken.
+    pub host: Arc<host::Host>,
 }
 
 impl Node {
@@ -80,6 +85,7 @@ impl Node {
             default_class: true,
             announce: true,
             candidates: Vec::new(),
+            host: Arc::default(),
         }
     }
 }

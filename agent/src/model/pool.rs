@@ -19,6 +19,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -29,7 +30,11 @@ pub(super) use read::node_addr;
 use read::{Taken, node_addrs};
 pub use status::pool_status;
 
-use super::{Node, ObjectRef, Outcome, Port, Verdict, endpoints::Family};
+use super::{
+    Node, ObjectRef, Outcome, Port, Verdict,
+    endpoints::Family,
+    host::{self, Host},
+};
 use crate::{
     api::{LabelSelector, ObjectName, address_pool::Announce},
     source::Snapshot,
@@ -68,6 +73,7 @@ pub struct Pools {
     pools: Vec<Pool>,
     /// The addresses of all nodes, be they in a pool or not.
     of_nodes: BTreeSet<IpAddr>,
+    host: Arc<Host>,
 }
 
 /// A pool as it is used.
@@ -123,7 +129,7 @@ impl Pools {
         note_overlaps(&mut pools);
         let addrs = snapshot.nodes.values().flat_map(|node| node_addrs(node));
         let of_nodes = addrs.filter(|(type_, _)| type_.ends_with("IP")).map(|(_, addr)| addr).collect();
-        Self { pools, of_nodes }
+        Self { pools, of_nodes, host: Arc::clone(&node.host) }
     }
 
     /// All, in the order of trial.
@@ -147,6 +153,25 @@ impl Pools {
     #[must_use]
     pub fn is_of_node(&self, addr: IpAddr) -> bool {
         self.of_nodes.contains(&addr)
+    }
+
+    /// Why no object has a port at an address, as in "port 6443 is ..."; `None` where it may.
+    #[must_use]
+    pub fn reserves(&self, addr: IpAddr, port: Port) -> Option<String> {
+        if !self.is_of_node(addr) && !self.host.addresses.contains(&addr) {
+            return None;
+        }
+        let listed = self.iter().find_map(|pool| match &pool.source {
+            Source::Nodes { addrs, reserved_ports } if addrs.contains(&addr) => Some((pool, reserved_ports)),
+            _ => None,
+        });
+        self.host.needs(port).or_else(|| match listed {
+            Some((pool, ports)) if ports.contains(&port) => {
+                Some(format!("reserved for the nodes by pool {}", pool.name))
+            }
+            Some(_) => None,
+            None => host::reserved_by_default(port),
+        })
     }
 
     /// Whether somebody must answer for an address; so must somebody for one that no pool has any more.

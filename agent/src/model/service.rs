@@ -1,27 +1,26 @@
 //! Services of type LoadBalancer -> claims for addresses, frontends and their backends.
 //!
 //! A port that cannot be programmed is left out and named in the verdict; the others work. The same `VIP:port` claimed
-//! twice belongs to the older object, then to the lesser name.
+//! twice belongs to the older object ([`super::ownership`]), and a port that a host needs to nobody.
 mod demand;
-mod quiet;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
 };
 
 pub use demand::CLASS;
 use demand::Demand;
-pub(super) use quiet::is_quiet;
 
 use super::{
     Backend, EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
     chain::Links,
     endpoints::{self, Family, SliceIndex},
     ipam::{self, Claim},
+    ownership,
     pool::Pools,
     report::Fault,
     sources::{Lists, Ranges, Sources},
@@ -29,7 +28,7 @@ use super::{
 use crate::{
     api::{
         ObjectName, Service,
-        service::{ServicePort, SessionAffinity, TrafficPolicy},
+        service::{DEFAULT_AFFINITY_SECONDS, ServicePort, ServiceSpec, SessionAffinity, TrafficPolicy},
     },
     shared::SharedMap,
     source::Snapshot,
@@ -87,13 +86,13 @@ pub(super) struct Targets {
 struct Vips {
     /// Those that are ours alone.
     own: BTreeSet<IpAddr>,
-    /// Those that are a node's as well, with the ports that objects have there.
-    of_nodes: BTreeSet<SocketAddr>,
+    /// The frontends at those that are a node's as well: what else is there is the node's, and may be an endpoint.
+    of_nodes: BTreeSet<Frontend>,
 }
 
 impl Vips {
-    fn has(&self, addr: IpAddr, port: Port) -> bool {
-        self.own.contains(&addr) || self.of_nodes.contains(&SocketAddr::new(addr, port.get()))
+    fn has(&self, at: &Frontend) -> bool {
+        self.own.contains(&at.vip) || self.of_nodes.contains(at)
     }
 }
 
@@ -112,8 +111,10 @@ impl Targets {
         let mut of_nodes = BTreeSet::new();
         for claim in claims {
             let addrs = model.allocations.get(&claim.object).into_iter().flatten().filter(|addr| is_of_node(addr));
-            of_nodes
-                .extend(addrs.flat_map(|addr| claim.ports.iter().map(|(port, _)| SocketAddr::new(*addr, port.get()))));
+            let all = addrs.flat_map(|vip| {
+                claim.ports.iter().map(|(port, proto)| Frontend { vip: *vip, port: *port, proto: *proto })
+            });
+            of_nodes.extend(all.filter(|at| model.pools.reserves(at.vip, at.port).is_none()));
         }
         let vips = Vips { own, of_nodes };
         if vips != *self.vips {
@@ -122,9 +123,9 @@ impl Targets {
         }
     }
 
-    /// Whether an object has this address and port: no endpoint has.
-    pub(super) fn has_vip(&self, addr: IpAddr, port: Port) -> bool {
-        self.vips.has(addr, port)
+    /// Whether an object has this address and port of TCP: no endpoint has.
+    pub(super) fn has_vip(&self, vip: IpAddr, port: Port) -> bool {
+        self.vips.has(&Frontend { vip, port, proto: Proto::Tcp })
     }
 
     /// Tells that what was made may not hold any more, whatever the objects say.
@@ -206,10 +207,13 @@ impl<'a> Compiler<'a> {
             }
             for (written, port, proto) in &ports {
                 let frontend = Frontend { vip: *vip, port: *port, proto: *proto };
-                let winner = frontends.get(&frontend).filter(|known| !is_of(known, name)).map(Target::owner);
-                if let Some(winner) = winner {
-                    report.refuse("PortConflict", format!("{frontend} belongs to {winner}; want another port"));
-                } else if let Some(gateway) = link.and_then(|link| link.serves(*port, *proto)) {
+                let holder = frontends.get(&frontend).filter(|known| !is_of(known, name)).map(Target::owner);
+                if let Some(Fault { reason, message }) = ownership::refusal(&frontend, holder, pools) {
+                    report.refuse(reason, message);
+                    continue;
+                }
+                self.node.host.warning(&frontend).into_iter().for_each(|sentence| report.note(sentence));
+                if let Some(gateway) = link.and_then(|link| link.serves(*port, *proto)) {
                     // What was made for it must not come back: its endpoints are not followed meanwhile.
                     self.targets.made.remove(&frontend);
                     let (gateway, service) = (gateway.clone(), Some(name.clone()));
@@ -253,7 +257,8 @@ impl<'a> Compiler<'a> {
 
     fn target(&self, service: &Service, port: &ServicePort, at: Frontend) -> (EndpointTarget, Vec<String>) {
         let mut selected = endpoints::select_port(self.slices, service, port, Family::of(at.vip), self.node);
-        selected.exclude(|backend: &Backend| self.vips.has(backend.addr, backend.port));
+        let proto = at.proto;
+        selected.exclude(|backend: &Backend| self.vips.has(&Frontend { vip: backend.addr, port: backend.port, proto }));
         let is_local = service.spec.external_traffic_policy.is(TrafficPolicy::Local);
         let exists = !selected.cluster.is_empty();
         let (backends, draining) = if is_local {
@@ -301,6 +306,22 @@ fn remark(service: &Service, vips: &[IpAddr], pools: &Pools, report: &mut Report
         }
     }
     unknown_annotations(service).into_iter().for_each(|sentence| report.note(sentence));
+    not_followed(service).into_iter().for_each(|sentence| report.note(sentence));
+}
+
+/// The fields of a Service that say something which is not done, a sentence each.
+fn not_followed(service: &Service) -> Vec<String> {
+    let ServiceSpec { session_affinity, session_affinity_config, health_check_node_port, .. } = &service.spec;
+    let timeout = session_affinity_config.client_ip.timeout_seconds;
+    let timeout = timeout.filter(|seconds| session_affinity.is(SessionAffinity::ClientIp) && *seconds != DEFAULT_AFFINITY_SECONDS);
+    let timeout = timeout.map(|seconds| {
+        let place = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        format!("{place} is {seconds} and not followed: affinity holds for as long as the endpoints are the same")
+    });
+    let port = Some(health_check_node_port).filter(|port| **port != 0).map(|port| {
+        format!("spec.healthCheckNodePort is {port} and not served by Sluice: kube-proxy answers there where it runs")
+    });
+    timeout.into_iter().chain(port).collect()
 }
 
 /// The annotations of a Service that are not known and must be typing errors, a sentence each.

@@ -73,7 +73,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Proxy {
     socket: TcpListener,
     shared: Arc<Shared>,
-    applied: watch::Sender<Option<Arc<HttpModel>>>,
+    applied: watch::Sender<u64>,
 }
 
 /// What all connections share.
@@ -124,7 +124,7 @@ impl Proxy {
             kill: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        Ok(Self { socket: socket.into(), shared, applied: watch::Sender::new(None) })
+        Ok(Self { socket: socket.into(), shared, applied: watch::Sender::new(0) })
     }
 
     /// The listening socket, for the map that steers frontends to it.
@@ -139,9 +139,9 @@ impl Proxy {
         Arc::clone(&self.shared.stats)
     }
 
-    /// The model that requests are routed by now; `None` before the first.
+    /// The revision of the model that requests are routed by now; 0 before the first.
     #[must_use]
-    pub fn applied(&self) -> watch::Receiver<Option<Arc<HttpModel>>> {
+    pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
 
@@ -157,11 +157,12 @@ impl Proxy {
         };
         // Before the first model nobody knows what is a listener: connections wait in the backlog.
         let first = tokio::select! {
-            first = models.wait_for(|model| model.rev > 0) => first.map(|model| Arc::clone(&model.http)),
+            first = models.wait_for(|model| model.rev > 0) => first.map(|model| Arc::clone(&model)),
             () = cancel.cancelled() => return,
         };
         let Ok(first) = first else { return };
-        apply(&shared, &first, &applied);
+        let mut last = None;
+        apply(&shared, &first, &mut last, &applied);
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), cancel.clone()));
         let mut sweep = tokio::time::interval(SWEEP);
         let mut open = true;
@@ -170,8 +171,8 @@ impl Proxy {
                 () = cancel.cancelled() => break,
                 changed = models.changed(), if open => match changed {
                     Ok(()) => {
-                        let model = Arc::clone(&models.borrow_and_update().http);
-                        apply(&shared, &model, &applied);
+                        let model = Arc::clone(&models.borrow_and_update());
+                        apply(&shared, &model, &mut last, &applied);
                     }
                     Err(_) => open = false,
                 },
@@ -194,18 +195,18 @@ impl Proxy {
     }
 }
 
-/// Puts a model's table in place.
-fn apply(shared: &Arc<Shared>, model: &Arc<HttpModel>, applied: &watch::Sender<Option<Arc<HttpModel>>>) {
-    let same = applied.borrow().as_ref().is_some_and(|old| Arc::ptr_eq(old, model));
-    if same {
-        return;
+/// Puts a model's table in place, unless it is the one that is there, and says that this revision is served.
+fn apply(shared: &Arc<Shared>, model: &Model, last: &mut Option<Arc<HttpModel>>, applied: &watch::Sender<u64>) {
+    let http = &model.http;
+    if last.as_ref().is_none_or(|last| !Arc::ptr_eq(last, http)) {
+        let old = shared.table.load_full();
+        let next = Arc::new(old.next(http, &shared.settings, &shared.bounds, &shared.stats));
+        shared.table.store(Arc::clone(&next));
+        old.retire(&next);
+        add(&shared.stats.tables);
+        *last = Some(Arc::clone(http));
     }
-    let old = shared.table.load_full();
-    let next = Arc::new(old.next(model, &shared.settings, &shared.bounds, &shared.stats));
-    shared.table.store(Arc::clone(&next));
-    old.retire(&next);
-    add(&shared.stats.tables);
-    applied.send_replace(Some(Arc::clone(model)));
+    applied.send_replace(model.rev);
 }
 
 /// Accepts until `cancel`; the socket closes with it.

@@ -64,7 +64,7 @@ impl Bed {
         let (models, receiver) = watch::channel(Arc::new(compile(addr, listeners, routes, backends)));
         let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.stats(), proxy.applied());
         let task = tokio::spawn(proxy.run(receiver, cancel.clone()));
-        applied.wait_for(Option::is_some).await.unwrap();
+        applied.wait_for(|rev| *rev > 0).await.unwrap();
         Self { addr, stats, cancel, task, models }
     }
 

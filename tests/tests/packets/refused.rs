@@ -206,7 +206,7 @@ fn what_contradicts_itself_is_dropped() {
         for n in &NETS {
             lab.frontend((n.vip, 80), TCP, 0, &[9]);
             lab.backend(2, (n.vip2, 80), BACKEND_REMOTE);
-            lab.vip(n.vip2, VIP_REJECT);
+            lab.frontend((n.vip2, 80), TCP, 0, &[9]);
             lab.frontend((n.vip, 81), TCP, 0, &[2]);
             let unroutable = if n.vip == V4.vip { "192.0.2.66" } else { "2001:db8:dead::1" };
             lab.backend(3, (unroutable, 80), BACKEND_REMOTE);
@@ -215,7 +215,7 @@ fn what_contradicts_itself_is_dropped() {
             let v4 = n.vip == V4.vip;
             let cases = [
                 ("a table that names a missing backend", syn(n.client, 80), Reason::BackendMissing),
-                ("a backend that is a VIP is a loop (S36)", syn(n.client, 81), Reason::Loop),
+                ("a backend that is a frontend is a loop (S36)", syn(n.client, 81), Reason::Loop),
                 ("a land attack (S118)", syn(n.vip, 80), Reason::Malformed),
                 ("a land attack on a port without a frontend", syn(n.vip, 7), Reason::Malformed),
                 ("a martian source (S118)", syn(if v4 { "127.0.0.1" } else { "::1" }, 80), Reason::Malformed),
@@ -225,6 +225,14 @@ fn what_contradicts_itself_is_dropped() {
             for (says, packet, reason) in cases {
                 lab.check(&dropped(says, Hook::Ingress, packet, &[reason]));
             }
+            // What listens at an address of a node, whose other ports are frontends (B2).
+            lab.backend(4, (n.vip2, 8088), BACKEND_LOCAL);
+            lab.frontend((n.vip, 83), TCP, 0, &[4]);
+            let to = Segment::tcp((n.client, 33000), (n.vip, 83), SYN).bytes();
+            assert_eq!(lab.ingress(&to).code, -1, "{:?}", lab.reasons());
+            let entry = lab.entry((n.client, 33000), (n.vip, 83), TCP, CT_REQUEST).expect("an entry");
+            assert_eq!((entry.to.dst, entry.to.dst_port), (addr(n.vip2), 8088), "no loop: no frontend has that port");
+            lab.forget_reasons();
             if v4 {
                 let packet = syn(n.client, 82);
                 let says = "a backend without a route";

@@ -61,10 +61,12 @@ fn s112_a_syn_is_sent_again_to_a_backend_while_that_is_there_and_no_longer() {
         for n in &NETS {
             let syn = Segment::tcp((n.client, 33000), (n.vip, 80), SYN);
             let id = |port: u16| u32::from(port - 8080);
-            for (says, answered, forgotten, moves) in [
-                ("it left the table and is still there", false, false, false),
-                ("it was forgotten and never answered", false, true, true),
-                ("it was forgotten, and has answered before", true, true, false),
+            for (says, answered, (left, forgotten), moves) in [
+                ("it left the table and is still there", false, (false, false), false),
+                ("it was forgotten and never answered", false, (false, true), true),
+                ("it was forgotten, and has answered before", true, (false, true), false),
+                ("it left the frontend, is another's, and never answered", false, (true, false), true),
+                ("it left the frontend, is another's, and has answered before", true, (true, false), false),
             ] {
                 lab.forget_flows();
                 two_pods(lab, n, TCP, 0);
@@ -75,6 +77,12 @@ fn s112_a_syn_is_sent_again_to_a_backend_while_that_is_there_and_no_longer() {
                 let other = swap_table(lab, n, TCP, first);
                 if forgotten {
                     lab.hash::<u32, Backend>(map::BACKENDS).remove(&id(first)).expect("it was there");
+                }
+                if left {
+                    let entry = lab.entry((n.client, 33000), (n.vip, 80), TCP, CT_REQUEST).expect("an entry");
+                    let seat = |frontend| Seat { frontend, backend: id(first) };
+                    lab.hash(map::LEFT).insert(seat(entry.frontend), SEAT_LEFT, 0).expect("insert a seat");
+                    lab.hash(map::LEFT).insert(seat(entry.frontend + 1000), SEAT_LEFT, 0).expect("another frontend's");
                 }
                 let late = Segment::tcp((n.client, 33000), (n.vip, 80), ACK);
                 assert_eq!(goes_to(lab, &late), first, "what is no SYN begins nothing: {says}");

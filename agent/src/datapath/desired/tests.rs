@@ -1,11 +1,12 @@
 //! Whatever models came before, the rows and the plan are those of the last one alone.
 use proptest::prelude::*;
+use sluice_ebpf::{BACKEND_LOCAL, BACKEND_REMOTE};
 
 use super::*;
 use crate::{
     api::ObjectName,
     datapath::plan::{Observed, State},
-    model::{Backend, Port, Proto, Ranges, WhenEmpty},
+    model::{Backend, Locality, Port, Proto, Ranges, WhenEmpty},
 };
 
 fn backend((n, locality): &(u8, u8)) -> Backend {
@@ -71,15 +72,8 @@ fn rows(model: &Model) -> Rows {
         vip.flags |= if matches!(target, Target::Proxy { .. }) { VIP_PROXY } else { 0 };
         vip.frontends += 1;
         let Target::Endpoints(endpoints) = target else { continue };
-        for backend in endpoints.backends.iter().chain(&endpoints.draining) {
-            *rows.backends.entry(place(backend)).or_default() |= match backend.locality {
-                Locality::Local => BACKEND_LOCAL,
-                Locality::Remote => BACKEND_REMOTE,
-                Locality::Unknown => 0,
-            };
-        }
+        rows.backends.extend(endpoints.backends.iter().chain(&endpoints.draining).map(BackendRow::new));
     }
-    rows.backends.values_mut().filter(|f| **f == BACKEND_LOCAL | BACKEND_REMOTE).for_each(|f| *f = 0);
     rows
 }
 
@@ -99,6 +93,8 @@ proptest! {
             let model = Arc::new(Model { announced, relays, ..Model::clone(&model(&drawn)) });
             let touched = desired.follow(&model);
             prop_assert_eq!(desired.rows(), &rows(&model));
+            // A whole plan does not know who has left.
+            let touched = Touched { left: Vec::new(), ..touched };
             prop_assert_eq!(following.follow(desired.rows(), &touched), planning.plan(&rows(&model)));
             for _ in 0..ticks {
                 prop_assert_eq!(following.tick(), planning.tick());
@@ -136,6 +132,69 @@ fn flows_need_a_look_when_a_frontend_goes_or_a_udp_frontend_loses_a_backend() {
     }
     assert!(!orphans(&limited(1, 2), &limited(3, 2)), "the same sources");
     assert!(!orphans(&one(false, &[1, 2]), &one(false, &[1])), "TCP flows stay for as long as they are answered");
+}
+
+/// Frontends by their last number, all of backends without a place.
+fn several(all: &[(u8, bool, &[u8])]) -> Arc<Model> {
+    let backends = |numbers: &[u8]| numbers.iter().map(|n| (*n, 2)).collect();
+    model(&all.iter().map(|(n, is_udp, numbers)| ((*n, *is_udp), (backends(numbers), Vec::new(), 1, 0))).collect())
+}
+
+/// A name, the model before and after, who has left as frontend and backend, and whether flows need a look.
+type Change = (&'static str, Arc<Model>, Arc<Model>, &'static [(u8, u8)], bool);
+
+#[test]
+fn a_backend_that_leaves_a_frontend_has_left_it_whoever_else_has_it() {
+    // Issue 8, B1: (a) another Service has it, (b) the same address and port of another protocol, (d) two Services exchange
+    // their addresses.
+    let cases: [Change; 4] = [
+        (
+            "a",
+            several(&[(1, true, &[1, 2]), (2, true, &[1, 2])]),
+            several(&[(1, true, &[1]), (2, true, &[1, 2])]),
+            &[(1, 2)],
+            true,
+        ),
+        (
+            "b",
+            several(&[(1, true, &[1, 2]), (1, false, &[1, 2])]),
+            several(&[(1, true, &[1]), (1, false, &[1, 2])]),
+            &[(1, 2)],
+            true,
+        ),
+        (
+            "d",
+            several(&[(1, true, &[1]), (2, true, &[2])]),
+            several(&[(1, true, &[2]), (2, true, &[1])]),
+            &[(1, 1), (2, 2)],
+            true,
+        ),
+        (
+            "TCP",
+            several(&[(1, false, &[1, 2]), (2, true, &[1, 2])]),
+            several(&[(1, false, &[1]), (2, true, &[1, 2])]),
+            &[(1, 2)],
+            false,
+        ),
+    ];
+    for (name, before, after, want, orphans) in cases {
+        let mut desired = Desired::default();
+        desired.follow(&before);
+        let touched = desired.follow(&after);
+        let got = touched.left.iter().map(|(key, row)| (key.vip.last4()[3], row.place.0.last4()[3]));
+        assert_eq!(got.collect::<Vec<_>>(), want, "{name}");
+        assert_eq!(touched.orphans, orphans, "{name}");
+    }
+}
+
+#[test]
+fn what_one_frontends_slices_say_of_where_a_backend_runs_counts_for_that_frontend_alone() {
+    let at = |locality| (vec![(1, locality)], Vec::new(), 1, 0);
+    let mut desired = Desired::default();
+    desired.follow(&model(&BTreeMap::from([((1, false), at(0)), ((2, false), at(1)), ((3, false), at(2))])));
+    let flags = |n: u8| desired.rows().frontends.values().nth(usize::from(n)).unwrap().backends[0].flags;
+    assert_eq!([flags(0), flags(1), flags(2)], [BACKEND_LOCAL, BACKEND_REMOTE, 0]);
+    assert_eq!(desired.rows().backends.len(), 3, "three rows of one place");
 }
 
 #[test]

@@ -11,6 +11,10 @@ fn place(n: u8) -> Place {
     (Addr::v4([10, 244, 1, n]), 8080)
 }
 
+fn local(place: Place) -> BackendRow {
+    BackendRow { place, flags: BACKEND_LOCAL }
+}
+
 fn key(n: u8) -> FrontendKey {
     FrontendKey { vip: Addr::v4([203, 0, 113, n]), port: 80, proto: TCP, family: 4 }
 }
@@ -22,8 +26,9 @@ fn rows(frontends: &[(u8, &[u8])]) -> Rows {
         let mut places: Vec<_> = backends.iter().map(|b| place(*b)).collect();
         places.sort_unstable();
         places.dedup();
-        rows.backends.extend(places.iter().map(|p| (*p, BACKEND_LOCAL)));
-        rows.frontends.insert(key(*n), FrontendRow { backends: places, ..FrontendRow::default() });
+        let backends: Vec<_> = places.into_iter().map(local).collect();
+        rows.backends.extend(&backends);
+        rows.frontends.insert(key(*n), FrontendRow { backends, ..FrontendRow::default() });
         rows.vips.insert(key(*n).vip, Vip { flags: 1, frontends: 1, ..Vip::default() });
     }
     rows
@@ -123,25 +128,94 @@ fn s149_a_full_table_array_gives_smaller_tables_and_then_a_fault_by_name() {
 }
 
 #[test]
+fn a_frontend_that_finds_no_space_takes_nothing_however_often_it_tries() {
+    let mut state = State::new(&Observed::default());
+    state.chunks = Space::new(0, chunks(251));
+    let desired = rows(&[(1, &[1, 2, 3]), (2, &[1])]);
+    state.plan(&desired);
+    let (ids, chunks) = (state.frontend_ids.available(), state.chunks.available());
+    for _ in 0..10 {
+        let (ops, faults) = state.plan(&desired);
+        assert_eq!((ops, faults.len()), (vec![], 1));
+    }
+    assert_eq!((state.frontend_ids.available(), state.chunks.available()), (ids, chunks));
+    // Without an id, the table goes back.
+    state.chunks = Space::new(0, MAX_CHUNKS);
+    state.frontend_ids = Space::new(0, 0);
+    let (ops, faults) = state.plan(&desired);
+    assert_eq!(
+        (ops, faults),
+        (vec![], vec!["frontend 203.0.113.2 port 80: 65536 are in use, the most there can be".into()])
+    );
+    assert_eq!(state.chunks.available(), MAX_CHUNKS);
+}
+
+#[test]
+fn a_backend_that_finds_an_id_later_joins_its_table_then() {
+    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
+    state.backend_ids = Space::new(1, 2);
+    let desired = rows(&[(1, &[1, 2])]);
+    let (ops, faults) = state.plan(&desired);
+    run(&mut memory, &ops);
+    assert_eq!((memory.places(&key(1)), faults.len()), (vec![place(1)], 1));
+    state.backend_ids = Space::new(2, 3);
+    let (ops, faults) = state.plan(&desired);
+    run(&mut memory, &ops);
+    assert_eq!((memory.places(&key(1)), faults), (vec![place(1), place(2)], vec![]));
+}
+
+/// What a change from one to another leaves behind in the map of those who left, as (frontend's port, backend).
+fn left(memory: &Memory) -> Vec<(u8, u8)> {
+    let of = |seat: &Seat| {
+        let frontend = memory.frontends.iter().find(|(_, value)| value.id == seat.frontend).unwrap().0;
+        (frontend.vip.last4()[3], memory.backends[&seat.backend].addr.last4()[3])
+    };
+    memory.left.iter().map(of).collect()
+}
+
+#[test]
+fn who_leaves_one_frontend_and_stays_in_another_is_remembered_for_as_long_as_a_flow_may_wait() {
+    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
+    let change = |state: &mut State, memory: &mut Memory, desired: &Rows, left: &[(u8, u8)]| {
+        let left = left.iter().map(|(frontend, backend)| (key(*frontend), local(place(*backend)))).collect();
+        let frontends = desired.frontends.keys().copied().collect();
+        let backends = desired.backends.clone();
+        run(memory, &state.follow(desired, &Touched { frontends, backends, left, ..Touched::default() }).0);
+    };
+    let (both, one) = (rows(&[(1, &[1, 2]), (2, &[1, 2])]), rows(&[(1, &[1]), (2, &[1, 2])]));
+    change(&mut state, &mut memory, &both, &[]);
+    change(&mut state, &mut memory, &one, &[(1, 2)]);
+    assert_eq!(left(&memory), [(1, 2)]);
+    assert_eq!(State::new(&memory.observed()).left.len(), 1, "and found by the next agent");
+    change(&mut state, &mut memory, &both, &[]);
+    assert_eq!(left(&memory), [], "it is back");
+    change(&mut state, &mut memory, &one, &[(1, 2)]);
+    for _ in 1..LEFT_TICKS {
+        run(&mut memory, &state.tick());
+        assert_eq!(left(&memory), [(1, 2)]);
+    }
+    run(&mut memory, &state.tick());
+    assert_eq!(left(&memory), [], "no flow waits for so long");
+    change(&mut state, &mut memory, &both, &[]);
+    change(&mut state, &mut memory, &one, &[(1, 2)]);
+    run(&mut memory, &state.plan(&rows(&[(2, &[1, 2])])).0);
+    assert_eq!(left(&memory), [], "the frontend is gone: its id may be another's next");
+}
+
+#[test]
 fn ten_thousand_frontends_of_ten_backends_have_whole_tables_also_while_a_thousand_a_second_change() {
     let key = |n: u16| FrontendKey { vip: Addr::v4([203, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]), ..key(0) };
     // Round `r` of frontend `n`: ten endpoints, of which one moves with each round.
     let places = |n: u16, r: u16| {
-        let mut places: Vec<Place> = (r..r + 10)
-            .map(|b| {
-                (
-                    Addr::v6([[0x20; 12].as_slice(), &n.to_be_bytes(), &b.to_be_bytes()].concat().try_into().unwrap()),
-                    8080,
-                )
-            })
-            .collect();
-        places.sort_unstable();
-        places
+        let addr = |b: u16| [[0x20; 12].as_slice(), &n.to_be_bytes(), &b.to_be_bytes()].concat().try_into().unwrap();
+        let mut rows: Vec<BackendRow> = (r..r + 10).map(|b| local((Addr::v6(addr(b)), 8080))).collect();
+        rows.sort_unstable();
+        rows
     };
     let mut desired = Rows::default();
     for n in 0..10_000 {
         let backends = places(n, 0);
-        desired.backends.extend(backends.iter().map(|p| (*p, BACKEND_LOCAL)));
+        desired.backends.extend(&backends);
         desired.frontends.insert(key(n), FrontendRow { backends, ..FrontendRow::default() });
     }
     let mut state = State::new(&Observed::default());
@@ -151,7 +225,7 @@ fn ten_thousand_frontends_of_ten_backends_have_whole_tables_also_while_a_thousan
             Op::PutFrontend(_, frontend) => Some(frontend.table_slots),
             _ => None,
         });
-        assert!(sizes.clone().all(|slots| slots == maglev::slots(10)));
+        assert!(sizes.clone().all(|slots| slots == rendezvous::slots(10)));
         sizes.count()
     };
     let (ops, faults) = state.plan(&desired);
@@ -164,7 +238,7 @@ fn ten_thousand_frontends_of_ten_backends_have_whole_tables_also_while_a_thousan
             for place in &old {
                 desired.backends.remove(place);
             }
-            desired.backends.extend(new.iter().map(|p| (*p, BACKEND_LOCAL)));
+            desired.backends.extend(&new);
             touched.backends.extend(old.into_iter().chain(new.iter().copied()));
             desired.frontends.insert(key(n), FrontendRow { backends: new, ..FrontendRow::default() });
             touched.frontends.insert(key(n));
@@ -291,7 +365,7 @@ proptest! {
             prop_assert_eq!(memory.frontends.len(), desired.frontends.len());
             prop_assert_eq!(&memory.vips, &desired.vips);
             for (key, row) in &desired.frontends {
-                prop_assert_eq!(&memory.places(key), &row.backends);
+                prop_assert_eq!(memory.places(key), row.backends.iter().map(|row| row.place).collect::<Vec<_>>());
                 prop_assert_eq!(memory.ranges(key), row.sources.as_ref().map(|ranges| ranges.to_vec()));
             }
             if restart {

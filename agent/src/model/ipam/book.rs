@@ -42,7 +42,7 @@ pub(super) enum Conflict<'a> {
     /// Somebody shares it but other pods must answer there.
     Local(&'a Claim),
     /// The nodes need the port.
-    Reserved(Port, &'a Pool),
+    Reserved(Port, String),
 }
 
 impl<'a> Book<'a> {
@@ -261,16 +261,11 @@ fn conflict<'a>(
     care: Care,
 ) -> Option<Conflict<'a>> {
     let is_of_node = pools.is_of_node(addr);
-    if care >= Care::Asked && is_of_node {
-        let reserved = pools.of(addr).and_then(|pool| match pool.source() {
-            Source::Nodes { reserved_ports, .. } => {
-                let port = claim.ports.iter().map(|(port, _)| *port).find(|port| reserved_ports.contains(port))?;
-                Some(Conflict::Reserved(port, pool))
-            }
-            Source::Ranges(_) => None,
-        });
-        if reserved.is_some() {
-            return reserved;
+    // Who has the address keeps it, without that port.
+    if care >= Care::Asked {
+        let reserved = |(port, _): &(Port, Proto)| Some(Conflict::Reserved(*port, pools.reserves(addr, *port)?));
+        if let Some(reserved) = claim.ports.iter().find_map(reserved) {
+            return Some(reserved);
         }
     }
     holders.get(&addr).into_iter().flatten().find_map(|holder| {

@@ -85,7 +85,7 @@ pub(super) fn reason(conflict: &Conflict<'_>) -> String {
         Conflict::Held(holder) => format!("{} has it", holder.object),
         Conflict::Port(holder, (port, proto)) => format!("{} has port {port}/{proto} of it", holder.object),
         Conflict::Local(holder) => format!("{} has it for other pods, with externalTrafficPolicy Local", holder.object),
-        Conflict::Reserved(port, pool) => format!("port {port} is reserved for the nodes by pool {}", pool.name()),
+        Conflict::Reserved(port, why) => format!("port {port} is {why}"),
     }
 }
 

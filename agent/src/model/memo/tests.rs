@@ -73,6 +73,52 @@ enum Event {
     Zone(Option<u8>),
     /// The addresses given are read back from disk.
     Restart,
+    /// Somebody writes every object of some kinds, and changes nothing that counts.
+    Touch(u8),
+}
+
+/// Writes every object of the kinds in the bits of `kinds`: another revision, and another status.
+fn touch(snapshot: &mut Snapshot, kinds: u8) {
+    fn all<T: crate::api::Kind + Clone>(
+        objects: &mut SharedMap<T::Key, Arc<T>>,
+        metadata: impl Fn(&mut T) -> &mut ObjectMeta,
+        status: impl Fn(&mut T),
+    ) {
+        let keys: Vec<T::Key> = objects.keys().cloned().collect();
+        for key in keys {
+            let object = Arc::make_mut(objects.get_mut(&key).unwrap());
+            let meta = metadata(object);
+            meta.resource_version = format!("{}1", meta.resource_version);
+            meta.finalizers.push("example.com/another".to_owned());
+            status(object);
+        }
+    }
+    let is_on = |bit: u8| kinds & 1 << bit != 0;
+    let told = || crate::api::condition::Condition { reason: "Told".into(), ..Default::default() };
+    if is_on(0) {
+        all(&mut snapshot.services, |s| &mut s.metadata, |s| s.status.conditions.push(told()));
+    }
+    if is_on(1) {
+        all(&mut snapshot.slices, |s| &mut s.metadata, |_| {});
+    }
+    if is_on(2) {
+        all(&mut snapshot.gateways, |g| &mut g.metadata, |g| g.status.conditions.push(told()));
+    }
+    if is_on(3) {
+        all(&mut snapshot.gateway_classes, |c| &mut c.metadata, |c| c.status.conditions.push(told()));
+    }
+    if is_on(4) {
+        all(&mut snapshot.http_routes, |r| &mut r.metadata, |r| r.status.parents.push(Default::default()));
+    }
+    if is_on(5) {
+        all(&mut snapshot.pools, |p| &mut p.metadata, |p| p.status.conditions.push(told()));
+    }
+    if is_on(6) {
+        all(&mut snapshot.namespaces, |n| &mut n.metadata, |_| {});
+    }
+    if is_on(7) {
+        all(&mut snapshot.nodes, |n| &mut n.metadata, |_| {});
+    }
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -93,6 +139,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::Role),
         1 => prop::option::of(1..3_u8).prop_map(Event::Zone),
         1 => Just(Event::Restart),
+        3 => (1..=u8::MAX).prop_map(Event::Touch),
     ]
 }
 
@@ -218,6 +265,7 @@ impl Event {
             }
             Self::Role(alone) => node.role = if *alone { Role::Alone } else { Role::Member },
             Self::Zone(zone) => node.zone = zone.map(|z| format!("z{z}")),
+            Self::Touch(kinds) => touch(snapshot, *kinds),
             Self::Restart => node.allocations = Arc::clone(&last.allocations),
         }
     }
@@ -269,6 +317,56 @@ proptest! {
             }
         }
     }
+}
+
+/// Objects of every kind, of which each counts.
+fn one_of_each(node: &mut Node) -> Snapshot {
+    let (mut snapshot, nothing) = (Snapshot::default(), Model::default());
+    let events = [
+        Event::Service(0, Some(0)),
+        Event::Service(1, Some(2)),
+        Event::Slice(0, 0, Some(0), false),
+        Event::Slice(1, 1, Some(0), true),
+        Event::Class(Some(0)),
+        Event::Gateway(0, Some(2)),
+        Event::Route(0, Some(0)),
+        Event::Pool(0, Some(1)),
+        Event::Namespace(Some(1)),
+        Event::Node(1, Some(false)),
+    ];
+    events.iter().for_each(|event| event.happen(&mut snapshot, node, &nothing));
+    snapshot
+}
+
+#[test]
+fn a_change_that_counts_for_nothing_compiles_nothing_whatever_the_kind() {
+    let (mut memo, mut node) = (Memo::default(), node(POOLS));
+    let mut snapshot = one_of_each(&mut node);
+    let first = memo.compile(&Arc::new(snapshot.clone()), &node);
+    assert_eq!(memo.work(), Work { whole: 1, services: 0 });
+    for bit in 0..8 {
+        touch(&mut snapshot, 1 << bit);
+        let model = memo.compile(&Arc::new(snapshot.clone()), &node);
+        assert_eq!(memo.work(), Work { whole: 1, services: 0 }, "kind {bit}");
+        assert_eq!(text(&model), text(&model::compile(&snapshot, &node)), "kind {bit}");
+        assert!(Arc::ptr_eq(&first.verdicts, &model.verdicts) && Arc::ptr_eq(&first.http, &model.http));
+    }
+    // What confirms the addresses that are there takes nothing from anybody.
+    let (gateway, held) = first.allocations.iter().find(|(object, _)| object.kind == "Gateway").unwrap();
+    let gateway = Arc::make_mut(snapshot.gateways.get_mut(&gateway.object).unwrap());
+    gateway.status.addresses = held
+        .iter()
+        .map(|addr| crate::api::gateway::GatewayAddress { kind: None, value: Some(addr.to_string()) })
+        .collect();
+    Event::Status(0, 1).happen(&mut snapshot, &mut node, &first);
+    memo.compile(&Arc::new(snapshot.clone()), &node);
+    assert_eq!(memo.work(), Work { whole: 1, services: 0 }, "its own status");
+    Event::Slice(0, 0, Some(1), false).happen(&mut snapshot, &mut node, &first);
+    memo.compile(&Arc::new(snapshot.clone()), &node);
+    assert_eq!(memo.work(), Work { whole: 1, services: 1 }, "a slice costs its Service");
+    Event::Route(0, Some(1)).happen(&mut snapshot, &mut node, &first);
+    memo.compile(&Arc::new(snapshot), &node);
+    assert_eq!(memo.work().whole, 2, "and a rule counts");
 }
 
 #[test]

@@ -484,3 +484,21 @@ fn a_thousand_services_compile_within_the_budget_of_an_event() {
     // Unoptimised and on a busy machine; `cargo xtask bench control` measures what counts.
     assert!(best.as_millis() < 500, "{best:?}");
 }
+
+#[test]
+fn what_is_not_followed_is_said() {
+    let said = |spec: &str| {
+        let model = compile_web(&format!("{{type: LoadBalancer, ports: [{{port: 80}}], {spec}}}"));
+        let verdict = model.verdicts.values().next().unwrap().clone();
+        assert_eq!(verdict.outcome, Outcome::Accepted, "{verdict:?}");
+        verdict.messages.into_iter().filter(|m| m.starts_with("spec.")).collect::<Vec<_>>()
+    };
+    let affinity = |seconds| {
+        format!("sessionAffinity: ClientIP, sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}")
+    };
+    let want = "spec.sessionAffinityConfig.clientIP.timeoutSeconds is 60 and not followed: affinity holds for as long as the endpoints are the same";
+    assert_eq!(said(&affinity(60)), [want]);
+    assert_eq!(said(&affinity(10_800)), [""; 0], "the API server's default, which nobody has asked for");
+    let want = "spec.healthCheckNodePort is 31234 and not served by Sluice: kube-proxy answers there where it runs";
+    assert_eq!(said("externalTrafficPolicy: Local, healthCheckNodePort: 31234"), [want]);
+}
