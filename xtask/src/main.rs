@@ -23,6 +23,7 @@ cargo xtask COMMAND
                         --name NAME:TAG (again for more), --binary PATH (a static one), --profile release|dist
   generate [--check]    write what of deploy/ is made from code: RBAC rules, the Helm chart
   bench control         measure the control plane (root); --services N, --json FILE
+  bench heads           measure what the worst request heads cost the proxy, in microseconds
 ";
 
 fn main() -> ExitCode {

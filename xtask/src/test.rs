@@ -140,13 +140,21 @@ fn build_kubernetes() -> Result<()> {
     kubernetes::gateway_crds().map(drop)
 }
 
-/// Runs a benchmark: `control`; `arguments` go to it.
+/// Runs a benchmark: `control` or `heads`; `arguments` go to it.
 ///
 /// # Errors
 /// Not root, no such benchmark, or it finds a wrong answer.
 pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
+    if name == "heads" {
+        let mut steps = Steps::new(2);
+        steps.step("build the benchmark", || {
+            install::ebpf_toolchain()?;
+            run(cargo().args(["build", "--release", "--package", "sluice-tests", "--bin", "bench_heads"]))
+        })?;
+        return steps.step("bench heads", || run(release("bench_heads").args(arguments)));
+    }
     if name != "control" {
-        bail!("benchmark {name:?}: want control");
+        bail!("benchmark {name:?}: want control or heads");
     }
     if !is_root() {
         bail!("the benchmarks make network namespaces and load eBPF programs: run them as root");

@@ -3,6 +3,10 @@
 //! Backpressure is hyper's: a frame is taken from one side when the other side has room for it.
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -32,25 +36,33 @@ pub(super) enum BodyFault {
     Timeout,
 }
 
+/// How often a response has moved, for the request's body to see: the sides of an exchange may take turns for hours, and a
+/// client that listens need not speak. Envoy's idle timeout of a stream is for both directions likewise.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flow(Arc<AtomicU64>);
+
 /// A request's body on its way upstream.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     inner: Option<Incoming>,
     limit: Duration,
     stall: Option<Pin<Box<Sleep>>>,
+    response: Flow,
+    /// How often the response had moved when the clock was set.
+    seen: u64,
 }
 
 impl RequestBody {
-    /// A body that must make progress within `limit`.
+    /// A body that must make progress within `limit`, unless the response does.
     #[must_use]
-    pub(super) fn new(inner: Incoming, limit: Duration) -> Self {
-        Self { inner: Some(inner).filter(|b| !b.is_end_stream()), limit, stall: None }
+    pub(super) fn new(inner: Incoming, limit: Duration, response: Flow) -> Self {
+        Self { inner: Some(inner).filter(|b| !b.is_end_stream()), limit, stall: None, response, seen: 0 }
     }
 
     /// No body.
     #[must_use]
     pub(super) fn empty() -> Self {
-        Self { inner: None, limit: Duration::ZERO, stall: None }
+        Self { inner: None, limit: Duration::ZERO, stall: None, response: Flow::default(), seen: 0 }
     }
 }
 
@@ -67,10 +79,19 @@ impl Body for RequestBody {
                 Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers).map_err(BodyFault::Broken)))
             }
             Poll::Pending => {
-                let limit = this.limit;
-                let stall = this.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-                ready!(stall.as_mut().poll(cx));
-                Poll::Ready(Some(Err(BodyFault::Stalled)))
+                let (limit, moved) = (this.limit, this.response.0.load(Relaxed));
+                let stall = this.stall.get_or_insert_with(|| {
+                    this.seen = moved;
+                    Box::pin(tokio::time::sleep(limit))
+                });
+                while stall.as_mut().poll(cx).is_ready() {
+                    if moved == this.seen {
+                        return Poll::Ready(Some(Err(BodyFault::Stalled)));
+                    }
+                    this.seen = moved;
+                    stall.as_mut().reset(Instant::now() + limit);
+                }
+                Poll::Pending
             }
         }
     }
@@ -84,6 +105,8 @@ impl Body for RequestBody {
     }
 }
 
+/// Pseudo headers in trailers of HTTP/2 do not come here: the `h2` crate drops them. Envoy and HAProxy refuse the stream
+/// (RFC 9113 part 8.1), which needs what `h2` does not show; nothing of them crosses.
 fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
@@ -98,6 +121,7 @@ fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     source: Source,
+    flow: Flow,
     deadline: Option<Pin<Box<Sleep>>>,
     _pending: Option<Pending>,
     _active: Option<Active>,
@@ -109,6 +133,8 @@ enum Source {
     Own(Option<Bytes>),
     /// From upstream; the connection goes back to its pool at the end.
     Upstream(Incoming, Option<Lease>),
+    /// None, where the head says how long it would be.
+    Absent(u64),
 }
 
 impl ResponseBody {
@@ -116,7 +142,7 @@ impl ResponseBody {
     #[must_use]
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
         let text = Some(text.into()).filter(|t| !t.is_empty());
-        Self { source: Source::Own(text), deadline: None, _pending: None, _active: None }
+        Self { source: Source::Own(text), flow: Flow::default(), deadline: None, _pending: None, _active: None }
     }
 
     /// A body from upstream.
@@ -129,7 +155,23 @@ impl ResponseBody {
             lease.give_back();
         }
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        Self { source: Source::Upstream(inner, lease), deadline, _pending: Some(pending), _active: None }
+        let (source, flow) = (Source::Upstream(inner, lease), Flow::default());
+        Self { source, flow, deadline, _pending: Some(pending), _active: None }
+    }
+
+    /// Shows the request's body that the response moves.
+    #[must_use]
+    pub(super) fn showing(mut self, flow: Flow) -> Self {
+        self.flow = flow;
+        self
+    }
+
+    /// No body, but the length that it would have: for 304 over HTTP/1.1, where hyper writes `Content-Length` only if the
+    /// body says the same, and sends nothing of it. nginx, HAProxy and Envoy pass the field (RFC 9110 part 8.6).
+    #[must_use]
+    pub(super) fn absent(mut self, length: u64) -> Self {
+        self.source = Source::Absent(length);
+        self
     }
 
     /// Counts the request as active until the body is gone.
@@ -148,6 +190,7 @@ impl Body for ResponseBody {
         let this = &mut *self;
         let (inner, lease) = match &mut this.source {
             Source::Own(text) => return Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
+            Source::Absent(_) => return Poll::Ready(None),
             Source::Upstream(inner, lease) => (inner, lease),
         };
         if let Some(deadline) = &mut this.deadline
@@ -157,6 +200,7 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(BodyFault::Timeout)));
         }
         let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+        this.flow.0.fetch_add(1, Relaxed);
         if (frame.is_none() || inner.is_end_stream())
             && let Some(lease) = lease.take()
         {
@@ -168,6 +212,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Own(text) => text.is_none(),
+            Source::Absent(_) => false,
             Source::Upstream(inner, _) => inner.is_end_stream(),
         }
     }
@@ -175,6 +220,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            Source::Absent(length) => SizeHint::with_exact(*length),
             Source::Upstream(inner, _) => inner.size_hint(),
         }
     }

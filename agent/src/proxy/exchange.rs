@@ -3,7 +3,7 @@
 //! A request keeps the rule it was routed by, whatever the table becomes; only its endpoint is looked up late.
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
@@ -11,7 +11,7 @@ use hyper::{
 
 use super::{
     Shared,
-    body::{RequestBody, ResponseBody},
+    body::{Flow, RequestBody, ResponseBody},
     framing::{self, End},
     headers,
     hops::{Hops, Loop},
@@ -98,23 +98,26 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
     let ShareTarget::Service(service) = &share.to else {
         return own(StatusCode::INTERNAL_SERVER_ERROR, "a backend of the route is not valid");
     };
-    request::leave_hop(&mut parts.headers, shared.settings.start_traces);
+    let version = parts.version;
+    request::leave_hop(&mut parts.headers, canonical.trailers, shared.settings.start_traces);
     change(&mut parts, &rule, share, &matches);
     hops.write(&mut parts.headers);
     let websocket = upgrade.filter(|_| canonical.websocket);
     if websocket.is_some() {
+        parts.headers.remove(header::TE);
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    let body = RequestBody::new(incoming, shared.settings.body_timeout);
+    let asked = Asked { version, trailers: canonical.trailers, websocket, flow: Flow::default() };
+    let body = RequestBody::new(incoming, shared.settings.body_timeout, asked.flow.clone());
     let end = framing::frame_request(&mut parts, &body);
     match upstream::send(shared, &table, service, parts, body, rule.timeouts).await {
         Ok(mut sent) => {
             // Asked to switch, a backend may have done so whatever it answers.
-            if end == End::Uncertain || websocket.is_some() {
+            if end == End::Uncertain || asked.websocket.is_some() {
                 sent.lease.invalidate();
             }
-            finish(connection, sent, websocket, share, &rule)
+            finish(connection, sent, asked, share, &rule)
         }
         Err(failure) => {
             let (status, reason) = failure.answer();
@@ -179,16 +182,24 @@ fn change(parts: &mut Parts, rule: &HttpRule, share: &Share, matches: &HttpMatch
     parts.extensions.clear();
 }
 
-/// Brings a response into its form for the client.
-fn finish(
-    connection: &Connection,
-    sent: Sent,
+/// What the form of a response depends on, of the request.
+struct Asked {
+    version: Version,
+    /// The client takes trailers.
+    trailers: bool,
+    /// The client asked for a WebSocket.
     websocket: Option<OnUpgrade>,
-    share: &Share,
-    rule: &HttpRule,
-) -> Response<ResponseBody> {
+    flow: Flow,
+}
+
+/// Brings a response into its form for the client.
+fn finish(connection: &Connection, sent: Sent, asked: Asked, share: &Share, rule: &HttpRule) -> Response<ResponseBody> {
     let shared = &connection.shared;
     let Sent { mut response, mut lease, pending, deadline } = sent;
+    let change = |headers: &mut HeaderMap| {
+        share.response.apply(headers);
+        rule.response.apply(headers);
+    };
     let broken = |reason| {
         add(&shared.stats.upstream_errors);
         add(&shared.stats.own_responses);
@@ -196,21 +207,33 @@ fn finish(
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let agreed = headers::has_token(response.headers(), &header::UPGRADE, "websocket");
-        let Some(client) = websocket.filter(|_| agreed) else {
+        let Some(client) = asked.websocket.filter(|_| agreed) else {
             return broken("the backend switched protocols unasked");
         };
         let active = Active::new(&connection.activity, &shared.stats);
         let socket = Arc::clone(&connection.socket);
-        return tunnel::open(shared, client, socket, response, (pending, active, lease));
+        let mut response = tunnel::open(shared, client, socket, response, (pending, active, lease));
+        // As Envoy and HAProxy do; nginx leaves 101 out. What belongs to the connection no filter changes.
+        change(response.headers_mut());
+        return response;
     }
     match framing::check_response(response.status(), response.headers_mut()) {
         Ok(End::Certain) => {}
         Ok(End::Uncertain) => lease.invalidate(),
         Err(framing::UnknownCoding) => return broken("the backend sent a transfer coding other than chunked"),
     }
+    let declared = headers::declared_trailers(response.headers()).filter(|_| asked.trailers);
     headers::remove_hop_by_hop(response.headers_mut());
-    share.response.apply(response.headers_mut());
-    rule.response.apply(response.headers_mut());
+    response.headers_mut().extend(declared.map(|names| (header::TRAILER, names)));
+    change(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
-    response.map(|body| ResponseBody::upstream(body, Some(lease), pending, deadline))
+    let length = response.headers().get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
+    let absent = length.filter(|_| response.status() == StatusCode::NOT_MODIFIED && asked.version != Version::HTTP_2);
+    response.map(|body| {
+        let body = ResponseBody::upstream(body, Some(lease), pending, deadline).showing(asked.flow);
+        match absent {
+            Some(length) => body.absent(length),
+            None => body,
+        }
+    })
 }

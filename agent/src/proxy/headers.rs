@@ -68,37 +68,55 @@ pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
     values.flat_map(|value| value.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
 }
 
-/// Removes from trailers what must not be there: framing, routing, authentication. Source: RFC 9110 part 6.5.1.
+/// What must not be in trailers: framing, routing, authentication. Source: RFC 9110 part 6.5.1.
+fn is_no_trailer(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+        || name.as_str().starts_with("content-")
+        || name.as_str().starts_with("x-forwarded-")
+        || matches!(
+            name.as_str(),
+            "host"
+                | "authorization"
+                | "cookie"
+                | "set-cookie"
+                | "cache-control"
+                | "expect"
+                | "location"
+                | "age"
+                | "max-forwards"
+                | "range"
+                | "proxy-authenticate"
+                | "www-authenticate"
+                | "vary"
+                | "expires"
+                | "date"
+                | "forwarded"
+                | "x-real-ip"
+        )
+}
+
+/// Removes from trailers what must not be there.
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
-    let forbidden = |name: &HeaderName| {
-        HOP_BY_HOP.contains(name)
-            || name.as_str().starts_with("content-")
-            || name.as_str().starts_with("x-forwarded-")
-            || matches!(
-                name.as_str(),
-                "host"
-                    | "authorization"
-                    | "cookie"
-                    | "set-cookie"
-                    | "cache-control"
-                    | "expect"
-                    | "location"
-                    | "age"
-                    | "max-forwards"
-                    | "range"
-                    | "proxy-authenticate"
-                    | "www-authenticate"
-                    | "vary"
-                    | "expires"
-                    | "date"
-                    | "forwarded"
-                    | "x-real-ip"
-            )
-    };
-    let found: Vec<HeaderName> = trailers.keys().filter(|name| forbidden(name)).cloned().collect();
+    let found: Vec<HeaderName> = trailers.keys().filter(|name| is_no_trailer(name)).cloned().collect();
     for name in found {
         trailers.remove(name);
     }
+}
+
+/// What `Trailer` of the next hop says, of what it says on this one; `None` when nothing of it may be a trailer.
+///
+/// hyper sends the trailers that are declared and no others, so trailers cross HTTP/1.1 where the sender declares them
+/// (RFC 9110 part 6.6.2) and the client has said `TE: trailers`. HAProxy passes them like that, Envoy and nginx when told
+/// to. To an HTTP/2 client they go in any case: gRPC lives by them.
+#[must_use]
+pub(super) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
+    let values = headers.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());
+    let names = values.flat_map(|value| value.split(',')).inspect(|token| work(token.len()));
+    let names = names.filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok());
+    let names: Vec<HeaderName> = names.filter(|name| !is_no_trailer(name)).collect();
+    HeaderValue::from_str(&names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", "))
+        .ok()
+        .filter(|_| !names.is_empty())
 }
 
 /// Replaces what the client says about itself by what the connection shows.

@@ -67,6 +67,7 @@ pub(super) struct Upstream {
     down_until: Mutex<Option<Instant>>,
     idle: Mutex<Vec<Idle>>,
     max_idle: usize,
+    max_headers: usize,
     bounds: Arc<Bounds>,
     stats: Arc<Stats>,
 }
@@ -108,6 +109,7 @@ impl Upstream {
             down_until: Mutex::new(None),
             idle: Mutex::new(Vec::new()),
             max_idle: settings.max_idle_per_endpoint,
+            max_headers: settings.max_response_headers,
             bounds,
             stats,
         }
@@ -210,7 +212,7 @@ impl Upstream {
         socket::configure(&SockRef::from(&stream)).map_err(ConnectError::Endpoint)?;
         let counted = Counted::new(&self.stats, |stats| &stats.open_upstream);
         let stream = UpstreamStream(Socket::new(stream, Held { place, share, counted }));
-        let handshake = http1::Builder::new().handshake(TokioIo::new(stream));
+        let handshake = http1::Builder::new().max_headers(self.max_headers).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|e| ConnectError::Endpoint(io::Error::other(e)))?;
         add(&self.stats.upstream_connects);
         // An upgrade takes the stream out of it, and ends it.

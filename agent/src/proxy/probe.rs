@@ -47,7 +47,7 @@ impl Probe {
             Routed::Entry(entry) => Ok(entry.rule.index),
             Routed::NoListener | Routed::NoEntry => Err(StatusCode::NOT_FOUND),
         };
-        request::leave_hop(&mut parts.headers, true);
+        request::leave_hop(&mut parts.headers, canonical.trailers, true);
         found
     }
 }

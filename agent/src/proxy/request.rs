@@ -37,6 +37,8 @@ pub(super) struct Canonical {
     pub authority: HeaderValue,
     /// The client asks for a WebSocket.
     pub websocket: bool,
+    /// The client takes trailers.
+    pub trailers: bool,
 }
 
 /// What is known about a request beside its head.
@@ -73,7 +75,7 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canoni
         return bad("transfer coding other than chunked");
     }
     expectation(&parts.headers)?;
-    let authority = authority(parts)?;
+    let authority = authority(parts, local)?;
     let text = Some(&authority).filter(|a| a.len() <= AUTHORITY_LIMIT).and_then(|a| a.to_str().ok());
     let Some(host) = text.and_then(Authority::try_new) else { return bad("malformed host") };
     let host = host.host.into_owned();
@@ -83,12 +85,20 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canoni
     let websocket = websocket(parts, has_body)?;
     join_cookies(&mut parts.headers);
     headers::set_forwarded(&mut parts.headers, peer, local, &authority);
-    Ok(Canonical { host, authority, websocket })
+    let trailers = headers::has_token(&parts.headers, &header::TE, "trailers");
+    Ok(Canonical { host, authority, websocket, trailers })
 }
 
-/// Takes away what belongs to the client's hop, and sees to the trace: `start` says whether one is started.
-pub(super) fn leave_hop(headers: &mut HeaderMap, start: bool) {
+/// Takes away what belongs to the client's hop, but for trailers if the client takes them, and sees to the trace: `start`
+/// says whether one is started.
+pub(super) fn leave_hop(headers: &mut HeaderMap, trailers: bool, start: bool) {
+    let declared = headers::declared_trailers(headers).filter(|_| trailers);
     headers::remove_hop_by_hop(headers);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        headers.extend(declared.map(|names| (header::TRAILER, names)));
+    }
     // hyper answers `100-continue` itself when the body is read.
     headers.remove(header::EXPECT);
     headers::set_trace(headers, start);
@@ -143,7 +153,7 @@ fn expectation(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// The one authority of the request. In an absolute target it beats `Host` (RFC 9112 part 3.2.2); `:authority` must
 /// not contradict it (RFC 9113 part 8.3.1).
-fn authority(parts: &Parts) -> Result<HeaderValue, Refusal> {
+fn authority(parts: &Parts, local: SocketAddr) -> Result<HeaderValue, Refusal> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
@@ -161,7 +171,11 @@ fn authority(parts: &Parts) -> Result<HeaderValue, Refusal> {
         (Some(_), None) if parts.version == Version::HTTP_11 => bad("no host"),
         (Some(target), _) => HeaderValue::from_str(target.as_str()).or_else(|_| bad("malformed host")),
         (None, Some(host)) => Ok(host.clone()),
-        // HTTP/1.0 may have none; there is nothing to route on then.
+        // HTTP/1.0 may have none: it is the address that was dialled then, which listeners and routes without host names
+        // serve (RFC 9112 part 3.3; nginx and HAProxy serve it likewise, Envoy when told to).
+        (None, None) if parts.version == Version::HTTP_10 => {
+            HeaderValue::from_str(&local.to_string()).or_else(|_| bad("no host"))
+        }
         (None, None) => bad("no host"),
     }
 }

@@ -27,6 +27,9 @@ pub struct Settings {
     pub max_head: usize,
     /// How many fields a request's head may have. Beyond it 431.
     pub max_headers: usize,
+    /// How many fields a response's head may have. Beyond it 502. Envoy and HAProxy have about 100 here and let it be
+    /// raised, nginx counts bytes alone; a backend is trusted with more than a client.
+    pub max_response_headers: usize,
     /// HTTP/2 streams of one connection at a time; beyond it they are refused.
     pub max_streams: u32,
     /// How long opening a connection to an endpoint may take. Then another endpoint is tried.
@@ -59,6 +62,7 @@ impl Default for Settings {
             write_timeout: Duration::from_secs(60),
             max_head: 64 << 10,
             max_headers: 100,
+            max_response_headers: 256,
             max_streams: 200,
             connect_timeout: Duration::from_secs(3),
             max_tries: 3,

@@ -4,6 +4,7 @@
 mod bodies;
 mod bounds;
 mod clients;
+mod conventions;
 mod filters;
 mod framing;
 mod harness;

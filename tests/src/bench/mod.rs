@@ -8,6 +8,7 @@ mod cost;
 mod expose;
 mod feed;
 mod figures;
+mod heads;
 mod manifests;
 mod objects;
 mod wire;
@@ -21,6 +22,7 @@ use anyhow::ensure;
 
 use crate::netns::{Maps, maps};
 use figures::Figures;
+pub use heads::heads;
 
 /// How long a change may take to arrive.
 const LIMIT: Duration = Duration::from_secs(60);
