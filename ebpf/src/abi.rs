@@ -4,8 +4,8 @@
 //! of any of them, or of a map's capacity, is a new [`LAYOUT`]: the snapshot in `tests/abi.rs` says so when forgotten.
 use bytemuck::{Pod, Zeroable};
 
-/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v3`).
-pub const LAYOUT: u32 = 3;
+/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v4`).
+pub const LAYOUT: u32 = 4;
 
 /// Names of the maps, as pinned and as `bpftool` shows them.
 pub mod map {
@@ -37,10 +37,12 @@ pub mod map {
     /// [`Source`](super::Source) behind its prefix length -> [`SOURCE_ADMITTED`](super::SOURCE_ADMITTED), LPM trie: from
     /// where the clients of some frontends must come.
     pub const SOURCES: &str = "SOURCES";
+    /// [`Addr`](super::Addr) -> [`HOST_OWN`](super::HOST_OWN), hash: the addresses of this host, on whichever interface.
+    pub const HOST: &str = "HOST";
     /// Every map, in the order in which they are created.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED,
-        SOURCES,
+        SOURCES, HOST,
     ];
 }
 
@@ -78,6 +80,10 @@ pub const CHUNK_SLOTS: u32 = 16;
 pub const MAX_CONNTRACK: u32 = 262_144;
 /// Ranges at most that clients must come from, those of all lists together; frontends with the same list share it.
 pub const MAX_SOURCES: u32 = 65_536;
+/// Addresses of this host at most; those beyond it are not recognised as sources that nobody else can have.
+pub const MAX_HOST: u32 = 16_384;
+/// What the map of the host's addresses holds for each.
+pub const HOST_OWN: u32 = 1;
 /// Uplinks at most.
 pub const MAX_UPLINKS: u32 = 64;
 /// Key in the sockmap of the proxy's TCP listener.
@@ -216,6 +222,8 @@ pub const VIP_PROXY: u32 = 4;
 pub const VIP_ANNOUNCE: u32 = 8;
 /// The address is the host's own as well: what no frontend names is the host's, ARP and ICMP included.
 pub const VIP_HOST: u32 = 16;
+/// The address is that of a node of the cluster, this one or another, which speaks from it.
+pub const VIP_NODE: u32 = 32;
 
 /// Source and destination of a packet.
 ///
@@ -273,6 +281,11 @@ pub struct CtEntry {
     pub flags: u32,
     /// The way that its packets took lately.
     pub hop: Hop,
+    /// TCP: the sequence number that this direction's sender acknowledged last, which the other side's RST and FIN are
+    /// measured by; 0 while it is not known. Host order.
+    pub ack: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// The way that the routing table gave the packets of a flow, for XDP: not each of them asks.
@@ -436,13 +449,20 @@ pub enum Reason {
     Relayed = 22,
     /// The client is in no range that the frontend admits. Dropped.
     SourceRefused = 23,
+    /// The source is a VIP or an address of this host, which nobody on the network can have. Dropped.
+    SourceForged = 24,
+    /// An IPv4 source route. Dropped.
+    SourceRoute = 25,
+    /// RST or FIN with a sequence number that the receiver does not take, or a wrong checksum: the flow stays as it is.
+    /// Not a drop.
+    EndIgnored = 26,
 }
 
 impl Reason {
     /// Entries in the map of reasons.
-    pub const CAPACITY: u32 = 32;
+    pub const CAPACITY: u32 = 64;
     /// Every reason, in the order of its index.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::Malformed,
         Self::Fragment,
         Self::ExtensionHeader,
@@ -467,6 +487,9 @@ impl Reason {
         Self::AnnouncedElsewhere,
         Self::Relayed,
         Self::SourceRefused,
+        Self::SourceForged,
+        Self::SourceRoute,
+        Self::EndIgnored,
     ];
     /// The name in logs, metrics and tables.
     #[must_use]
@@ -496,6 +519,9 @@ impl Reason {
             Self::AnnouncedElsewhere => "announced_elsewhere",
             Self::Relayed => "relayed",
             Self::SourceRefused => "source_refused",
+            Self::SourceForged => "source_forged",
+            Self::SourceRoute => "source_route",
+            Self::EndIgnored => "end_ignored",
         }
     }
 }
@@ -509,7 +535,7 @@ const _: () = {
     assert!(size_of::<Vip>() == 24);
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<CtKey>() == 40);
-    assert!(size_of::<CtEntry>() == 96);
+    assert!(size_of::<CtEntry>() == 104);
     assert!(size_of::<Hop>() == 32);
     assert!(size_of::<Counters>() == 48);
     assert!(size_of::<Uplink>() == 40);

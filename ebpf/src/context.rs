@@ -22,6 +22,10 @@ pub(crate) const NEXT: i32 = -1;
 const BPF_F_IPV6: u64 = 128;
 /// A checksum of zero stays zero.
 const BPF_F_MARK_MANGLED_0: u64 = 32;
+/// Bytes of a buffer that are summed at once.
+const PIECE: u32 = 64;
+/// So many of them at most: a packet of 9216 bytes.
+const MAX_PIECES: u32 = 144;
 /// `skb->pkt_type` of a frame for another host.
 const PACKET_OTHERHOST: u32 = 3;
 
@@ -44,6 +48,8 @@ pub(crate) trait Packet: Copy {
     /// Adjusts the layer 4 checksum to addresses and ports that have been written; the differences are the sums of
     /// `csum::diff_addrs` and `csum::diff_ports`, `new` the sum of the pseudo header now.
     fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, new: u64) -> Option<()>;
+    /// Is the layer 4 checksum right, or still to be finished by a device? What cannot be read is not right.
+    fn sums_up(self, h: &Headers) -> bool;
     /// Answers a packet that has no backend; XDP leaves that to TC.
     fn reject(self, h: &Headers, why: Reason, now: u64) -> Action;
 }
@@ -136,6 +142,11 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn sums_up(self, h: &Headers) -> bool {
+        is_right_frame(self.0, h) != 0
+    }
+
+    #[inline(always)]
     fn reject(self, _: &Headers, _: Reason, _: u64) -> Action {
         Action::Pass
     }
@@ -190,41 +201,90 @@ pub(crate) extern "C" fn sum_l4(ctx: *mut xdp_md, off: u32, len: u32) -> u64 {
     }
     let b = Frame(ctx).bounds();
     let (mut at, mut left, mut sum) = (off as usize, len, 0u64);
-    // 512 bytes at a time for frames of up to 9216 bytes, then what remains.
+    // 512 bytes at a time for frames of up to 9216 bytes, then fewer, then what remains.
     for _ in 0..18 {
         if left < 512 || add::<512>(b, &mut at, &mut left, &mut sum).is_none() {
             break;
         }
     }
-    if left >= 512 {
+    for _ in 0..8 {
+        if left < PIECE || add::<PIECE>(b, &mut at, &mut left, &mut sum).is_none() {
+            break;
+        }
+    }
+    if left >= PIECE {
         return u64::MAX;
     }
-    let rest = (|| {
-        bit::<256>(b, &mut at, &mut left, &mut sum)?;
-        bit::<128>(b, &mut at, &mut left, &mut sum)?;
-        bit::<64>(b, &mut at, &mut left, &mut sum)?;
-        bit::<32>(b, &mut at, &mut left, &mut sum)?;
-        bit::<16>(b, &mut at, &mut left, &mut sum)?;
-        bit::<8>(b, &mut at, &mut left, &mut sum)?;
-        bit::<4>(b, &mut at, &mut left, &mut sum)?;
-        if left & 2 != 0 {
-            sum += b.read::<u16>(at)? as u64;
-            at += 2;
+    let last = left & (PIECE - 1);
+    if last == 0 {
+        return sum;
+    }
+    let mut piece = [0u64; PIECE as usize / 8];
+    // SAFETY: helpers; `last` is less than the size of the buffer, which is zero behind what is loaded.
+    unsafe {
+        if bpf_xdp_load_bytes(ctx, at as u32, piece.as_mut_ptr().cast(), last) != 0 {
+            return u64::MAX;
         }
-        if left & 1 != 0 {
-            // The last byte together with the one before it, which was summed already.
-            let [_, last] = b.read::<[u8; 2]>(at - 1)?;
-            sum += u16::from_ne_bytes([last, 0]) as u64;
-        }
-        Some(())
-    })();
-    if rest.is_none() { u64::MAX } else { sum }
+        bpf_csum_diff(core::ptr::null_mut(), 0, piece.as_mut_ptr().cast(), PIECE, sum as u32) as u32 as u64
+    }
 }
 
-/// Adds `N` bytes if the binary representation of the length has that bit.
+/// The same of a buffer of any form, piece by piece over the stack.
 #[inline(always)]
-fn bit<const N: u32>(b: Bounds, at: &mut usize, left: &mut u32, sum: &mut u64) -> Option<()> {
-    if *left & N != 0 { add::<N>(b, at, left, sum) } else { Some(()) }
+fn sum_buffer(ctx: *mut __sk_buff, off: u32, len: u32) -> u64 {
+    let mut piece = [0u64; PIECE as usize / 8];
+    let (mut at, mut left, mut sum) = (off, len, 0u32);
+    let mut add = |size: u32, at: u32| {
+        // SAFETY: helpers; `size` is at most that of the buffer, which is zero behind what is loaded.
+        unsafe {
+            let loaded = bpf_skb_load_bytes(ctx.cast(), at, piece.as_mut_ptr().cast(), size);
+            sum = bpf_csum_diff(core::ptr::null_mut(), 0, piece.as_mut_ptr().cast(), PIECE, sum) as u32;
+            piece = [0; PIECE as usize / 8];
+            loaded == 0
+        }
+    };
+    for _ in 0..MAX_PIECES {
+        if left < PIECE {
+            break;
+        }
+        if !add(PIECE, at) {
+            return u64::MAX;
+        }
+        at += PIECE;
+        left -= PIECE;
+    }
+    if left >= PIECE || left != 0 && !add(left & (PIECE - 1), at) {
+        return u64::MAX;
+    }
+    sum as u64
+}
+
+/// Is the layer 4 checksum of a frame right? A global function, for the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_right_frame(ctx: *mut xdp_md, h: *const Headers) -> u32 {
+    is_right(Frame(ctx), h, |off, len| sum_l4(ctx, off, len)) as u32
+}
+
+/// The same of a buffer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_right_buffer(ctx: *mut __sk_buff, h: *const Headers) -> u32 {
+    is_right(Buffer(ctx), h, |off, len| sum_buffer(ctx, off, len)) as u32
+}
+
+/// Compares the layer 4 checksum with the sum of the packet.
+#[inline(always)]
+fn is_right<P: Packet>(p: P, h: *const Headers, sum: impl Fn(u32, u32) -> u64) -> bool {
+    // SAFETY: the caller's own value, which the verifier wants checked all the same.
+    let Some(h) = (unsafe { h.as_ref() }) else { return false };
+    let Some(check) = p.bounds().read::<u16>(check_offset(h)) else { return false };
+    let pseudo = csum::pseudo(&h.key.tuple, h.key.proto, h.l4_len, h.v6);
+    if csum::is_partial(check, pseudo) {
+        return true;
+    }
+    let sum = sum(h.l4() as u32, h.l4_len);
+    sum != u64::MAX && csum::fold(sum + pseudo) == 0xffff
 }
 
 /// Adds `N` bytes.
@@ -292,6 +352,12 @@ impl Packet for Buffer {
             (a, bpf_l4_csum_replace(self.0, at, 0, csum::fold32(ports) as u64, zero))
         };
         (a == 0 && p == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn sums_up(self, h: &Headers) -> bool {
+        // Of what was put together from several packets each has been checked.
+        self.is_gso() || is_right_buffer(self.0, h) != 0
     }
 
     #[inline(always)]

@@ -57,6 +57,8 @@ static PROXY: SockMap<1> = SockMap::new();
 static CLAIMED: LruHashMap<Addr, u64, { MAX_CLAIMED as usize }> = LruHashMap::new();
 #[btf_map]
 static SOURCES: LpmTrie<Source, u32, { MAX_SOURCES as usize }> = LpmTrie::new();
+#[btf_map]
+static HOST: HashMap<Addr, u32, { MAX_HOST as usize }> = HashMap::new();
 
 /// XDP on an uplink: flows whose backend is on another node, in both directions.
 #[xdp]

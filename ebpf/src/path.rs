@@ -49,7 +49,7 @@ pub(crate) fn egress(p: Buffer) -> Action {
     let now = conntrack::clock();
     match conntrack::find(&h, now) {
         Some(entry) if entry.flags & CT_SNAT == 0 => {
-            conntrack::touch(entry, &h, now);
+            conntrack::touch(p, entry, &h, now);
             translate(p, &h, entry)
         }
         _ => Action::Pass,
@@ -134,13 +134,13 @@ fn send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> u64 {
 #[inline(always)]
 fn try_send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> Action {
     if entry.flags & CT_SNAT != 0 {
-        conntrack::touch(entry, h, now);
+        conntrack::touch(p, entry, h, now);
         return forward(p, h, entry, now);
     }
     if P::XDP {
         return Action::Pass;
     }
-    conntrack::touch(entry, h, now);
+    conntrack::touch(p, entry, h, now);
     translate(p, h, entry)
 }
 

@@ -1,6 +1,8 @@
 //! The real programs, packet by packet. Each case is a sentence, a packet in, an action, and the packet out in full.
 mod packets {
+    mod ends;
     mod flows;
+    mod forged;
     mod hops;
     mod icmp;
     mod malformed;

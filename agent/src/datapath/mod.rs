@@ -12,6 +12,7 @@ pub mod applied;
 pub mod desired;
 mod feature;
 pub mod groups;
+mod host;
 pub mod lists;
 pub mod load;
 pub mod maglev;

@@ -19,6 +19,7 @@ use super::{
     announce::{Announcer, Answering, Validity},
     applied::{Applied, Bound},
     desired::{Desired, HostAddresses, Touched},
+    host::Host,
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
     network::{Link, Network, NetworkError},
@@ -90,6 +91,7 @@ pub struct Datapath {
     /// No interface was named: those of the default routes are taken once there are any.
     by_default_route: bool,
     network: Network,
+    host: Host,
     desired: Desired,
     /// The VIPs that have local routes.
     routed: Option<BTreeSet<IpAddr>>,
@@ -130,6 +132,7 @@ impl Datapath {
         let pinned = Pinned::open(dir)?;
         let state = State::new(&pinned.observe()?);
         let uplinks = Uplinks::open(dir, config.interfaces.clone(), config.mode)?;
+        let host = Host::open(dir)?;
         let by_default_route = config.interfaces.is_empty();
         Ok(Self {
             programs,
@@ -141,6 +144,7 @@ impl Datapath {
             uplinks,
             by_default_route,
             network,
+            host,
             desired: Desired::default(),
             routed: None,
             lookup_attached: false,
@@ -315,7 +319,12 @@ impl Datapath {
     /// Takes over the host's own addresses: of a VIP that is one of them the host keeps the rest.
     fn follow_host(&mut self, links: &BTreeMap<String, Link>) {
         let on_uplinks = self.uplinks.addresses(links);
-        let anywhere = links.values().flat_map(|link| &link.addresses).copied().collect();
+        let anywhere: BTreeSet<IpAddr> = links.values().flat_map(|link| &link.addresses).copied().collect();
+        match self.host.follow(&anywhere) {
+            Ok(0) => {}
+            Ok(missing) => tracing::debug!(missing, "more addresses than the map of the host's own has room for"),
+            Err(error) => tracing::warn!(reason = %error, "addresses of the host"),
+        }
         let touched = self.desired.follow_host(HostAddresses { on_uplinks, anywhere });
         if self.applied.rev == 0 || touched.vips.is_empty() {
             return;

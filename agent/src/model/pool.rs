@@ -131,6 +131,12 @@ impl Pools {
         self.pools.iter()
     }
 
+    /// No pool, and nodes with these addresses.
+    #[cfg(test)]
+    pub(crate) fn of_nodes(of_nodes: BTreeSet<IpAddr>) -> Self {
+        Self { pools: Vec::new(), of_nodes }
+    }
+
     /// The pool of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Pool> {
