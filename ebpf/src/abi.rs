@@ -31,18 +31,20 @@ pub mod map {
     pub const REJECTS: &str = "REJECTS";
     /// [`PROXY_TCP`](super::PROXY_TCP) -> the proxy's listening socket, sockmap.
     pub const PROXY: &str = "PROXY";
-    /// [`Addr`](super::Addr) -> `u64` nanoseconds of the monotonic clock, LRU hash: when another host was last heard to say
-    /// that a VIP is its own.
+    /// [`Addr`](super::Addr) -> [`Claim`](super::Claim), LRU hash: when another node was heard to say that a VIP is its own.
     pub const CLAIMED: &str = "CLAIMED";
     /// [`Source`](super::Source) behind its prefix length -> [`SOURCE_ADMITTED`](super::SOURCE_ADMITTED), LPM trie: from
     /// where the clients of some frontends must come.
     pub const SOURCES: &str = "SOURCES";
     /// [`Addr`](super::Addr) -> [`HOST_OWN`](super::HOST_OWN), hash: the addresses of this host, on whichever interface.
     pub const HOST: &str = "HOST";
+    /// Ethernet address as a number, see [`neighbour::peer`](super::neighbour::peer) -> [`PEER_KNOWN`](super::PEER_KNOWN),
+    /// hash: the uplinks of the other nodes.
+    pub const PEERS: &str = "PEERS";
     /// Every map, in the order in which they are created.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED,
-        SOURCES, HOST,
+        SOURCES, HOST, PEERS,
     ];
 }
 
@@ -70,6 +72,10 @@ pub const MAX_BACKENDS: u32 = 131_072;
 pub const MAX_VIPS: u32 = 65_536;
 /// VIPs at most that another host is remembered to have claimed.
 pub const MAX_CLAIMED: u32 = 4_096;
+/// Uplinks of other nodes at most; what those beyond it claim is not believed.
+pub const MAX_PEERS: u32 = 16_384;
+/// What the map of peers holds for each.
+pub const PEER_KNOWN: u32 = 1;
 /// Chunks of lookup table at most: 64 MiB, taken when the map is made.
 ///
 /// That is room for 10,000 frontends of ten backends, which take 40 MiB, while the tables that they had before are still kept.
@@ -385,6 +391,23 @@ pub struct Settings {
     pub blind_since: u64,
 }
 
+/// What other nodes have said about a VIP that is announced here.
+///
+/// Units: nanoseconds of the monotonic clock, coarse; 0: never.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Claim {
+    /// When it was claimed last, but for claims that follow within [`CLAIM_GAP_NS`].
+    pub heard: u64,
+    /// When it was claimed although this node had defended it, or could have: from then on it is the other's.
+    pub yielded: u64,
+}
+
+/// Claims that come closer to each other are one: an announcement is more than one frame.
+pub const CLAIM_GAP_NS: u64 = 500_000_000;
+/// For how long a claim that is repeated is not defended against again (RFC 5227, section 2.4: DEFEND_INTERVAL).
+pub const DEFEND_NS: u64 = 10_000_000_000;
+
 /// A token bucket.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
@@ -456,13 +479,19 @@ pub enum Reason {
     /// RST or FIN with a sequence number that the receiver does not take, or a wrong checksum: the flow stays as it is.
     /// Not a drop.
     EndIgnored = 26,
+    /// Somebody who is no node that was ever known says that a VIP is its own that is announced here. Passed.
+    ClaimIgnored = 27,
+    /// Another node says that a VIP is its own that is announced here, and is contradicted once. Not a drop.
+    Defended = 28,
+    /// An ICMP error about a packet of a tracked flow, sent on to the end that the packet came from. Not a drop.
+    IcmpTranslated = 29,
 }
 
 impl Reason {
     /// Entries in the map of reasons.
     pub const CAPACITY: u32 = 64;
     /// Every reason, in the order of its index.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::Malformed,
         Self::Fragment,
         Self::ExtensionHeader,
@@ -490,6 +519,9 @@ impl Reason {
         Self::SourceForged,
         Self::SourceRoute,
         Self::EndIgnored,
+        Self::ClaimIgnored,
+        Self::Defended,
+        Self::IcmpTranslated,
     ];
     /// The name in logs, metrics and tables.
     #[must_use]
@@ -522,6 +554,9 @@ impl Reason {
             Self::SourceForged => "source_forged",
             Self::SourceRoute => "source_route",
             Self::EndIgnored => "end_ignored",
+            Self::ClaimIgnored => "claim_ignored",
+            Self::Defended => "defended",
+            Self::IcmpTranslated => "icmp_translated",
         }
     }
 }
@@ -541,6 +576,7 @@ const _: () = {
     assert!(size_of::<Uplink>() == 40);
     assert!(size_of::<Settings>() == 24);
     assert!(size_of::<Bucket>() == 16);
+    assert!(size_of::<Claim>() == 16);
 };
 
 impl Addr {

@@ -5,7 +5,7 @@
 //! The two differ in three things, which are the methods of [`Packet`]: where the bytes are, how a layer 4 checksum is
 //! adjusted, and which code means what. XDP sees raw bytes, so it must finish a checksum that a local sender left to
 //! the device; TC has the kernel's helpers, which know about offloads.
-use crate::{action::Action, reject};
+use crate::{action::Action, icmp, reject};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT, xdp_action::*, xdp_md},
     helpers::*,
@@ -13,7 +13,7 @@ use aya_ebpf::{
 use core::{arch::asm, ffi::c_void, mem::offset_of};
 use sluice_ebpf::{
     Reason, UDP, csum,
-    packet::{Bounds, Headers, L4_MAX, Parsed, parse},
+    packet::{Bounds, ETH_LEN, ETH_TAG, Headers, L4_MAX, Parsed, TAG_LEN, TAG_VLAN, Tagged, parse},
 };
 
 /// TCX: on to the next program.
@@ -43,13 +43,17 @@ pub(crate) trait Packet: Copy {
     fn is_gso(self) -> bool;
     /// The interface it came in on, or goes out of.
     fn ifindex(self) -> u32;
-    /// Parses the packet into `h`, which must be fresh.
+    /// Parses the packet into `h`, which must be fresh. In XDP a priority tag is taken off before.
     fn parse(self, h: &mut Headers) -> Parsed;
     /// Adjusts the layer 4 checksum to addresses and ports that have been written; the differences are the sums of
     /// `csum::diff_addrs` and `csum::diff_ports`, `new` the sum of the pseudo header now.
     fn fix_l4(self, h: &Headers, addrs: u64, ports: u64, new: u64) -> Option<()>;
+    /// Puts back the priority tag that the parse took off.
+    fn tag(self, tag: u32) -> Option<()>;
     /// Is the layer 4 checksum right, or still to be finished by a device? What cannot be read is not right.
     fn sums_up(self, h: &Headers) -> bool;
+    /// What to do with an ICMP error about a tracked flow; `None` for any other message. XDP leaves all errors to TC.
+    fn icmp_error(self, h: &Headers) -> Option<Action>;
     /// Answers a packet that has no backend; XDP leaves that to TC.
     fn reject(self, h: &Headers, why: Reason, now: u64) -> Action;
 }
@@ -142,8 +146,26 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn tag(self, tag: u32) -> Option<()> {
+        // SAFETY: a helper; the room was there before the tag was taken off.
+        if unsafe { bpf_xdp_adjust_head(self.0, -(TAG_LEN as i32)) } != 0 {
+            return None;
+        }
+        let b = self.bounds();
+        let macs = b.read::<[u16; 6]>(TAG_LEN)?;
+        b.write(0, macs)?;
+        b.write(12, [ETH_TAG.to_be(), tag as u16])
+    }
+
+    #[inline(always)]
     fn sums_up(self, h: &Headers) -> bool {
         is_right_frame(self.0, h) != 0
+    }
+
+    #[inline(always)]
+    fn icmp_error(self, h: &Headers) -> Option<Action> {
+        let [message, _] = self.bounds().read::<[u8; 2]>(h.l4())?;
+        icmp::is_error(h.v6, message).then_some(Action::Pass)
     }
 
     #[inline(always)]
@@ -170,7 +192,37 @@ impl Frame {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn parse_frame(ctx: *mut xdp_md, h: *mut Headers) -> u32 {
-    parse_into(Frame(ctx), h)
+    let parsed = parse_into(Frame(ctx), h);
+    match (parsed == Parsed::Foreign.pack()).then(|| untag(ctx)).flatten() {
+        Some(tag) => {
+            let parsed = parse_into(Frame(ctx), h);
+            // SAFETY: the caller's own value, which the verifier wants checked all the same.
+            if let Some(h) = unsafe { h.as_mut() } {
+                h.tag = tag;
+            }
+            parsed
+        }
+        None => parsed,
+    }
+}
+
+/// Takes a priority tag off an IP packet. (In TC the kernel has done that, and keeps the tag beside the packet.)
+#[inline(always)]
+fn untag(ctx: *mut xdp_md) -> Option<u32> {
+    let b = Frame(ctx).bounds();
+    let eth = b.read::<Tagged>(0)?;
+    let tag = eth.priority();
+    // The header must move as a whole or not at all.
+    if tag == 0 || b.at(0, size_of::<Tagged>() + ETH_LEN).is_none() {
+        return None;
+    }
+    b.write(TAG_LEN, eth.macs)?;
+    // SAFETY: a helper; the packet is longer than what is cut off.
+    if unsafe { bpf_xdp_adjust_head(ctx, TAG_LEN as i32) } != 0 {
+        Frame(ctx).bounds().write(0, eth)?;
+        return None;
+    }
+    Some(tag)
 }
 
 /// Parses a buffer, as [`parse_frame`] does.
@@ -355,9 +407,19 @@ impl Packet for Buffer {
     }
 
     #[inline(always)]
+    fn tag(self, _: u32) -> Option<()> {
+        Some(())
+    }
+
+    #[inline(always)]
     fn sums_up(self, h: &Headers) -> bool {
         // Of what was put together from several packets each has been checked.
         self.is_gso() || is_right_buffer(self.0, h) != 0
+    }
+
+    #[inline(always)]
+    fn icmp_error(self, h: &Headers) -> Option<Action> {
+        icmp::arrive(self, h)
     }
 
     #[inline(always)]
@@ -367,13 +429,13 @@ impl Packet for Buffer {
 }
 
 impl Buffer {
-    /// Makes the headers linear; `false` for what is not ours to look at: a VLAN tag that the device took off, a frame
-    /// that arrived for another host.
+    /// Makes the headers linear; `false` for what is not ours to look at: a frame of a VLAN, whose tag is beside the packet,
+    /// or one that arrived for another host. A tag without a VLAN is a priority, and what is ours goes out without it.
     #[inline(always)]
     pub(crate) fn prepare(self, arrived: bool) -> bool {
         // SAFETY: the context outlives the program.
         let (tagged, kind) = unsafe { ((*self.0).vlan_present, (*self.0).pkt_type) };
-        if tagged != 0 || (arrived && kind == PACKET_OTHERHOST) {
+        if (tagged != 0 && !self.is_priority()) || (arrived && kind == PACKET_OTHERHOST) {
             return false;
         }
         let want = self.frame_len().min(L4_MAX as u32 + 60);
@@ -384,9 +446,22 @@ impl Buffer {
         true
     }
 
+    /// Is its tag one without a VLAN?
+    #[inline(always)]
+    fn is_priority(self) -> bool {
+        // SAFETY: the context outlives the program.
+        let (kind, tag) = unsafe { ((*self.0).vlan_proto, (*self.0).vlan_tci) };
+        kind == ETH_TAG.to_be() as u32 && tag & TAG_VLAN as u32 == 0
+    }
+
     /// The kernel's code.
     #[inline(always)]
     pub(crate) fn finish(self, action: Action) -> i32 {
+        // SAFETY: the context outlives the program; a helper.
+        let leaves = !matches!(action, Action::Pass | Action::Drop);
+        if leaves && unsafe { (*self.0).vlan_present } != 0 && unsafe { bpf_skb_vlan_pop(self.0) } != 0 {
+            return TC_ACT_SHOT;
+        }
         match action {
             Action::Pass => NEXT,
             Action::Drop => TC_ACT_SHOT,

@@ -1,7 +1,8 @@
 //! ICMP and ICMPv6 for an owned VIP: echo requests are answered in place.
 //!
-//! Errors and neighbour discovery pass to the host's stack if a frontend of the VIP is the proxy's, whose sockets the
-//! stack owns. Of any other VIP the stack knows nothing and would route the message back out of the uplink, so there
+//! Errors about tracked flows have gone on to their ends before ([`icmp`](crate::icmp)). Other errors and neighbour discovery
+//! pass to the host's stack if a frontend of the VIP is the proxy's, whose sockets the stack owns. Of any other VIP the
+//! stack knows nothing and would route the message back out of the uplink, so there
 //! they are dropped, as is the rest everywhere.
 use crate::{VIPS, action::Action, context::Packet, count, lb};
 use sluice_ebpf::{

@@ -8,7 +8,8 @@
 //! # Design
 //!
 //! - The header types hold nothing larger than a `u16`: behind the 14 bytes of Ethernet nothing is aligned better.
-//! - VLAN and QinQ frames are foreign: their ethertype is neither IPv4 nor IPv6.
+//! - VLAN and QinQ frames are foreign: their ethertype is neither IPv4 nor IPv6. A tag without a VLAN, which only gives a
+//!   priority (802.1p), is taken off before ([`Tagged`]).
 //! - An IPv6 packet from or to an IPv4-mapped address is foreign: the maps hold IPv4 in that form.
 //! - The IPv6 walk is bounded by [`EXTENSIONS`] headers and [`L4_MAX`] bytes.
 use crate::{abi::*, flow::tcp};
@@ -37,6 +38,38 @@ pub struct Eth {
     pub src: [u16; 3],
     /// The ethertype, network order.
     pub proto: u16,
+}
+
+/// The ethertype of a tag (802.1Q).
+pub const ETH_TAG: u16 = 0x8100;
+/// Bytes of a tag.
+pub const TAG_LEN: usize = 4;
+/// The bits of a tag that name a VLAN; those of a frame that is in none are 0.
+pub const TAG_VLAN: u16 = 0x0fff;
+
+/// An Ethernet header with one tag.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct Tagged {
+    /// Destination and source.
+    pub macs: [u16; 6],
+    /// [`ETH_TAG`], network order.
+    pub kind: u16,
+    /// Priority and VLAN, network order.
+    pub tag: u16,
+    /// The ethertype behind the tag, network order.
+    pub proto: u16,
+}
+
+impl Tagged {
+    /// The tag of an IP packet that is in no VLAN, as [`Headers::tag`] holds it; 0 for any other frame.
+    #[must_use]
+    #[inline(always)]
+    pub const fn priority(&self) -> u32 {
+        let is_ip = self.proto.to_be() == 0x0800 || self.proto.to_be() == 0x86dd;
+        let is_priority = self.kind.to_be() == ETH_TAG && self.tag.to_be() & TAG_VLAN == 0;
+        if is_ip && is_priority { 0x1_0000 | self.tag as u32 } else { 0 }
+    }
 }
 
 /// The IPv4 header without options.
@@ -204,6 +237,8 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// Type of service.
     pub tos: u8,
+    /// The priority tag that was taken off, see [`Tagged::priority`]; 0 for none.
+    pub tag: u32,
 }
 
 impl Headers {

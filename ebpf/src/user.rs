@@ -23,7 +23,22 @@ macro_rules! pod {
         unsafe impl aya::Pod for $t {}
     )+};
 }
-pod!(Addr, FrontendKey, Frontend, Source, Backend, TableChunk, Vip, CtKey, CtEntry, Counters, Uplink, Settings, Bucket);
+pod!(
+    Addr,
+    FrontendKey,
+    Frontend,
+    Source,
+    Backend,
+    TableChunk,
+    Vip,
+    CtKey,
+    CtEntry,
+    Counters,
+    Uplink,
+    Settings,
+    Bucket,
+    Claim
+);
 
 /// Replaces the program of a pinned link at once: no packet sees the interface without one.
 ///

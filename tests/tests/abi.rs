@@ -64,12 +64,13 @@ fn snapshot() -> Result<String, std::fmt::Error> {
         Uplink { v4: Addr, v6: Addr, mac: [u8; 6], pad: [u8; 2] }
         Settings { snat_first: u16, snat_last: u16, reject_rate: u32, announce_until: u64, blind_since: u64 }
         Bucket { filled: u64, tokens: u64 }
+        Claim { heard: u64, yielded: u64 }
     }
     writeln!(out, "struct Addr: {} bytes\n", size_of::<Addr>())?;
     constants! { out,
         MAX_FRONTENDS, MAX_BACKENDS, MAX_VIPS, MAX_CHUNKS, CHUNK_SLOTS, MAX_CONNTRACK, MAX_UPLINKS, PROXY_TCP, TCP, UDP,
         FRONTEND_PROXY, FRONTEND_DROP, FRONTEND_AFFINITY, FRONTEND_SOURCES, MAX_SOURCES, SOURCE_BITS, SOURCE_ADMITTED, BACKEND_LOCAL, BACKEND_REMOTE, VIP_ECHO, VIP_REJECT, VIP_PROXY,
-        VIP_ANNOUNCE, VIP_HOST, VIP_NODE, MAX_HOST, HOST_OWN,
+        VIP_ANNOUNCE, VIP_HOST, VIP_NODE, MAX_HOST, HOST_OWN, MAX_PEERS, PEER_KNOWN,
         CT_REQUEST, CT_REPLY, CT_SNAT, CT_REPLIED, CT_FIN_CLIENT, CT_FIN_BACKEND, CT_RST,
     }
     for reason in Reason::ALL {

@@ -20,6 +20,7 @@ pub mod maps;
 pub mod neighbours;
 pub mod network;
 pub mod observe;
+mod peers;
 pub mod permission;
 pub mod pins;
 pub mod plan;

@@ -95,6 +95,8 @@ fn pods_and_nodes_are_reached_as_without_us() {
 #[test]
 fn f10_who_speaks_from_an_address_of_the_node_is_not_served_and_counted() {
     let scene = Scene::web(Datapath::Tc, 1, 0);
+    // The client must know its neighbour: node1 answers no question of its own address.
+    Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).expect("who speaks for himself is served");
     // On an interface of node1 that is no uplink.
     let own = addr::gateway_v4(1);
     scene.lab.client.net(async |net| net.address(UPLINK, own.into(), 32).await).expect("the client takes it");
