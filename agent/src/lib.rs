@@ -19,6 +19,7 @@ pub mod datapath;
 pub mod descriptors;
 pub mod discovery;
 pub mod host;
+pub mod mac;
 pub mod membership;
 pub mod model;
 pub mod printable;
@@ -128,12 +129,14 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     // Nobody else takes over what a node that stands alone announces.
     let (validity_out, validity) =
         watch::channel(if is_member { datapath::Validity::Before } else { datapath::Validity::Always });
+    let (peers_out, peers) = watch::channel(None);
     let datapath = datapath::Config {
         bpf_dir: args.bpf_dir.clone(),
         interfaces: args.interfaces.clone(),
         mode: args.datapath,
         snat_ports: args.snat_ports,
         validity,
+        peers,
     };
     let datapath = Datapath::load(&datapath, &proxy)?;
     let was_answering = datapath.answering();
@@ -207,7 +210,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
                 health,
                 route_hosts,
             };
-            let outputs = membership::Outputs { members: members_out, validity: validity_out };
+            let outputs = membership::Outputs { members: members_out, validity: validity_out, peers: peers_out };
             let membership = Membership::new(name.clone(), leases, args.namespace.clone(), inputs, was_answering);
             tasks.spawn("membership", membership.run(outputs, leave.clone()));
             tasks.spawn("status", status::writer::run(client, args.namespace, name, writes, leave.clone()));

@@ -31,18 +31,22 @@ pub mod map {
     pub const REJECTS: &str = "REJECTS";
     /// [`PROXY_TCP`](super::PROXY_TCP) -> the proxy's listening socket, sockmap.
     pub const PROXY: &str = "PROXY";
-    /// [`Addr`](super::Addr) -> `u64` nanoseconds of the monotonic clock, LRU hash: when another host was last heard to say
-    /// that a VIP is its own.
+    /// [`Addr`](super::Addr) -> [`Claim`](super::Claim), LRU hash: when another node was heard to say that a VIP is its own.
     pub const CLAIMED: &str = "CLAIMED";
     /// [`Source`](super::Source) behind its prefix length -> [`SOURCE_ADMITTED`](super::SOURCE_ADMITTED), LPM trie: from
     /// where the clients of some frontends must come.
     pub const SOURCES: &str = "SOURCES";
     /// [`Seat`](super::Seat) -> [`SEAT_LEFT`](super::SEAT_LEFT), hash: backends that a frontend has lost and others still have.
     pub const LEFT: &str = "LEFT";
+    /// [`Addr`](super::Addr) -> [`HOST_OWN`](super::HOST_OWN), hash: the addresses of this host, on whichever interface.
+    pub const HOST: &str = "HOST";
+    /// Ethernet address as a number, see [`neighbour::peer`](super::neighbour::peer) -> [`PEER_KNOWN`](super::PEER_KNOWN),
+    /// hash: the uplinks of the other nodes.
+    pub const PEERS: &str = "PEERS";
     /// Every map, in the order in which they are created.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 16] = [
         FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED,
-        SOURCES, LEFT,
+        SOURCES, LEFT, HOST, PEERS,
     ];
 }
 
@@ -70,6 +74,10 @@ pub const MAX_BACKENDS: u32 = 131_072;
 pub const MAX_VIPS: u32 = 65_536;
 /// VIPs at most that another host is remembered to have claimed.
 pub const MAX_CLAIMED: u32 = 4_096;
+/// Uplinks of other nodes at most; what those beyond it claim is not believed.
+pub const MAX_PEERS: u32 = 16_384;
+/// What the map of peers holds for each.
+pub const PEER_KNOWN: u32 = 1;
 /// Chunks of lookup table at most: 64 MiB, taken when the map is made.
 ///
 /// That is room for 10,000 frontends of ten backends, which take 40 MiB, while the tables that they had before are still kept.
@@ -83,6 +91,10 @@ pub const MAX_SOURCES: u32 = 65_536;
 /// Backends at most that are remembered to have left a frontend: beyond it, a SYN without an answer waits for its backend
 /// until no frontend has it.
 pub const MAX_LEFT: u32 = 16_384;
+/// Addresses of this host at most; those beyond it are not recognised as sources that nobody else can have.
+pub const MAX_HOST: u32 = 16_384;
+/// What the map of the host's addresses holds for each.
+pub const HOST_OWN: u32 = 1;
 /// Uplinks at most.
 pub const MAX_UPLINKS: u32 = 64;
 /// Key in the sockmap of the proxy's TCP listener.
@@ -236,6 +248,8 @@ pub const VIP_PROXY: u32 = 4;
 pub const VIP_ANNOUNCE: u32 = 8;
 /// The address is the host's own as well: what no frontend names is the host's, ARP and ICMP included.
 pub const VIP_HOST: u32 = 16;
+/// The address is that of a node of the cluster, this one or another, which speaks from it.
+pub const VIP_NODE: u32 = 32;
 
 /// Source and destination of a packet.
 ///
@@ -293,6 +307,11 @@ pub struct CtEntry {
     pub flags: u32,
     /// The way that its packets took lately.
     pub hop: Hop,
+    /// TCP: the sequence number that this direction's sender acknowledged last, which the other side's RST and FIN are
+    /// measured by; 0 while it is not known. Host order.
+    pub ack: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// The way that the routing table gave the packets of a flow, for XDP: not each of them asks.
@@ -392,6 +411,23 @@ pub struct Settings {
     pub blind_since: u64,
 }
 
+/// What other nodes have said about a VIP that is announced here.
+///
+/// Units: nanoseconds of the monotonic clock, coarse; 0: never.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Claim {
+    /// When it was claimed last, but for claims that follow within [`CLAIM_GAP_NS`].
+    pub heard: u64,
+    /// When it was claimed although this node had defended it, or could have: from then on it is the other's.
+    pub yielded: u64,
+}
+
+/// Claims that come closer to each other are one: an announcement is more than one frame.
+pub const CLAIM_GAP_NS: u64 = 500_000_000;
+/// For how long a claim that is repeated is not defended against again (RFC 5227, section 2.4: DEFEND_INTERVAL).
+pub const DEFEND_NS: u64 = 10_000_000_000;
+
 /// A token bucket.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
@@ -456,13 +492,26 @@ pub enum Reason {
     Relayed = 22,
     /// The client is in no range that the frontend admits. Dropped.
     SourceRefused = 23,
+    /// The source is a VIP or an address of this host, which nobody on the network can have. Dropped.
+    SourceForged = 24,
+    /// An IPv4 source route. Dropped.
+    SourceRoute = 25,
+    /// RST or FIN with a sequence number that the receiver does not take, or a wrong checksum: the flow stays as it is.
+    /// Not a drop.
+    EndIgnored = 26,
+    /// Somebody who is no node that was ever known says that a VIP is its own that is announced here. Passed.
+    ClaimIgnored = 27,
+    /// Another node says that a VIP is its own that is announced here, and is contradicted once. Not a drop.
+    Defended = 28,
+    /// An ICMP error about a packet of a tracked flow, sent on to the end that the packet came from. Not a drop.
+    IcmpTranslated = 29,
 }
 
 impl Reason {
     /// Entries in the map of reasons.
-    pub const CAPACITY: u32 = 32;
+    pub const CAPACITY: u32 = 64;
     /// Every reason, in the order of its index.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 30] = [
         Self::Malformed,
         Self::Fragment,
         Self::ExtensionHeader,
@@ -487,6 +536,12 @@ impl Reason {
         Self::AnnouncedElsewhere,
         Self::Relayed,
         Self::SourceRefused,
+        Self::SourceForged,
+        Self::SourceRoute,
+        Self::EndIgnored,
+        Self::ClaimIgnored,
+        Self::Defended,
+        Self::IcmpTranslated,
     ];
     /// The name in logs, metrics and tables.
     #[must_use]
@@ -516,6 +571,12 @@ impl Reason {
             Self::AnnouncedElsewhere => "announced_elsewhere",
             Self::Relayed => "relayed",
             Self::SourceRefused => "source_refused",
+            Self::SourceForged => "source_forged",
+            Self::SourceRoute => "source_route",
+            Self::EndIgnored => "end_ignored",
+            Self::ClaimIgnored => "claim_ignored",
+            Self::Defended => "defended",
+            Self::IcmpTranslated => "icmp_translated",
         }
     }
 }
@@ -530,12 +591,13 @@ const _: () = {
     assert!(size_of::<Vip>() == 24);
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<CtKey>() == 40);
-    assert!(size_of::<CtEntry>() == 96);
+    assert!(size_of::<CtEntry>() == 104);
     assert!(size_of::<Hop>() == 32);
     assert!(size_of::<Counters>() == 48);
     assert!(size_of::<Uplink>() == 40);
     assert!(size_of::<Settings>() == 24);
     assert!(size_of::<Bucket>() == 16);
+    assert!(size_of::<Claim>() == 16);
 };
 
 impl Addr {

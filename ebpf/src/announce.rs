@@ -10,11 +10,12 @@
 //!   would answer, and for one that something has bound on this host (`kube-ipvs0`, `lo`) as well, whatever its
 //!   `arp_ignore` is. For the same reason its own questions must not carry such a VIP as their sender ([`depart`]).
 //! - A node that hears of no other cannot know whether the API server is away, and nobody takes over, or it is cut off
-//!   itself. It goes on, until it hears another host say that the VIP is its own ([`hear`]): that one knows more.
+//!   itself. It goes on, until it hears another node say that the VIP is its own, and say so again after it was contradicted
+//!   ([`hear`], RFC 5227): that one knows more. Whoever is no node that this one has known says nothing that counts.
 //! - XDP passes all of this: it cannot tell a frame that was meant for another host, and the rate is low.
 //! - A solicitation behind extension headers is left to the stack, which does not have the address (RFC 6980).
 use crate::{
-    CLAIMED, SETTINGS, UPLINKS, VIPS,
+    CLAIMED, PEERS, SETTINGS, UPLINKS, VIPS,
     action::Action,
     conntrack,
     context::{Buffer, Packet},
@@ -22,8 +23,8 @@ use crate::{
 };
 use aya_ebpf::helpers::{bpf_clone_redirect, bpf_skb_change_tail};
 use sluice_ebpf::{
-    Addr, Reason, Uplink, VIP_ANNOUNCE, VIP_HOST, Vip, csum, flow,
-    neighbour::{self, Arp, Question, Solicitation},
+    Addr, Claim, Reason, Uplink, VIP_ANNOUNCE, VIP_HOST, Vip, csum, flow,
+    neighbour::{self, Arp, Contest, Question, Solicitation},
     packet::{ETH_LEN, Eth, ICMPV6, Ipv6, is_mapped, mapped, unmapped},
 };
 
@@ -37,6 +38,8 @@ const NONE: u64 = 0xff;
 const ASKED: u64 = 0xfe;
 /// The same, by a host that has no address yet.
 const DETECTED: u64 = 0xfd;
+/// Another node says that a VIP is its own, and is to be contradicted.
+const CLAIMS: u64 = 0xfc;
 
 /// What to do with a frame that asks for a VIP; `None` for any other frame.
 #[inline(always)]
@@ -53,10 +56,7 @@ pub(crate) fn arrive(p: Buffer) -> Option<Action> {
             }
             match kind {
                 neighbour::SOLICITATION => solicitation(p),
-                neighbour::ADVERTISEMENT => {
-                    overhear(p);
-                    return None;
-                }
+                neighbour::ADVERTISEMENT if overhear(p) == CLAIMS => advertise(p, CLAIMS),
                 _ => return None,
             }
         }
@@ -112,38 +112,63 @@ fn is_announced(addr: &Addr, vip: &Vip) -> bool {
     }
     // Both clocks are near enough: who takes over waits for seconds.
     // SAFETY: as in `owned`.
-    blind == 0 || CLAIMED.get_ptr(addr).map_or(0, |at| unsafe { *at }) < blind
+    blind == 0 || CLAIMED.get_ptr(addr).map_or(0, |claim| unsafe { (*claim).yielded }) < blind
 }
 
-/// Takes note of a host that says that an address is its own.
+/// Takes note of a host that says that an address is its own; `true` if it is to be contradicted.
+///
+/// Not while this node hears of the others: then they have agreed on who announces the VIP, and a node that takes it over
+/// may be a moment ahead.
 #[inline(always)]
-fn hear(p: Buffer, addr: &Addr, from: &neighbour::Mac) -> Option<()> {
-    if owned(addr)?.flags & VIP_ANNOUNCE == 0 || own_mac(p)? == *from {
+fn hear(p: Buffer, addr: &Addr, from: &neighbour::Mac) -> Option<bool> {
+    let vip = owned(addr)?;
+    if vip.flags & VIP_ANNOUNCE == 0 || own_mac(p)? == *from {
+        return None;
+    }
+    let peer = neighbour::peer(from);
+    if PEERS.get_ptr(&peer).is_none() {
+        count::reason(Reason::ClaimIgnored);
         return None;
     }
     count::reason(Reason::AnnouncedElsewhere);
-    let now = conntrack::clock();
+    // SAFETY: copied at once; the kernel keeps the memory until the program ends.
+    let mut claim = CLAIMED.get_ptr(addr).map_or(Claim { heard: 0, yielded: 0 }, |claim| unsafe { *claim });
+    let contest = claim.hear(conntrack::clock());
+    // SAFETY: array values are never freed.
+    let is_blind = SETTINGS.get_ptr(0).is_some_and(|s| unsafe { (*s).blind_since } != 0);
+    let defends = matches!(contest, Contest::Defend) && is_blind && is_announced(addr, &vip);
     // A map that is full forgets another.
-    CLAIMED.insert(addr, &now, 0).ok()
+    let _ = CLAIMED.insert(addr, &claim, 0);
+    Some(defends)
 }
 
-/// Somebody's advertisement; 1: it is about a VIP that is announced here. The stack gets it in any case. Not inlined, for
-/// the stack of the program; what it returns must not be a constant, or the compiler leaves it undefined.
+/// Somebody's advertisement: [`CLAIMS`] if it is to be contradicted. The stack gets any other. Not inlined, for the stack of
+/// the program; what it returns must not be a constant, or the compiler leaves it undefined.
 #[inline(never)]
 fn overhear(p: Buffer) -> u64 {
-    try_overhear(p).is_some() as u64
+    if try_overhear(p) == Some(true) { CLAIMS } else { NONE }
 }
 
 #[inline(always)]
-fn try_overhear(p: Buffer) -> Option<()> {
+fn try_overhear(p: Buffer) -> Option<bool> {
     let b = p.bounds();
-    let (from, hops) = (b.read::<Eth>(0)?.src, b.read::<Ipv6>(ETH_LEN)?.hops);
+    let (from, ip) = (b.read::<Eth>(0)?.src, b.read::<Ipv6>(ETH_LEN)?);
     // The two messages are the same up to the target.
-    let target = b.read::<Solicitation>(ND)?.target;
-    if hops != neighbour::HOPS || !neighbour::is_unicast(&from) || is_mapped(&target) {
+    let said = b.read::<Solicitation>(ND)?;
+    if ip.hops != neighbour::HOPS || said.kind[1] != 0 || !neighbour::is_unicast(&from) || is_mapped(&said.target) {
         return None;
     }
-    hear(p, &bytemuck::cast(target), &from)
+    // All of it, and options in units of eight bytes.
+    let len = u16::from_be(ip.payload) as u32;
+    if len < size_of::<Solicitation>() as u32
+        || len > neighbour::SOLICITATION_MAX
+        || len % 8 != 0
+        || ND as u32 + len > p.frame_len()
+        || !sums_up(p)
+    {
+        return None;
+    }
+    hear(p, &bytemuck::cast(said.target), &from)
 }
 
 /// The row of the interface.
@@ -172,8 +197,9 @@ fn arp(p: Buffer) -> u64 {
 fn try_arp(p: Buffer) -> Option<Action> {
     let b = p.bounds();
     let arp = b.read::<Arp>(ETH_LEN)?;
-    if arp.is_claim() {
-        let _ = hear(p, &mapped(arp.sender), &arp.sender_mac);
+    let from = b.read::<Eth>(0)?.src;
+    if arp.is_claim() && from == arp.sender_mac && hear(p, &mapped(arp.sender), &from) == Some(true) {
+        return Some(contradict(p, &arp));
     }
     let question = arp.question();
     if question == Question::None {
@@ -195,6 +221,19 @@ fn try_arp(p: Buffer) -> Option<Action> {
     Some(Action::Bounce)
 }
 
+/// Turns a claim into what contradicts it, for everybody.
+#[inline(always)]
+fn contradict(p: Buffer, arp: &Arp) -> Action {
+    let Some(mac) = own_mac(p) else { return Action::Pass };
+    let eth = Eth { dst: neighbour::BROADCAST, src: mac, proto: neighbour::ETH_ARP.to_be() };
+    let b = p.bounds();
+    if b.write(0, eth).is_none() || b.write(ETH_LEN, arp.contradiction(mac)).is_none() {
+        return count::drop(Reason::Rewrite);
+    }
+    count::reason(Reason::Defended);
+    Action::Bounce
+}
+
 /// A neighbour solicitation, in three steps: one after the other and not nested, for the stack.
 #[inline(always)]
 fn solicitation(p: Buffer) -> u64 {
@@ -205,7 +244,7 @@ fn solicitation(p: Buffer) -> u64 {
     if !sums_up(p) {
         return count::drop(Reason::Malformed).pack();
     }
-    advertise(p, (packed == DETECTED) as u64)
+    advertise(p, packed)
 }
 
 /// Step 1: does it ask for a VIP that is announced here, as a host would?
@@ -292,12 +331,13 @@ fn try_sums_up(p: Buffer) -> Option<bool> {
     Some(csum::fold(sum) == 0xffff)
 }
 
-/// Step 3: turns the solicitation into the advertisement that answers it. `detects`: 1 if nobody in particular asks.
+/// Step 3: turns the message into the advertisement that answers or contradicts it. `why`: [`ASKED`], or else everybody is
+/// told.
 #[inline(never)]
-fn advertise(p: Buffer, detects: u64) -> u64 {
-    match try_advertise(p, detects != 0) {
+fn advertise(p: Buffer, why: u64) -> u64 {
+    match try_advertise(p, why != ASKED) {
         Some(()) => {
-            count::reason(Reason::NdAnswered);
+            count::reason(if why == CLAIMS { Reason::Defended } else { Reason::NdAnswered });
             Action::Bounce.pack()
         }
         None => count::drop(Reason::Rewrite).pack(),

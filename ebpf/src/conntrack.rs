@@ -5,13 +5,16 @@
 //!
 //! - State bits are kept on both entries, so that each direction can judge alone whether the flow is over. The peer is
 //!   written only when a bit is new: a busy flow writes nothing but its own `seen`, and that four times a second.
+//! - RST and FIN end a flow only when its other side would take them: by what that one acknowledged last, which each
+//!   direction's entry remembers, and with a checksum that is right. Whoever does not see the flow's packets does not know
+//!   the number. Nothing else of a flow's packets is checked: the ends do that.
 //! - Time alone ends an entry only if the peer is idle as well: a one-way stream is alive.
 //! - A backend that left a frontend keeps the flows that it has answered. One that never answered is not waited for: the next
 //!   SYN finds it in `LEFT`, or, where no frontend has it any more, its id gone, two ticks later, and the flow begins anew.
 //!   While the frontend has the backend a SYN that is sent again goes where the first went, whatever the table says.
 //! - A reply entry that is taken sends a new flow to another source port. That holds without SNAT too: one client port
 //!   that reaches one backend through two VIPs would otherwise be one flow to the backend.
-use crate::{BACKENDS, CONNTRACK, LEFT, SETTINGS, lb::Choice};
+use crate::{BACKENDS, CONNTRACK, LEFT, SETTINGS, context::Packet, count, lb::Choice};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
 use core::arch::asm;
 use sluice_ebpf::{
@@ -20,6 +23,10 @@ use sluice_ebpf::{
     *,
 };
 
+/// Offset of the sequence number in a TCP header.
+const SEQ_AT: usize = 4;
+/// Offset of the acknowledgement number.
+const ACK_AT: usize = 8;
 /// `-EEXIST`.
 const EEXIST: i32 = -17;
 
@@ -86,24 +93,64 @@ fn peer_lives(entry: &CtEntry, proto: u8, dir: u8, now: u64) -> bool {
 
 /// Notes that a packet of the flow was seen.
 #[inline(always)]
-pub(crate) fn touch(entry: &mut CtEntry, h: &Headers, now: u64) {
+pub(crate) fn touch<P: Packet>(p: P, entry: &mut CtEntry, h: &Headers, now: u64) {
     if flow::idle(entry.seen, now) > CT_REFRESH_NS {
         entry.seen = now;
     }
-    let new = flow::state_bits(h.tcp_flags, h.key.dir) & !entry.flags;
-    if new != 0 {
-        set_flags(entry, new);
-        mark_peer(entry, h.key.proto, h.key.dir, new);
+    // A segment in the middle of a flow.
+    if h.tcp_flags == tcp::ACK {
+        if let Some(ack) = p.bounds().read::<[u16; 2]>(h.l4() + ACK_AT) {
+            entry.ack = u32::from_be(bytemuck::cast(ack));
+        }
     }
+    let new = flow::state_bits(h.tcp_flags, h.key.dir) & !entry.flags;
+    if new == 0 {
+        return;
+    }
+    if new & ENDS != 0 && !p.sums_up(h) {
+        count::reason(Reason::EndIgnored);
+        return;
+    }
+    let (seq, ack) = numbers(p, h);
+    mark(entry, h, seq, ack, new);
 }
 
-/// Sets state bits on the other direction's entry.
+/// The bits of which an end of the flow is made.
+const ENDS: u32 = CT_RST | CT_FIN_CLIENT | CT_FIN_BACKEND;
+
+/// Sets state bits on both entries; those that end the flow only if its other side would take the segment.
+///
+/// A global function, so that the verifier walks through it once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn mark_peer(entry: &CtEntry, proto: u8, dir: u8, bits: u32) {
-    if let Some(peer) = CONNTRACK.get_ptr_mut(&peer_key(entry, proto, dir)) {
-        // SAFETY: as in `find`.
-        set_flags(unsafe { &mut *peer }, bits);
+pub(crate) extern "C" fn mark(entry: *mut CtEntry, h: *const Headers, seq: u32, ack: u32, bits: u32) -> u32 {
+    // SAFETY: the caller's own values, which the verifier wants checked all the same.
+    let (Some(entry), Some(h)) = (unsafe { (entry.as_mut(), h.as_ref()) }) else { return 0 };
+    // SAFETY: as in `find`.
+    let peer = CONNTRACK.get_ptr_mut(&peer_key(entry, h.key.proto, h.key.dir)).map(|p| unsafe { &mut *p });
+    let mut bits = bits;
+    if bits & ENDS != 0 && !ends(entry, h.tcp_flags, seq, ack, peer.as_ref().map_or(0, |p| p.ack)) {
+        count::reason(Reason::EndIgnored);
+        bits &= !ENDS;
+    } else if ack != 0 {
+        // A FIN, an answer to SYN.
+        entry.ack = ack;
     }
+    set_flags(entry, bits);
+    if let Some(peer) = peer {
+        set_flags(peer, bits);
+    }
+    bits
+}
+
+/// Has a segment with RST or FIN a number that the other side expects? `known`: what that one has acknowledged; 0 while it
+/// has not, and then only the refusal of a connection ends a flow: it acknowledges what opened it (RFC 9293, section 3.5.2).
+#[inline(always)]
+fn ends(entry: &CtEntry, tcp_flags: u8, seq: u32, ack: u32, known: u32) -> bool {
+    if known == 0 {
+        return tcp_flags & tcp::RST != 0 && ack != 0 && ack == entry.ack;
+    }
+    flow::may_end(tcp_flags, seq, known)
 }
 
 /// Sets bits at once: the two directions of a flow may run on two CPUs.
@@ -116,8 +163,11 @@ fn set_flags(entry: &mut CtEntry, bits: u32) {
 
 /// Enters a new flow in both directions: the reply first, since it may be refused.
 #[inline(always)]
-pub(crate) fn enter(h: &Headers, choice: &mut Choice) -> Result<(), Reason> {
-    let port = reserve(choice, h.key.tuple.src_port);
+pub(crate) fn enter<P: Packet>(p: P, h: &Headers, choice: &mut Choice, hash: u32) -> Result<(), Reason> {
+    let (seq, ack) = numbers(p, h);
+    // What the backend will acknowledge, so that the client's RST is measured from the first.
+    choice.entry.ack = seq.wrapping_add((h.tcp_flags & tcp::SYN != 0) as u32);
+    let port = reserve(choice, h.key.tuple.src_port, hash);
     if port == NO_PORT {
         return Err(Reason::SnatExhausted);
     }
@@ -125,7 +175,19 @@ pub(crate) fn enter(h: &Headers, choice: &mut Choice) -> Result<(), Reason> {
         return Err(Reason::ConntrackFull);
     }
     choice.entry.to = flow::reversed(&choice.reply.tuple);
+    choice.entry.ack = ack;
     CONNTRACK.insert(&h.key, &choice.entry, 0).map_err(|_| Reason::ConntrackFull)
+}
+
+/// Sequence and acknowledgement number of a segment, the latter 0 without ACK; both 0 of what is no segment.
+#[inline(always)]
+fn numbers<P: Packet>(p: P, h: &Headers) -> (u32, u32) {
+    if h.key.proto != TCP {
+        return (0, 0);
+    }
+    let Some(numbers) = p.bounds().read::<[u16; 4]>(h.l4() + SEQ_AT) else { return (0, 0) };
+    let [seq, ack]: [u32; 2] = bytemuck::cast(numbers);
+    (u32::from_be(seq), if h.tcp_flags & tcp::ACK != 0 { u32::from_be(ack) } else { 0 })
 }
 
 /// Returned by [`reserve`] when every port it tried is taken.
@@ -135,7 +197,7 @@ const NO_ROOM: u32 = 0x1_0001;
 
 /// Inserts the reply entry under the first source port that is free, and returns the port.
 #[inline(never)]
-fn reserve(choice: &mut Choice, own: u16) -> u32 {
+fn reserve(choice: &mut Choice, own: u16, hash: u32) -> u32 {
     let settings = SETTINGS.get(0).copied().unwrap_or_default();
     for attempt in 0..flow::PORT_PROBES {
         // The second half tries the same ports again, and there takes those of closed flows.
@@ -143,8 +205,7 @@ fn reserve(choice: &mut Choice, own: u16) -> u32 {
         let n = attempt % (flow::PORT_PROBES / 2);
         // The first ones are always the same: a flow that was evicted gets its port again. A flow that finds none of them
         // free looks elsewhere each time that it tries.
-        let hash =
-            if n < flow::PORT_PROBES / 4 { choice.hash } else { choice.hash ^ flow::half_seconds(choice.entry.seen) };
+        let hash = if n < flow::PORT_PROBES / 4 { hash } else { hash ^ flow::half_seconds(choice.entry.seen) };
         let port = if attempt == 0 && choice.entry.flags & CT_SNAT == 0 {
             own
         } else {

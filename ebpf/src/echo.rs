@@ -1,9 +1,10 @@
 //! ICMP and ICMPv6 for an owned VIP: echo requests are answered in place.
 //!
-//! Errors and neighbour discovery pass to the host's stack if a frontend of the VIP is the proxy's, whose sockets the
-//! stack owns. Of any other VIP the stack knows nothing and would route the message back out of the uplink, so there
+//! Errors about tracked flows have gone on to their ends before ([`icmp`](crate::icmp)). Other errors and neighbour discovery
+//! pass to the host's stack if a frontend of the VIP is the proxy's, whose sockets the stack owns. Of any other VIP the
+//! stack knows nothing and would route the message back out of the uplink, so there
 //! they are dropped, as is the rest everywhere.
-use crate::{VIPS, action::Action, context::Packet, count};
+use crate::{VIPS, action::Action, context::Packet, count, lb};
 use sluice_ebpf::{
     Addr, Reason, VIP_ECHO, VIP_HOST, VIP_PROXY, csum,
     neighbour::SOLICITATION,
@@ -51,6 +52,7 @@ pub(crate) fn answer<P: Packet>(p: P, h: &Headers) -> Action {
         Kind::Stack if vip.flags & VIP_PROXY != 0 => Action::Pass,
         Kind::Stack | Kind::Other => count::drop(Reason::Protocol),
         Kind::Echo if t.src == t.dst || sluice_ebpf::flow::is_martian(&t.src, h.v6) => count::drop(Reason::Malformed),
+        Kind::Echo if lb::is_forged(&t.src) != 0 => count::drop(Reason::SourceForged),
         Kind::Echo => match turn(p, h) {
             Some(()) => {
                 count::reason(Reason::EchoReplied);

@@ -104,6 +104,25 @@ pub fn leads_to(entry: &CtEntry, backend: &Backend) -> bool {
     entry.to.dst == backend.addr && entry.to.dst_port == backend.port
 }
 
+/// How far beyond what the other side has acknowledged an RST may be: the bytes that were on their way. Units: bytes.
+pub const RST_AHEAD: u32 = 1 << 18;
+/// The same of a FIN, whose segment ends a transfer and is sent once. One FIN alone ends nothing. Units: bytes.
+pub const FIN_AHEAD: u32 = 1 << 26;
+/// How far before it a segment with FIN may begin, of which a part is acknowledged already. Units: bytes.
+pub const FIN_BEHIND: u32 = 1 << 16;
+
+/// May a segment with RST or FIN and this sequence number end its direction, of which the other side has acknowledged all
+/// before `known`?
+///
+/// An RST that is too far ahead to be believed is answered by a host that lives, and comes again with the number that is
+/// expected (RFC 5961, section 3.2).
+#[must_use]
+#[inline(always)]
+pub const fn may_end(tcp_flags: u8, seq: u32, known: u32) -> bool {
+    let ahead = seq.wrapping_sub(known);
+    if tcp_flags & tcp::RST != 0 { ahead <= RST_AHEAD } else { ahead.wrapping_add(FIN_BEHIND) <= FIN_AHEAD }
+}
+
 /// How long an entry with these flags may be idle. Units: nanoseconds.
 #[must_use]
 #[inline(always)]

@@ -8,7 +8,7 @@
 //! The steps are functions of their own, one after the other and not nested, because a program has 512 bytes of stack
 //! for all frames at once. They share [`Choice`] and return a packed [`Opened`], since only one register comes back.
 use crate::{
-    BACKENDS, FRONTENDS, TABLES, UPLINKS, VIPS,
+    BACKENDS, FRONTENDS, HOST, TABLES, UPLINKS, VIPS,
     action::Action,
     conntrack,
     context::{Buffer, Frame, Packet},
@@ -26,10 +26,6 @@ pub(crate) struct Choice {
     pub(crate) entry: CtEntry,
     /// The reply entry's key, but for the port, which must first be reserved.
     pub(crate) reply: CtKey,
-    /// The flow's hash.
-    pub(crate) hash: u32,
-    /// `BACKEND_*` bits.
-    backend: u32,
 }
 
 /// What came of a new flow.
@@ -46,6 +42,10 @@ pub(crate) enum Opened {
 
 /// Packed form of [`Opened::Chosen`].
 const CHOSEN: u64 = 0xff;
+/// Where what [`choose`] says besides begins.
+const FLAGS_AT: u32 = 32;
+/// The frontend is the proxy's; beyond the bits of a backend.
+const IS_PROXIED: u64 = 1 << 16;
 /// Mark of the packed form of [`Opened::Reject`].
 const REJECT: u64 = 0x1000;
 
@@ -83,17 +83,26 @@ fn open_packed<P: Packet>(p: P, h: &Headers, now: u64) -> u64 {
     let mut choice = Choice::default();
     choice.entry.seen = now;
     choice.entry.created = now;
-    choice.hash = flow::hash(&h.key.tuple, h.key.proto);
-    let packed = choose(p, h, &mut choice);
+    let hash = flow::hash(&h.key.tuple, h.key.proto);
+    let packed = choose(p, h, &mut choice, hash);
+    let (packed, flags) = (packed & ((1 << FLAGS_AT) - 1), packed >> FLAGS_AT);
     if packed != CHOSEN {
+        // Of the proxy's connections the first segment is enough: the stack takes no other of one that it does not have.
+        let opens = !P::XDP && flags & IS_PROXIED != 0 && h.tcp_flags & flow::tcp::SYN != 0;
+        if opens && is_forged(&h.key.tuple.src) != 0 {
+            return refuse(choice.entry.frontend, Reason::SourceForged).pack();
+        }
         return packed;
     }
-    let packed = find_source(p, h, &mut choice);
+    if is_forged(&h.key.tuple.src) != 0 {
+        return refuse(choice.entry.frontend, Reason::SourceForged).pack();
+    }
+    let packed = find_source(p, h, &mut choice, flags);
     if packed != CHOSEN {
         return packed;
     }
     let frontend = choice.entry.frontend;
-    match conntrack::enter(h, &mut choice) {
+    match conntrack::enter(p, h, &mut choice, hash) {
         Ok(()) => {
             count::began(frontend);
             CHOSEN
@@ -114,14 +123,16 @@ fn leave<P: Packet>(_: P, frontend: u32, why: Reason) -> Opened {
     if P::XDP { Opened::Refused(Action::Pass) } else { refuse(frontend, why) }
 }
 
-/// Step 1: the frontend's table names the backend.
+/// Step 1: the frontend's table names the backend. Behind the packed outcome are its `BACKEND_*` bits, or [`IS_PROXIED`].
 #[inline(never)]
-fn choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> u64 {
-    try_choose(p, h, choice).pack()
+fn choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice, hash: u32) -> u64 {
+    let mut flags = 0;
+    let packed = try_choose(p, h, choice, hash, &mut flags).pack();
+    packed | flags << FLAGS_AT
 }
 
 #[inline(always)]
-fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
+fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice, hash: u32, flags: &mut u64) -> Opened {
     let t = &h.key.tuple;
     let mut key = FrontendKey { vip: t.dst, port: t.dst_port, proto: h.key.proto, family: if h.v6 { 6 } else { 4 } };
     // SAFETY: the kernel keeps the memory until the program ends; the agent replaces values, it does not write them.
@@ -132,12 +143,14 @@ fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
         return refuse(f.id, Reason::SourceRefused);
     }
     if f.flags & FRONTEND_PROXY != 0 {
+        choice.entry.frontend = f.id;
+        *flags = IS_PROXIED;
         return Opened::Refused(Action::Pass);
     }
     if t.src == t.dst || flow::is_martian(&t.src, h.v6) {
         return refuse(f.id, Reason::Malformed);
     }
-    let pick = if f.flags & FRONTEND_AFFINITY != 0 { flow::hash_client(&t.src) } else { choice.hash };
+    let pick = if f.flags & FRONTEND_AFFINITY != 0 { flow::hash_client(&t.src) } else { hash };
     let id = match flow::table_position(f, pick) {
         // SAFETY: array values are never freed; an id is read whole.
         Some((chunk, i)) => TABLES.get_ptr(chunk).map_or(0, |c| unsafe { (*c).ids[(i % CHUNK_SLOTS) as usize] }),
@@ -151,7 +164,7 @@ fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
     unsafe {
         choice.reply.tuple.src = (*b).addr;
         choice.reply.tuple.src_port = (*b).port;
-        choice.backend = (*b).flags as u32;
+        *flags = (*b).flags as u64;
     }
     // An address with frontends may be a node's as well, and whatever else listens there is a backend like others.
     (key.vip, key.port) = (choice.reply.tuple.src, choice.reply.tuple.src_port);
@@ -169,21 +182,26 @@ fn try_choose<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
 
 /// Step 2: the source address towards the backend, the client's own if it is on this node.
 #[inline(always)]
-fn find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> u64 {
+fn find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice, flags: u64) -> u64 {
     if P::XDP {
-        find_source_of_frame(p.ctx().cast(), h, choice)
+        find_source_of_frame(p.ctx().cast(), h, choice, flags)
     } else {
-        find_source_of_buffer(p.ctx().cast(), h, choice)
+        find_source_of_buffer(p.ctx().cast(), h, choice, flags)
     }
 }
 
 /// Step 2 in XDP; a global function, so that the verifier walks through it once and then forgets its paths.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn find_source_of_frame(ctx: *mut xdp_md, h: *const Headers, choice: *mut Choice) -> u64 {
+pub(crate) extern "C" fn find_source_of_frame(
+    ctx: *mut xdp_md,
+    h: *const Headers,
+    choice: *mut Choice,
+    flags: u64,
+) -> u64 {
     // SAFETY: the caller's own values, which the verifier wants checked all the same.
     match unsafe { (h.as_ref(), choice.as_mut()) } {
-        (Some(h), Some(choice)) => try_find_source(Frame(ctx), h, choice).pack(),
+        (Some(h), Some(choice)) => try_find_source(Frame(ctx), h, choice, flags).pack(),
         _ => Action::Drop.pack(),
     }
 }
@@ -191,22 +209,27 @@ pub(crate) extern "C" fn find_source_of_frame(ctx: *mut xdp_md, h: *const Header
 /// Step 2 in TC, as [`find_source_of_frame`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn find_source_of_buffer(ctx: *mut __sk_buff, h: *const Headers, choice: *mut Choice) -> u64 {
+pub(crate) extern "C" fn find_source_of_buffer(
+    ctx: *mut __sk_buff,
+    h: *const Headers,
+    choice: *mut Choice,
+    flags: u64,
+) -> u64 {
     // SAFETY: as above.
     match unsafe { (h.as_ref(), choice.as_mut()) } {
-        (Some(h), Some(choice)) => try_find_source(Buffer(ctx), h, choice).pack(),
+        (Some(h), Some(choice)) => try_find_source(Buffer(ctx), h, choice, flags).pack(),
         _ => Action::Drop.pack(),
     }
 }
 
 #[inline(always)]
-fn try_find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice) -> Opened {
+fn try_find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice, flags: u64) -> Opened {
     // Is for TC.
     let local = if P::XDP { Opened::Refused(Action::Pass) } else { Opened::Chosen };
-    if choice.backend & BACKEND_LOCAL as u32 != 0 {
+    if flags & BACKEND_LOCAL as u64 != 0 {
         return local;
     }
-    let remote = choice.backend & BACKEND_REMOTE as u32 != 0;
+    let remote = flags & BACKEND_REMOTE as u64 != 0;
     let (to, t) = (&mut choice.reply.tuple, &h.key.tuple);
     let (result, ifindex) = route::source(p, h, (&t.src, t.src_port), (&to.src, to.src_port), &mut to.dst);
     // Delivered on this node, or routed by rules that the lookup does not see: the host's stack knows.
@@ -259,7 +282,26 @@ fn unnamed<P: Packet>(_: P, h: &Headers) -> Opened {
     if P::XDP || vip.flags & VIP_REJECT == 0 {
         return Opened::Refused(Action::Pass);
     }
+    if is_forged(&t.src) != 0 {
+        return Opened::Refused(count::drop(Reason::SourceForged));
+    }
     Opened::Reject(Reason::NoFrontend)
+}
+
+/// Is it an address that no client on the network can have: a VIP, or one of this host? The other nodes speak from theirs,
+/// VIP or not.
+///
+/// Asked when a flow is opened and never for its packets. A global function, for the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_forged(source: *const Addr) -> u32 {
+    // SAFETY: the caller's own value, which the verifier wants checked all the same.
+    let Some(source) = (unsafe { source.as_ref() }) else { return 0 };
+    if HOST.get_ptr(source).is_some() {
+        return 1;
+    }
+    // SAFETY: read at once; the kernel keeps the memory until the program ends.
+    VIPS.get_ptr(source).is_some_and(|vip| unsafe { (*vip).flags } & VIP_NODE == 0) as u32
 }
 
 /// The frontend's table is empty.

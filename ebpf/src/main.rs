@@ -22,6 +22,7 @@ mod conntrack;
 mod context;
 mod count;
 mod echo;
+mod icmp;
 mod lb;
 mod lookup;
 mod nat;
@@ -54,11 +55,15 @@ static REJECTS: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 #[btf_map]
 static PROXY: SockMap<1> = SockMap::new();
 #[btf_map]
-static CLAIMED: LruHashMap<Addr, u64, { MAX_CLAIMED as usize }> = LruHashMap::new();
+static CLAIMED: LruHashMap<Addr, Claim, { MAX_CLAIMED as usize }> = LruHashMap::new();
 #[btf_map]
 static SOURCES: LpmTrie<Source, u32, { MAX_SOURCES as usize }> = LpmTrie::new();
 #[btf_map]
 static LEFT: HashMap<Seat, u32, { MAX_LEFT as usize }> = HashMap::new();
+#[btf_map]
+static HOST: HashMap<Addr, u32, { MAX_HOST as usize }> = HashMap::new();
+#[btf_map]
+static PEERS: HashMap<u64, u32, { MAX_PEERS as usize }> = HashMap::new();
 
 /// XDP on an uplink: flows whose backend is on another node, in both directions.
 #[xdp]

@@ -9,7 +9,7 @@
 //!
 //! Source: RFC 826 and RFC 5227 for ARP, RFC 4861 for neighbour discovery.
 use crate::{
-    abi::Addr,
+    abi::{Addr, CLAIM_GAP_NS, Claim, DEFEND_NS},
     csum, flow,
     packet::{ETH_LEN, Eth, ICMPV6, Ipv6, mapped},
 };
@@ -118,6 +118,43 @@ pub const fn mac(b: [u8; 6]) -> Mac {
     [u16::from_ne_bytes([b[0], b[1]]), u16::from_ne_bytes([b[2], b[3]]), u16::from_ne_bytes([b[4], b[5]])]
 }
 
+/// An Ethernet address as the key of a peer.
+#[must_use]
+#[inline(always)]
+pub const fn peer(m: &Mac) -> u64 {
+    (m[0].to_be() as u64) << 32 | (m[1].to_be() as u64) << 16 | m[2].to_be() as u64
+}
+
+/// What is done about a host that says that an address is its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Contest {
+    /// It has said so a moment ago.
+    Same,
+    /// It may be an error, or an old message: it is contradicted.
+    Defend,
+    /// It says so again: the address is its own.
+    Yield,
+}
+
+impl Claim {
+    /// Takes note of a claim, as RFC 5227 has it in section 2.4 under (b).
+    #[inline(always)]
+    pub const fn hear(&mut self, now: u64) -> Contest {
+        let since = now.wrapping_sub(self.heard);
+        if self.heard != 0 && since < CLAIM_GAP_NS {
+            return Contest::Same;
+        }
+        let again = self.heard != 0 && since <= DEFEND_NS;
+        self.heard = now;
+        if !again {
+            return Contest::Defend;
+        }
+        self.yielded = now;
+        Contest::Yield
+    }
+}
+
 /// Is it the address of one interface?
 #[must_use]
 #[inline(always)]
@@ -159,6 +196,13 @@ impl Arp {
             return Question::Malformed;
         }
         Question::Asked
+    }
+
+    /// What contradicts the sender: its address is at `mac`, told as a request for that address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn contradiction(&self, mac: Mac) -> Self {
+        Self { op: REQUEST.to_be(), sender_mac: mac, target_mac: [0; 3], target: self.sender, ..*self }
     }
 
     /// The answer: the target is at `mac`.

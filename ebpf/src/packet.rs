@@ -8,7 +8,8 @@
 //! # Design
 //!
 //! - The header types hold nothing larger than a `u16`: behind the 14 bytes of Ethernet nothing is aligned better.
-//! - VLAN and QinQ frames are foreign: their ethertype is neither IPv4 nor IPv6.
+//! - VLAN and QinQ frames are foreign: their ethertype is neither IPv4 nor IPv6. A tag without a VLAN, which only gives a
+//!   priority (802.1p), is taken off before ([`Tagged`]).
 //! - An IPv6 packet from or to an IPv4-mapped address is foreign: the maps hold IPv4 in that form.
 //! - The IPv6 walk is bounded by [`EXTENSIONS`] headers and [`L4_MAX`] bytes.
 use crate::{abi::*, flow::tcp};
@@ -20,6 +21,8 @@ pub const ETH_LEN: usize = 14;
 pub const L4_MAX: usize = 254;
 /// IPv6 extension headers that are skipped at most.
 pub const EXTENSIONS: u32 = 4;
+/// Bytes of options in an IPv4 header at most, each of which may be one.
+const MAX_OPTIONS: u32 = 40;
 /// IP protocol number of ICMP.
 pub const ICMP: u8 = 1;
 /// IP protocol number of ICMPv6.
@@ -35,6 +38,38 @@ pub struct Eth {
     pub src: [u16; 3],
     /// The ethertype, network order.
     pub proto: u16,
+}
+
+/// The ethertype of a tag (802.1Q).
+pub const ETH_TAG: u16 = 0x8100;
+/// Bytes of a tag.
+pub const TAG_LEN: usize = 4;
+/// The bits of a tag that name a VLAN; those of a frame that is in none are 0.
+pub const TAG_VLAN: u16 = 0x0fff;
+
+/// An Ethernet header with one tag.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct Tagged {
+    /// Destination and source.
+    pub macs: [u16; 6],
+    /// [`ETH_TAG`], network order.
+    pub kind: u16,
+    /// Priority and VLAN, network order.
+    pub tag: u16,
+    /// The ethertype behind the tag, network order.
+    pub proto: u16,
+}
+
+impl Tagged {
+    /// The tag of an IP packet that is in no VLAN, as [`Headers::tag`] holds it; 0 for any other frame.
+    #[must_use]
+    #[inline(always)]
+    pub const fn priority(&self) -> u32 {
+        let is_ip = self.proto.to_be() == 0x0800 || self.proto.to_be() == 0x86dd;
+        let is_priority = self.kind.to_be() == ETH_TAG && self.tag.to_be() & TAG_VLAN == 0;
+        if is_ip && is_priority { 0x1_0000 | self.tag as u32 } else { 0 }
+    }
 }
 
 /// The IPv4 header without options.
@@ -202,6 +237,8 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// Type of service.
     pub tos: u8,
+    /// The priority tag that was taken off, see [`Tagged::priority`]; 0 for none.
+    pub tag: u32,
 }
 
 impl Headers {
@@ -246,6 +283,7 @@ impl Parsed {
         const FRAGMENT: u32 = Reason::Fragment as u32;
         const EXTENSION: u32 = Reason::ExtensionHeader as u32;
         const PROTOCOL: u32 = Reason::Protocol as u32;
+        const SOURCE_ROUTE: u32 = Reason::SourceRoute as u32;
         match packed {
             0x100 => Self::Foreign,
             0x101 => Self::Flow,
@@ -253,6 +291,7 @@ impl Parsed {
             FRAGMENT => Self::Bad(Reason::Fragment),
             EXTENSION => Self::Bad(Reason::ExtensionHeader),
             PROTOCOL => Self::Bad(Reason::Protocol),
+            SOURCE_ROUTE => Self::Bad(Reason::SourceRoute),
             _ => Self::Bad(Reason::Malformed),
         }
     }
@@ -291,6 +330,9 @@ fn parse_v4(b: Bounds, frame: u32, gso: bool, h: &mut Headers) -> Parsed {
     }
     h.l4 = ETH_LEN as u64 + header as u64;
     h.l4_len = h.total - header;
+    if header > 20 && has_source_route(b, header) {
+        return Parsed::Bad(Reason::SourceRoute);
+    }
     if ip.frag.to_be() & 0x3fff != 0 {
         // The first fragment of a flow names it.
         if ip.frag.to_be() & 0x1fff == 0 && (ip.proto == TCP || ip.proto == UDP) {
@@ -299,6 +341,33 @@ fn parse_v4(b: Bounds, frame: u32, gso: bool, h: &mut Headers) -> Parsed {
         return Parsed::Bad(Reason::Fragment);
     }
     parse_l4(b, gso, h)
+}
+
+/// Is there a source route among the options of a header of so many bytes (RFC 791, section 3.1)?
+#[inline(always)]
+fn has_source_route(b: Bounds, header: u32) -> bool {
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    let end = header as usize - 20;
+    let mut at = 0;
+    for _ in 0..MAX_OPTIONS {
+        if at >= end {
+            return false;
+        }
+        // An option may begin at any byte, and packets are read at even offsets. No branch, and a step that is bounded, so
+        // that all rounds look alike to the verifier.
+        let Some(bytes) = b.read::<[u8; 4]>(ETH_LEN + 20 + (at & 0x3e)) else { return false };
+        let [kind, len, ..] = (u32::from_le_bytes(bytes) >> (at as u32 % 2 * 8)).to_le_bytes();
+        if kind == LOOSE || kind == STRICT {
+            return true;
+        }
+        // The end of the list; a length that is none.
+        if kind == 0 || (kind != 1 && len < 2) {
+            return false;
+        }
+        at = (at + if kind == 1 { 1 } else { len as usize }) & 0xff;
+    }
+    false
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use crate::{
     action::Action,
     conntrack,
     context::{Buffer, Packet},
-    count, echo,
+    count, echo, icmp,
     lb::{self, Opened},
     nat, relay, route,
 };
@@ -28,12 +28,20 @@ use sluice_ebpf::{
 #[inline(always)]
 pub(crate) fn ingress<P: Packet>(p: P) -> Action {
     let mut h = Headers::default();
-    match p.parse(&mut h) {
+    let action = match p.parse(&mut h) {
         Parsed::Foreign => Action::Pass,
         Parsed::Bad(reason) => bad(&mut h, reason),
-        Parsed::Icmp => echo::answer(p, &h),
+        Parsed::Icmp => match p.icmp_error(&h) {
+            Some(action) => action,
+            None => echo::answer(p, &h),
+        },
         Parsed::Flow => flow(p, &mut h),
+    };
+    // What goes on to the stack goes as it came.
+    if h.tag != 0 && matches!(action, Action::Pass) && p.tag(h.tag).is_none() {
+        return count::drop(Reason::Rewrite);
     }
+    action
 }
 
 /// A packet that leaves by an uplink: the reply of a backend on this node gets its frontend's name back.
@@ -42,6 +50,7 @@ pub(crate) fn egress(p: Buffer) -> Action {
     let mut h = Headers::default();
     match p.parse(&mut h) {
         Parsed::Flow => {}
+        Parsed::Icmp => return icmp::depart(p, &h).unwrap_or(Action::Pass),
         Parsed::Bad(Reason::Fragment) if is_reply(&mut h) => return count::drop(Reason::Fragment),
         _ => return Action::Pass,
     }
@@ -49,7 +58,7 @@ pub(crate) fn egress(p: Buffer) -> Action {
     let now = conntrack::clock();
     match conntrack::find(&h, now) {
         Some(entry) if entry.flags & CT_SNAT == 0 => {
-            conntrack::touch(entry, &h, now);
+            conntrack::touch(p, entry, &h, now);
             translate(p, &h, entry)
         }
         _ => Action::Pass,
@@ -117,7 +126,7 @@ fn locate<P: Packet>(p: P, h: &mut Headers, now: u64) -> Result<&'static mut CtE
 
 /// Is it a port that this node may have chosen for a flow?
 #[inline(always)]
-fn is_source_port(port: u16) -> bool {
+pub(crate) fn is_source_port(port: u16) -> bool {
     match SETTINGS.get_ptr(0) {
         // SAFETY: array values are never freed.
         Some(s) => unsafe { (*s).snat_first <= port && port <= (*s).snat_last },
@@ -134,13 +143,13 @@ fn send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> u64 {
 #[inline(always)]
 fn try_send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> Action {
     if entry.flags & CT_SNAT != 0 {
-        conntrack::touch(entry, h, now);
+        conntrack::touch(p, entry, h, now);
         return forward(p, h, entry, now);
     }
     if P::XDP {
         return Action::Pass;
     }
-    conntrack::touch(entry, h, now);
+    conntrack::touch(p, entry, h, now);
     translate(p, h, entry)
 }
 

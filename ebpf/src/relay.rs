@@ -11,7 +11,7 @@
 //! - Every node has the same order, and a packet only goes down in it: no loop. The next one relays nothing itself,
 //!   because it does not announce the VIP; what it does not know either it judges as ever.
 //! - TCP alone: a datagram does not say whether it is the first.
-use crate::{FRONTENDS, UPLINKS, VIPS, action::Action, context::Packet, count, route, sources};
+use crate::{FRONTENDS, UPLINKS, VIPS, action::Action, context::Packet, count, lb, route, sources};
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, bpf_redir_neigh},
     helpers::bpf_redirect_neigh,
@@ -53,7 +53,7 @@ fn relay_packed<P: Packet>(p: P, h: &Headers) -> u64 {
     // SAFETY: as above.
     let Some(f) = FRONTENDS.get_ptr(&key).map(|f| unsafe { &*f }) else { return NONE };
     // Of the proxy's connections the host's stack has those that were opened here. Who may not open a flow has none.
-    if f.flags & FRONTEND_PROXY != 0 || !sources::admits(f, &t.src) {
+    if f.flags & FRONTEND_PROXY != 0 || !sources::admits(f, &t.src) || lb::is_forged(&t.src) != 0 {
         return NONE;
     }
     if P::XDP {

@@ -37,7 +37,8 @@ pod!(
     Counters,
     Uplink,
     Settings,
-    Bucket
+    Bucket,
+    Claim
 );
 
 /// Replaces the program of a pinned link at once: no packet sees the interface without one.

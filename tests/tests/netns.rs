@@ -10,6 +10,7 @@ mod netns {
     mod kernel;
     mod lab;
     mod limits;
+    mod mtu;
     mod network;
     mod node;
     mod own;

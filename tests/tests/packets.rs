@@ -1,10 +1,15 @@
 //! The real programs, packet by packet. Each case is a sentence, a packet in, an action, and the packet out in full.
 mod packets {
+    mod claims;
+    mod ends;
+    mod errors;
     mod flows;
+    mod forged;
     mod hops;
     mod icmp;
     mod malformed;
     mod neighbours;
+    mod priority;
     mod programs;
     mod refused;
     mod sources;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use sluice_ebpf::{MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES, map};
 
 use super::load::XdpKind;
+use crate::mac::Mac;
 
 /// From this part of a map's entries on people are told, in percent: while there is time to do something about it.
 const NEARLY_FULL: u64 = 90;
@@ -43,6 +44,9 @@ pub struct Applied {
     pub host: Vec<String>,
     /// VIPs that something has bound to an interface of this host, each with that interface.
     pub bound: BTreeMap<IpAddr, Bound>,
+    /// The Ethernet addresses of the uplinks, by which the other nodes know this one.
+    #[serde(skip)]
+    pub macs: Vec<Mac>,
     /// Announcements of VIPs sent since the start.
     pub announcements: u64,
 }

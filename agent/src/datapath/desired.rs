@@ -9,12 +9,12 @@ use std::{
 };
 
 use sluice_ebpf::{
-    Addr, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_PROXY, VIP_REJECT, Vip,
+    Addr, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_NODE, VIP_PROXY, VIP_REJECT, Vip,
 };
 
 use super::rows::{self, BackendRow, FrontendRow, Rows, addr, frontend_key, ip};
 use crate::{
-    model::{EndpointTarget, Frontend, Model, Target, memo},
+    model::{EndpointTarget, Frontend, Model, Target, memo, pool::Pools},
     shared::Difference,
 };
 
@@ -93,6 +93,12 @@ impl Desired {
         if !Arc::ptr_eq(&last.relays, &model.relays) {
             let moved = memo::differences(&last.relays, &model.relays, |old, new| old == new);
             touched.vips.extend(moved.map(|moved| addr(*moved.key)));
+        }
+        if !Arc::ptr_eq(&last.pools, &model.pools) {
+            // A node has come or gone, or got another address.
+            let of_node = |pools: &Pools, vip: &Addr| pools.is_of_node(ip(*vip));
+            let vips = self.rows.vips.keys();
+            touched.vips.extend(vips.filter(|v| of_node(&last.pools, v) != of_node(&model.pools, v)));
         }
         self.flag_vips(&touched.vips);
         for row in &touched.backends {
@@ -180,7 +186,8 @@ impl Desired {
             let announced = self.model.announced.contains(&ip);
             // Of an address that the host has as well, we own the frontends and nothing else.
             let own = if is_hosts { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
-            vip.flags = own | if proxied { VIP_PROXY } else { 0 } | if announced { VIP_ANNOUNCE } else { 0 };
+            let node = if self.model.pools.is_of_node(ip) { VIP_NODE } else { 0 };
+            vip.flags = own | node | if proxied { VIP_PROXY } else { 0 } | if announced { VIP_ANNOUNCE } else { 0 };
             vip.relay = self.model.relays.get(&ip).map_or(Addr::NONE, |relay| rows::addr(*relay));
         }
     }

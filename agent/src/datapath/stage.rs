@@ -19,15 +19,18 @@ use super::{
     announce::{Announcer, Answering, Validity},
     applied::{Applied, Bound},
     desired::{Desired, HostAddresses, Touched},
+    host::Host,
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
     network::{Link, Network, NetworkError},
+    peers::Peers,
     permission::{self, NotPermitted},
     plan::{Observed, Op, State},
     sweep::{monotonic_nanoseconds, sweep},
     uplink::{Mode, Uplinks},
 };
 use crate::{
+    mac::Mac,
     model::{Frontend, Model, Target},
     proxy::Proxy,
 };
@@ -58,6 +61,8 @@ pub struct Config {
     pub snat_ports: (u16, u16),
     /// For how long VIPs may be announced; in a cluster, for as long as no other node takes them over.
     pub validity: watch::Receiver<Validity>,
+    /// The Ethernet addresses of the other nodes' uplinks; `None` before the others were seen.
+    pub peers: watch::Receiver<Option<BTreeSet<Mac>>>,
 }
 
 /// The stage cannot go on.
@@ -84,12 +89,15 @@ pub struct Datapath {
     row: Settings,
     /// For how long VIPs may be announced.
     validity: watch::Receiver<Validity>,
+    /// The other nodes' uplinks, as reported and as written.
+    peers: (watch::Receiver<Option<BTreeSet<Mac>>>, Peers),
     pinned: Pinned,
     state: State,
     uplinks: Uplinks,
     /// No interface was named: those of the default routes are taken once there are any.
     by_default_route: bool,
     network: Network,
+    host: Host,
     desired: Desired,
     /// The VIPs that have local routes.
     routed: Option<BTreeSet<IpAddr>>,
@@ -127,20 +135,24 @@ impl Datapath {
             blind_since: if valid == Validity::Before { before.blind_since } else { 0 },
         };
         write_settings(&mut settings, row)?;
+        let peers = (config.peers.clone(), Peers::open(dir)?);
         let pinned = Pinned::open(dir)?;
         let state = State::new(&pinned.observe()?);
         let uplinks = Uplinks::open(dir, config.interfaces.clone(), config.mode)?;
+        let host = Host::open(dir)?;
         let by_default_route = config.interfaces.is_empty();
         Ok(Self {
             programs,
             settings,
             row,
             validity,
+            peers,
             pinned,
             state,
             uplinks,
             by_default_route,
             network,
+            host,
             desired: Desired::default(),
             routed: None,
             lookup_attached: false,
@@ -182,6 +194,7 @@ impl Datapath {
                 }
                 Some(()) = self.sweeps.rested() => {}
                 Ok(()) = self.validity.changed() => self.follow_validity(),
+                Ok(()) = self.peers.0.changed() => self.follow_peers(),
                 Some(()) = self.announcer.due() => self.announcer.send(&self.programs),
                 _ = tick.tick() => {
                     ticks += 1;
@@ -251,6 +264,7 @@ impl Datapath {
             uplinks: std::mem::take(&mut self.applied.uplinks),
             host: std::mem::take(&mut self.applied.host),
             bound: std::mem::take(&mut self.applied.bound),
+            macs: std::mem::take(&mut self.applied.macs),
             announcements: self.announcer.sent(),
         };
         for full in self.applied.nearly_full().filter(|full| !were_full.contains(full.map)) {
@@ -312,10 +326,25 @@ impl Datapath {
         }
     }
 
+    /// Applies who the other nodes are.
+    fn follow_peers(&mut self) {
+        let peers = self.peers.0.borrow_and_update().clone();
+        if let Some(peers) = peers
+            && let Err(error) = self.peers.1.follow(&peers)
+        {
+            tracing::error!(%error, "the other nodes' uplinks");
+        }
+    }
+
     /// Takes over the host's own addresses: of a VIP that is one of them the host keeps the rest.
     fn follow_host(&mut self, links: &BTreeMap<String, Link>) {
         let on_uplinks = self.uplinks.addresses(links);
-        let anywhere = links.values().flat_map(|link| &link.addresses).copied().collect();
+        let anywhere: BTreeSet<IpAddr> = links.values().flat_map(|link| &link.addresses).copied().collect();
+        match self.host.follow(&anywhere) {
+            Ok(0) => {}
+            Ok(missing) => tracing::debug!(missing, "more addresses than the map of the host's own has room for"),
+            Err(error) => tracing::warn!(reason = %error, "addresses of the host"),
+        }
         let touched = self.desired.follow_host(HostAddresses { on_uplinks, anywhere });
         if self.applied.rev == 0 || touched.vips.is_empty() {
             return;
@@ -409,7 +438,9 @@ impl Datapath {
                 let is_vip =
                     |ip: &IpAddr| vips.get(&super::rows::addr(*ip)).is_some_and(|vip| vip.flags & VIP_HOST == 0);
                 let statuses = self.uplinks.refresh(&mut self.programs, &links, is_vip);
-                self.announcer.follow_ports(self.uplinks.ports(&links));
+                let ports = self.uplinks.ports(&links);
+                self.applied.macs = ports.values().map(|port| Mac(port.mac)).collect();
+                self.announcer.follow_ports(ports);
                 statuses.map_err(DatapathError::from)
             }
             Err(e) => Err(e.into()),

@@ -17,7 +17,7 @@ mod presence;
 mod report;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -42,6 +42,7 @@ pub use report::{REPORT, Report};
 
 use crate::{
     datapath::{Answering, Applied, UplinkStatus, Validity},
+    mac::Mac,
     model::Model,
     source::{
         kubernetes::{Leases, Step, follow_leases},
@@ -86,6 +87,8 @@ pub struct Outputs {
     pub members: watch::Sender<Arc<Members>>,
     /// For how long this node may announce VIPs.
     pub validity: watch::Sender<Validity>,
+    /// The Ethernet addresses of the other nodes; `None` before they were seen.
+    pub peers: watch::Sender<Option<BTreeSet<Mac>>>,
 }
 
 /// The stage.
@@ -159,6 +162,10 @@ impl Membership {
                         leases.take(step);
                     }
                     peers.observe(&leases.leases, Instant::now());
+                    if let Some(macs) = peers.macs() {
+                        let differs = |known: &Option<BTreeSet<Mac>>| known.as_ref() != Some(&macs);
+                        out.peers.send_if_modified(|known| differs(known).then(|| *known = Some(macs.clone())).is_some());
+                    }
                 }
                 changed = async { tokio::select! {
                     changed = inputs.models.changed() => changed,
@@ -229,6 +236,7 @@ impl Membership {
         }
         let address = |uplink: &UplinkStatus| uplink.v4.map(IpAddr::V4).or(uplink.v6.map(IpAddr::V6));
         report.address = applied.uplinks.iter().find_map(address);
+        report.macs.clone_from(&applied.macs);
         report.except = applied.unprogrammed.iter().take(report::MAX_EXCEPT).cloned().collect();
         let differs = report != self.report;
         self.report = report;

@@ -9,14 +9,14 @@
 //! - When the API server goes, our own Lease was seen last a little before or after those of the others. A node is dead only
 //!   when ours was still renewed for [`MISSED`] after its own was.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::Report;
-use crate::{api::Lease, shared::SharedMap};
+use crate::{api::Lease, mac::Mac, shared::SharedMap};
 
 /// The prefix of the names of the nodes' Leases.
 pub const PREFIX: &str = "sluice-node-";
@@ -113,6 +113,13 @@ impl Peers {
         others.filter_map(|(name, p)| Some((name.clone(), p.report.address?))).collect()
     }
 
+    /// The Ethernet addresses of the other nodes, whether they live or not; `None` while nothing was ever seen.
+    pub(super) fn macs(&self) -> Option<BTreeSet<Mac>> {
+        let others = self.peers.iter().filter(|(name, _)| **name != self.own);
+        let macs = others.flat_map(|(_, peer)| peer.report.macs.iter().copied()).collect();
+        (!self.peers.is_empty()).then_some(macs)
+    }
+
     /// A node does not answer on the network: it lives no longer, until its Lease is renewed.
     pub(super) fn silence(&mut self, node: &str) {
         if let Some(peer) = self.peers.get_mut(node) {
@@ -192,6 +199,27 @@ mod tests {
         assert_eq!(alive(&mut peers, now), ["a"], "nothing was heard of it");
         peers.observe(&with(2, r#"{"address": "192.0.2.2"}"#), now);
         assert_eq!(alive(&mut peers, now), ["a", "b"], "it is back");
+    }
+
+    #[test]
+    fn f8_the_others_are_known_by_their_ethernet_addresses_dead_or_alive() {
+        let (mut peers, now) = (Peers::new("a"), Instant::now());
+        assert_eq!(peers.macs(), None, "nobody was ever seen");
+        let mut all = leases(&[("a", 0), ("b", 0)]);
+        for (name, mac) in [("a", "02:00:00:00:00:0a"), ("b", "02:00:00:00:00:0b")] {
+            let mut lease = Lease::clone(&all[&format!("{PREFIX}{name}")]);
+            let report = format!(r#"{{"macs": ["{mac}"]}}"#);
+            lease.metadata.annotations.insert(super::super::report::REPORT.to_owned(), report);
+            all.insert(format!("{PREFIX}{name}"), Arc::new(lease));
+        }
+        peers.observe(&all, now);
+        let other = Some(BTreeSet::from([Mac([2, 0, 0, 0, 0, 0xb])]));
+        assert_eq!(peers.macs(), other);
+        peers.silence("b");
+        peers.members(now + Duration::from_secs(600));
+        assert_eq!(peers.macs(), other, "it may come back");
+        peers.observe(&leases(&[("a", 1)]), now);
+        assert_eq!(peers.macs(), Some(BTreeSet::new()), "its node was removed");
     }
 
     #[test]

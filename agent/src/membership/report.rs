@@ -3,7 +3,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{api::Lease, source::snapshot::Seen};
+use crate::{api::Lease, mac::Mac, source::snapshot::Seen};
 
 /// The annotation that holds a [`Report`] as JSON.
 pub const REPORT: &str = "sluice.dev/report";
@@ -24,6 +24,8 @@ pub struct Report {
     pub leaving: bool,
     /// Where its neighbours find the node.
     pub address: Option<IpAddr>,
+    /// The Ethernet addresses by which it announces VIPs.
+    pub macs: Vec<Mac>,
 }
 
 impl Report {

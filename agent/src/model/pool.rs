@@ -137,6 +137,12 @@ impl Pools {
         self.pools.iter()
     }
 
+    /// No pool, and nodes with these addresses.
+    #[cfg(test)]
+    pub(crate) fn of_nodes(of_nodes: BTreeSet<IpAddr>) -> Self {
+        Self { of_nodes, ..Self::default() }
+    }
+
     /// The pool of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Pool> {

@@ -70,7 +70,7 @@ fn checksum(pseudo: &[u8], bytes: &[u8]) -> u16 {
 }
 
 impl Segment {
-    /// A TCP segment with flags.
+    /// A TCP segment with flags: the SYN with the number 1000, any other with the next, and 2000 acknowledged.
     #[must_use]
     pub fn tcp(src: (&str, u16), dst: (&str, u16), flags: u8) -> Self {
         let ip = |a: &str| a.parse().expect("an address in a test");
@@ -78,7 +78,7 @@ impl Segment {
             macs: ([2, 0, 0, 0, 0, 0xfe], [2, 0, 0, 0, 1, 1]),
             src: (ip(src.0), src.1),
             dst: (ip(dst.0), dst.1),
-            l4: L4::Tcp { flags, seq: 1000, ack: if flags & 16 != 0 { 2000 } else { 0 } },
+            l4: L4::Tcp { flags, seq: 1001 - u32::from(flags & 2) / 2, ack: if flags & 16 != 0 { 2000 } else { 0 } },
             ttl: 64,
             tos: 0,
             id: 7,

@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use sluice_tests::netns::{
-    Connection, Datapath, Scene, addr, load,
+    Connection, Datapath, Scene, addr, eventually,
+    lab::UPLINK,
+    load,
     ping::ping,
-    scene::{TCP, UDP},
+    scene::{APPLIED, TCP, UDP, WEB_V4},
     udp,
 };
 
@@ -88,4 +90,28 @@ fn pods_and_nodes_are_reached_as_without_us() {
     }
     ping(&scene.lab.client, addr::node_v4(1).into(), 56).expect("the node's own address answers");
     ping(&scene.lab.client, addr::node_v6(1).into(), 56).expect("the node's own address answers");
+}
+
+#[test]
+fn f10_who_speaks_from_an_address_of_the_node_is_not_served_and_counted() {
+    let scene = Scene::web(Datapath::Tc, 1, 0);
+    // The client must know its neighbour: node1 answers no question of its own address.
+    Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).expect("who speaks for himself is served");
+    // On an interface of node1 that is no uplink.
+    let own = addr::gateway_v4(1);
+    scene.lab.client.net(async |net| net.address(UPLINK, own.into(), 32).await).expect("the client takes it");
+    let send = || {
+        let socket = std::net::UdpSocket::bind((own, 0))?;
+        socket.send_to(b"hello", (WEB_V4, UDP))
+    };
+    eventually("it is counted", APPLIED, || {
+        scene.lab.client.enter(send)?;
+        let status = scene.agent.show_json(&["status"])?;
+        match status["reasons"]["source_forged"].as_u64() {
+            Some(1..) => Ok(()),
+            _ => anyhow::bail!("{}", status["reasons"]),
+        }
+    });
+    let flows = scene.agent.show(&["flows"]).expect("flows");
+    assert!(!flows.contains(&own.to_string()), "it has no flow: {flows}");
 }

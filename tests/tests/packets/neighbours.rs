@@ -12,6 +12,8 @@ const SOLICITED_OVERRIDE: u8 = 0x60;
 const OVERRIDE: u8 = 0x20;
 
 fn announced(lab: &mut Lab) {
+    // `HOST` is another node.
+    lab.hash(map::PEERS).insert(neighbour::peer(&neighbour::mac(HOST)), PEER_KNOWN, 0).expect("insert a peer");
     for n in &NETS {
         lab.vip(n.vip, VIP_ECHO | VIP_REJECT | VIP_ANNOUNCE);
         lab.vip(n.vip2, VIP_ECHO | VIP_REJECT | VIP_PROXY);
@@ -287,34 +289,6 @@ fn a_node_that_may_no_longer_announce_falls_silent_by_itself() {
                 assert_eq!(lab.reasons(), drop_reasons(&[want]));
             }
         }
-    });
-}
-
-#[test]
-fn s101_a_node_that_is_cut_off_yields_to_who_announces_its_vips() {
-    with_lab(|lab| {
-        announced(lab);
-        let gratuitous = ArpFrame { sender: (HOST, V4.vip), ..ask(V4.vip) }.bytes();
-        let advert = discovery(136, OVERRIDE, (V6.vip, HOST), ALL_NODES, V6.vip, &link_layer(2, HOST)).bytes();
-        let begun = now() - 1_000_000_000;
-        let blind = |lab: &mut Lab, blind_since| {
-            lab.settings(Settings { announce_until: u64::MAX, blind_since, ..Settings::default() });
-        };
-        let asks = |lab: &mut Lab, is_answered: [bool; 2], says: &str| {
-            for (packet, is_answered) in [ask(V4.vip).bytes(), solicitation(V6.vip).bytes()].iter().zip(is_answered) {
-                assert_eq!(lab.ingress(packet).code, if is_answered { 7 } else { 2 }, "{says}");
-            }
-        };
-        blind(lab, begun);
-        asks(lab, [true; 2], "the API server is away, and nobody says anything");
-        assert_eq!(lab.ingress(&gratuitous).code, -1);
-        asks(lab, [false, true], "another has taken over the one");
-        assert_eq!(lab.ingress(&advert).code, -1);
-        asks(lab, [false; 2], "and the other");
-        blind(lab, 0);
-        asks(lab, [true; 2], "the agent hears of the others again, and knows better");
-        blind(lab, now() + 1_000_000_000);
-        asks(lab, [true; 2], "what was said before it was cut off does not count");
     });
 }
 

@@ -26,7 +26,8 @@ fn goes_to(lab: &mut Lab, s: &Segment) -> u16 {
 
 /// Gives a reply to the flow whose backend has this port.
 fn replies(lab: &mut Lab, n: &Net, port: u16, flags: u8) {
-    let reply = Segment::tcp((n.pod, port), (n.client, 33000), flags);
+    let l4 = L4::Tcp { flags, seq: 2000 - u32::from(flags & SYN) / 2, ack: 1001 };
+    let reply = Segment { l4, ..Segment::tcp((n.pod, port), (n.client, 33000), flags) };
     let out = lab.egress(&reply.bytes());
     assert_eq!(out.packet, reply.leaving((n.vip, 80), (n.client, 33000), 64).bytes(), "a reply of the flow");
 }

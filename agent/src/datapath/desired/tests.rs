@@ -231,3 +231,20 @@ fn a_vip_that_is_bound_on_another_interface_stays_ours_unless_it_is_a_nodes_own_
     assert!(desired.follow(&one(false, &[1])).vips.contains(&vip));
     assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
 }
+
+#[test]
+fn f10_a_vip_that_is_a_nodes_address_is_known_as_one() {
+    let vip = addr([192, 0, 2, 1].into());
+    let mut desired = Desired::default();
+    let web = one(false, &[1]);
+    desired.follow(&web);
+    let of_nodes = |nodes: &[IpAddr]| {
+        let pools = Arc::new(Pools::of_nodes(nodes.iter().copied().collect()));
+        Arc::new(Model { pools, ..Model::clone(&web) })
+    };
+    // The frontends are the same: a node came, and went.
+    assert!(desired.follow(&of_nodes(&[[192, 0, 2, 1].into()])).vips.contains(&vip));
+    assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT | VIP_NODE);
+    assert!(desired.follow(&of_nodes(&[[192, 0, 2, 2].into()])).vips.contains(&vip));
+    assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
+}
