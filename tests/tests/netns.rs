@@ -16,4 +16,5 @@ mod netns {
     mod pins;
     mod restart;
     mod sources;
+    mod tables;
 }
