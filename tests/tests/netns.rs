@@ -17,4 +17,5 @@ mod netns {
     mod pins;
     mod restart;
     mod sources;
+    mod tables;
 }

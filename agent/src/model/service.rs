@@ -313,7 +313,8 @@ fn remark(service: &Service, vips: &[IpAddr], pools: &Pools, report: &mut Report
 fn not_followed(service: &Service) -> Vec<String> {
     let ServiceSpec { session_affinity, session_affinity_config, health_check_node_port, .. } = &service.spec;
     let timeout = session_affinity_config.client_ip.timeout_seconds;
-    let timeout = timeout.filter(|seconds| session_affinity.is(SessionAffinity::ClientIp) && *seconds != DEFAULT_AFFINITY_SECONDS);
+    let timeout = timeout
+        .filter(|seconds| session_affinity.is(SessionAffinity::ClientIp) && *seconds != DEFAULT_AFFINITY_SECONDS);
     let timeout = timeout.map(|seconds| {
         let place = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
         format!("{place} is {seconds} and not followed: affinity holds for as long as the endpoints are the same")

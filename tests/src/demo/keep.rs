@@ -56,7 +56,7 @@ It all stands. To try, as root:
   HTTP           {enter} curl -s -H 'Host: shop.example' http://{}/
   the sandbox    {enter} curl -s -H 'Host: shop.example' -H 'X-Sandbox: alice' http://{}/
   inspect        {sluice} status --admin-socket {socket}    # services, backends, routes, flows
-  the maps       bpftool map dump pinned {}/v3/BACKENDS
+  the maps       bpftool map dump pinned {}/v4/BACKENDS
   change         edit a file in {}; it applies when saved
   the log        tail -f {}
   remove all     cargo xtask demo --down",

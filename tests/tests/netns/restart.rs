@@ -123,7 +123,7 @@ fn a_second_agent_is_refused_and_harms_nothing() {
 fn pins_of_another_layout_are_refused_by_name() {
     let lab = Lab::build(&LabSpec::test(0, 0)).expect("a lab");
     let mut agent = Agent::prepare(&lab, AgentSpec::new(Datapath::Tc)).expect("directories");
-    let dir = agent.bpf_dir().join("v3");
+    let dir = agent.bpf_dir().join(format!("v{}", sluice_ebpf::LAYOUT));
     fs::create_dir_all(&dir).expect("bpffs");
     let old = HashMap::<MapData, u32, u64>::create(1024, 0).expect("a map");
     old.pin(dir.join("FRONTENDS")).expect("a pin");
