@@ -20,8 +20,8 @@ pub(super) fn is_noticed(cluster: &Cluster, ns: &TestNamespace<'_>) {
         assert!(output.status.success(), "{rule}: {}", String::from_utf8_lossy(&output.stderr));
     };
     nft("add table inet forgotten");
-    for (hook, from, to) in [("output", "sport", "dport"), ("prerouting", "dport", "sport")] {
-        // Before conntrack, and so before kube-proxy.
+    for (hook, from, to) in [("output", "sport", "dport"), ("input", "dport", "sport")] {
+        // As the socket sees them: on the way kube-proxy gives the connection another address, and another port.
         nft(&format!("add chain inet forgotten {hook} {{ type filter hook {hook} priority -400; }}"));
         nft(&format!("add rule inet forgotten {hook} tcp {to} 443 tcp {from} {{ {} }} drop", ports.join(", ")));
     }
