@@ -52,6 +52,8 @@ fn s141_s147_the_daemonset_serves_through_rollouts_and_the_loss_of_a_node() {
         roll(&cluster, "restart", "deployment/echo", "default");
     });
     clock.lap("the Deployment is rolled out under load");
+    rolled_out_with_policy_local(&cluster, &vips);
+    clock.lap("E4: the same with externalTrafficPolicy Local");
     let before = announcers(&cluster, &vips).expect("every VIP has its announcer");
     let mut kept = lose_a_node(&cluster, &before);
     clock.lap("a node is killed, and the other has taken over");
@@ -221,6 +223,28 @@ fn under_load(cluster: &Cluster, vips: &[IpAddr], what: &str, act: impl FnOnce()
     }
     println!("          {requests} requests, {slow} of them slow, the slowest took {slowest:.1?}");
     assert!(failed.is_empty(), "{what}:\n{}\n{}", failed.join("\n"), cluster.told());
+}
+
+/// The Deployment is rolled out while its Services have `externalTrafficPolicy: Local`: a VIP goes to another node when the last
+/// pod on its own does, and no request is lost by that.
+fn rolled_out_with_policy_local(cluster: &Cluster, vips: &[IpAddr]) {
+    let policy = |policy: &str| {
+        let patch = json!({ "spec": { "externalTrafficPolicy": policy } }).to_string();
+        for name in SERVICES {
+            cluster.plane.kubectl(&["patch", "service", name, "-p", &patch], "").expect("it is patched");
+        }
+    };
+    policy("Local");
+    for vip in vips {
+        cluster.plane.until(&format!("{vip} answers with policy Local"), |_| {
+            request::ask(&cluster.plane.space, at(*vip), GLANCE * 10).map(drop).map_err(Into::into)
+        });
+    }
+    under_load(cluster, vips, "rollout of the Deployment with policy Local", || {
+        roll(cluster, "restart", "deployment/echo", "default");
+    });
+    policy("Cluster");
+    both_nodes_serve(cluster, vips);
 }
 
 /// `kubectl rollout restart`, or `undo`, and waits for its end.

@@ -11,6 +11,8 @@ const API_SERVER: &str = "0100600A:01BB";
 /// From one moment on nothing comes or goes on the connections that the agent of node1 has; others can be opened. It hears
 /// soon of what has changed: before, it did when the server should have ended its watches, after 120 to 150 s.
 pub(super) fn is_noticed(cluster: &Cluster, ns: &TestNamespace<'_>) {
+    // A kube-proxy that was just replaced may have killed connections itself: those that are there now must be alive.
+    until_heard(cluster, ns, "early");
     let ports = local_ports(cluster);
     assert!(!ports.is_empty(), "the agent has no connection");
     let nft = |rule: &str| {
@@ -18,25 +20,32 @@ pub(super) fn is_noticed(cluster: &Cluster, ns: &TestNamespace<'_>) {
         assert!(output.status.success(), "{rule}: {}", String::from_utf8_lossy(&output.stderr));
     };
     nft("add table inet forgotten");
-    for (hook, from, to) in [("output", "sport", "dport"), ("prerouting", "dport", "sport")] {
-        // Before conntrack, and so before kube-proxy.
+    for (hook, from, to) in [("output", "sport", "dport"), ("input", "dport", "sport")] {
+        // As the socket sees them: on the way kube-proxy gives the connection another address, and another port.
         nft(&format!("add chain inet forgotten {hook} {{ type filter hook {hook} priority -400; }}"));
         nft(&format!("add rule inet forgotten {hook} tcp {to} 443 tcp {from} {{ {} }} drop", ports.join(", ")));
     }
     let began = Instant::now();
+    until_heard(cluster, ns, "late");
+    println!("a dead connection was noticed after {:.1} s", began.elapsed().as_secs_f64());
+    nft("delete table inet forgotten");
+}
+
+/// Makes a Service and waits until the agent of node1 knows of it.
+fn until_heard(cluster: &Cluster, ns: &TestNamespace<'_>, name: &str) {
     let service = json!({ "kind": "Service", "spec": { "ports": [{ "name": "http", "port": 80 }] } });
-    ns.apply("", "services/late", &service);
-    let object = format!("service/{}/late", ns.name());
+    ns.apply("", &format!("services/{name}"), &service);
+    let object = format!("service/{}/{name}", ns.name());
     let pods = cluster.plane.api().list(&format!("/api/v1/namespaces/{SYSTEM}/pods")).expect("pods");
     let pod = pods.iter().find(|p| p["spec"]["nodeName"] == "node1").expect("an agent on node1");
     let pod = pod["metadata"]["name"].as_str().expect("a name");
-    cluster.plane.until("the agent of node1 knows the new Service", |_| {
-        let said = cluster.plane.kubectl(&["exec", "-n", SYSTEM, pod, "--", "/sluice", "why", &object], "")?;
+    cluster.plane.until(&format!("the agent of node1 knows of {name}"), |_| {
+        // However it ends: what is not ours may be told with any status.
+        let output = cluster.plane.kubectl_output(&["exec", "-n", SYSTEM, pod, "--", "/sluice", "why", &object], "")?;
+        let said = String::from_utf8_lossy(&output.stdout);
         anyhow::ensure!(said.contains("NotLoadBalancer"), "{said}");
         Ok(())
     });
-    println!("a dead connection was noticed after {:.1} s", began.elapsed().as_secs_f64());
-    nft("delete table inet forgotten");
 }
 
 /// The ports of node1's established connections to the API server.
