@@ -24,15 +24,14 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "parsed once")]
 pub enum Command {
     /// Run the agent of this node: forward what the objects ask for
     #[command(after_long_help = AGENT_HELP)]
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Show what the agent does and what keeps it from doing more
     Status(InspectArgs),
     /// Show the Services and Gateways, their addresses and ports
-    Services(InspectArgs),
+    Services(ServicesArgs),
     /// Show the backends of each frontend and where they run
     Backends(InspectArgs),
     /// Show the layer 7 routes in the order in which they are tried
@@ -43,6 +42,19 @@ pub enum Command {
     Instances(InstancesArgs),
     /// Say why an object works or does not; exit status 1: it is refused, 2: it is not known
     Why(WhyArgs),
+    /// Print the version
+    Version,
+    /// Print a script that completes commands and flags in a shell
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages, one for each command
+    Man {
+        /// The directory; it is made where it does not exist
+        dir: PathBuf,
+    },
     /// Detach the programs and remove every pin and route: forwarding stops
     Cleanup(CleanupArgs),
     /// Print a manifest that is made from the code: for `cargo xtask generate`
@@ -82,19 +94,31 @@ Examples:
 pub struct AgentArgs {
     /// Directory of Kubernetes YAML or JSON, read with its sub-directories and watched for change
     /// [default: the objects are read from the API server]
-    #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS", verbatim_doc_comment)]
+    #[arg(help_heading = "Source", long, value_name = "DIR", env = "SLUICE_MANIFESTS", verbatim_doc_comment)]
     pub manifests: Option<PathBuf>,
     /// How to reach the API server [default: as pods do, else KUBECONFIG]
-    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    #[arg(help_heading = "Source", long, value_name = "FILE", conflicts_with = "manifests")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace of the agents, where their Leases are
-    #[arg(long, value_name = "NAME", default_value = "sluice-system", env = "SLUICE_NAMESPACE")]
+    #[arg(
+        help_heading = "Source",
+        long,
+        value_name = "NAME",
+        default_value = "sluice-system",
+        env = "SLUICE_NAMESPACE"
+    )]
     pub namespace: String,
     /// Interface towards clients and other nodes; repeat for several [default: those of the default routes]
-    #[arg(long = "interface", value_name = "IF", env = "SLUICE_INTERFACES", value_delimiter = ',')]
+    #[arg(
+        help_heading = "Datapath",
+        long = "interface",
+        value_name = "IF",
+        env = "SLUICE_INTERFACES",
+        value_delimiter = ','
+    )]
     pub interfaces: Vec<String>,
     /// Range that addresses are given from, where an object has none; repeat for several
-    #[arg(long = "pool", value_name = "CIDR", env = "SLUICE_POOLS", value_delimiter = ',', value_parser = pool)]
+    #[arg(help_heading = "Addresses", long = "pool", value_name = "CIDR", env = "SLUICE_POOLS", value_delimiter = ',', value_parser = pool)]
     pub pools: Vec<IpNet>,
     /// Range that no endpoint may be in, whatever a slice says: by default the metadata services of clouds, which believe
     /// whoever comes from a node; the same on all nodes; repeat for several, or give 0.0.0.0/32 for none
@@ -104,19 +128,33 @@ pub struct AgentArgs {
     )]
     pub refuse_endpoints: Vec<IpNet>,
     /// Name of this node, compared with `nodeName` of endpoints [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    #[arg(help_heading = "Node", long, value_name = "NAME", env = "NODE_NAME")]
     pub node: Option<String>,
     /// Zone of this node, compared with the hints of endpoints
-    #[arg(long, value_name = "ZONE", env = "NODE_ZONE")]
+    #[arg(help_heading = "Node", long, value_name = "ZONE", env = "NODE_ZONE")]
     pub zone: Option<String>,
     /// Which programs forward
-    #[arg(long, value_name = "MODE", value_enum, default_value_t, env = "SLUICE_DATAPATH")]
+    #[arg(help_heading = "Datapath", long, value_name = "MODE", value_enum, default_value_t, env = "SLUICE_DATAPATH")]
     pub datapath: datapath::Mode,
     /// Which VIPs this node announces by ARP and NDP on its interfaces
-    #[arg(long, value_name = "WHICH", value_enum, default_value_t, env = "SLUICE_ANNOUNCE")]
+    #[arg(
+        help_heading = "Addresses",
+        long,
+        value_name = "WHICH",
+        value_enum,
+        default_value_t,
+        env = "SLUICE_ANNOUNCE"
+    )]
     pub announce: Announce,
     /// What becomes of Services of type LoadBalancer without `loadBalancerClass`; the same on all nodes
-    #[arg(long, value_name = "WHAT", value_enum, default_value_t, env = "SLUICE_CLASSLESS_SERVICES")]
+    #[arg(
+        help_heading = "Addresses",
+        long,
+        value_name = "WHAT",
+        value_enum,
+        default_value_t,
+        env = "SLUICE_CLASSLESS_SERVICES"
+    )]
     pub classless_services: Classless,
     /// Who may ask for which host name by the annotation `sluice.dev/route-host`, for a Route of OpenShift: a namespace or
     /// `*`, and a name, `*.DOMAIN`, or `auto` for the one that the cluster gives; the same on all nodes; repeat for several
@@ -130,25 +168,31 @@ pub struct AgentArgs {
     )]
     pub route_hosts: Vec<RouteHost>,
     /// Directory of the pinned maps and links, on a bpffs
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
+    #[arg(help_heading = "Files and sockets", long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
     pub bpf_dir: PathBuf,
     /// Directory where given addresses are remembered
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/sluice", env = "SLUICE_STATE_DIR")]
+    #[arg(
+        help_heading = "Files and sockets",
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/sluice",
+        env = "SLUICE_STATE_DIR"
+    )]
     pub state_dir: PathBuf,
     /// Unix socket of the admin API
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_ADMIN_SOCKET, env = "SLUICE_ADMIN_SOCKET")]
+    #[arg(help_heading = "Files and sockets", long, value_name = "PATH", default_value = DEFAULT_ADMIN_SOCKET, env = "SLUICE_ADMIN_SOCKET")]
     pub admin_socket: PathBuf,
     /// TCP address that serves /livez, /readyz and /metrics as well
-    #[arg(long, value_name = "ADDR:PORT", env = "SLUICE_METRICS_ADDR", value_parser = socket_addr)]
+    #[arg(help_heading = "Files and sockets", long, value_name = "ADDR:PORT", env = "SLUICE_METRICS_ADDR", value_parser = socket_addr)]
     pub metrics_addr: Option<SocketAddr>,
     /// TCP address that serves the discovery API, to whoever reaches it: who is behind each Service
-    #[arg(long, value_name = "ADDR:PORT", env = "SLUICE_DISCOVERY_ADDR", value_parser = socket_addr)]
+    #[arg(help_heading = "Files and sockets", long, value_name = "ADDR:PORT", env = "SLUICE_DISCOVERY_ADDR", value_parser = socket_addr)]
     pub discovery_addr: Option<SocketAddr>,
     /// Source ports for flows to endpoints on other nodes; keep them out of net.ipv4.ip_local_port_range
-    #[arg(long, value_name = "FIRST-LAST", default_value = "10000-29999", value_parser = port_range)]
+    #[arg(help_heading = "Datapath", long, value_name = "FIRST-LAST", default_value = "10000-29999", value_parser = port_range)]
     pub snat_ports: (u16, u16),
     /// Log format
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = "SLUICE_LOG_FORMAT")]
+    #[arg(help_heading = "Logs", long, value_name = "FORMAT", value_enum, default_value_t, env = "SLUICE_LOG_FORMAT")]
     pub log_format: LogFormat,
 }
 
@@ -188,9 +232,22 @@ pub struct InspectArgs {
     /// Unix socket of the agent's admin API
     #[arg(long, value_name = "PATH", default_value = DEFAULT_ADMIN_SOCKET, env = "SLUICE_ADMIN_SOCKET")]
     pub admin_socket: PathBuf,
+    /// Directory of the pinned maps, which are read where no agent runs
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
+    pub bpf_dir: PathBuf,
     /// Output form
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Flags of `sluice services`.
+#[derive(Debug, Args)]
+pub struct ServicesArgs {
+    /// One Service or Gateway: NAME, or NAMESPACE/NAME [default: all]
+    pub name: Option<String>,
+    /// The common flags.
+    #[command(flatten)]
+    pub inspect: InspectArgs,
 }
 
 /// Flags of `sluice flows`.
@@ -202,6 +259,15 @@ pub struct FlowsArgs {
     /// Flows shown at most
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
+    /// Those of clients in this range
+    #[arg(long, value_name = "ADDR|CIDR", value_parser = range)]
+    pub client: Option<IpNet>,
+    /// Those to this address
+    #[arg(long, value_name = "ADDR")]
+    pub vip: Option<std::net::IpAddr>,
+    /// Those to this Service: NAME, or NAMESPACE/NAME
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
 }
 
 /// Flags of `sluice instances`.
@@ -247,8 +313,12 @@ pub enum Output {
     /// A table for people.
     #[default]
     Table,
+    /// The same with all its columns.
+    Wide,
     /// The API's JSON.
     Json,
+    /// The same as YAML.
+    Yaml,
 }
 
 /// Where clouds serve metadata, credentials among them. Source: EC2 (both families), Azure, Google and OpenStack at the
@@ -316,6 +386,12 @@ fn pool(text: &str) -> Result<IpNet, String> {
     Ok(net)
 }
 
+/// A range, or one address.
+fn range(text: &str) -> Result<IpNet, String> {
+    let one = text.parse::<std::net::IpAddr>().map(IpNet::from);
+    one.or_else(|_| text.parse()).map_err(|_| "want an address or a range, as 192.0.2.1 or 192.0.2.0/24".to_owned())
+}
+
 /// An address with a port; one of IPv6 may do without brackets, as a manifest writes it that puts a node's address in.
 fn socket_addr(text: &str) -> Result<SocketAddr, String> {
     let bare = || {
@@ -357,6 +433,21 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_flags_of_the_agent_stand_under_headings() {
+        let help = Cli::command().find_subcommand_mut("agent").unwrap().render_long_help().to_string();
+        let at = |words: &str| help.find(words).unwrap_or_else(|| panic!("{words}: {help}"));
+        for (heading, flag) in [
+            ("\nSource:", "--manifests"),
+            ("\nDatapath:", "--interface"),
+            ("\nAddresses:", "--pool"),
+            ("\nFiles and sockets:", "--bpf-dir"),
+            ("\nLogs:", "--log-format"),
+        ] {
+            assert!(at(heading) < at(&format!("{flag} ")), "{heading} {flag}");
+        }
     }
 
     #[test]

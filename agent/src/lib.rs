@@ -152,6 +152,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     let stages = Arc::new(Stages {
         node: name.clone(),
         started: Instant::now(),
+        manifests: args.manifests.clone(),
         pins: datapath::pins::pin_dir(&args.bpf_dir),
         snapshots: snapshots.clone(),
         health: health.clone(),
@@ -176,6 +177,9 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         let listener = admin::server::bind_tcp("--discovery-addr", addr).await?;
         tasks.spawn("discovery API", admin::server::serve_discovery(listener, stages));
     }
+    let watcher = clients.as_ref().map(|(client, _)| client.clone());
+    let (applied, about) = (inputs.applied.clone(), Path::new(status::node::TERMINATION_LOG));
+    tasks.spawn("node events", status::node::run(watcher, name.clone(), applied, about));
     tasks.spawn("discovery", discovery::run(snapshots.clone(), directory_out, cancel.clone()));
     tasks.spawn("host", host::run(args.interfaces, host_out, cancel.clone()));
     tasks.spawn("datapath", datapath.run(models.clone(), applied_out, cancel.clone()));

@@ -21,13 +21,7 @@ use crate::{config::LogFormat, printable::printable_line};
 
 /// Starts logging to standard error; `RUST_LOG` selects, `info` where it does not.
 pub fn start(format: LogFormat) {
-    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
-    let mut filter = if wanted.is_empty() { "info".to_owned() } else { wanted };
-    // What fails is told by who has asked, once; the client would tell each attempt.
-    if !filter.contains("kube_client") {
-        filter.push_str(",kube_client=off");
-    }
-    let filter = EnvFilter::new(filter);
+    let filter = EnvFilter::new(directives(&std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default()));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -37,6 +31,21 @@ pub fn start(format: LogFormat) {
         LogFormat::Text => builder.with_target(false).fmt_fields(safe_fields()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+}
+
+/// What `RUST_LOG` asks for. A level alone is meant for Sluice: below `info` libraries tell of every relocation and every
+/// poll, and are shown when they are named.
+fn directives(wanted: &str) -> String {
+    let mut filter = match wanted.trim() {
+        "" => "info".to_owned(),
+        level if ["debug", "trace"].contains(&level.to_lowercase().as_str()) => format!("info,sluice={level}"),
+        named => named.to_owned(),
+    };
+    // What fails is told by who has asked, once; the client would tell each attempt.
+    if !filter.contains("kube_client") {
+        filter.push_str(",kube_client=off");
+    }
+    filter
 }
 
 /// Fields as `name=value`, the message bare, each on one line and without control characters: values are what others wrote.
@@ -146,6 +155,19 @@ mod tests {
         let text = exposition(vec![Family { name: "sluice_x", kind: Kind::Counter, help: "Things", samples }]);
         let expected = "# HELP sluice_x Things\n# TYPE sluice_x counter\nsluice_x_total{name=\"a\\\"b\"} 3.0\n# EOF\n";
         assert_eq!(text.unwrap(), expected);
+    }
+
+    #[test]
+    fn a_level_alone_is_that_of_sluice() {
+        for (wanted, expected) in [
+            ("", "info,kube_client=off"),
+            ("debug", "info,sluice=debug,kube_client=off"),
+            ("TRACE", "info,sluice=TRACE,kube_client=off"),
+            ("warn", "warn,kube_client=off"),
+            ("aya=debug,kube_client=warn", "aya=debug,kube_client=warn"),
+        ] {
+            assert_eq!(directives(wanted), expected);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 use sluice_ebpf::MAX_CHUNKS;
 use tokio::sync::{Semaphore, watch};
 
-use super::{explain, view};
+use super::{explain, flows::FlowQuery, view};
 use crate::{
     datapath::{
         Applied, UplinkStatus,
@@ -33,6 +33,8 @@ pub struct Stages {
     pub started: Instant,
     /// The directory of this layout's pins.
     pub pins: PathBuf,
+    /// The directory of the manifests; `None` where the API server is the source.
+    pub manifests: Option<PathBuf>,
     /// What the source said last; `None` before everything was read once.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// How well the API server is followed; empty with manifests.
@@ -57,10 +59,21 @@ impl Stages {
     pub fn blockers(&self) -> Vec<String> {
         let mut unread = self.health.borrow().blockers();
         if unread.is_empty() && self.snapshots.borrow().is_none() {
-            unread.push("source: the objects are not read yet".to_owned());
+            unread.push(self.unread());
         }
         let unrouted = (*self.routed.borrow() == 0).then(|| "proxy: no route table yet".to_owned());
         unread.into_iter().chain(self.applied.borrow().blocker()).chain(unrouted).collect()
+    }
+
+    /// Why there is no snapshot yet.
+    fn unread(&self) -> String {
+        let failed = self.manifests.as_deref().and_then(|dir| Some((dir, std::fs::read_dir(dir).err()?)));
+        match failed {
+            Some((dir, error)) => {
+                format!("source: --manifests {} cannot be read: {error}; want a directory of manifests", dir.display())
+            }
+            None => "source: the objects are not read yet".to_owned(),
+        }
     }
 
     /// `GET /api/v1/status`.
@@ -160,9 +173,10 @@ impl Stages {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn flows(&self, limit: usize) -> Result<view::Flows, TableError> {
-        let (flows, total) = observe::flows(&self.pins, limit)?;
-        Ok(view::Flows { total, flows: flows.iter().map(flow).collect() })
+    pub fn flows(&self, query: &FlowQuery) -> Result<view::Flows, TableError> {
+        let model = self.models.borrow().clone();
+        let (flows, total) = observe::flows(&self.pins, query.limit, query.filter(&model))?;
+        Ok(view::Flows { total, flows: flows.iter().map(view::Flow::from).collect() })
     }
 }
 
@@ -188,10 +202,15 @@ fn service(
             total.dropped_packets += count.dropped_packets;
         }
     }
+    let is_proxied = frontends.iter().any(|(_, target)| matches!(target, Target::Proxy { .. }));
     let backends = backends.map(|mut all| {
         all.sort_unstable();
         all.dedup();
-        all.len()
+        all
+    });
+    let families = backends.as_ref().map(|all| {
+        let ipv4 = all.iter().filter(|(addr, _)| addr.is_ipv4()).count();
+        view::Families { ipv4, ipv6: all.len() - ipv4 }
     });
     let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
     let is_announced = |vip: &&IpAddr| model.announced.contains(*vip);
@@ -203,9 +222,10 @@ fn service(
         announcers: addresses.iter().filter_map(by).collect(),
         ports: ports.iter().map(|(port, proto)| format!("{port}/{proto}")).collect(),
         sources: explain::sources(frontends.iter().copied()),
-        backends,
-        flows: total.flows,
-        bytes: total.request_bytes + total.reply_bytes,
+        backends: backends.map(|all| all.len()),
+        backend_families: families,
+        flows: (!is_proxied).then_some(total.flows),
+        bytes: (!is_proxied).then_some(total.request_bytes + total.reply_bytes),
         dropped: total.dropped_packets,
     }
 }
@@ -246,16 +266,18 @@ fn uplink(status: &UplinkStatus) -> view::Uplink {
     }
 }
 
-fn flow(flow: &observe::Flow) -> view::Flow {
-    let pair = |ip, port| SocketAddr::new(ip, port).to_string();
-    view::Flow {
-        proto: flow.proto.to_string(),
-        client: pair(flow.client, flow.client_port),
-        frontend: pair(flow.vip, flow.port),
-        backend: pair(flow.backend, flow.backend_port),
-        snat: flow.snat.map(|(ip, port)| pair(ip, port)),
-        state: flow.state.to_owned(),
-        idle_seconds: flow.idle_seconds,
-        age_seconds: flow.age_seconds,
+impl From<&observe::Flow> for view::Flow {
+    fn from(flow: &observe::Flow) -> Self {
+        let pair = |ip, port| SocketAddr::new(ip, port).to_string();
+        Self {
+            proto: flow.proto.to_string(),
+            client: pair(flow.client, flow.client_port),
+            frontend: pair(flow.vip, flow.port),
+            backend: pair(flow.backend, flow.backend_port),
+            snat: flow.snat.map(|(ip, port)| pair(ip, port)),
+            state: flow.state.to_owned(),
+            idle_seconds: flow.idle_seconds,
+            age_seconds: flow.age_seconds,
+        }
     }
 }

@@ -57,15 +57,27 @@ fn where_to(frontend: &Frontend, target: &Target) -> String {
         0 => String::new(),
         n => format!("; {n} more keep the flows that they have"),
     };
-    let here = backends.iter().filter(|b| b.locality == Locality::Local).count();
+    let at = |locality| backends.iter().filter(|b| b.locality == locality).count();
+    let (here, unknown) = (at(Locality::Local), at(Locality::Unknown));
+    let unsaid = match unknown {
+        0 => String::new(),
+        n => format!(", {n} whose node its slice does not name"),
+    };
     match (backends.len(), when_empty) {
         (0, WhenEmpty::Reject) => {
             let how = if frontend.proto == crate::model::Proto::Tcp { "RST" } else { "ICMP unreachable" };
             format!("no endpoint, new flows are answered with {how}{left}")
         }
         (0, WhenEmpty::Drop) => format!("no endpoint that may serve here, new flows are dropped{left}"),
-        (1, _) => format!("to 1 endpoint, {}{left}", if here == 1 { "on this node" } else { "elsewhere" }),
-        (n, _) => format!("to {n} endpoints, {here} of them on this node{left}"),
+        (1, _) => {
+            let place = match (here, unknown) {
+                (1, _) => "on this node",
+                (_, 1) => "whose node its slice does not name",
+                _ => "on another node",
+            };
+            format!("to 1 endpoint, {place}{left}")
+        }
+        (n, _) => format!("to {n} endpoints, {here} of them on this node{unsaid}{left}"),
     }
 }
 
@@ -111,6 +123,40 @@ mod tests {
         model.announcers = [(at, "n2".to_owned())].into_iter().collect::<std::collections::BTreeMap<_, _>>().into();
         assert!(lines(&model, &web)[0].ends_with("announced by n2"));
         assert!(lines(&model, &ObjectRef::new("Service", ObjectName::new("default", "other"))).is_empty());
+    }
+
+    #[test]
+    fn where_an_endpoint_runs_is_said_as_far_as_it_is_known() {
+        let service = json!({
+            "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"type": "LoadBalancer", "ports": [{"name": "http", "port": 80}]},
+        });
+        let said = |endpoints: serde_json::Value| {
+            let slice = json!({
+                "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+                "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+                "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            });
+            let model = model::compile(&snapshot(&json!([service, slice])), &node(&["192.0.2.0/24"]));
+            lines(&model, &ObjectRef::new("Service", ObjectName::new("default", "web"))).pop().unwrap()
+        };
+        let (here, there, nowhere) = (
+            json!({"addresses": ["10.0.0.1"], "nodeName": "n1"}),
+            json!({"addresses": ["10.0.0.2"], "nodeName": "n2"}),
+            json!({"addresses": ["10.0.0.3"]}),
+        );
+        for (endpoints, expected) in [
+            (json!([here]), "to 1 endpoint, on this node"),
+            (json!([there]), "to 1 endpoint, on another node"),
+            (json!([nowhere]), "to 1 endpoint, whose node its slice does not name"),
+            (json!([here, there]), "to 2 endpoints, 1 of them on this node"),
+            (
+                json!([here, there, nowhere]),
+                "to 3 endpoints, 1 of them on this node, 1 whose node its slice does not name",
+            ),
+        ] {
+            assert!(said(endpoints.clone()).ends_with(expected), "{expected}: {}", said(endpoints));
+        }
     }
 
     #[test]

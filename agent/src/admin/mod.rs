@@ -6,6 +6,7 @@
 pub mod collect;
 pub mod discovery;
 mod explain;
+pub mod flows;
 pub mod metrics;
 pub mod server;
 pub mod view;

@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     Stages,
     discovery::{Discovery, Query},
+    flows::FlowQuery,
     metrics, view, why,
 };
 use crate::telemetry::exposition;
@@ -36,8 +37,6 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const CONNECTIONS: usize = 64;
 /// How long a client may take for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Flows listed where no limit is given.
-const FLOW_LIMIT: usize = 100;
 
 /// Which paths a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,8 +180,8 @@ fn answer(path: &str, query: &str, stages: &Stages, scope: Scope) -> Response<Fu
         "/api/v1/services" => json(stages.services()),
         "/api/v1/backends" => ok(stages.backends()),
         "/api/v1/routes" => ok(stages.routes()),
-        "/api/v1/flows" => match limit(query) {
-            Ok(limit) => json(stages.flows(limit)),
+        "/api/v1/flows" => match FlowQuery::parse(query) {
+            Ok(query) => json(stages.flows(&query)),
             Err(reason) => problem(StatusCode::BAD_REQUEST, &reason),
         },
         _ => match path.strip_prefix("/api/v1/objects/").and_then(|rest| rest.split_once('/')) {
@@ -192,13 +191,6 @@ fn answer(path: &str, query: &str, stages: &Stages, scope: Scope) -> Response<Fu
             },
             None => not_found(path),
         },
-    }
-}
-
-fn limit(query: &str) -> Result<usize, String> {
-    match query.split('&').find_map(|pair| pair.strip_prefix("limit=")) {
-        None => Ok(FLOW_LIMIT),
-        Some(n) => n.parse().map_err(|_| format!("limit {n:?}: want a number")),
     }
 }
 

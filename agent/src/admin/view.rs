@@ -114,12 +114,25 @@ pub struct Service {
     pub sources: Vec<String>,
     /// Distinct backends that new flows may go to; absent for a Gateway.
     pub backends: Option<usize>,
-    /// Flows begun.
-    pub flows: u64,
-    /// Bytes in both directions.
-    pub bytes: u64,
+    /// How many of them are of each family: a pod with two addresses is one of each.
+    #[serde(default)]
+    pub backend_families: Option<Families>,
+    /// Flows begun; absent where some go to the proxy, which counts requests.
+    pub flows: Option<u64>,
+    /// Bytes in both directions; absent where the flows are.
+    pub bytes: Option<u64>,
     /// Packets refused or dropped.
     pub dropped: u64,
+}
+
+/// A count for each family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Families {
+    /// Of IPv4.
+    pub ipv4: usize,
+    /// Of IPv6.
+    pub ipv6: usize,
 }
 
 /// One of `GET /api/v1/backends`.

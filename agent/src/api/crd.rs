@@ -184,6 +184,18 @@ fn set(schema: &mut Value, place: &str, value: Value) {
     }
 }
 
+/// Any value as YAML.
+#[must_use]
+pub(crate) fn yaml(value: &Value) -> String {
+    let mut text = String::new();
+    match value {
+        Value::Object(map) if map.is_empty() => text.push_str("{}\n"),
+        Value::Array(all) if all.is_empty() => text.push_str("[]\n"),
+        _ => write(value, 0, &mut text),
+    }
+    text
+}
+
 /// Writes a map or a list as YAML, in the order of its keys.
 fn write(value: &Value, indent: usize, out: &mut String) {
     let pad = " ".repeat(indent);

@@ -12,7 +12,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use crate::admin::view;
+use crate::{admin::view, spelling::nearest};
 
 /// How long the agent may take to answer. It reads some hundred thousand map entries for `sluice flows` at most.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -61,6 +61,14 @@ pub enum ClientError {
         /// What was given.
         service: String,
     },
+    /// No Service or Gateway that is ours has this name.
+    #[error("no Service or Gateway named {name} is ours{}; `sluice why service/{name}` may say why", meant(.name, .known))]
+    NoService {
+        /// What was given.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
     /// The object's name has another form.
     #[error(
         "object {object:?}: want KIND/NAMESPACE/NAME, as service/default/web, or KIND/NAME, as gatewayclass/sluice"
@@ -69,6 +77,12 @@ pub enum ClientError {
         /// What was given.
         object: String,
     },
+}
+
+fn meant(name: &str, known: &[String]) -> String {
+    let bare = known.iter().filter_map(|known| known.rsplit('/').next());
+    let found = nearest(name, known.iter().map(String::as_str).chain(bare));
+    found.map(|found| format!(", did you mean {found}?")).unwrap_or_default()
 }
 
 /// The body of a successful answer.

@@ -2,13 +2,17 @@
 //!
 //! Here and not in `main.rs`, so that the agent is compiled with the library: the binary is linked more than once, for the
 //! tests and for the image, and must not be compiled anew each time.
-use std::{error::Error, io::Write, process::ExitCode};
+use std::{error::Error, io::Write, path::Path, process::ExitCode};
+
+use clap::CommandFactory;
 
 use super::{Answer, Inspect, printable};
 use crate::{
+    admin::flows::FlowQuery,
     cli,
-    config::{Command, Generated, InspectArgs, InstancesArgs},
+    config::{Cli, Command, FlowsArgs, Generated, InspectArgs, InstancesArgs},
     discovery::Filter,
+    status::node,
     telemetry,
 };
 
@@ -32,14 +36,19 @@ pub fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Agent(args) => {
             telemetry::start(args.log_format);
-            runtime.block_on(crate::run(args))?;
+            // A pod that cannot start says why where `kubectl describe` shows it.
+            let say = |error: &crate::RunError| node::leave(Path::new(node::TERMINATION_LOG), &telemetry::chain(error));
+            runtime.block_on(crate::run(*args)).inspect_err(say)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Status(args) => inspect(&args, Inspect::Status),
-        Command::Services(args) => inspect(&args, Inspect::Services),
+        Command::Services(args) => inspect(&args.inspect, Inspect::Services { name: args.name }),
         Command::Backends(args) => inspect(&args, Inspect::Backends),
         Command::Routes(args) => inspect(&args, Inspect::Routes),
-        Command::Flows(args) => inspect(&args.inspect, Inspect::Flows { limit: args.limit }),
+        Command::Flows(args) => {
+            let FlowsArgs { inspect: common, limit, client, vip, service } = args;
+            inspect(&common, Inspect::Flows(FlowQuery { limit, client, vip, service }))
+        }
         Command::Instances(args) => {
             let InstancesArgs { service, namespace, ready, inspect: common } = args;
             inspect(&common, Inspect::Instances { service, filter: Filter { namespace, ready } })
@@ -48,6 +57,19 @@ pub fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             eprintln!("sluice: {}", printable(&telemetry::chain(&*error)));
             Ok(ExitCode::from(UNKNOWN))
         }),
+        Command::Version => {
+            println!("sluice {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Generate { what: Generated::Fields, files } => {
             print!("{}", crate::source::manifests::schema::table(&files)?);
             Ok(ExitCode::SUCCESS)

@@ -1,15 +1,44 @@
 //! Answers of the admin API as tables for people.
+#[cfg(test)]
+mod tests;
+mod wrap;
+
 use std::{collections::BTreeSet, fmt::Write};
 
 use comfy_table::{Cell, Table, presets::NOTHING};
+use sluice_ebpf::Reason;
 
 use crate::{
     admin::view,
     model::http::listing::{BackendRow, RouteRow},
 };
 
-/// A table without lines: columns two spaces apart, as kubectl prints them.
+/// Which columns of a table are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    /// Those that fit a terminal.
+    Main,
+    /// All.
+    All,
+}
+
+/// A table without lines: columns two spaces apart, as kubectl prints them. On a terminal, or where `COLUMNS` says how
+/// wide one is, cells wrap by column; for a reader that is a program each row is one line.
 fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let asked = std::env::var("COLUMNS").ok().and_then(|n| n.parse::<u16>().ok()).filter(|n| *n > 0);
+    let terminal = || terminal_size::terminal_size_of(std::io::stdout()).map(|(terminal_size::Width(n), _)| n);
+    table_of(header, rows, asked.or_else(terminal))
+}
+
+/// The same in so many columns; without, as wide as it is.
+fn table_of(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: Option<u16>) -> String {
+    if let Some(width) = width {
+        // Lists may be broken after a comma.
+        let breakable = |cell: String| cell.replace(", ", ",").replace(',', ", ");
+        let head = header.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let rows = rows.into_iter().map(|row| row.into_iter().map(breakable).collect());
+        return wrap::table(&std::iter::once(head).chain(rows).collect::<Vec<_>>(), width.into());
+    }
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.iter().map(Cell::new));
     for row in rows {
@@ -60,15 +89,41 @@ pub fn status(s: &view::Status) -> String {
         "files that could not be read (their last good objects stay):",
         s.faults.iter().map(|f| format!("{}: {}", f.origin, f.reason)).collect(),
     );
-    section("objects that do not work:", s.problems.iter().map(problem).collect());
+    let of_outcome = |outcome: &str| s.problems.iter().filter(|o| o.outcome == outcome).map(problem).collect();
+    section("objects that do not work:", of_outcome("refused"));
+    section("objects of which a part does not work:", of_outcome("partial"));
     section("objects that work, but:", s.remarks.iter().map(problem).collect());
     section("settings of this host:", s.host.clone());
     section("VIPs that are bound on this host:", s.bound.clone());
     section("maps that are nearly full:", s.nearly_full.clone());
     section("limits that are reached:", s.limits.clone());
     section("not programmed:", s.unprogrammed.clone());
-    section("packets answered here or dropped:", s.reasons.iter().map(|(name, n)| format!("{name}: {n}")).collect());
+    let packets = |fate: Fate| {
+        s.reasons.iter().filter(|(name, _)| fate_of(name) == fate).map(|(name, n)| format!("{name}: {n}")).collect()
+    };
+    section("packets answered here:", packets(Fate::Answered));
+    section("packets passed on:", packets(Fate::Passed));
+    section("packets refused or dropped:", packets(Fate::Lost));
     out.trim_end().to_owned()
+}
+
+/// What became of the packets that a reason counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// They were answered as they should be.
+    Answered,
+    /// They went on.
+    Passed,
+    /// They were dropped, or refused with an answer that says so.
+    Lost,
+}
+
+fn fate_of(reason: &str) -> Fate {
+    match Reason::ALL.into_iter().find(|known| known.name() == reason) {
+        Some(Reason::ArpAnswered | Reason::NdAnswered | Reason::EchoReplied) => Fate::Answered,
+        Some(Reason::Relayed | Reason::AnnouncedElsewhere) => Fate::Passed,
+        Some(_) | None => Fate::Lost,
+    }
 }
 
 fn problem(o: &view::Object) -> String {
@@ -77,7 +132,7 @@ fn problem(o: &view::Object) -> String {
 
 /// `sluice services`.
 #[must_use]
-pub fn services(services: &[view::Service]) -> String {
+pub fn services(services: &[view::Service], columns: Columns) -> String {
     let rows = services.iter().map(|s| {
         vec![
             s.object.kind.clone(),
@@ -86,11 +141,11 @@ pub fn services(services: &[view::Service]) -> String {
             announced(s),
             list(&s.ports, "-"),
             clients(&s.sources),
-            s.backends.map_or_else(|| if is_proxied(s) { "proxy" } else { "-" }.to_owned(), |n| n.to_string()),
-            s.flows.to_string(),
-            bytes(s.bytes),
+            counted(s),
+            s.flows.map_or_else(unknown, |n| n.to_string()),
+            s.bytes.map_or_else(unknown, bytes),
             s.dropped.to_string(),
-            s.object.reason.clone(),
+            state(&s.object),
         ]
     });
     let header = [
@@ -106,7 +161,37 @@ pub fn services(services: &[view::Service]) -> String {
         "DROPPED",
         "STATE",
     ];
-    or_none(services.len(), "no Service of type LoadBalancer and no Gateway is ours", table(&header, rows))
+    // What most look for; `-o wide` has the rest.
+    const MAIN: [usize; 7] = [0, 1, 2, 4, 6, 7, 10];
+    let none = "no Service of type LoadBalancer and no Gateway is ours";
+    let shown = match columns {
+        Columns::All => table(&header, rows),
+        Columns::Main => table(
+            &MAIN.map(|column| header[column]),
+            rows.map(|row| {
+                row.into_iter().enumerate().filter(|(i, _)| MAIN.contains(i)).map(|(_, cell)| cell).collect()
+            }),
+        ),
+    };
+    or_none(services.len(), none, shown)
+}
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+/// The backends of a Service: of each family where it has both, for a pod with two addresses is one pod.
+fn counted(s: &view::Service) -> String {
+    match (s.backends, s.backend_families) {
+        (None, _) => if is_proxied(s) { "proxy" } else { "-" }.to_owned(),
+        (Some(_), Some(view::Families { ipv4, ipv6 })) if ipv4 > 0 && ipv6 > 0 => format!("{ipv4} IPv4, {ipv6} IPv6"),
+        (Some(n), _) => n.to_string(),
+    }
+}
+
+/// `Accepted`; where not all of it works, what does not.
+fn state(o: &view::Object) -> String {
+    if o.outcome == "accepted" { o.reason.clone() } else { format!("{} ({})", o.outcome, o.reason) }
 }
 
 /// From where clients may come, as far as a table has room.
@@ -273,22 +358,4 @@ fn counts(c: view::Counts, last_change: &str) -> String {
         "{} in all: {} ready, {} not ready, {} terminating; last change {last_change}",
         c.total, c.ready, c.not_ready, c.terminating
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_and_sizes_read_as_kubectl_writes_them() {
-        assert_eq!([0, 59, 61, 3_661, 90_000].map(duration), ["0s", "59s", "1m1s", "1h1m", "1d1h"]);
-        assert_eq!([0, 1023, 1536, 5 << 20].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 MiB"]);
-    }
-
-    #[test]
-    fn a_table_has_no_trailing_blanks_and_an_empty_one_is_a_sentence() {
-        let text = table(&["A", "LONG NAME"], [vec!["x".to_owned(), String::new()]]);
-        assert!(text.lines().all(|l| l == l.trim_end()), "{text:?}");
-        assert_eq!(backends(&[]), "no frontend has a backend");
-    }
 }

@@ -100,19 +100,20 @@ pub fn reasons(dir: &Path) -> Result<BTreeMap<&'static str, u64>, TableError> {
     Reason::ALL.into_iter().map(count).collect()
 }
 
-/// Tracked flows, at most `limit`, and how many there are.
+/// Tracked flows that are wanted, at most `limit`, and how many there are of these.
 ///
 /// # Errors
 /// The map cannot be opened.
-pub fn flows(dir: &Path, limit: usize) -> Result<(Vec<Flow>, usize), TableError> {
+pub fn flows(dir: &Path, limit: usize, is_wanted: impl Fn(&Flow) -> bool) -> Result<(Vec<Flow>, usize), TableError> {
     let conntrack: HashMap<MapData, CtKey, CtEntry> = open(dir, map::CONNTRACK)?;
     let now = monotonic_nanoseconds();
     let (mut flows, mut total) = (Vec::new(), 0);
     // An entry that vanishes while we walk is what an LRU map does.
     for (key, entry) in conntrack.iter().filter_map(Result::ok).filter(|(key, _)| key.dir == CT_REQUEST) {
+        let Some(flow) = flow(&key, &entry, now).filter(&is_wanted) else { continue };
         total += 1;
         if flows.len() < limit {
-            flows.extend(flow(&key, &entry, now));
+            flows.push(flow);
         }
     }
     flows.sort_by_key(|f| (f.vip, f.port, f.client, f.client_port));
@@ -146,7 +147,8 @@ fn flow(key: &CtKey, entry: &CtEntry, now: u64) -> Option<Flow> {
     })
 }
 
-fn host_frontend(key: &FrontendKey) -> Option<model::Frontend> {
+/// A frontend as the model names it; `None` for what no model makes.
+pub(crate) fn host_frontend(key: &FrontendKey) -> Option<model::Frontend> {
     Some(model::Frontend { vip: ip(key.vip), port: Port::try_new(key.port.into())?, proto: proto(key.proto)? })
 }
 

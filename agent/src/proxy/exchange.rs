@@ -46,7 +46,13 @@ pub(super) struct Connection {
 pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
     let stats = &connection.shared.stats;
     let active = Active::new(&connection.activity, stats);
+    // Copied only where it is told.
+    let head = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
     let response = answer(&connection, request).await;
+    if let Some((method, uri)) = head {
+        let (frontend, client, status) = (connection.local, connection.peer, response.status().as_u16());
+        tracing::debug!(%frontend, %client, %method, %uri, status, "request answered");
+    }
     stats.response(response.status());
     response.map(|body| body.counted(active))
 }

@@ -12,11 +12,13 @@ pub mod conditions;
 pub mod gateway;
 pub mod leader;
 mod looked;
+pub mod node;
 pub mod openshift;
 mod plan;
 pub mod route_hosts;
 pub mod service;
 pub mod slices;
+mod told;
 pub mod version;
 pub mod view;
 pub mod write;
@@ -24,3 +26,5 @@ pub mod writer;
 
 /// Stands for the time of a condition's last change until it is written.
 pub(crate) const NOW: &str = "now";
+/// Who records Events.
+pub(crate) const CONTROLLER: &str = "sluice.dev/sluice";

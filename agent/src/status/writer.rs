@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     core::Status,
@@ -16,22 +15,21 @@ use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    NOW,
+    CONTROLLER, NOW,
     allowance::Allowance,
     attempt::{Attempt, Effect, Wait},
     leader,
     looked::Looked,
     plan,
     route_hosts::RouteHosts,
-    service,
+    told,
     version::{self, Bundle},
     view::View,
     write::{Note, Verb, Write},
 };
 use crate::{
-    api::{Kind, Service},
     membership::Members,
-    model::{Model, ObjectRef, Outcome},
+    model::{Model, ObjectRef},
     source::{Snapshot, kubernetes::Health},
     telemetry::chain,
 };
@@ -50,8 +48,6 @@ const AGAIN: Duration = Duration::from_secs(25);
 const STALE: Duration = Duration::from_millis(500);
 /// What is told again within so long is counted, not told anew. Source: the cache of [`Recorder`].
 const COUNTED: Duration = Duration::from_secs(360);
-/// Who tells Events.
-const CONTROLLER: &str = "sluice.dev/sluice";
 
 /// The ends of the arrows that the stage reads.
 #[derive(Clone)]
@@ -187,9 +183,7 @@ impl Writer {
         self.settled = None;
         let (route_hosts, bundle) = (Arc::clone(&self.inputs.route_hosts), self.version.borrow().clone());
         let view = View { model: &model, members: &members, route_hosts: &route_hosts, bundle: &bundle };
-        for service in snapshot.services.values().filter(|service| snapshot.accepts(&service.metadata.namespace)) {
-            self.tell(service, &model);
-        }
+        self.tell(&snapshot, &model);
         let mut retry = (!stale.is_empty()).then(|| Instant::now() + STALE);
         // One that has nothing to write costs a comparison; those that wait for the server are not planned at all.
         for plan in plan::all(&snapshot, view) {
@@ -216,7 +210,6 @@ impl Writer {
         self.attempts.retain(|_, attempt| !attempt.is_over(FORGET, Instant::now()));
         self.tellers.retain(|_, teller| teller.last.elapsed() < COUNTED);
         self.allowances.retain(|_, allowance| !allowance.is_whole(Instant::now()));
-        self.told.retain(|object, _| snapshot.services.contains_key(&object.object));
         if retry.is_none() && self.running.is_empty() {
             self.settled = Some((looked, Instant::now()));
         }
@@ -267,29 +260,20 @@ impl Writer {
         }
     }
 
-    /// Tells people, once, why a Service does not work, or not as they may think.
-    fn tell(&mut self, service: &Service, model: &Model) {
-        let object = ObjectRef::new(Service::KIND, service.metadata.object_name());
-        let Some(verdict) = model.verdicts.get(&object) else { return };
-        let unknown = || match crate::model::service::unknown_annotations(service) {
-            sentences if sentences.is_empty() => None,
-            sentences => Some(("UnknownAnnotation", sentences.join("; "))),
-        };
-        let bad = match verdict.outcome {
-            Outcome::Refused | Outcome::Partial if verdict.reason != "Pending" => {
-                Some(("SyncLoadBalancerFailed", format!("{}: {}", verdict.reason, service::text(verdict))))
+    /// Tells people, once, why an object does not work, or not as they may think.
+    fn tell(&mut self, snapshot: &Snapshot, model: &Model) {
+        // In a namespace that is being deleted nothing can be made, an Event neither.
+        for (object, verdict) in model.verdicts.iter().filter(|(object, _)| snapshot.accepts(&object.object.ns)) {
+            let Some(note) = told::warning(object, verdict, snapshot) else {
+                self.told.remove(object);
+                continue;
+            };
+            if self.told.get(object) != Some(&note.text) {
+                self.told.insert(object.clone(), note.text.clone());
+                self.publish(object, note);
             }
-            Outcome::Accepted => unknown(),
-            Outcome::Refused | Outcome::Partial | Outcome::Ignored => None,
-        };
-        let Some((reason, text)) = bad else {
-            self.told.remove(&object);
-            return;
-        };
-        if self.told.get(&object) != Some(&text) {
-            self.told.insert(object.clone(), text.clone());
-            self.publish(&object, Note { is_warning: true, reason, text });
         }
+        self.told.retain(|object, _| model.verdicts.contains_key(object));
     }
 
     fn publish(&mut self, object: &ObjectRef, note: Note) {
@@ -299,15 +283,7 @@ impl Writer {
             return;
         }
         let snapshot = self.inputs.snapshots.borrow().clone();
-        let uid = snapshot.and_then(|s| s.services.get(&object.object).map(|s| s.metadata.uid.clone()));
-        let reference = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some(object.kind.clone()),
-            namespace: Some(object.object.ns.clone()),
-            name: Some(object.object.name.clone()),
-            uid,
-            ..ObjectReference::default()
-        };
+        let reference = told::reference(object, snapshot.as_deref());
         let about = (object.clone(), note.reason);
         let known = self.tellers.remove(&about).filter(|teller| teller.note == note);
         let recorder = match known {

@@ -73,10 +73,18 @@ impl Scene {
     /// # Panics
     /// It is not told in time.
     pub fn until_told(&self, ns: &TestNamespace<'_>, name: &str, reason: &str, words: &str) -> String {
+        self.until_told_of("Service", ns, name, reason, words)
+    }
+
+    /// The same about an object of another kind.
+    ///
+    /// # Panics
+    /// It is not told in time.
+    pub fn until_told_of(&self, kind: &str, ns: &TestNamespace<'_>, name: &str, reason: &str, words: &str) -> String {
         let path = ns.path("events.k8s.io/v1", "events");
         self.plane.until(&format!("{reason} about {name}: {words}"), |api| {
             let events = api.list(&path)?;
-            let of_it = |e: &&Value| e["regarding"]["name"] == name && e["regarding"]["kind"] == "Service";
+            let of_it = |e: &&Value| e["regarding"]["name"] == name && e["regarding"]["kind"] == kind;
             let is = |e: &&Value| e["reason"] == reason && e["note"].as_str().is_some_and(|n| n.contains(words));
             let told = events.iter().filter(of_it).find(is);
             let all: Vec<_> = events.iter().filter(of_it).map(|e| format!("{} {}", e["reason"], e["note"])).collect();

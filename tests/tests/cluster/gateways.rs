@@ -238,3 +238,33 @@ fn s142_s152_s153_s154_s155_a_gateway_has_its_address_as_a_service_has_and_its_c
     Connection::open(&scene.lab.client, SocketAddr::new(addr::node_v4(1).into(), PORT)).expect("the host");
     scene.agents = agents;
 }
+
+#[test]
+fn events_are_recorded_for_whatever_is_refused_and_for_a_node_without_its_interface() {
+    let mut scene = Scene::with(1, 0, |plane| plane.install_gateway_api().expect("the CRDs of Gateway API"));
+    let ns = scene.plane.namespace("events");
+    let listeners = json!([{ "name": "odd", "port": 53, "protocol": "UDP" }]);
+    let front = json!({ "kind": "Gateway", "spec": { "gatewayClassName": "sluice", "listeners": listeners } });
+    ns.apply(GATEWAY, "gateways/front", &front);
+    route(&ns, "lost", "lost.example", &json!({ "name": "nobody", "port": 80 }));
+    pool_of(&scene.plane, "twice-a", &json!({ "addresses": ["198.18.0.0/24"], "autoAssign": false }));
+    pool_of(&scene.plane, "twice-b", &json!({ "addresses": ["198.18.0.0/25"], "autoAssign": false }));
+    assert_eq!(scene.until_told_of("Gateway", &ns, "front", "NotAccepted", "UDP"), "Warning");
+    assert_eq!(scene.until_told_of("HTTPRoute", &ns, "lost", "NotAccepted", "front"), "Warning");
+    let until_event = |kind: &str, name: &str, words: &str| {
+        scene.plane.until(&format!("an Event about {kind} {name}: {words}"), |api| {
+            let all = api.list("/apis/events.k8s.io/v1/events")?;
+            let is_it = |e: &&Value| e["regarding"]["kind"] == kind && e["regarding"]["name"] == name;
+            let told = all.iter().filter(is_it).find(|e| e["note"].as_str().is_some_and(|note| note.contains(words)));
+            told.map(|e| e["type"].clone())
+                .with_context(|| format!("{:#?}", all.iter().filter(is_it).collect::<Vec<_>>()))
+        })
+    };
+    assert_eq!(until_event("AddressPool", "twice-b", "twice-a"), "Warning");
+    // A node whose interface is misspelt.
+    let mut agent = scene.agents.remove(0);
+    agent.stop().expect("it ends");
+    agent.spec_mut().interfaces.push("eht9".to_owned());
+    agent.spawn().expect("it starts");
+    assert_eq!(until_event("Node", "node1", "--interface eht9"), "Warning");
+}

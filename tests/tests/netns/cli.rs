@@ -98,6 +98,137 @@ fn why_tells_of_every_kind_and_its_exit_status_says_whether_the_object_works() {
 }
 
 #[test]
+fn headings_and_counts_say_what_is_true() {
+    let scene = busy();
+    let listeners =
+        json!([{"name": "web", "port": 81, "protocol": "HTTP"}, {"name": "odd", "port": 53, "protocol": "UDP"}]);
+    let mut half = gateway("half", 81, None);
+    half["spec"]["listeners"] = listeners;
+    let sctp = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "sctp"},
+                      "spec": {"type": "LoadBalancer", "ports": [{"port": 80, "protocol": "SCTP"}]}});
+    scene.write("half.yaml", &[half, sctp]);
+    scene.until_state("default/half", "UnsupportedProtocol");
+    assert!(Connection::open(&scene.lab.client, (WEB_V4, 9).into()).is_err(), "no frontend is there");
+    let status = scene.agent.show(&["status"]).expect("status");
+    let under = |heading: &str, words: &str| {
+        let lines = status.lines().skip_while(|line| *line != heading).skip(1);
+        lines.take_while(|line| line.starts_with("  ")).any(|line| line.contains(words))
+    };
+    for (heading, words) in [
+        ("objects of which a part does not work:", "default/half"),
+        ("objects that do not work:", "default/sctp"),
+        ("packets refused or dropped:", "no_frontend"),
+    ] {
+        assert!(under(heading, words), "{words} under {heading:?}:\n{status}");
+    }
+    assert!(!under("objects that do not work:", "default/half"), "{status}");
+    let services = scene.agent.show(&["services"]).expect("services");
+    let line = |name: &str| services.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    assert!(line("default/half").contains("partial (UnsupportedProtocol)"), "{services}");
+    assert!(line("default/web").contains("2 IPv4, 2 IPv6"), "{services}");
+    let json = scene.agent.show_json(&["services"]).expect("JSON");
+    let front = json.as_array().into_iter().flatten().find(|s| s["name"] == "default/front").expect("front").clone();
+    assert_eq!((&front["flows"], &front["bytes"]), (&json!(null), &json!(null)), "the proxy counts requests");
+    let none = std::process::Command::new(agent::binary().expect("a binary"))
+        .args(["cleanup", "--bpf-dir", "/sys/fs/bpf/sluice-nowhere"])
+        .output()
+        .expect("a process");
+    assert!(String::from_utf8_lossy(&none.stdout).contains("nothing was removed"), "{none:?}");
+}
+
+#[test]
+fn manifests_that_are_not_there_are_named_by_status() {
+    let scene = Scene::empty(Datapath::Tc, 0, 0);
+    let Scene { lab, mut agent, .. } = scene;
+    agent.stop().expect("it ends well");
+    std::fs::remove_dir_all(agent.manifests()).expect("a directory");
+    agent.spawn().expect("a process");
+    let dir = agent.manifests().display().to_string();
+    eventually("status names the directory", APPLIED, || {
+        let said = agent.show(&["status"])?;
+        anyhow::ensure!(said.contains(&dir) && said.contains("No such file or directory"), "{said}");
+        Ok(())
+    });
+    drop((agent, lab));
+}
+
+#[test]
+fn without_an_agent_the_maps_answer_and_say_so() {
+    let mut scene = busy();
+    let _held = Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).expect("a connection");
+    scene.agent.stop().expect("it ends well");
+    let dir = scene.agent.bpf_dir().display().to_string();
+    let wanted: [(&str, &[&str]); 3] = [
+        ("flows", &["203.0.113.7:80", "established"]),
+        ("backends", &["203.0.113.7:80/TCP", "10.244.1.11:7000", "local", "10.244.2.11:7000", "remote"]),
+        ("services", &["203.0.113.7", "80/TCP", "InTheMaps"]),
+    ];
+    for (command, words) in wanted {
+        let output = scene.agent.cli(&[command, "--bpf-dir", &dir]).expect("a process");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && err.contains("no agent runs") && err.contains(&dir), "{command}: {err}");
+        for word in words {
+            assert!(out.contains(word), "`sluice {command}` does not show {word:?}:\n{out}");
+        }
+        scene.agent.show_json(&[command, "--bpf-dir", &dir]).expect("JSON");
+    }
+    // What only an agent knows is not made up.
+    let output = scene.agent.cli(&["flows", "--service", "web", "--bpf-dir", &dir]).expect("a process");
+    assert!(!output.status.success(), "{output:?}");
+}
+
+#[test]
+fn lists_are_narrowed_and_come_in_each_form() {
+    let scene = busy();
+    let _held = Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).expect("a connection");
+    for name in ["web", "default/web"] {
+        let one = scene.agent.show_json(&["services", name]).expect("JSON");
+        let names = one.as_array().into_iter().flatten().map(|s| s["name"].clone()).collect::<Vec<_>>();
+        assert_eq!(names, [json!("default/web")]);
+    }
+    let none = scene.agent.cli(&["services", "wbe"]).expect("a process");
+    assert!(String::from_utf8_lossy(&none.stderr).contains("did you mean web?"), "{none:?}");
+    let count = |flags: &[&str]| {
+        let flows = scene.agent.show_json(&[&["flows"], flags].concat()).expect("JSON");
+        let open = flows["flows"].as_array().into_iter().flatten().filter(|f| f["state"] == "established").count();
+        (open, flows["total"].as_u64().unwrap_or_default() > 0)
+    };
+    for (flags, expected) in [
+        (&["--client", "198.51.100.10"][..], (1, true)),
+        (&["--client", "198.51.100.0/24", "--vip", "203.0.113.7", "--service", "web"], (1, true)),
+        (&["--client", "192.0.2.0/24"], (0, false)),
+        (&["--vip", "203.0.113.99"], (0, false)),
+        (&["--service", "v1"], (0, false)),
+    ] {
+        assert_eq!(count(flags), expected, "{flags:?}");
+    }
+    let yaml = scene.agent.show(&["services", "web", "-o", "yaml"]).expect("YAML");
+    assert!(yaml.lines().any(|line| line.trim_start_matches("- ").trim() == "name: default/web"), "{yaml}");
+    let (narrow, wide) = (scene.agent.show(&["services"]), scene.agent.show(&["services", "-o", "wide"]));
+    let (narrow, wide) = (narrow.expect("a table"), wide.expect("a table"));
+    assert!(!narrow.contains("DROPPED") && wide.contains("DROPPED") && wide.contains("CLIENTS"), "{narrow}\n{wide}");
+}
+
+#[test]
+fn the_binary_documents_itself() {
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(agent::binary().expect("a binary")).args(arguments).output();
+        let output = output.expect("a process");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert!(run(&["version"]).starts_with("sluice 0."));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["completion", shell]).contains("instances"), "{shell}");
+    }
+    let dir = std::env::temp_dir().join(format!("sluice-man-{}", std::process::id()));
+    run(&["man", &dir.display().to_string()]);
+    let page = std::fs::read_to_string(dir.join("sluice-agent.1")).expect("a page");
+    assert!(page.contains(".TH") && page.contains("manifests"), "{page}");
+    std::fs::remove_dir_all(dir).expect("a directory");
+}
+
+#[test]
 fn what_others_wrote_reaches_no_terminal_raw() {
     let scene = busy();
     let rules = json!([{"matches": [{"path": {"type": "RegularExpression", "value": "/\u{1b}]0;owned\u{7}(\u{9b}31m"}}],

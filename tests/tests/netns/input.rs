@@ -99,6 +99,49 @@ fn a_misspelt_field_or_value_is_a_fault_of_its_object_which_is_not_served_otherw
     web_serves(&scene);
 }
 
+/// The most memory that a process has had at once. Units: MiB.
+fn peak(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
+}
+
+#[test]
+fn files_made_to_exhaust_memory_are_faults_and_cost_little() {
+    const MOST: u64 = 512;
+    const FILE: usize = 63 << 20;
+    let scene = Scene::web(Datapath::Tc, 1, 0);
+    let head = "apiVersion: v1\nkind: Service\nmetadata: {name: bomb";
+    let levels = (1..20).map(|n| format!("x{n}: &x{n} [{}]\n", vec![format!("*x{}", n - 1); 20].join(", ")));
+    let bomb = format!("{head}}}\nx0: &x0 [a, a, a, a]\n{}", levels.collect::<String>());
+    let many = format!("{head}}}\nx: &x [{}]\ny: [{}]\n", vec!["a"; 1000].join(","), vec!["*x"; 2000].join(","));
+    let list = format!("{{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [{}{{}}]}}", "{},".repeat(FILE / 3));
+    let strings = "\"\",".repeat(8 << 20 >> 2);
+    let service = "{\"apiVersion\": \"v1\", \"kind\": \"Service\", \"metadata\": {\"name\": \"wide\"}, \"spec\": ";
+    let files = [
+        ("bomb.yaml", bomb),
+        ("many.yaml", many),
+        ("deep.yaml", format!("{head}}}\nspec: {}", "[".repeat(100_000))),
+        ("block.yaml", (0..2000).map(|n| format!("{}a:\n", " ".repeat(n))).collect()),
+        ("deep.json", format!("{service}{}", "[".repeat(1_000_000))),
+        ("list.json", list),
+        ("wide.json", format!("{service}{{\"loadBalancerSourceRanges\": [{strings}\"\"]}}}}")),
+        ("large.json", " ".repeat((64 << 20) + 1)),
+    ];
+    for (file, text) in &files {
+        scene.agent.write_text(file, text).expect("a file");
+    }
+    let named = |status: &Value| files.iter().all(|(file, _)| status["faults"].to_string().contains(file));
+    eventually("all are named", std::time::Duration::from_secs(120), || {
+        let status = scene.agent.show_json(&["status"])?;
+        anyhow::ensure!(named(&status), "{:#}", status["faults"]);
+        Ok(())
+    });
+    let peak = peak(scene.agent.pid().expect("it runs"));
+    assert!(peak < MOST, "{peak} MiB at the most, want less than {MOST}");
+    web_serves(&scene);
+}
+
 #[test]
 fn wrong_types_truncation_and_binary_are_faults_too() {
     let scene = Scene::web(Datapath::Tc, 1, 0);

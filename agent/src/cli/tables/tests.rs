@@ -1,0 +1,54 @@
+use super::*;
+
+#[test]
+fn ages_and_sizes_read_as_kubectl_writes_them() {
+    assert_eq!([0, 59, 61, 3_661, 90_000].map(duration), ["0s", "59s", "1m1s", "1h1m", "1d1h"]);
+    assert_eq!([0, 1023, 1536, 5 << 20].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 MiB"]);
+}
+
+fn service(outcome: &str, reason: &str) -> view::Service {
+    serde_json::from_value(serde_json::json!({
+        "kind": "Service", "name": "default/web", "outcome": outcome, "reason": reason, "messages": [],
+        "addresses": ["203.0.113.7"], "announced": [], "announcers": {}, "ports": ["80/TCP"], "sources": [],
+        "backends": 4, "backendFamilies": {"ipv4": 2, "ipv6": 2}, "flows": null, "bytes": null, "dropped": 0,
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_service_shows_what_does_not_work_two_counts_of_backends_and_no_wrong_figure() {
+    let shown = services(&[service("partial", "PortConflict"), service("accepted", "Accepted")], Columns::All);
+    let lines = shown.lines().collect::<Vec<_>>();
+    assert!(lines[1].ends_with("2 IPv4, 2 IPv6  -      -      0        partial (PortConflict)"), "{shown}");
+    assert!(lines[2].ends_with("0        Accepted"), "{shown}");
+}
+
+#[test]
+fn a_table_wraps_by_column_where_it_does_not_fit() {
+    let header = ["KIND", "NAME", "ADDRESSES", "PORTS", "BACKENDS", "FLOWS", "STATE"];
+    let addresses = "203.0.113.7,2001:db8:113::7,198.51.100.20";
+    let row = ["Service", "default/web", addresses, "80/TCP,53/UDP", "2 IPv4, 2 IPv6", "52", "partial (PortConflict)"];
+    let rows = || [row.map(str::to_owned).to_vec()];
+    let wrapped = table_of(&header, rows(), Some(80));
+    assert!(wrapped.lines().count() > 2 && wrapped.lines().all(|line| line.chars().count() <= 80), "{wrapped}");
+    for address in addresses.split(',') {
+        assert!(wrapped.contains(address), "{address} is in one piece: {wrapped}");
+    }
+    let whole = table_of(&header, rows(), None);
+    assert!(whole.lines().count() == 2 && whole.contains(addresses), "{whole}");
+}
+
+#[test]
+fn every_reason_stands_under_a_heading_that_is_true_of_it() {
+    let of = |fate| Reason::ALL.into_iter().filter(|r| fate_of(r.name()) == fate).map(Reason::name).collect::<Vec<_>>();
+    assert_eq!(of(Fate::Answered), ["echo_replied", "arp_answered", "nd_answered"]);
+    assert_eq!(of(Fate::Passed), ["announced_elsewhere", "relayed"]);
+    assert!(of(Fate::Lost).contains(&"no_backend") && fate_of("of_another_version") == Fate::Lost);
+}
+
+#[test]
+fn a_table_has_no_trailing_blanks_and_an_empty_one_is_a_sentence() {
+    let text = table(&["A", "LONG NAME"], [vec!["x".to_owned(), String::new()]]);
+    assert!(text.lines().all(|l| l == l.trim_end()), "{text:?}");
+    assert_eq!(backends(&[]), "no frontend has a backend");
+}
