@@ -7,6 +7,7 @@ mod clients;
 mod framing;
 mod harness;
 mod http2;
+mod local;
 mod proxying;
 mod routing;
 mod vanish;
