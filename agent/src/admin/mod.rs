@@ -8,6 +8,7 @@ pub mod discovery;
 mod explain;
 pub mod metrics;
 pub mod server;
+mod slots;
 pub mod view;
 mod why;
 
