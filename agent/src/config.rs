@@ -185,6 +185,9 @@ pub struct AgentArgs {
     /// TCP address that serves /livez, /readyz and /metrics as well
     #[arg(help_heading = "Files and sockets", long, value_name = "ADDR:PORT", env = "SLUICE_METRICS_ADDR", value_parser = socket_addr)]
     pub metrics_addr: Option<SocketAddr>,
+    /// TCP address that serves /livez and /readyz alone: on 127.0.0.1 for the probes of this node, whom no crowd elsewhere delays
+    #[arg(long, value_name = "ADDR:PORT", env = "SLUICE_HEALTH_ADDR", value_parser = socket_addr)]
+    pub health_addr: Option<SocketAddr>,
     /// TCP address that serves the discovery API, to whoever reaches it: who is behind each Service
     #[arg(help_heading = "Files and sockets", long, value_name = "ADDR:PORT", env = "SLUICE_DISCOVERY_ADDR", value_parser = socket_addr)]
     pub discovery_addr: Option<SocketAddr>,

@@ -10,8 +10,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Descriptors that the proxy leaves to the rest of the agent. Beyond it maps cannot be read, Leases not be renewed.
 ///
-/// About 60 for programs, maps, links, netlink, watches and logs; 3 x 64 for the admin, health and discovery listeners
-/// (`admin::server::CONNECTIONS`); 64 for one inspection that opens every map and every manifest beside it; the rest is room.
+/// About 60 for programs, maps, links, netlink, watches and logs; 3 x 64 and 16 for the listeners of the admin API
+/// (`admin::server::CONNECTIONS` and others); 64 for one inspection that opens every map and every manifest beside it; the rest is room.
 pub const RESERVE: usize = 384;
 
 /// What the descriptors of this process are divided into.

@@ -173,6 +173,10 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         let listener = admin::server::bind_tcp("--metrics-addr", addr).await?;
         tasks.spawn("metrics", admin::server::serve_tcp(listener, stages.clone()));
     }
+    if let Some(addr) = args.health_addr {
+        let listener = admin::server::bind_tcp("--health-addr", addr).await?;
+        tasks.spawn("health", admin::server::serve_health(listener, stages.clone()));
+    }
     if let Some(addr) = args.discovery_addr {
         let listener = admin::server::bind_tcp("--discovery-addr", addr).await?;
         tasks.spawn("discovery API", admin::server::serve_discovery(listener, stages));

@@ -48,6 +48,12 @@ fn the_agent_takes_the_arguments_of_the_daemon_set() {
         let port = container()["ports"][0]["containerPort"].clone();
         assert_eq!(json!(args.metrics_addr.unwrap().port()), port);
         assert_eq!(args.metrics_addr.unwrap().ip().to_string(), address);
+        // The probes ask the listener that is for them, on the node's loopback.
+        let health = args.health_addr.unwrap();
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            let get = &container()[probe]["httpGet"];
+            assert_eq!((&get["host"], &get["port"]), (&json!(health.ip()), &json!(health.port())), "{probe}");
+        }
         assert_eq!(args.namespace, read("base/namespace.yaml")[0]["metadata"]["name"]);
     }
 }
@@ -258,11 +264,19 @@ fn the_chart_takes_values_and_the_namespace_of_the_release() {
     let mut values = read("chart/values.yaml").remove(0);
     values["image"] = json!({ "repository": "example.org/sluice", "tag": "2", "pullPolicy": "Always" });
     values["metricsPort"] = json!(19640);
+    values["healthPort"] = json!(19641);
     values["extraArgs"] = json!(["--interface=eth1", "--datapath=tc"]);
     values["extraEnv"] = json!([{ "name": "NODE_ZONE", "value": "a" }]);
     values["tolerations"] = json!([]);
     let text = render(&values, "lb", true);
-    assert!(!text.contains("sluice-system") && !text.contains(" 9640"), "{text}");
+    assert!(
+        !text.contains("sluice-system")
+            && !text.contains(" 9640")
+            && !text.contains(":9641")
+            && !text.contains(" 9641")
+            && text.matches("19641").count() == 4,
+        "{text}"
+    );
     let rendered = by_name(documents(&text));
     let pod = &rendered["\"DaemonSet\" \"sluice\""]["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
@@ -272,7 +286,13 @@ fn the_chart_takes_values_and_the_namespace_of_the_release() {
         container["ports"][0],
         json!({ "name": "metrics", "containerPort": 19640, "hostPort": 19640, "protocol": "TCP" })
     );
-    let arguments = ["agent", "--metrics-addr=$(NODE_IP):19640", "--interface=eth1", "--datapath=tc"];
+    let arguments = [
+        "agent",
+        "--health-addr=127.0.0.1:19641",
+        "--metrics-addr=$(NODE_IP):19640",
+        "--interface=eth1",
+        "--datapath=tc",
+    ];
     assert_eq!(strings(&container["args"]), arguments);
     assert!(container["env"].as_array().unwrap().contains(&json!({ "name": "NODE_ZONE", "value": "a" })));
     let subject = &rendered["\"ClusterRoleBinding\" \"sluice\""]["subjects"][0];

@@ -3,6 +3,7 @@ mod netns {
     mod announce;
     mod change;
     mod cli;
+    mod crowd;
     mod discovery;
     mod forward;
     mod http;

@@ -9,6 +9,7 @@ mod explain;
 pub mod flows;
 pub mod metrics;
 pub mod server;
+mod slots;
 pub mod view;
 mod why;
 

@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,14 +17,15 @@ use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
 };
 
 use super::{
     Stages,
     discovery::{Discovery, Query},
     flows::FlowQuery,
-    metrics, view, why,
+    metrics,
+    slots::{HEAD_TIMEOUT, Most, Slot, Slots},
+    view, why,
 };
 use crate::telemetry::exposition;
 
@@ -33,16 +33,20 @@ use crate::telemetry::exposition;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
-/// Connections of one listener at most; a further one waits to be accepted.
-const CONNECTIONS: usize = 64;
-/// How long a client may take for the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections to the Unix socket, and to health and metrics.
+const CONNECTIONS: Most = Most { all: 64, of_peer: 16 };
+/// Connections to the discovery API, whose clients wait for changes.
+const FOLLOWERS: Most = Most { all: 64, of_peer: 48 };
+/// Connections to health alone.
+const PROBES: Most = Most { all: 16, of_peer: 16 };
 
 /// Which paths a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
     /// All of them: whoever may open the socket may read everything.
     Everything,
+    /// Health.
+    Health,
     /// Health and metrics.
     Public,
     /// Those, and the instances of Services.
@@ -83,11 +87,10 @@ pub async fn bind_tcp(flag: &str, addr: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves the Unix socket until dropped.
 pub async fn serve_unix(listener: UnixListener, stages: Arc<Stages>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let slots = Slots::new(CONNECTIONS);
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => connection(stream, stages.clone(), Scope::Everything, slot),
+            Ok((stream, _)) => connection(stream, stages.clone(), Scope::Everything, slots.admit(None)),
             Err(error) => pause(&error).await,
         }
     }
@@ -95,20 +98,24 @@ pub async fn serve_unix(listener: UnixListener, stages: Arc<Stages>) {
 
 /// Serves health and metrics on TCP until dropped.
 pub async fn serve_tcp(listener: TcpListener, stages: Arc<Stages>) {
-    accept(listener, stages, Scope::Public).await;
+    accept(listener, stages, Scope::Public, CONNECTIONS).await;
+}
+
+/// Serves health alone on TCP until dropped.
+pub async fn serve_health(listener: TcpListener, stages: Arc<Stages>) {
+    accept(listener, stages, Scope::Health, PROBES).await;
 }
 
 /// Serves the discovery API on TCP until dropped.
 pub async fn serve_discovery(listener: TcpListener, stages: Arc<Stages>) {
-    accept(listener, stages, Scope::Discovery).await;
+    accept(listener, stages, Scope::Discovery, FOLLOWERS).await;
 }
 
-async fn accept(listener: TcpListener, stages: Arc<Stages>, scope: Scope) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+async fn accept(listener: TcpListener, stages: Arc<Stages>, scope: Scope, most: Most) {
+    let slots = Slots::new(most);
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => connection(stream, stages.clone(), scope, slot),
+            Ok((stream, peer)) => connection(stream, stages.clone(), scope, slots.admit(Some(peer.ip()))),
             Err(error) => pause(&error).await,
         }
     }
@@ -120,23 +127,33 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
 }
 
+/// Serves one request of a connection, unless there was no slot for it.
 fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     stages: Arc<Stages>,
     scope: Scope,
-    slot: OwnedSemaphorePermit,
+    slot: Option<Slot>,
 ) {
+    let Some(slot) = slot else { return };
     tokio::spawn(async move {
-        let _slot = slot;
+        let slot = &slot;
         let service = service_fn(move |request: Request<Incoming>| {
             let stages = stages.clone();
-            async move { Ok::<_, Infallible>(respond(&request, stages, scope).await) }
+            slot.begin();
+            async move {
+                let response = respond(&request, stages, scope).await;
+                slot.answered();
+                Ok::<_, Infallible>(response)
+            }
         });
-        // A client that goes away in the middle is its own affair.
         let mut builder = http1::Builder::new();
         // One request a connection: an idle one must not hold a slot.
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
-        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        tokio::select! {
+            // A client that goes away in the middle is its own affair.
+            _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+            () = slot.over() => {}
+        }
     });
 }
 
@@ -147,7 +164,7 @@ async fn respond(request: &Request<Incoming>, stages: Arc<Stages>, scope: Scope)
         return refused;
     }
     let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
-    if scope != Scope::Public
+    if matches!(scope, Scope::Everything | Scope::Discovery)
         && let Some(query) = Query::parse(&path, &query)
     {
         return match query {
@@ -170,6 +187,7 @@ fn answer(path: &str, query: &str, stages: &Stages, scope: Scope) -> Response<Fu
             let status = if blockers.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             text(status, TEXT, if blockers.is_empty() { "ok\n".to_owned() } else { blockers.join("\n") + "\n" })
         }
+        _ if scope == Scope::Health => not_found(path),
         "/metrics" => match metrics::families(stages).map(exposition) {
             Ok(Ok(body)) => text(StatusCode::OK, OPEN_METRICS, body),
             Ok(Err(e)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),

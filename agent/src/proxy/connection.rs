@@ -16,6 +16,9 @@ use super::{
 
 /// What an HTTP/2 client says first. Source: RFC 9113 part 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a connection that ends with bytes that nobody reads stays open for the client to read the answer, and how many
+/// bytes are thrown away meanwhile. Then it is reset. Units: bytes.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 8 << 20);
 /// How often HTTP/2 connections are asked whether they are alive, and how long they may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// How much of a response is kept per HTTP/2 stream while the client does not take it. Units: bytes.
@@ -38,10 +41,22 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>, peer: Socket
     let http2 = head.starts_with(PREFACE);
     let activity = Arc::new(Activity::default());
     let io = ClientStream::new(Arc::clone(&socket), head, Arc::clone(&activity), !http2, &shared.settings);
-    let connection =
-        Arc::new(Connection { shared: Arc::clone(&shared), peer, local, activity, socket: Arc::clone(&socket) });
+    let connection = Arc::new(Connection {
+        shared: Arc::clone(&shared),
+        peer,
+        local,
+        activity: Arc::clone(&activity),
+        socket: Arc::clone(&socket),
+    });
     let served = async {
-        if http2 { serve_http2(&shared, io, connection).await } else { serve_http1(&shared, io, connection).await }
+        if http2 {
+            serve_http2(&shared, io, connection).await;
+        } else {
+            serve_http1(&shared, io, connection).await;
+        }
+        if activity.lingers() && !http2 {
+            socket.linger(LINGER.0, LINGER.1).await;
+        }
     };
     tokio::select! {
         () = served => {}

@@ -23,6 +23,7 @@ use super::{
     stats::add,
     table::Table,
     tunnel,
+    unread::Unread,
     upstream::{self, Sent},
 };
 use crate::model::http::{Action, HttpMatch, HttpRule, RequestHead, Share, ShareTarget};
@@ -48,7 +49,16 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     let active = Active::new(&connection.activity, stats);
     // Copied only where it is told.
     let head = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
-    let response = answer(&connection, request).await;
+    let (parts, body) = request.into_parts();
+    let (expects, version) = (parts.headers.contains_key(header::EXPECT), parts.version);
+    let mut body = Some(body);
+    let mut response = answer(&connection, parts, &mut body).await;
+    if let Some(body) = body {
+        response = Unread { body, expects, version }.settle(response).await;
+    }
+    if respond::is_closing(&response) {
+        connection.activity.linger();
+    }
     if let Some((method, uri)) = head {
         let (frontend, client, status) = (connection.local, connection.peer, response.status().as_u16());
         tracing::debug!(%frontend, %client, %method, %uri, status, "request answered");
@@ -57,14 +67,14 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     response.map(|body| body.counted(active))
 }
 
-async fn answer(connection: &Connection, request: Request<Incoming>) -> Response<ResponseBody> {
+/// The answer; `body` is taken where it goes upstream.
+async fn answer(connection: &Connection, mut parts: Parts, body: &mut Option<Incoming>) -> Response<ResponseBody> {
     let shared = &connection.shared;
-    let (mut parts, incoming) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let arrival = Arrival {
         peer: connection.peer,
         local: connection.local,
-        has_body: !incoming.is_end_stream(),
+        has_body: body.as_ref().is_some_and(|body| !body.is_end_stream()),
         max_fields: shared.settings.max_headers,
     };
     let canonical = match request::canonicalise(&mut parts, arrival) {
@@ -115,7 +125,9 @@ async fn answer(connection: &Connection, request: Request<Incoming>) -> Response
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     let asked = Asked { version, trailers: canonical.trailers, websocket, flow: Flow::default() };
-    let body = RequestBody::new(incoming, shared.settings.body_timeout, asked.flow.clone());
+    let body = body.take().map_or_else(RequestBody::empty, |body| {
+        RequestBody::new(body, shared.settings.body_timeout, asked.flow.clone())
+    });
     let end = framing::frame_request(&mut parts, &body);
     match upstream::send(shared, &table, service, parts, body, rule.timeouts).await {
         Ok(mut sent) => {

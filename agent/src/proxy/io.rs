@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
@@ -35,6 +35,7 @@ pub(super) const HEAD_TIMED_OUT: &[u8] =
 pub(super) struct Activity {
     in_flight: AtomicUsize,
     begun: AtomicU64,
+    lingers: AtomicBool,
 }
 
 impl Activity {
@@ -42,6 +43,17 @@ impl Activity {
     #[must_use]
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
+    }
+
+    /// Says that the connection ends with bytes that nobody reads: its close must not overtake the answer.
+    pub(super) fn linger(&self) {
+        self.lingers.store(true, Relaxed);
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub(super) fn lingers(&self) -> bool {
+        self.lingers.load(Relaxed)
     }
 
     /// Requests that have begun so far.

@@ -34,6 +34,7 @@ mod settings;
 mod socket;
 mod table;
 mod tunnel;
+mod unread;
 mod upstream;
 
 use std::{

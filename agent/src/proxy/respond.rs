@@ -25,6 +25,12 @@ pub(super) fn closing(mut response: Response<ResponseBody>) -> Response<Response
     response
 }
 
+/// Whether it has.
+#[must_use]
+pub(super) fn is_closing(response: &Response<ResponseBody>) -> bool {
+    response.headers().get(header::CONNECTION).is_some_and(|value| value == "close")
+}
+
 /// The answer of a RequestRedirect filter. `matched` is the path match that led to it, `port` the listener's.
 #[must_use]
 pub(super) fn redirect(to: &Redirect, host: &str, uri: &Uri, matched: &PathMatch, port: u16) -> Response<ResponseBody> {

@@ -117,6 +117,23 @@ impl Socket {
         }
     }
 
+    /// Says the last word and throws away what still comes, until the peer has closed too or the bounds are met.
+    pub(super) async fn linger(&self, limit: Duration, most: usize) {
+        let read = async {
+            let (mut left, mut chunk) = (most, bytes::BytesMut::with_capacity(16 << 10));
+            while let Ok(n) = self.read(&mut chunk).await
+                && n > 0
+                && n <= left
+            {
+                left -= n;
+                chunk.clear();
+            }
+        };
+        if self.shutdown().is_ok() {
+            let _ = tokio::time::timeout(limit, read).await;
+        }
+    }
+
     /// Writes what the kernel takes at once.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod filters;
 mod framing;
 mod harness;
 mod http2;
+mod local;
 mod proxying;
 mod routing;
 mod vanish;

@@ -28,7 +28,9 @@ pub fn generate(deploy: &Path) -> Result<Files> {
     let mut daemon = Template { text: read("base/daemonset.yaml")?, values: String::new() };
     let image = daemon.image()?;
     daemon.field("imagePullPolicy", "image.pullPolicy", &image)?;
-    daemon.port()?;
+    daemon.port("              hostPort: ", 3, "metricsPort", "Where a node serves health and metrics.")?;
+    let health = "            - --health-addr=127.0.0.1:";
+    daemon.port(health, 4, "healthPort", "Where a node serves health on its loopback, for the kubelet's probes.")?;
     daemon.env("SLUICE_LOG_FORMAT", "logFormat", "`text`, or `json`: one object a line.")?;
     daemon.env("RUST_LOG", "logLevel", "`error`, `warn`, `info`, `debug` or `trace`, also by module.")?;
     daemon.more("            - --metrics-addr=", "extraArgs", "Further flags of `sluice agent`.")?;
@@ -103,15 +105,15 @@ impl Template {
         self.replace(&line, &format!("{head}: {{{{ .Values.{value} }}}}"))
     }
 
-    /// The port of health and metrics stands in three lines.
-    fn port(&mut self) -> Result<()> {
-        let line = self.line("              hostPort: ")?;
-        let port = line.trim_start().trim_start_matches("hostPort: ").to_owned();
-        if self.text.matches(&port).count() != 3 {
-            bail!("the base names port {port} in {} places, want 3", self.text.matches(&port).count());
+    /// Takes a port out that stands behind `start` and in so many `places` in all.
+    fn port(&mut self, start: &str, places: usize, value: &str, why: &str) -> Result<()> {
+        let port = self.line(start)?[start.len()..].to_owned();
+        let found = self.text.matches(&port).count();
+        if found != places {
+            bail!("the base names port {port} in {found} places, want {places}");
         }
-        self.values.push_str(&format!("# Where a node serves health and metrics.\nmetricsPort: {port}\n"));
-        self.text = self.text.replace(&port, "{{ .Values.metricsPort }}");
+        self.values.push_str(&format!("# {why}\n{value}: {port}\n"));
+        self.text = self.text.replace(&port, &format!("{{{{ .Values.{value} }}}}"));
         Ok(())
     }
 
