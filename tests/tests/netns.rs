@@ -19,4 +19,5 @@ mod netns {
     mod restart;
     mod sources;
     mod tables;
+    mod vanish;
 }
