@@ -20,6 +20,7 @@ pub mod csum;
 pub mod flow;
 pub mod neighbour;
 pub mod packet;
+pub mod reason;
 #[cfg(feature = "user")]
 pub mod user;
 
