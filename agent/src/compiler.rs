@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     host::Seen,
     membership::{Members, Report},
-    model::{Candidate, Frontend, Memo, Model, Node, Outcome, Role, memo},
+    model::{Candidate, Frontend, HostAddresses, Memo, Model, Node, Outcome, Role, memo},
     shared::Difference,
     source::{Snapshot, allocations},
     telemetry::chain,
@@ -46,6 +46,8 @@ pub struct Inputs {
     pub members: watch::Receiver<Arc<Members>>,
     /// What the host has.
     pub host: watch::Receiver<Seen>,
+    /// The host's addresses, for a node that gives addresses itself.
+    pub addresses: watch::Receiver<Option<Arc<HostAddresses>>>,
 }
 
 impl Compiler {
@@ -57,7 +59,7 @@ impl Compiler {
 
     /// Follows the snapshots until cancelled.
     pub async fn run(mut self, inputs: Inputs, out: watch::Sender<Arc<Model>>, cancel: CancellationToken) {
-        let Inputs { mut snapshots, mut members, mut host } = inputs;
+        let Inputs { mut snapshots, mut members, mut host, mut addresses } = inputs;
         self.follow_host(host.borrow_and_update().clone());
         if self.node.role == Role::Member {
             // Knowing of nobody it would take back what the programs announce, and announce it anew a moment later.
@@ -67,6 +69,16 @@ impl Compiler {
                 Ok(known) = members.wait_for(|known| !known.alive.is_empty()) => {
                     self.follow_members(&known);
                 }
+            }
+        }
+        if self.node.role == Role::Alone {
+            // Before anything is given away.
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                known = addresses.wait_for(Option::is_some) => match known {
+                    Ok(host) => self.node.addresses = host.clone().unwrap_or_default(),
+                    Err(_) => return,
+                },
             }
         }
         loop {
@@ -81,6 +93,9 @@ impl Compiler {
                     return;
                 },
                 Ok(()) = host.changed() => self.follow_host(host.borrow_and_update().clone()),
+                Ok(()) = addresses.changed() => {
+                    self.node.addresses = addresses.borrow_and_update().clone().unwrap_or_default();
+                }
                 // Its end is this agent's: who announces stays as it is.
                 Ok(()) = members.changed() => {
                     if !self.follow_members(&members.borrow_and_update()) {

@@ -111,6 +111,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         announce: args.announce == config::Announce::Auto,
         candidates: Vec::new(),
         host: Arc::default(),
+        addresses: Arc::default(),
     };
 
     let is_member = args.manifests.is_none();
@@ -184,6 +185,11 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     let watcher = clients.as_ref().map(|(client, _)| client.clone());
     let (applied, about) = (inputs.applied.clone(), Path::new(status::node::TERMINATION_LOG));
     tasks.spawn("node events", status::node::run(watcher, name.clone(), applied, about));
+    let (addresses_out, addresses) = watch::channel(None);
+    if !is_member {
+        let network = Network::try_new().map_err(DatapathError::from)?;
+        tasks.spawn("addresses", source::host::watch(network, args.interfaces.clone(), addresses_out, cancel.clone()));
+    }
     tasks.spawn("discovery", discovery::run(snapshots.clone(), directory_out, cancel.clone()));
     tasks.spawn("host", host::run(args.interfaces, host_out, cancel.clone()));
     tasks.spawn("datapath", datapath.run(models.clone(), applied_out, cancel.clone()));
@@ -191,7 +197,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     tasks.spawn(
         "compiler",
         Compiler::new(node, args.state_dir).run(
-            compiler::Inputs { snapshots: snapshots.clone(), members: members.clone(), host },
+            compiler::Inputs { snapshots: snapshots.clone(), members: members.clone(), host, addresses },
             model_out,
             cancel.clone(),
         ),

@@ -45,10 +45,13 @@ pub mod map {
     /// Ethernet address as a number, see [`neighbour::peer`](super::neighbour::peer) -> [`PEER_KNOWN`](super::PEER_KNOWN),
     /// hash: the uplinks of the other nodes.
     pub const PEERS: &str = "PEERS";
+    /// [`Addr`](super::Addr) -> [`Heard`](super::Heard), LRU hash, [`MAX_CLAIMED`](super::MAX_CLAIMED) rows: who has a VIP that
+    /// is asked for.
+    pub const HEARD: &str = "HEARD";
     /// Every map, in the order in which they are created.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 17] = [
         FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED,
-        SOURCES, LEFT, HOST, PEERS,
+        SOURCES, LEFT, HOST, PEERS, HEARD,
     ];
 }
 
@@ -253,6 +256,23 @@ pub const VIP_HOST: u32 = 16;
 /// The address is that of a node of the cluster, this one or another, which speaks from it.
 pub const VIP_NODE: u32 = 32;
 
+/// This node asks whether another host has the address, before it announces it: what is heard is remembered.
+pub const VIP_PROBE: u32 = 64;
+
+/// A host that was heard to have a VIP which this node asks for before it announces it.
+///
+/// Units: nanoseconds of the monotonic clock, coarse.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Heard {
+    /// When it was heard.
+    pub at: u64,
+    /// Its Ethernet address, as on the wire.
+    pub mac: [u8; 6],
+    /// Always 0.
+    pub pad: [u8; 2],
+}
+
 /// Source and destination of a packet.
 ///
 /// Order: addresses network, ports host.
@@ -448,6 +468,7 @@ const _: () = {
     assert!(size_of::<TableChunk>() == 64);
     assert!(size_of::<Seat>() == 8);
     assert!(size_of::<Vip>() == 24);
+    assert!(size_of::<Heard>() == 16);
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<CtKey>() == 40);
     assert!(size_of::<CtEntry>() == 104);

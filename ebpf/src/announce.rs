@@ -15,7 +15,7 @@
 //! - XDP passes all of this: it cannot tell a frame that was meant for another host, and the rate is low.
 //! - A solicitation behind extension headers is left to the stack, which does not have the address (RFC 6980).
 use crate::{
-    CLAIMED, PEERS, SETTINGS, UPLINKS, VIPS,
+    CLAIMED, HEARD, PEERS, SETTINGS, UPLINKS, VIPS,
     action::Action,
     conntrack,
     context::{Buffer, Packet},
@@ -23,7 +23,7 @@ use crate::{
 };
 use aya_ebpf::helpers::{bpf_clone_redirect, bpf_skb_change_tail};
 use sluice_ebpf::{
-    Addr, Claim, Reason, Uplink, VIP_ANNOUNCE, VIP_HOST, Vip, csum, flow,
+    Addr, Claim, Heard, Reason, Uplink, VIP_ANNOUNCE, VIP_HOST, VIP_PROBE, Vip, csum, flow,
     neighbour::{self, Arp, Contest, Question, Solicitation},
     packet::{ETH_LEN, Eth, ICMPV6, Ipv6, is_mapped, mapped, unmapped},
 };
@@ -122,7 +122,14 @@ fn is_announced(addr: &Addr, vip: &Vip) -> bool {
 #[inline(always)]
 fn hear(p: Buffer, addr: &Addr, from: &neighbour::Mac) -> Option<bool> {
     let vip = owned(addr)?;
-    if vip.flags & VIP_ANNOUNCE == 0 || own_mac(p)? == *from {
+    if vip.flags & (VIP_ANNOUNCE | VIP_PROBE) == 0 || own_mac(p)? == *from {
+        return None;
+    }
+    if vip.flags & VIP_PROBE != 0 {
+        count::reason(Reason::AnnouncedElsewhere);
+        let heard = Heard { at: conntrack::clock(), mac: bytemuck::cast(*from), pad: [0; 2] };
+        // A map that is full forgets another.
+        let _ = HEARD.insert(addr, &heard, 0);
         return None;
     }
     let peer = neighbour::peer(from);

@@ -226,7 +226,8 @@ pub(crate) extern "C" fn find_source_of_buffer(
 fn try_find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice, flags: u64) -> Opened {
     // Is for TC.
     let local = if P::XDP { Opened::Refused(Action::Pass) } else { Opened::Chosen };
-    if flags & BACKEND_LOCAL as u64 != 0 {
+    let is_here = flags & BACKEND_LOCAL as u64 != 0;
+    if P::XDP && is_here {
         return local;
     }
     let remote = flags & BACKEND_REMOTE as u64 != 0;
@@ -234,10 +235,11 @@ fn try_find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice, flags: u64
     let (result, ifindex) = route::source(p, h, (&t.src, t.src_port), (&to.src, to.src_port), &mut to.dst);
     // Delivered on this node, or routed by rules that the lookup does not see: the host's stack knows.
     let is_for_stack = matches!(result, route::NOT_FORWARDED | route::FORWARDING_OFF);
-    if !route::is_routed(result) && (remote || !is_for_stack) {
+    if !route::is_routed(result) && !is_here && (remote || !is_for_stack) {
         return leave(p, choice.entry.frontend, Reason::NoRoute);
     }
-    let uplink = if is_for_stack { None } else { UPLINKS.get_ptr(&ifindex) };
+    // A guest of this node on the clients' own network, behind a bridge that is the uplink, would answer past us.
+    let uplink = if route::is_routed(result) { UPLINKS.get_ptr(&ifindex) } else { None };
     let Some(uplink) = uplink else {
         if remote {
             return leave(p, choice.entry.frontend, Reason::NoSource);

@@ -64,6 +64,8 @@ static LEFT: HashMap<Seat, u32, { MAX_LEFT as usize }> = HashMap::new();
 static HOST: HashMap<Addr, u32, { MAX_HOST as usize }> = HashMap::new();
 #[btf_map]
 static PEERS: HashMap<u64, u32, { MAX_PEERS as usize }> = HashMap::new();
+#[btf_map]
+static HEARD: LruHashMap<Addr, Heard, { MAX_CLAIMED as usize }> = LruHashMap::new();
 
 /// XDP on an uplink: flows whose backend is on another node, in both directions.
 #[xdp]

@@ -34,6 +34,8 @@ pub const SOLICITATION_MAX: u32 = 128;
 pub const ARP_FRAME: usize = ETH_LEN + size_of::<Arp>();
 /// Bytes of a frame with an advertisement.
 pub const ADVERTISEMENT_FRAME: usize = ETH_LEN + size_of::<Ipv6>() + size_of::<Advertisement>();
+/// Bytes of a frame with a solicitation without options.
+pub const SOLICITATION_FRAME: usize = ETH_LEN + size_of::<Ipv6>() + size_of::<Solicitation>();
 
 /// `ff02::1`, all nodes of the link.
 pub const ALL_NODES: Addr = Addr::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
@@ -257,6 +259,55 @@ pub const fn pseudo(src: &Addr, dst: &Addr, len: u32) -> u64 {
     let src = s[0] as u64 + s[1] as u64 + s[2] as u64 + s[3] as u64;
     let dst = d[0] as u64 + d[1] as u64 + d[2] as u64 + d[3] as u64;
     src + dst + (ICMPV6 as u32).to_be() as u64 + len.to_be() as u64
+}
+
+/// The frame by which `mac` asks whether any host has the IPv4 address `vip`, without saying that it will (RFC 5227).
+#[must_use]
+pub fn arp_probe(mac: Mac, vip: [u8; 4]) -> [u8; ARP_FRAME] {
+    let arp = Arp {
+        hardware: 1_u16.to_be(),
+        proto: 0x0800_u16.to_be(),
+        lengths: [6, 4],
+        op: REQUEST.to_be(),
+        sender_mac: mac,
+        sender: [0; 2],
+        target_mac: [0; 3],
+        target: [u16::from_ne_bytes([vip[0], vip[1]]), u16::from_ne_bytes([vip[2], vip[3]])],
+    };
+    let mut frame = [0; ARP_FRAME];
+    let eth = Eth { dst: BROADCAST, src: mac, proto: ETH_ARP.to_be() };
+    frame[..ETH_LEN].copy_from_slice(bytemuck::bytes_of(&eth));
+    frame[ETH_LEN..].copy_from_slice(bytemuck::bytes_of(&arp));
+    frame
+}
+
+/// The frame by which `mac` asks whether any host has the IPv6 address `vip`: that of duplicate address detection (RFC 4862,
+/// section 5.4.2).
+#[must_use]
+pub fn duplicate_solicitation(mac: Mac, vip: [u8; 16]) -> [u8; SOLICITATION_FRAME] {
+    const LEN: u16 = size_of::<Solicitation>() as u16;
+    let target = Addr::v6(vip);
+    let group = solicited_group(&target);
+    let [.., a, b, c, d] = group.octets;
+    let ip = Ipv6 {
+        vtf: [0x6000_u16.to_be(), 0],
+        payload: LEN.to_be(),
+        next: ICMPV6,
+        hops: HOPS,
+        src: [0; 8],
+        dst: bytemuck::cast(group),
+    };
+    let mut message =
+        Solicitation { kind: [SOLICITATION, 0], check: 0, reserved: [0; 2], target: bytemuck::cast(target) };
+    let words: [u16; 12] = bytemuck::cast(message);
+    let sum = words.iter().fold(pseudo(&Addr::NONE, &group, LEN as u32), |sum, w| sum + *w as u64);
+    message.check = !csum::fold(sum);
+    let mut frame = [0; SOLICITATION_FRAME];
+    let eth = Eth { dst: self::mac([0x33, 0x33, a, b, c, d]), src: mac, proto: ETH_IPV6.to_be() };
+    frame[..ETH_LEN].copy_from_slice(bytemuck::bytes_of(&eth));
+    frame[ETH_LEN..ETH_LEN + size_of::<Ipv6>()].copy_from_slice(bytemuck::bytes_of(&ip));
+    frame[ETH_LEN + size_of::<Ipv6>()..].copy_from_slice(bytemuck::bytes_of(&message));
+    frame
 }
 
 /// The frame by which `mac` tells everybody that it has the IPv4 address `vip`: as a request or as a reply, since some

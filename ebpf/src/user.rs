@@ -32,6 +32,7 @@ pod!(
     Seat,
     TableChunk,
     Vip,
+    Heard,
     CtKey,
     CtEntry,
     Counters,
@@ -48,21 +49,43 @@ pod!(
 ///
 /// Source: `BPF_OBJ_GET` and `BPF_LINK_UPDATE` of bpf(2); aya 0.14 offers them for some program types only.
 pub fn update_link(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
-    const OBJ_GET: nix::libc::c_long = 7;
     const LINK_UPDATE: nix::libc::c_long = 29;
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    // `union bpf_attr`: { pathname: u64, bpf_fd: u32, file_flags: u32 }.
-    let get = [path.as_ptr() as u64, 0];
-    // SAFETY: the attribute is 16 bytes as passed, and `path` outlives the call.
-    let link = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, OBJ_GET, get.as_ptr(), size_of_val(&get)) };
-    let link = i32::try_from(link).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just returned this descriptor and nobody else owns it.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let link = open_pin(pin)?;
     // { link_fd: u32, new_prog_fd: u32, flags: u32, old_prog_fd: u32 }.
     let update = [link.as_raw_fd(), program.as_raw_fd(), 0, 0];
     // SAFETY: the attribute is 16 bytes as passed; both descriptors are open for the length of the call.
     let rc = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, LINK_UPDATE, update.as_ptr(), size_of_val(&update)) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Detaches a pinned link: when this returns no packet runs into its program any more. Removing the pin alone detaches some
+/// time later. The pin stays.
+///
+/// # Errors
+/// The pin is no link, or the kernel refuses.
+///
+/// Source: `BPF_OBJ_GET` and `BPF_LINK_DETACH` of bpf(2).
+pub fn detach_link(pin: &Path) -> io::Result<()> {
+    const LINK_DETACH: nix::libc::c_long = 34;
+    let link = open_pin(pin)?;
+    // { link_fd: u32 }.
+    let detach = [link.as_raw_fd()];
+    // SAFETY: the attribute is 4 bytes as passed; the descriptor is open for the length of the call.
+    let rc = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, LINK_DETACH, detach.as_ptr(), size_of_val(&detach)) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Opens what is pinned.
+fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    const OBJ_GET: nix::libc::c_long = 7;
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    // `union bpf_attr`: { pathname: u64, bpf_fd: u32, file_flags: u32 }.
+    let get = [path.as_ptr() as u64, 0];
+    // SAFETY: the attribute is 16 bytes as passed, and `path` outlives the call.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_bpf, OBJ_GET, get.as_ptr(), size_of_val(&get)) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just returned this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A connection attempt to ask an `sk_lookup` program about.

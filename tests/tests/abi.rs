@@ -52,6 +52,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
         Seat { frontend: u32, backend: u32 }
         TableChunk { ids: [u32; CHUNK_SLOTS as usize] }
         Vip { flags: u32, frontends: u32, relay: Addr }
+        Heard { at: u64, mac: [u8; 6], pad: [u8; 2] }
         Tuple { src: Addr, dst: Addr, src_port: u16, dst_port: u16 }
         CtKey { tuple: Tuple, proto: u8, dir: u8, pad: [u8; 2] }
         CtEntry {
@@ -71,7 +72,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
     constants! { out,
         MAX_FRONTENDS, MAX_BACKENDS, MAX_VIPS, MAX_CHUNKS, CHUNK_SLOTS, MAX_CONNTRACK, MAX_UPLINKS, PROXY_TCP, TCP, UDP,
         FRONTEND_PROXY, FRONTEND_DROP, FRONTEND_AFFINITY, FRONTEND_SOURCES, MAX_SOURCES, MAX_LEFT, SEAT_LEFT, SOURCE_BITS, SOURCE_ADMITTED, BACKEND_LOCAL, BACKEND_REMOTE, VIP_ECHO, VIP_REJECT, VIP_PROXY,
-        VIP_ANNOUNCE, VIP_HOST, VIP_NODE, MAX_HOST, HOST_OWN, MAX_PEERS, PEER_KNOWN,
+        VIP_ANNOUNCE, VIP_HOST, VIP_NODE, VIP_PROBE, MAX_HOST, HOST_OWN, MAX_PEERS, PEER_KNOWN,
         CT_REQUEST, CT_REPLY, CT_SNAT, CT_REPLIED, CT_FIN_CLIENT, CT_FIN_BACKEND, CT_RST,
     }
     for reason in Reason::ALL {

@@ -17,6 +17,7 @@ use crate::{
         load::XdpKind,
         maps::TableError,
         observe::{self, FrontendCount},
+        probe::Holder,
     },
     discovery::Directory,
     model::{Frontend, Model, ObjectRef, Outcome, Target, Verdict, http::listing::RouteRow},
@@ -111,6 +112,7 @@ impl Stages {
             unprogrammed: applied.faults,
             limits: self.proxy.limits(),
             host: applied.host,
+            conflicts: applied.conflicts.iter().map(|(vip, by)| format!("{vip}: {}", by.sentence())).collect(),
             bound: applied.bound.iter().map(|(vip, at)| format!("{vip}: {}", at.sentence())).collect(),
             remarks: remarks.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
             problems: broken.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
@@ -125,6 +127,7 @@ impl Stages {
     /// A map cannot be read.
     pub fn services(&self) -> Result<Vec<view::Service>, TableError> {
         let model = self.models.borrow().clone();
+        let conflicts = self.applied.borrow().conflicts.clone();
         let counts = observe::frontends(&self.pins)?;
         let mut by_owner: BTreeMap<ObjectRef, Vec<(&Frontend, &Target)>> = BTreeMap::new();
         for (frontend, target) in &model.frontends {
@@ -137,7 +140,7 @@ impl Stages {
         objects.sort();
         let view = |object: ObjectRef| {
             let frontends = by_owner.get(&object).map_or(&[][..], Vec::as_slice);
-            service(&model, &object, frontends, &counts)
+            service((&model, &conflicts), &object, frontends, &counts)
         };
         Ok(objects.into_iter().map(view).collect())
     }
@@ -181,7 +184,7 @@ impl Stages {
 }
 
 fn service(
-    model: &Model,
+    (model, conflicts): (&Model, &BTreeMap<IpAddr, Holder>),
     object: &ObjectRef,
     frontends: &[(&Frontend, &Target)],
     counts: &BTreeMap<Frontend, FrontendCount>,
@@ -213,7 +216,7 @@ fn service(
         view::Families { ipv4, ipv6: all.len() - ipv4 }
     });
     let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
-    let is_announced = |vip: &&IpAddr| model.announced.contains(*vip);
+    let is_announced = |vip: &&IpAddr| model.announced.contains(*vip) && !conflicts.contains_key(*vip);
     let by = |vip: &IpAddr| Some((vip.to_string(), model.announcers.get(vip)?.clone()));
     view::Service {
         object: object_view(object, model.verdicts.get(object)),

@@ -1,17 +1,21 @@
 //! What stands behind an object that is served: its addresses, from where clients may come, and where the flows of each of
 //! its frontends go.
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
+use crate::datapath::probe::Holder;
 use crate::model::{EndpointTarget, Frontend, Locality, Model, ObjectRef, Target, WhenEmpty, sources::everybody};
 
 /// Sentences for people: one for each address, one for the clients where not all may come, one for each frontend.
-pub(super) fn lines(model: &Model, object: &ObjectRef) -> Vec<String> {
+pub(super) fn lines(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, object: &ObjectRef) -> Vec<String> {
     let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
     let frontends = || model.frontends.iter().filter(|(_, target)| target.owner() == *object);
     let sources = sources(frontends());
     let clients = (!sources.is_empty()).then(|| format!("clients must come from {}", sources.join(", ")));
     let targets = frontends().map(|(frontend, target)| format!("{frontend}: {}", where_to(frontend, target)));
-    addresses.iter().map(|addr| address(model, *addr)).chain(clients).chain(targets).collect()
+    addresses.iter().map(|addr| address(model, conflicts, *addr)).chain(clients).chain(targets).collect()
 }
 
 /// The ranges that clients of these frontends must come from, of both families; empty where everybody may come.
@@ -33,13 +37,14 @@ pub(super) fn sources<'a>(frontends: impl Iterator<Item = (&'a Frontend, &'a Tar
     }
 }
 
-fn address(model: &Model, addr: IpAddr) -> String {
+fn address(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, addr: IpAddr) -> String {
     let pool = match model.pools.of(addr) {
         Some(pool) => format!("of pool {}", pool.name()),
         None => "of no pool".to_owned(),
     };
     let announced = match (model.announcers.get(&addr), model.announced.contains(&addr)) {
         (Some(node), _) => format!("announced by {node}"),
+        (None, true) if conflicts.contains_key(&addr) => "not announced".to_owned(),
         (None, true) => "announced here".to_owned(),
         (None, false) if model.pools.is_of_node(addr) => "the node's own".to_owned(),
         (None, false) => "announced by no node".to_owned(),
@@ -112,7 +117,7 @@ mod tests {
         });
         let mut model = model::compile(&snapshot(&json!([service, slice])), &node(&["192.0.2.0/24"]));
         let web = ObjectRef::new("Service", ObjectName::new("default", "web"));
-        let said = lines(&model, &web);
+        let said = lines(&model, &BTreeMap::new(), &web);
         assert_eq!(said.len(), 3, "{said:?}");
         let at = model.allocations[&web][0];
         assert!(said[0].starts_with(&format!("{at}: of pool ")) && said[0].ends_with("announced here"), "{said:?}");
@@ -121,8 +126,10 @@ mod tests {
             format!("{at}:80/TCP: to 2 endpoints, 1 of them on this node; 1 more keep the flows that they have");
         assert!(said.contains(&no_endpoint) && said.contains(&endpoints), "{said:?}");
         model.announcers = [(at, "n2".to_owned())].into_iter().collect::<std::collections::BTreeMap<_, _>>().into();
-        assert!(lines(&model, &web)[0].ends_with("announced by n2"));
-        assert!(lines(&model, &ObjectRef::new("Service", ObjectName::new("default", "other"))).is_empty());
+        assert!(lines(&model, &BTreeMap::new(), &web)[0].ends_with("announced by n2"));
+        assert!(
+            lines(&model, &BTreeMap::new(), &ObjectRef::new("Service", ObjectName::new("default", "other"))).is_empty()
+        );
     }
 
     #[test]
@@ -174,7 +181,7 @@ mod tests {
             });
             let pools = ["192.0.2.0/24", "2001:db8::/64"];
             let model = model::compile(&snapshot(&json!([service])), &node(&pools));
-            let said = lines(&model, &ObjectRef::new("Service", ObjectName::new("default", "web")));
+            let said = lines(&model, &BTreeMap::new(), &ObjectRef::new("Service", ObjectName::new("default", "web")));
             let found = said.iter().find_map(|line| line.strip_prefix("clients must come from "));
             assert_eq!(found, told, "{said:?}");
         }

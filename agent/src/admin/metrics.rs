@@ -53,6 +53,11 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
         samples: one(count(applied.announcements)),
     });
     all.push(gauge(
+        "sluice_address_conflicts",
+        "VIPs that another host has, so that they are not announced, observed",
+        count(applied.conflicts.len() as u64),
+    ));
+    all.push(gauge(
         "sluice_announced_vips",
         "VIPs that this node announces, desired",
         count(model.announced.len() as u64),

@@ -43,6 +43,9 @@ pub struct Status {
     pub limits: Vec<String>,
     /// Settings of this host that keep flows from being forwarded.
     pub host: Vec<String>,
+    /// VIPs that another host has.
+    #[serde(default)]
+    pub conflicts: Vec<String>,
     /// VIPs that something has bound to an interface of this host.
     #[serde(default)]
     pub bound: Vec<String>,

@@ -74,10 +74,14 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
     let mut view = match model.verdicts.get(&object) {
         Some(verdict) => {
             let mut view = object_view(&object, Some(verdict));
-            view.messages.extend(explain::lines(&model, &object));
-            let bound = &stages.applied.borrow().bound;
+            let (bound, conflicts) = {
+                let applied = stages.applied.borrow();
+                (applied.bound.clone(), applied.conflicts.clone())
+            };
+            view.messages.extend(explain::lines(&model, &conflicts, &object));
             for addr in model.allocations.get(&object).into_iter().flatten() {
                 view.messages.extend(bound.get(addr).map(|at| format!("{addr}: {}", at.sentence())));
+                view.messages.extend(conflicts.get(addr).map(|by| format!("{addr}: {}", by.sentence())));
             }
             if stages.applied.borrow().unprogrammed.contains(&name) {
                 view.messages.push("not programmed: `sluice status` says why".to_owned());

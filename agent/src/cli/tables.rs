@@ -94,6 +94,7 @@ pub fn status(s: &view::Status) -> String {
     section("objects of which a part does not work:", of_outcome("partial"));
     section("objects that work, but:", s.remarks.iter().map(problem).collect());
     section("settings of this host:", s.host.clone());
+    section("VIPs that another host has:", s.conflicts.clone());
     section("VIPs that are bound on this host:", s.bound.clone());
     section("maps that are nearly full:", s.nearly_full.clone());
     section("limits that are reached:", s.limits.clone());

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use sluice_ebpf::{MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES, map};
 
-use super::load::XdpKind;
+use super::{load::XdpKind, probe::Holder};
 use crate::mac::Mac;
 
 /// From this part of a map's entries on people are told, in percent: while there is time to do something about it.
@@ -47,6 +47,10 @@ pub struct Applied {
     /// The Ethernet addresses of the uplinks, by which the other nodes know this one.
     #[serde(skip)]
     pub macs: Vec<Mac>,
+    /// VIPs that another host has: they are not announced.
+    pub conflicts: BTreeMap<IpAddr, Holder>,
+    /// The objects with a VIP that is not announced yet, or that another host has, `Service default/web`.
+    pub unannounced: Vec<String>,
     /// Announcements of VIPs sent since the start.
     pub announcements: u64,
 }

@@ -9,12 +9,16 @@ use std::{
 };
 
 use sluice_ebpf::{
-    Addr, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_NODE, VIP_PROXY, VIP_REJECT, Vip,
+    Addr, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_NODE, VIP_PROBE, VIP_PROXY, VIP_REJECT,
+    Vip,
 };
 
-use super::rows::{self, BackendRow, FrontendRow, Rows, addr, frontend_key, ip};
+use super::{
+    probe::Prober,
+    rows::{self, BackendRow, FrontendRow, Rows, addr, frontend_key, ip},
+};
 use crate::{
-    model::{EndpointTarget, Frontend, Model, Target, memo, pool::Pools},
+    model::{EndpointTarget, Frontend, HostAddresses, Model, Target, memo, pool::Pools},
     shared::Difference,
 };
 
@@ -26,16 +30,10 @@ pub struct Desired {
     /// How many targets name each backend.
     mentions: BTreeMap<BackendRow, u32>,
     host: HostAddresses,
-}
-
-/// The addresses that this host has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostAddresses {
-    /// On the uplinks: neighbours find the host by them, so it answers for them itself.
-    pub on_uplinks: BTreeSet<IpAddr>,
-    /// On any interface. An address there that is a VIP was bound by something else (kube-proxy's `kube-ipvs0`, a service on
-    /// `lo`) and is no more the host's than without that; but for a node's own address.
-    pub anywhere: BTreeSet<IpAddr>,
+    /// The VIPs that the maps have announced when the agent started.
+    adopted: BTreeSet<IpAddr>,
+    /// Whether another host has the VIPs that this node is to announce.
+    prober: Prober,
 }
 
 /// Which rows may be others than before.
@@ -100,6 +98,12 @@ impl Desired {
             let vips = self.rows.vips.keys();
             touched.vips.extend(vips.filter(|v| of_node(&last.pools, v) != of_node(&model.pools, v)));
         }
+        if !Arc::ptr_eq(&last.announced, &model.announced) || !Arc::ptr_eq(&last.pools, &model.pools) {
+            touched.vips.extend(self.follow_prober(&last));
+        }
+        if !model.partial {
+            self.adopted.clear();
+        }
         self.flag_vips(&touched.vips);
         for row in &touched.backends {
             if self.mentions.get(row).is_some_and(|mentions| *mentions > 0) {
@@ -158,14 +162,50 @@ impl Desired {
         }
     }
 
+    /// Takes over the VIPs that the maps announce already: they are not asked for.
+    pub fn adopt(&mut self, vips: impl IntoIterator<Item = IpAddr>) {
+        self.adopted.extend(vips);
+    }
+
+    /// Whether other hosts have VIPs.
+    #[must_use]
+    pub fn prober(&self) -> &Prober {
+        &self.prober
+    }
+
+    /// The same, to go on; [`Self::reflag`] must hear of what changes.
+    pub fn prober_mut(&mut self) -> &mut Prober {
+        &mut self.prober
+    }
+
+    /// Computes the rows of these VIPs anew, whose state with the prober is another.
+    pub fn reflag(&mut self, vips: &BTreeSet<IpAddr>) -> Touched {
+        let touched = Touched { vips: vips.iter().map(|ip| addr(*ip)).collect(), ..Touched::default() };
+        self.flag_vips(&touched.vips);
+        touched
+    }
+
     /// Takes over the host's own addresses.
     pub fn follow_host(&mut self, host: HostAddresses) -> Touched {
         let vips = self.host.on_uplinks.symmetric_difference(&host.on_uplinks);
         let vips = vips.chain(self.host.anywhere.symmetric_difference(&host.anywhere));
-        let touched = Touched { vips: vips.map(|ip| addr(*ip)).collect(), ..Touched::default() };
+        let mut touched = Touched { vips: vips.map(|ip| addr(*ip)).collect(), ..Touched::default() };
         self.host = host;
+        let model = Arc::clone(&self.model);
+        touched.vips.extend(self.follow_prober(&model));
         self.flag_vips(&touched.vips);
         touched
+    }
+
+    /// Takes over what this node is to announce; the VIPs whose state with the prober is another. Those that some node has
+    /// announced before, as far as the last model or the object's status tells, are not asked for.
+    fn follow_prober(&mut self, last: &Model) -> impl Iterator<Item = Addr> + use<> {
+        let model = Arc::clone(&self.model);
+        let announced: BTreeSet<IpAddr> = model.announced.iter().filter(|vip| !self.is_hosts(**vip)).copied().collect();
+        let adopted = &self.adopted;
+        let is_known =
+            |vip: &IpAddr| model.published.contains(vip) || last.announcers.contains_key(vip) || adopted.contains(vip);
+        self.prober.follow(&announced, is_known).into_iter().map(addr)
     }
 
     /// Whether an address is the host's for whatever no frontend names.
@@ -183,11 +223,18 @@ impl Desired {
             let last = FrontendKey { vip: addr, port: u16::MAX, proto: u8::MAX, family: u8::MAX };
             let proxied = self.rows.frontends.range(first..=last).any(|(_, row)| row.flags & FRONTEND_PROXY != 0);
             let ip = ip(addr);
-            let announced = self.model.announced.contains(&ip);
+            let is_announced = self.model.announced.contains(&ip);
+            let (is_free, is_asking) = (self.prober.is_free(&ip), self.prober.is_asking(&ip));
             // Of an address that the host has as well, we own the frontends and nothing else.
             let own = if is_hosts { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
+            let announce = match is_announced {
+                // The host's own address is asked for by the host, where it is asked for.
+                true if is_hosts || is_free => VIP_ANNOUNCE,
+                true if is_asking => VIP_PROBE,
+                _ => 0,
+            };
             let node = if self.model.pools.is_of_node(ip) { VIP_NODE } else { 0 };
-            vip.flags = own | node | if proxied { VIP_PROXY } else { 0 } | if announced { VIP_ANNOUNCE } else { 0 };
+            vip.flags = own | node | if proxied { VIP_PROXY } else { 0 } | announce;
             vip.relay = self.model.relays.get(&ip).map_or(Addr::NONE, |relay| rows::addr(*relay));
         }
     }

@@ -161,7 +161,7 @@ impl Programs {
     pub fn attach_xdp(&mut self, to: &Link, kind: XdpKind) -> Result<(), LoadError> {
         let interface = to.name.as_str();
         let other = if kind == XdpKind::Native { XdpKind::Generic } else { XdpKind::Native };
-        pins::remove(&self.link_pin(other.label(), to))?;
+        pins::detach(&self.link_pin(other.label(), to))?;
         let pin = self.link_pin(kind.label(), to);
         let wrong = |reason: String| attach_error(program::XDP, interface, reason);
         let xdp: &mut Xdp = typed(&mut self.ebpf, program::XDP)?;
@@ -181,8 +181,8 @@ impl Programs {
     /// # Errors
     /// The pin cannot be removed.
     pub fn detach_xdp(&self, from: &Link) -> Result<(), LoadError> {
-        pins::remove(&self.link_pin(XdpKind::Native.label(), from))?;
-        pins::remove(&self.link_pin(XdpKind::Generic.label(), from))
+        pins::detach(&self.link_pin(XdpKind::Native.label(), from))?;
+        pins::detach(&self.link_pin(XdpKind::Generic.label(), from))
     }
 
     /// Attaches both TC programs to an interface, before those of others.

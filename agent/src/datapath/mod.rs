@@ -23,6 +23,7 @@ mod peers;
 pub mod permission;
 pub mod pins;
 pub mod plan;
+pub mod probe;
 pub mod rendezvous;
 pub mod rows;
 pub mod space;

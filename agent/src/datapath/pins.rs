@@ -14,7 +14,7 @@ use std::{
 };
 
 use nix::fcntl::{Flock, FlockArg};
-use sluice_ebpf::LAYOUT;
+use sluice_ebpf::{LAYOUT, user};
 
 use super::load::LoadError;
 
@@ -81,11 +81,25 @@ impl Pins {
         for pin in entries(&self.dir.join("links"))? {
             if !wanted.contains(&pin) {
                 tracing::info!(pin = %pin.display(), "detached: it is on no interface that is asked for");
-                remove(&pin)?;
+                detach(&pin)?;
             }
         }
         Ok(())
     }
+}
+
+/// Detaches a link and removes its pin; one that is gone is what was wanted. When this returns nothing is attached.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn detach(pin: &Path) -> Result<(), LoadError> {
+    if pin.exists()
+        && let Err(error) = user::detach_link(pin)
+    {
+        // Its interface is gone, or it is no link: what is left is the pin, and that goes.
+        tracing::debug!(pin = %pin.display(), %error, "a link that cannot be detached");
+    }
+    remove(pin)
 }
 
 /// Removes a pin; one that is gone is what was wanted.
@@ -114,11 +128,10 @@ pub fn cleanup(root: &Path) -> Result<(), LoadError> {
     for (_, dir) in layouts(root)? {
         let links = dir.join("links");
         // Links first: what is detached needs its maps no more.
-        for below in [&links, &dir] {
-            if below.is_dir() {
-                entries(below)?.iter().filter(|p| !p.is_dir()).try_for_each(|pin| remove(pin))?;
-            }
+        if links.is_dir() {
+            entries(&links)?.iter().filter(|p| !p.is_dir()).try_for_each(|pin| detach(pin))?;
         }
+        entries(&dir)?.iter().filter(|p| !p.is_dir()).try_for_each(|pin| remove(pin))?;
         if links.is_dir() {
             fs::remove_dir(&links).map_err(|e| refused(&links, e))?;
         }

@@ -10,15 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, MapData};
-use sluice_ebpf::{Settings, VIP_HOST, map};
+use aya::maps::{Array, HashMap, MapData};
+use sluice_ebpf::{Addr, Heard, Settings, VIP_ANNOUNCE, VIP_HOST, map};
 use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     announce::{Announcer, Answering, Validity},
     applied::{Applied, Bound},
-    desired::{Desired, HostAddresses, Touched},
+    desired::{Desired, Touched},
     host::Host,
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     mac::Mac,
-    model::{Frontend, Model, Target},
+    model::{Frontend, HostAddresses, Model, Target},
     proxy::Proxy,
 };
 
@@ -99,6 +99,8 @@ pub struct Datapath {
     network: Network,
     host: Host,
     desired: Desired,
+    /// Who was heard to have a VIP that is asked for.
+    heard: HashMap<MapData, Addr, Heard>,
     /// The VIPs that have local routes.
     routed: Option<BTreeSet<IpAddr>>,
     lookup_attached: bool,
@@ -137,7 +139,12 @@ impl Datapath {
         write_settings(&mut settings, row)?;
         let peers = (config.peers.clone(), Peers::open(dir)?);
         let pinned = Pinned::open(dir)?;
-        let state = State::new(&pinned.observe()?);
+        let observed = pinned.observe()?;
+        let state = State::new(&observed);
+        let mut desired = Desired::default();
+        let adopted = observed.vips.iter().filter(|(_, vip)| vip.flags & VIP_ANNOUNCE != 0);
+        desired.adopt(adopted.map(|(vip, _)| super::rows::ip(*vip)));
+        let heard = open(dir, map::HEARD)?;
         let uplinks = Uplinks::open(dir, config.interfaces.clone(), config.mode)?;
         let host = Host::open(dir)?;
         let by_default_route = config.interfaces.is_empty();
@@ -153,7 +160,8 @@ impl Datapath {
             by_default_route,
             network,
             host,
-            desired: Desired::default(),
+            desired,
+            heard,
             routed: None,
             lookup_attached: false,
             sweeps: Sweeps::default(),
@@ -195,6 +203,7 @@ impl Datapath {
                 Some(()) = self.sweeps.rested() => {}
                 Ok(()) = self.validity.changed() => self.follow_validity(),
                 Ok(()) = self.peers.0.changed() => self.follow_peers(),
+                Some(()) = self.desired.prober().due() => self.probe(),
                 Some(()) = self.announcer.due() => self.announcer.send(&self.programs),
                 _ = tick.tick() => {
                     ticks += 1;
@@ -265,8 +274,11 @@ impl Datapath {
             host: std::mem::take(&mut self.applied.host),
             bound: std::mem::take(&mut self.applied.bound),
             macs: std::mem::take(&mut self.applied.macs),
+            conflicts: std::mem::take(&mut self.applied.conflicts),
+            unannounced: std::mem::take(&mut self.applied.unannounced),
             announcements: self.announcer.sent(),
         };
+        self.note_conflicts();
         for full in self.applied.nearly_full().filter(|full| !were_full.contains(full.map)) {
             tracing::warn!(map = full.map, used = full.used, capacity = full.capacity, "a map is nearly full");
         }
@@ -356,6 +368,44 @@ impl Datapath {
         }
     }
 
+    /// Goes on to ask whether other hosts have VIPs that are to be announced.
+    fn probe(&mut self) {
+        let rows = &self.heard;
+        let heard = |vip: &IpAddr| rows.get(&super::rows::addr(*vip), 0).ok();
+        let (questions, changed) = self.desired.prober_mut().step(tokio::time::Instant::now(), heard);
+        for (port, frame) in questions {
+            if let Err(error) = self.programs.send(port, &frame) {
+                tracing::debug!(port, %error, "whether another host has a VIP");
+            }
+        }
+        if changed.is_empty() {
+            return;
+        }
+        let touched = self.desired.reflag(&changed);
+        // Until a model is programmed, its VIPs are not in the maps either.
+        if self.applied.rev > 0 {
+            let (ops, _) = self.state.follow(self.desired.rows(), &touched);
+            match self.write(&ops) {
+                Ok(()) => self.announcer.follow(self.desired.rows(), &touched.vips),
+                Err(error) => tracing::warn!(reason = %error, "VIPs to announce"),
+            }
+        }
+        self.note_conflicts();
+    }
+
+    /// Says which VIPs are not announced, and why.
+    fn note_conflicts(&mut self) {
+        let conflicts = self.desired.prober().conflicts();
+        for (vip, holder) in conflicts.iter().filter(|(vip, by)| self.applied.conflicts.get(*vip) != Some(*by)) {
+            tracing::warn!(%vip, reason = holder.sentence(), "an address is in use");
+        }
+        let vips: BTreeSet<IpAddr> = self.desired.prober().unannounced().collect();
+        let objects = self.desired.model().allocations.iter();
+        let lacking = objects.filter(|(_, addrs)| !vips.is_empty() && addrs.iter().any(|addr| vips.contains(addr)));
+        self.applied.unannounced = lacking.map(|(object, _)| object.to_string()).collect();
+        self.applied.conflicts = conflicts;
+    }
+
     /// The VIPs that something else has bound here, as they are programmed now.
     fn bound(&self, links: &BTreeMap<String, Link>) -> BTreeMap<IpAddr, Bound> {
         let is_bound = |ip: &IpAddr| {
@@ -440,6 +490,7 @@ impl Datapath {
                 let statuses = self.uplinks.refresh(&mut self.programs, &links, is_vip);
                 let ports = self.uplinks.ports(&links);
                 self.applied.macs = ports.values().map(|port| Mac(port.mac)).collect();
+                self.desired.prober_mut().follow_ports(&ports);
                 self.announcer.follow_ports(ports);
                 statuses.map_err(DatapathError::from)
             }

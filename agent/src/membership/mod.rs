@@ -237,7 +237,11 @@ impl Membership {
         let address = |uplink: &UplinkStatus| uplink.v4.map(IpAddr::V4).or(uplink.v6.map(IpAddr::V6));
         report.address = applied.uplinks.iter().find_map(address);
         report.macs.clone_from(&applied.macs);
-        report.except = applied.unprogrammed.iter().take(report::MAX_EXCEPT).cloned().collect();
+        // What is not announced is not served yet; what another host has never is.
+        let except = applied.unprogrammed.iter().chain(&applied.unannounced);
+        report.except = except.take(report::MAX_EXCEPT).cloned().collect();
+        let conflicts = applied.conflicts.iter().take(report::MAX_EXCEPT);
+        report.conflicts = conflicts.map(|(vip, holder)| (*vip, holder.sentence())).collect();
         let differs = report != self.report;
         self.report = report;
         differs

@@ -1,5 +1,5 @@
 //! What one node tells the others: an annotation on its Lease.
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,8 @@ pub struct Report {
     pub seen: Seen,
     /// The objects that are not programmed, `Service default/web`.
     pub except: Vec<String>,
+    /// Addresses that another host was found to have, each with a sentence.
+    pub conflicts: BTreeMap<IpAddr, String>,
     /// The proxy takes connections.
     pub proxy: bool,
     /// The agent is about to end; what is in the kernel goes on forwarding layer 4.

@@ -1,5 +1,5 @@
 //! Host-order types that cannot hold nonsense: ports, protocols, frontends.
-use std::{fmt, net::IpAddr, num::NonZeroU16};
+use std::{collections::BTreeSet, fmt, net::IpAddr, num::NonZeroU16};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,4 +65,14 @@ impl fmt::Display for Frontend {
             IpAddr::V6(a) => write!(f, "[{a}]:{}/{}", self.port, self.proto),
         }
     }
+}
+
+/// The addresses that this host has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostAddresses {
+    /// On the uplinks: neighbours find the host by them, so it answers for them itself.
+    pub on_uplinks: BTreeSet<IpAddr>,
+    /// On any interface. An address there that is a VIP was bound by something else (kube-proxy's `kube-ipvs0`, a service on
+    /// `lo`) and is no more the host's than without that; but for a node's own address.
+    pub anywhere: BTreeSet<IpAddr>,
 }

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Allocations, announce::announcer, chain::Links, endpoints::SliceIndex};
+use super::{Allocations, announce::announcer, chain::Links, endpoints::SliceIndex, is_same_node};
 use crate::{
     api::{Node, ObjectName, endpoint_slice::Endpoint, service::TrafficPolicy},
     source::Snapshot,
@@ -70,7 +70,7 @@ pub fn announcers<'a>(
             let narrowed: Vec<&str> = if is_proxied(object) {
                 able.iter().copied().filter(|name| proxies.contains(name)).collect()
             } else if let Some(nodes) = local_nodes(&object.object, snapshot, slices) {
-                able.iter().copied().filter(|name| nodes.contains(*name)).collect()
+                able.iter().copied().filter(|name| nodes.iter().any(|node| is_same_node(name, node))).collect()
             } else {
                 continue;
             };

@@ -188,7 +188,7 @@ impl<'a> Candidate<'a> {
         let ready = ready.unwrap_or(true);
         let locality = match endpoint.node_name.as_deref() {
             None | Some("") => Locality::Unknown,
-            Some(name) if name == node.name => Locality::Local,
+            Some(name) if node.is_named(name) => Locality::Local,
             Some(_) => Locality::Remote,
         };
         Self {
@@ -361,11 +361,13 @@ impl Topology {
     }
 
     fn admits(self, candidate: &Candidate<'_>, node: &Node) -> bool {
-        let here = match self {
-            Self::Anywhere => return true,
-            Self::Node => Some(node.name.as_str()),
-            Self::Zone => node.zone.as_deref(),
-        };
-        here.is_some_and(|here| !here.is_empty() && self.hints(candidate).iter().any(|h| h.name == here))
+        match self {
+            Self::Anywhere => true,
+            Self::Node => self.hints(candidate).iter().any(|hint| node.is_named(&hint.name)),
+            Self::Zone => {
+                let here = node.zone.as_deref().filter(|zone| !zone.is_empty());
+                here.is_some_and(|here| self.hints(candidate).iter().any(|hint| hint.name == here))
+            }
+        }
     }
 }

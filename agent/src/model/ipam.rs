@@ -170,7 +170,7 @@ impl Claim {
 /// A claim that cannot be met has no entry in the allocations and a verdict in the second result.
 #[must_use]
 pub fn assign(claims: &[Claim], pools: &Pools, node: &Node) -> (Allocations, Vec<(ObjectRef, Verdict)>) {
-    let mut book = Book::new(pools);
+    let mut book = Book::new(pools, &node.addresses);
     let mut refusals = Vec::new();
     let mut open = Vec::with_capacity(claims.len());
     for claim in claims {

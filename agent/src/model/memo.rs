@@ -228,7 +228,13 @@ impl Memo {
                 keep(&self.model.allocations, Arc::new(persisted))
             }
         };
-        let mut model = Model { pools, wanted, allocations, verdicts: Arc::new(verdicts), ..Model::default() };
+        let published = match node.role {
+            Role::Alone => BTreeSet::new(),
+            Role::Member => claims.iter().flat_map(|claim| &claim.in_status).copied().collect(),
+        };
+        let published = keep(&self.model.published, Arc::new(published));
+        let mut model =
+            Model { pools, wanted, allocations, published, verdicts: Arc::new(verdicts), ..Model::default() };
         self.targets.note(&claims, &model);
         let is_same_node = self.node.as_ref().is_some_and(|last| last.name == node.name && last.zone == node.zone);
         if !is_same_node {

@@ -34,7 +34,7 @@ use std::{
 
 use serde::Serialize;
 
-pub use addr::{Frontend, Port, Proto};
+pub use addr::{Frontend, HostAddresses, Port, Proto};
 pub use candidates::Candidate;
 pub use memo::Memo;
 pub use sources::Ranges;
@@ -69,6 +69,8 @@ pub struct Node {
     pub candidates: Vec<Candidate>,
     /// The host: what of it must not be taken.
     pub host: Arc<host::Host>,
+    /// The addresses of this host: no pool gives them. Empty with [`Role::Member`], where the Nodes' status tells.
+    pub addresses: Arc<HostAddresses>,
 }
 
 impl Node {
@@ -86,8 +88,27 @@ impl Node {
             announce: true,
             candidates: Vec::new(),
             host: Arc::default(),
+            addresses: Arc::default(),
         }
     }
+}
+
+impl Node {
+    /// Whether a name that somebody wrote means this node: it is its name, or the one is the other's first label
+    /// (`node1`, `node1.example.com`): who writes slices by hand takes the one, `--node` may be the other.
+    #[must_use]
+    pub fn is_named(&self, written: &str) -> bool {
+        is_same_node(&self.name, written)
+    }
+}
+
+/// Whether two names mean one node. Two full names do only where they are equal.
+#[must_use]
+pub fn is_same_node(a: &str, b: &str) -> bool {
+    let is_short_of = |short: &str, full: &str| {
+        !short.is_empty() && !short.contains('.') && full.strip_prefix(short).is_some_and(|rest| rest.starts_with('.'))
+    };
+    a == b || is_short_of(a, b) || is_short_of(b, a)
 }
 
 /// Who gives addresses.
@@ -123,6 +144,8 @@ pub struct Model {
     pub allocations: Arc<Allocations>,
     /// The node that announces each address; empty with [`Role::Alone`].
     pub announcers: Arc<BTreeMap<IpAddr, String>>,
+    /// The addresses that the objects' status shows: some node has announced them already.
+    pub published: Arc<BTreeSet<IpAddr>>,
     /// The VIPs that this node announces to its neighbours.
     pub announced: Arc<BTreeSet<IpAddr>>,
     /// Of those, the address of the node that would announce it without this one: it may know flows that this one does not.

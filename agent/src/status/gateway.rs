@@ -59,14 +59,14 @@ pub fn class_status(class: &GatewayClass, bundle: &Bundle, now: &str) -> Option<
     Some(GatewayClassStatus { conditions, supported_features }).filter(|status| *status != class.status)
 }
 
-/// The status of a Gateway; `None` when it is so already, or the Gateway is not ours. `is_programmed` says that the nodes
-/// that serve it have programmed it and read it back.
+/// The status of a Gateway; `None` when it is so already, or the Gateway is not ours. `nodes` says why the nodes
+/// that serve it have not programmed it and read it back, if they have not.
 #[must_use]
 pub fn gateway_status(
     snapshot: &Snapshot,
     model: &Model,
     name: &ObjectName,
-    is_programmed: bool,
+    nodes: Result<(), Fault>,
     now: &str,
 ) -> Option<GatewayStatus> {
     let gateway = snapshot.gateways.get(name)?;
@@ -79,8 +79,10 @@ pub fn gateway_status(
     let programmed = match &report.addressed {
         _ if !accepted.status => Wanted::fails("Programmed", "Invalid", "the Gateway is not accepted"),
         Err(Fault { reason, message }) => Wanted::fails("Programmed", reason, message.clone()),
-        Ok(()) if !is_programmed => Wanted::fails("Programmed", "Pending", PENDING),
-        Ok(()) => Wanted::holds("Programmed", "Programmed", ""),
+        Ok(()) => match nodes {
+            Err(Fault { reason, message }) => Wanted::fails("Programmed", reason, message),
+            Ok(()) => Wanted::holds("Programmed", "Programmed", ""),
+        },
     };
     let mut seen = BTreeSet::new();
     let distinct = report.listeners.iter().filter(|listener| seen.insert(listener.name.as_str()));
@@ -92,7 +94,15 @@ pub fn gateway_status(
     Some(GatewayStatus { addresses, conditions, listeners }).filter(|status| *status != gateway.status)
 }
 
-const PENDING: &str = "it waits for the nodes to program it";
+/// Why a Gateway is not programmed whose nodes have not said so.
+pub(super) fn pending() -> Fault {
+    Fault::new("Pending", "it waits for the nodes to program it")
+}
+
+/// Why a Gateway is not programmed one of whose addresses another host has.
+pub(super) fn contested(conflicts: &[String]) -> Fault {
+    Fault::new("AddressNotUsable", conflicts.join("; "))
+}
 
 fn accepted(report: &GatewayReport) -> Wanted {
     if let Err(Fault { reason, message }) = &report.accepted {

@@ -105,11 +105,18 @@ fn gateway_of(gateway: &Gateway, name: &ObjectName, snapshot: &Snapshot, view: &
     let is_given = |value: &String| value.parse().is_ok_and(|addr| wanted.contains(&addr));
     let shown = gateway.status.addresses.iter().any(|a| a.value.as_ref().is_some_and(is_given));
     let is_programmed = !servers.is_empty() && servers.iter().all(programmed);
+    let conflicts = view.conflicts(wanted);
+    if !conflicts.is_empty() {
+        let nodes = Err(gateway::contested(&conflicts));
+        let desired = gateway::gateway_status(snapshot, view.model, name, nodes, NOW)?;
+        return status::<Gateway>(&gateway.metadata, desired);
+    }
     // What is shown stays while the nodes catch up with a change that our own write was.
     if !is_programmed && shown && !wanted.is_empty() {
         return None;
     }
-    let desired = gateway::gateway_status(snapshot, view.model, name, is_programmed, NOW)?;
+    let nodes = if is_programmed { Ok(()) } else { Err(gateway::pending()) };
+    let desired = gateway::gateway_status(snapshot, view.model, name, nodes, NOW)?;
     status::<Gateway>(&gateway.metadata, desired)
 }
 

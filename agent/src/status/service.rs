@@ -64,6 +64,10 @@ pub fn plan(service: &Service, snapshot: &Snapshot, view: &View<'_>) -> Option<W
     if !is_marked(service, wanted) {
         return Some(mark(service, wanted));
     }
+    let conflicts = view.conflicts(wanted);
+    if !conflicts.is_empty() {
+        return contest(service, wanted, &conflicts.join("; "), &besides(service, snapshot, view));
+    }
     // The addresses are on the object; a node that has programmed this revision has programmed them.
     let servers = view.servers(wanted);
     if !servers.iter().all(|node| view.has_programmed(node, &object, &service.metadata.resource_version)) {
@@ -163,6 +167,19 @@ fn refuse(service: &Service, verdict: Option<&Verdict>, view: &View<'_>, besides
         return Some(telling_of(write, service, besides));
     }
     if bears_marks(service) { unmark(service, view) } else { None }
+}
+
+/// The reason where another host has the address.
+pub(super) const CONFLICT: &str = "AddressConflict";
+
+/// Says that another host has an address: it is not announced, and so it is not shown.
+fn contest(service: &Service, wanted: &[IpAddr], text: &str, besides: &[Wanted]) -> Option<Write> {
+    let known = service.status.conditions.iter().find(|c| c.type_ == PROGRAMMED);
+    let is_new = known.is_none_or(|c| c.reason != CONFLICT || c.message != text);
+    let condition = Wanted::fails(PROGRAMMED, CONFLICT, text.to_owned());
+    let status = status(service, &[], wanted, &[&[condition], besides].concat(), "VIP")?;
+    let write = Write::new::<Service>(&service.metadata, Some("status"), status);
+    Some(if is_new { write.warning(CONFLICT, text.to_owned()) } else { write })
 }
 
 fn publish(

@@ -45,6 +45,18 @@ impl<'a> View<'a> {
         is_past(report, object, revision) && !report.except.contains(&object.to_string())
     }
 
+    /// What a node says of these addresses that another host has, in sentences.
+    #[must_use]
+    pub fn conflicts(&self, addrs: &[IpAddr]) -> Vec<String> {
+        let said = |addr: &IpAddr| {
+            let of = |(node, report): (&String, &Report)| {
+                report.conflicts.get(addr).map(|sentence| format!("{addr}, on the network of {node}: {sentence}"))
+            };
+            self.members.alive.iter().find_map(of)
+        };
+        addrs.iter().filter_map(said).collect()
+    }
+
     /// Whether every node that lives has seen the object as it was at a revision.
     #[must_use]
     pub fn everyone_is_past(&self, object: &ObjectRef, revision: &str) -> bool {

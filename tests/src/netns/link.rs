@@ -139,6 +139,16 @@ impl Net {
         self.handle.link().add(bridge).execute().await.with_context(|| format!("add bridge {name}"))
     }
 
+    /// Makes a link a port of a bridge.
+    ///
+    /// # Errors
+    /// There is no such link or bridge.
+    pub async fn enslave(&self, name: &str, bridge: &str) -> anyhow::Result<()> {
+        let change =
+            LinkUnspec::new_with_index(self.index(name).await?).controller(self.index(bridge).await?).up().build();
+        self.handle.link().set(change).execute().await.with_context(|| format!("make {name} a port of {bridge}"))
+    }
+
     /// Adds a veth pair: `name` here, up (a port of the bridge `master`, where given), and `peer` there, down.
     ///
     /// # Errors

@@ -5,16 +5,17 @@ use std::{
 };
 
 use netlink_packet_route::{address::AddressFlags, neighbour::NeighbourState};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_tests::netns::{
-    Agent, AgentSpec, Connection, Datapath, Scene,
+    Agent, AgentSpec, Connection, Datapath, Lab, LabSpec, Scene,
     addr::{self, ip},
     eventually,
     lab::UPLINK,
     manifest::{Service, Slice},
     ping::ping,
     pod::TCP_PORT,
-    scene::{TCP, WEB_V4, WEB_V6},
+    scene::{TCP, WEB_V4, WEB_V6, web},
+    serve::{self, Identity},
 };
 
 /// How long anything here may take; on a busy machine a lost question alone costs a second.
@@ -226,5 +227,148 @@ fn a_node_that_does_not_announce_a_vip_is_silent_about_one_that_is_bound_there()
             Ok(())
         });
         assert_eq!(known(&scene, ip(VIPS[0])), None, "the question has named the VIP");
+    }
+}
+
+/// A sample of `/metrics`.
+fn metric(agent: &Agent, name: &str) -> Option<f64> {
+    let (_, text) = agent.get("/metrics").ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+#[test]
+fn b8_an_address_that_another_host_has_is_not_announced_until_that_host_is_gone() {
+    let scene = Scene::with(spec(), 1, 1);
+    let node2 = &scene.lab.node2;
+    let other = node2
+        .net(async |net| {
+            for vip in VIPS.map(ip) {
+                net.address(UPLINK, vip, if vip.is_ipv4() { 32 } else { 128 }).await?;
+            }
+            net.mac(UPLINK).await
+        })
+        .expect("another host has the addresses");
+    scene.write("lan.yaml", &on_the_lan(&scene));
+    eventually("the conflict is known", LIMIT, || match scene.agent.show_json(&["status"])?["conflicts"].as_array() {
+        Some(conflicts) if conflicts.len() == 2 => Ok(()),
+        other => anyhow::bail!("{other:?}"),
+    });
+    let [a, b, c, d, e, f] = other;
+    let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+    let why = scene.agent.show(&["why", "service/default/lan"]).expect("why");
+    for vip in VIPS {
+        assert!(why.contains(&format!("{vip}: another host ({mac}) has the address: it is not announced")), "{why}");
+        assert!(!why.contains("announced here"), "{why}");
+    }
+    assert_eq!(metric(&scene.agent, "sluice_address_conflicts"), Some(2.0));
+    assert_eq!(metric(&scene.agent, "sluice_announcements_total"), Some(0.0));
+    assert_eq!(scene.until_state("default/lan", "Accepted")["announced"], json!([]));
+    // Nobody is led here.
+    for vip in VIPS.map(ip) {
+        ping(&scene.lab.client, vip, 56).expect("the other host answers");
+        assert_eq!(known(&scene, vip), Some(other), "{vip}");
+    }
+    node2
+        .net(async |net| {
+            for vip in VIPS.map(ip) {
+                net.remove_address(UPLINK, vip).await?;
+            }
+            anyhow::Ok(())
+        })
+        .expect("it gives them up");
+    for vip in VIPS.map(ip) {
+        eventually(&format!("{vip} is served"), LIMIT, || {
+            let mut connection = Connection::open(&scene.lab.client, (vip, TCP).into()).map_err(|e| e.to_string())?;
+            connection.exchange(2_000).map_err(|e| e.to_string())
+        });
+    }
+    assert_eq!(scene.until_state("default/lan", "Accepted")["announced"], json!(VIPS));
+    assert_eq!(metric(&scene.agent, "sluice_address_conflicts"), Some(0.0));
+}
+
+#[test]
+fn b8_an_agent_alone_gives_no_address_that_its_host_has() {
+    // .1 is this node's, .2 and .10 are found by asking when they are about to be announced.
+    let scene = Scene::with(AgentSpec::new(Datapath::Tc).pools(&["198.51.100.0/29"]), 1, 0);
+    let service = |name: &str| Service::new(name).port("tcp", "TCP", TCP, TCP_PORT).json();
+    let names = ["s1", "s2", "s3", "s4", "s5", "s6"];
+    scene.write("services.yaml", &names.map(service));
+    let last = scene.until_state("default/s6", "PoolExhausted");
+    assert!(last["messages"].to_string().contains("198.51.100.1 is this node's own"), "{last}");
+    let given: Vec<Value> = names[..5]
+        .iter()
+        .map(|n| scene.until_state(&format!("default/{n}"), "Accepted")["addresses"][0].clone())
+        .collect();
+    assert_eq!(given, ["2", "3", "4", "5", "6"].map(|n| json!(format!("198.51.100.{n}"))));
+    eventually(
+        "the other node's address is found out",
+        LIMIT,
+        || match scene.agent.show_json(&["status"])?["conflicts"].as_array() {
+            Some(conflicts) if conflicts.len() == 1 && conflicts[0].to_string().contains("198.51.100.2: ") => Ok(()),
+            other => anyhow::bail!("{other:?}"),
+        },
+    );
+}
+
+#[test]
+fn b7_a_pod_on_the_clients_own_network_behind_the_uplink_answers_through_the_node() {
+    for datapath in [Datapath::Tc, Datapath::XdpGeneric] {
+        let lab = Lab::build(&LabSpec::test(0, 0)).expect("a lab");
+        let guest = lab.run().namespace("guest").expect("a namespace");
+        let (bridge, own, addresses) =
+            ("br-up", ["198.51.100.5", "2001:db8:51::5"], ["198.51.100.50", "2001:db8:51::50"]);
+        lab.lan.net(async |net| net.veth("seg", Some("br0"), "seg0", &lab.node1).await).expect("a cable");
+        lab.node1
+            .net(async |net| {
+                net.down(UPLINK).await?;
+                net.bridge(bridge).await?;
+                net.down(bridge).await?;
+                net.set_mac(bridge, [2, 0, 0, 0, 0xbb, 1]).await?;
+                net.up(bridge).await?;
+                net.enslave("seg0", bridge).await?;
+                net.veth("veth-guest", Some(bridge), UPLINK, &guest).await?;
+                net.address(bridge, ip(own[0]), 24).await?;
+                net.address(bridge, ip(own[1]), 64).await
+            })
+            .expect("an uplink that is a bridge");
+        for key in ["all", "default"] {
+            guest.sysctl(&format!("net/ipv6/conf/{key}/accept_dad"), "0").expect("a setting");
+        }
+        guest
+            .net(async |net| {
+                net.up(UPLINK).await?;
+                net.address(UPLINK, ip(addresses[0]), 24).await?;
+                net.address(UPLINK, ip(addresses[1]), 64).await
+            })
+            .expect("a guest on the clients' network");
+        let _servers = serve::start(&guest, Identity { pod: "guest".to_owned(), version: "v1".to_owned() });
+        lab.client
+            .net(async |net| {
+                let [(v4, bits), _] = addr::VIPS_V4;
+                net.replace_route((v4.into(), bits), UPLINK, Some(ip(own[0])), None).await?;
+                let (v6, bits) = addr::VIPS_V6;
+                net.remove_route((v6.into(), bits), UPLINK).await?;
+                net.replace_route((v6.into(), bits), UPLINK, Some(ip(own[1])), None).await
+            })
+            .expect("the way to the VIPs");
+        let mut spec = AgentSpec::new(datapath);
+        spec.interfaces = vec![bridge.to_owned()];
+        let scene = Scene::on(lab, spec);
+        let [v4, v6] =
+            [(Slice::new("web", "v4"), addresses[0]), (Slice::v6("web", "v6"), addresses[1])].map(|(s, at)| {
+                let ready = json!({"ready": true, "serving": true, "terminating": false});
+                s.port("tcp", "TCP", TCP_PORT)
+                    .port("udp", "UDP", TCP_PORT)
+                    .endpoint(json!({"addresses": [at], "conditions": ready, "nodeName": "node1"}))
+                    .json()
+            });
+        scene.write("web.yaml", &[web().json(), v4, v6]);
+        for (to, own) in Scene::both(TCP).into_iter().zip(own) {
+            eventually(&format!("{to} is served, {datapath:?}"), LIMIT, || {
+                let mut connection = Connection::open(&scene.lab.client, to).map_err(|e| e.to_string())?;
+                connection.exchange(300_000).map_err(|e| e.to_string())?;
+                if connection.answer.peer == ip(own) { Ok(()) } else { Err(format!("{:?}", connection.answer)) }
+            });
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! The agent's life: killed, restarted, stopped, removed; and what it meets when it starts.
 use std::{fs, os::unix::process::CommandExt as _, path::Path, process::Command, time::Duration};
 
-use aya::maps::{HashMap, MapData};
+use aya::{
+    maps::{HashMap, MapData},
+    programs::{SchedClassifier, TcAttachType},
+};
 use sluice_tests::netns::{
     Agent, AgentSpec, Connection, Datapath, Lab, LabSpec, Load, Maps, Scene, addr, agent, eventually,
     lab::UPLINK,
@@ -83,6 +86,38 @@ fn it_stops_when_asked_and_the_kernel_goes_on() {
         Connection::open(&scene.lab.client, to).expect("a connection without an agent");
     }
     udp::ask(&scene.lab.client, (WEB_V6, UDP).into(), 100).expect("an answer without an agent");
+}
+
+#[test]
+fn b11_cleanup_returns_when_nothing_is_attached_to_any_of_two_uplinks() {
+    for datapath in [Datapath::Tc, Datapath::Xdp] {
+        let lab = Lab::build(&LabSpec::test(1, 0).xdp(datapath == Datapath::Xdp)).expect("a lab");
+        let second = "eth1";
+        lab.lan.net(async |net| net.veth("second", Some("br0"), second, &lab.node1).await).expect("a cable");
+        lab.node1.net(async |net| net.up(second).await).expect("a second uplink");
+        let mut spec = AgentSpec::new(datapath);
+        spec.interfaces = [UPLINK, second].map(str::to_owned).to_vec();
+        let mut scene = Scene::on(lab, spec);
+        for round in 0..5 {
+            if round > 0 {
+                scene.agent.launch().expect("it starts again");
+            }
+            scene.agent.stop().expect("it ends well");
+            scene.agent.cleanup().expect("it cleans up");
+            // At once: nothing is waited for.
+            let left = scene.lab.node1.enter(|| {
+                let ends = [TcAttachType::Ingress, TcAttachType::Egress];
+                let on =
+                    |name: &&str| ends.map(|end| SchedClassifier::query_tcx(name, end).map_or(1, |(_, all)| all.len()));
+                [UPLINK, second].iter().flat_map(on).sum::<usize>()
+            });
+            assert_eq!(left, 0, "programs that are still attached, round {round}, {datapath:?}");
+            for name in [UPLINK, second] {
+                let xdp = scene.lab.node1.net(async |net| net.xdp(name).await).expect("the link");
+                assert_eq!(xdp, None, "XDP on {name}, round {round}");
+            }
+        }
+    }
 }
 
 #[test]

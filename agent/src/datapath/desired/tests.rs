@@ -67,7 +67,9 @@ fn rows(model: &Model) -> Rows {
         let vip = rows.vips.entry(key.vip).or_default();
         let ip = frontend.vip;
         vip.flags |= if HOST.contains(&ip) { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
-        vip.flags |= if model.announced.contains(&ip) { VIP_ANNOUNCE } else { 0 };
+        // Nobody has asked yet whether another host has it; for the host's own the host does.
+        let announce = if HOST.contains(&ip) { VIP_ANNOUNCE } else { VIP_PROBE };
+        vip.flags |= if model.announced.contains(&ip) { announce } else { 0 };
         vip.relay = model.relays.get(&ip).map_or(Addr::NONE, |relay| addr(*relay));
         vip.flags |= if matches!(target, Target::Proxy { .. }) { VIP_PROXY } else { 0 };
         vip.frontends += 1;

@@ -395,3 +395,26 @@ proptest! {
         prop_assert_eq!(held.len(), selected.cluster.len() + selected.draining.len(), "none is both");
     }
 }
+
+#[test]
+fn b7_a_node_is_known_by_its_short_and_by_its_full_name() {
+    let snapshot = |written: &str| web(&[("web-a", &[&*format!("{{addresses: [10.0.0.1], nodeName: {written}}}")])]);
+    for (own, written, wanted) in [
+        ("n1", "n1", Locality::Local),
+        ("n1.example.com", "n1", Locality::Local),
+        ("n1", "n1.example.com", Locality::Local),
+        ("n1.example.com", "n1.example.com", Locality::Local),
+        ("n1.example.com", "n1.example.org", Locality::Remote),
+        ("n1.example.com", "n1.example", Locality::Remote),
+        ("n1", "n10", Locality::Remote),
+        ("n1.example.com", "n", Locality::Remote),
+        ("10.0.0.1", "10.0.0.2", Locality::Remote),
+    ] {
+        let snapshot = snapshot(written);
+        let service = &snapshot.services[&ObjectName::new("default", "web")];
+        let own_node = Node::alone(own);
+        let selected = select(&SliceIndex::new(&snapshot), service, "http", Family::V4, &own_node);
+        assert_eq!(selected.cluster[0].locality, wanted, "{own} and {written}");
+        assert_eq!(!selected.local.is_empty(), wanted == Locality::Local, "policy Local: {own} and {written}");
+    }
+}

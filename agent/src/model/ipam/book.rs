@@ -6,7 +6,7 @@ use std::{
 
 use super::{Claim, Entry, Round, text};
 use crate::model::{
-    Port, Proto, Verdict,
+    HostAddresses, Port, Proto, Verdict,
     endpoints::Family,
     pool::{Pool, Pools, Range, Source},
 };
@@ -14,6 +14,8 @@ use crate::model::{
 /// See the module.
 pub(super) struct Book<'a> {
     pools: &'a Pools,
+    /// What this host has.
+    host: &'a HostAddresses,
     holders: BTreeMap<IpAddr, Vec<&'a Claim>>,
     /// The addresses that are shared by each key.
     shared: BTreeMap<&'a str, BTreeSet<IpAddr>>,
@@ -41,17 +43,19 @@ pub(super) enum Conflict<'a> {
     Port(&'a Claim, (Port, Proto)),
     /// Somebody shares it but other pods must answer there.
     Local(&'a Claim),
+    /// It is this host's.
+    Host,
     /// The nodes need the port.
     Reserved(Port, String),
 }
 
 impl<'a> Book<'a> {
-    pub(super) fn new(pools: &'a Pools) -> Self {
+    pub(super) fn new(pools: &'a Pools, host: &'a HostAddresses) -> Self {
         let next = pools.iter().map(|pool| match pool.source() {
             Source::Ranges(ranges) => ranges.iter().map(Range::start).collect(),
             Source::Nodes { .. } => Vec::new(),
         });
-        Self { pools, holders: BTreeMap::new(), shared: BTreeMap::new(), next: next.collect() }
+        Self { pools, host, holders: BTreeMap::new(), shared: BTreeMap::new(), next: next.collect() }
     }
 
     /// Refuses requests that cannot be met whoever else is there.
@@ -181,19 +185,21 @@ impl<'a> Book<'a> {
     /// An address that can be had: one that is shared by the object's key, or a free one.
     fn find(&mut self, entry: &Entry<'a>, family: Family) -> Option<IpAddr> {
         let claim = entry.claim;
-        let Self { pools, holders, shared, next } = self;
+        let Self { pools, host, holders, shared, next } = self;
         let pools: &'a Pools = pools;
         let open = pools.iter().zip(next.iter_mut()).filter(|(pool, _)| entry.may_use(pool)).collect::<Vec<_>>();
         let of_key = claim.sharing_key.as_deref().and_then(|key| shared.get(key)).into_iter().flatten();
         let mut of_key = of_key.copied().filter(|addr| family.admits(*addr));
-        let fits = |addr: &IpAddr| conflict(pools, holders, claim, *addr, Care::Free).is_none();
+        let fits = |addr: &IpAddr| conflict((pools, host), holders, claim, *addr, Care::Free).is_none();
         if let Some(addr) = of_key.find(|addr| open.iter().any(|(pool, _)| pool.contains(*addr)) && fits(addr)) {
             return Some(addr);
         }
         open.into_iter().find_map(|(pool, next)| match pool.source() {
             Source::Ranges(ranges) => {
                 let mut ranges = ranges.iter().zip(next).filter(|(range, _)| range.family() == family);
-                ranges.find_map(|(range, next)| range.lowest_free(next, holders))
+                ranges.find_map(|(range, next)| {
+                    range.lowest_free(next, |addr| holders.contains_key(addr) || host.anywhere.contains(addr))
+                })
             }
             Source::Nodes { addrs, .. } => addrs.iter().copied().filter(|addr| family.admits(*addr)).find(fits),
         })
@@ -201,7 +207,7 @@ impl<'a> Book<'a> {
 
     /// Enters a holder, or says why not.
     fn hold(&mut self, entry: &mut Entry<'a>, addr: IpAddr, care: Care) -> Result<(), Conflict<'a>> {
-        if let Some(conflict) = conflict(self.pools, &self.holders, entry.claim, addr, care) {
+        if let Some(conflict) = conflict((self.pools, self.host), &self.holders, entry.claim, addr, care) {
             return Err(conflict);
         }
         self.holders.entry(addr).or_default().push(entry.claim);
@@ -239,11 +245,16 @@ impl<'a> Book<'a> {
                 let ranges = ranges.iter().filter(|range| range.family() == family).collect::<Vec<_>>();
                 let size = ranges.iter().fold(0_u128, |sum, range| sum.saturating_add(range.size()));
                 let used = self.holders.keys().filter(|addr| ranges.iter().any(|range| range.gives_addr(**addr)));
-                format!("{} of {size} addresses of pool {name} are in use", used.count())
+                let own = self.host.anywhere.iter().filter(|&addr| {
+                    !self.holders.contains_key(addr) && ranges.iter().any(|range| range.gives_addr(*addr))
+                });
+                let own = own.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let own = if own.is_empty() { own } else { format!(", and {own} is this node's own") };
+                format!("{} of {size} addresses of pool {name} are in use{own}", used.count())
             }
             Source::Nodes { addrs, .. } => {
                 let why = addrs.iter().filter(|addr| family.admits(**addr)).filter_map(|addr| {
-                    let conflict = conflict(self.pools, &self.holders, claim, *addr, Care::Free)?;
+                    let conflict = conflict((self.pools, self.host), &self.holders, claim, *addr, Care::Free)?;
                     Some(format!("{addr} of pool {name}: {}", text::reason(&conflict)))
                 });
                 why.collect::<Vec<_>>().join(", ")
@@ -254,7 +265,7 @@ impl<'a> Book<'a> {
 
 /// Why an object cannot have an address.
 fn conflict<'a>(
-    pools: &'a Pools,
+    (pools, host): (&'a Pools, &HostAddresses),
     holders: &BTreeMap<IpAddr, Vec<&'a Claim>>,
     claim: &Claim,
     addr: IpAddr,
@@ -267,6 +278,15 @@ fn conflict<'a>(
         if let Some(reserved) = claim.ports.iter().find_map(reserved) {
             return Some(reserved);
         }
+    }
+    // Something may have bound what an object had before, or asks for by name; an uplink's own address is nobody else's.
+    let is_hosts = match care {
+        Care::Had => false,
+        Care::Asked => host.on_uplinks.contains(&addr),
+        Care::Free => host.anywhere.contains(&addr),
+    };
+    if is_hosts && !is_of_node {
+        return Some(Conflict::Host);
     }
     holders.get(&addr).into_iter().flatten().find_map(|holder| {
         if !is_of_node && !claim.has_key_of(holder) {

@@ -75,6 +75,7 @@ pub(super) fn taken(addr: IpAddr, how: &str, conflict: &Conflict<'_>) -> Verdict
         Conflict::Local(_) => {
             ("PolicyConflict", "want equal selectors, or externalTrafficPolicy Cluster on both".to_owned())
         }
+        Conflict::Host => ("AddressInUse", "want another address".to_owned()),
         Conflict::Reserved(..) => ("PortReserved", "want another port".to_owned()),
     };
     refused(reason, format!("{addr} is {how}, but {why}; {want}"))
@@ -86,6 +87,7 @@ pub(super) fn reason(conflict: &Conflict<'_>) -> String {
         Conflict::Port(holder, (port, proto)) => format!("{} has port {port}/{proto} of it", holder.object),
         Conflict::Local(holder) => format!("{} has it for other pods, with externalTrafficPolicy Local", holder.object),
         Conflict::Reserved(port, why) => format!("port {port} is {why}"),
+        Conflict::Host => "it is this node's own address".to_owned(),
     }
 }
 

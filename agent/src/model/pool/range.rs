@@ -2,7 +2,6 @@
 //!
 //! A range is never enumerated: one of 2^64 addresses costs as much as one of two.
 use std::{
-    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -139,14 +138,14 @@ impl Range {
     }
 
     /// The lowest address from `next` on that nobody holds and that is given unasked; `next` moves there.
-    pub(in crate::model) fn lowest_free<T>(
+    pub(in crate::model) fn lowest_free(
         &self,
         next: &mut Option<u128>,
-        taken: &BTreeMap<IpAddr, T>,
+        is_taken: impl Fn(&IpAddr) -> bool,
     ) -> Option<IpAddr> {
         while let Some(number) = *next {
             let addr = self.addr(number);
-            if self.gives(number) && !taken.contains_key(&addr) {
+            if self.gives(number) && !is_taken(&addr) {
                 return Some(addr);
             }
             *next = number.checked_add(1).filter(|n| *n <= self.high);
@@ -203,12 +202,14 @@ fn to_number(addr: IpAddr) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn all_of(text: &str, avoid: Avoid) -> Vec<String> {
         let range = Range::parse(text, avoid).unwrap();
         let (mut taken, mut next) = (BTreeMap::new(), range.start());
-        while let Some(addr) = range.lowest_free(&mut next, &taken) {
+        while let Some(addr) = range.lowest_free(&mut next, |addr| taken.contains_key(addr)) {
             taken.insert(addr, ());
         }
         assert_eq!(u128::try_from(taken.len()).unwrap(), range.size(), "{text}");

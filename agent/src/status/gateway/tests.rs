@@ -62,7 +62,8 @@ impl World {
 
     /// What would be written for the Gateway.
     fn gateway(&self, is_programmed: bool, now: &str) -> Option<GatewayStatus> {
-        gateway_status(&self.snapshot, &self.model(), &name("gw"), is_programmed, now)
+        let nodes = if is_programmed { Ok(()) } else { Err(pending()) };
+        gateway_status(&self.snapshot, &self.model(), &name("gw"), nodes, now)
     }
 
     fn route(&self, of: &str, now: &str) -> Option<HttpRouteStatus> {
@@ -370,7 +371,7 @@ fn a_report_on_another_object_of_the_same_name_is_not_written() {
     (again["metadata"]["uid"], newer["metadata"]["generation"]) = (json!("another"), json!(6));
     world.put(again);
     world.put(newer);
-    assert_eq!(gateway_status(&world.snapshot, &model, &name("gw"), true, T0), None);
+    assert_eq!(gateway_status(&world.snapshot, &model, &name("gw"), Ok(()), T0), None);
     let status = route_status(&world.snapshot, &model, &name("r"), T0).unwrap();
     assert_eq!(status.parents[0]["conditions"][0]["observedGeneration"], 5, "what was looked at, not what there is");
 
@@ -378,4 +379,16 @@ fn a_report_on_another_object_of_the_same_name_is_not_written() {
     leaving["metadata"]["deletionTimestamp"] = json!(T0);
     world.put(leaving);
     assert_eq!(world.gateway(true, T0), None);
+}
+
+#[test]
+fn b8_a_gateway_whose_address_another_host_has_is_not_programmed_and_says_so() {
+    let said = "192.0.2.1, on the network of a: another host (02:00:00:00:00:09) has the address".to_owned();
+    let world = World::new(json!([gateway(json!([http("http", json!({}))]))]));
+    let status = gateway_status(&world.snapshot, &world.model(), &name("gw"), Err(contested(&[said.clone()])), T0);
+    let status = status.unwrap();
+    let programmed = status.conditions.iter().find(|c| c.type_ == "Programmed").unwrap();
+    assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), ("False", "AddressNotUsable"));
+    assert_eq!(programmed.message, said);
+    assert!(status.addresses.is_empty(), "{:?}", status.addresses);
 }

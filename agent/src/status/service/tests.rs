@@ -13,6 +13,8 @@ struct World {
     seen: [u64; 2],
     /// Where Gateway `edge` listens, if there is one.
     gateway: Option<u16>,
+    /// Addresses that a node has found another host to have.
+    conflicts: Vec<IpAddr>,
 }
 
 impl World {
@@ -24,7 +26,7 @@ impl World {
             "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
         });
         merge_patch(&mut service, &json!({"metadata": metadata}));
-        Self { service, seen: [1, 1], gateway: None }
+        Self { service, seen: [1, 1], gateway: None, conflicts: Vec::new() }
     }
 
     fn revision(&self) -> u64 {
@@ -56,8 +58,13 @@ impl World {
         }
         let node = model::Node { role: Role::Member, ..fixture::node(&["192.0.2.0/24", "2001:db8::/64"]) };
         let model = model::compile(&snapshot, &node);
-        let report =
-            |services| Report { seen: crate::source::snapshot::Seen { services, gateways: 0 }, ..Report::default() };
+        let conflicts = self.conflicts.iter().map(|addr| (*addr, "another host has it".to_owned()));
+        let conflicts: std::collections::BTreeMap<_, _> = conflicts.collect();
+        let report = |services| Report {
+            seen: crate::source::snapshot::Seen { services, gateways: 0 },
+            conflicts: conflicts.clone(),
+            ..Report::default()
+        };
         let alive = ["a", "b"].iter().zip(self.seen).map(|(name, seen)| ((*name).to_owned(), report(seen)));
         let members = Members { alive: alive.collect(), is_blind: false };
         plan(
@@ -310,4 +317,24 @@ fn an_annotation_without_our_finalizer_takes_no_address_of_another_controller() 
     world.catch_up();
     world.settle();
     assert_eq!(world.service["status"]["loadBalancer"]["ingress"], others, "nor does it go with the type");
+}
+
+#[test]
+fn b8_an_address_that_another_host_has_is_not_shown_and_an_event_says_so_once() {
+    let mut world = World::new(json!({}));
+    world.step().unwrap();
+    world.catch_up();
+    let address: IpAddr = world.allocated().unwrap().parse().unwrap();
+    world.conflicts.push(address);
+    let told = world.settle();
+    assert_eq!(told, [CONFLICT]);
+    assert!(world.shown().is_empty(), "{:?}", world.shown());
+    let condition = &world.service["status"]["conditions"][0];
+    let said = format!("{address}, on the network of a: another host has it");
+    assert_eq!((&condition["type"], &condition["status"]), (&json!(PROGRAMMED), &json!("False")));
+    assert_eq!((&condition["reason"], &condition["message"]), (&json!(CONFLICT), &json!(said)));
+    // The other host is gone.
+    world.conflicts.clear();
+    assert_eq!(world.settle(), ["EnsuredLoadBalancer"]);
+    assert_eq!(world.shown(), [address.to_string()]);
 }

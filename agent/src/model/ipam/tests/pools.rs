@@ -2,7 +2,10 @@
 use std::fmt::Write;
 
 use super::*;
-use crate::api::{AddressPool, Namespace, Node as ApiNode, Service};
+use crate::{
+    api::{AddressPool, Namespace, Node as ApiNode, Service},
+    model::HostAddresses,
+};
 
 /// A snapshot of pools `(NAME, spec)`.
 pub(super) fn with_pools(pools: &[(&str, &str)]) -> Snapshot {
@@ -348,4 +351,28 @@ fn a_pool_that_is_being_deleted_gives_nothing_new() {
     pool.metadata.deletion_timestamp = Some("2026-01-01T00:00:00Z".into());
     assert_eq!(one_of(&snapshot, claim("s")), "NoPool: no pool gives it an IPv4 address: pool p is being deleted");
     assert_eq!(one_of(&snapshot, shows("s", &["192.0.2.3"])), "192.0.2.3");
+}
+
+#[test]
+fn b8_what_the_host_has_is_not_given_and_the_reason_says_so() {
+    let host = HostAddresses {
+        on_uplinks: ips(&["10.9.1.1"]).into_iter().collect(),
+        anywhere: ips(&["10.9.1.1", "10.9.1.2", "127.0.0.1"]).into_iter().collect(),
+    };
+    let node = Node { addresses: host.into(), ..node(&["10.9.1.0/29"]) };
+    let names = ["a", "b", "c", "d", "e"];
+    let claims = names.map(claim);
+    let given = outcome(&claims, &node);
+    let had = ["10.9.1.3", "10.9.1.4", "10.9.1.5", "10.9.1.6"];
+    assert_eq!(["a", "b", "c", "d"].map(|name| given[name].as_str()), had);
+    let (_, refused) = assign(&claims, &node);
+    let text = &refused[0].1.messages[0];
+    assert!(text.contains("4 of 6 addresses") && text.contains("and 10.9.1.1, 10.9.1.2 is this node's own"), "{text}");
+    let (_, refused) = assign(&[asks("f", &["10.9.1.1"])], &node);
+    let (reason, text) = (refused[0].1.reason, &refused[0].1.messages[0]);
+    assert_eq!(reason, "AddressInUse");
+    assert_eq!(text, "10.9.1.1 is asked for, but it is this node's own address; want another address");
+    // What is bound elsewhere on the host may be bound for this very object, and what it had it keeps.
+    assert_eq!(outcome(&[asks("f", &["10.9.1.2"])], &node)["f"], "10.9.1.2");
+    assert_eq!(outcome(&[shows("f", &["10.9.1.2"])], &node)["f"], "10.9.1.2");
 }
