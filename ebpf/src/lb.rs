@@ -232,14 +232,15 @@ fn try_find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice, flags: u64
     }
     let remote = flags & BACKEND_REMOTE as u64 != 0;
     let (to, t) = (&mut choice.reply.tuple, &h.key.tuple);
-    let (result, ifindex) = route::source(p, h, (&t.src, t.src_port), (&to.src, to.src_port), &mut to.dst);
+    let (result, ifindex, on_link) = route::source(p, h, (&t.src, t.src_port), (&to.src, to.src_port), &mut to.dst);
     // Delivered on this node, or routed by rules that the lookup does not see: the host's stack knows.
     let is_for_stack = matches!(result, route::NOT_FORWARDED | route::FORWARDING_OFF);
     if !route::is_routed(result) && !is_here && (remote || !is_for_stack) {
         return leave(p, choice.entry.frontend, Reason::NoRoute);
     }
     // A guest of this node on the clients' own network, behind a bridge that is the uplink, would answer past us.
-    let uplink = if route::is_routed(result) { UPLINKS.get_ptr(&ifindex) } else { None };
+    let is_behind = route::is_routed(result) && (!is_here || on_link);
+    let uplink = if is_behind { UPLINKS.get_ptr(&ifindex) } else { None };
     let Some(uplink) = uplink else {
         if remote {
             return leave(p, choice.entry.frontend, Reason::NoSource);

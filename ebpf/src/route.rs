@@ -51,7 +51,7 @@ pub(crate) struct Way {
 
 /// The interface and the address from which the host itself would send to `dst`: a route's `src`, else an address of the
 /// interface, else another one of the host, and never one that may not be used. The address goes to `source`, and is
-/// [`Addr::NONE`] where there is none, or where the kernel cannot tell: before Linux 6.7.
+/// [`Addr::NONE`] where there is none, or where the kernel cannot tell: before Linux 6.7. Last: whether no gateway is between.
 #[inline(always)]
 pub(crate) fn source<P: Packet>(
     p: P,
@@ -59,7 +59,7 @@ pub(crate) fn source<P: Packet>(
     src: (&Addr, u16),
     dst: (&Addr, u16),
     source: &mut Addr,
-) -> (i64, u32) {
+) -> (i64, u32, bool) {
     // No length is given: where the packet is too big the kernel would not say.
     let mut q = parameters(p, h, src, dst);
     let mut flags = SKIP_NEIGH | SOURCE;
@@ -81,7 +81,12 @@ pub(crate) fn source<P: Packet>(
             }
         }
     }
-    (result, q.ifindex)
+    // The kernel puts the gateway where the destination was.
+    // SAFETY: a union of plain integers.
+    let on_link = unsafe {
+        if h.v6 { q.__bindgen_anon_4.ipv6_dst == words(dst.0) } else { q.__bindgen_anon_4.ipv4_dst == words(dst.0)[3] }
+    };
+    (result, q.ifindex, on_link)
 }
 
 /// The question for the way of a packet that will go from `src` to `dst`, each with its port.

@@ -226,12 +226,13 @@ fn what_contradicts_itself_is_dropped() {
                 lab.check(&dropped(says, Hook::Ingress, packet, &[reason]));
             }
             // What listens at an address of a node, whose other ports are frontends (B2).
-            lab.backend(4, (n.vip2, 8088), BACKEND_LOCAL);
+            lab.vip(n.node, VIP_HOST);
+            lab.backend(4, (n.node, 8088), BACKEND_LOCAL);
             lab.frontend((n.vip, 83), TCP, 0, &[4]);
             let to = Segment::tcp((n.client, 33000), (n.vip, 83), SYN).bytes();
             assert_eq!(lab.ingress(&to).code, -1, "{:?}", lab.reasons());
             let entry = lab.entry((n.client, 33000), (n.vip, 83), TCP, CT_REQUEST).expect("an entry");
-            assert_eq!((entry.to.dst, entry.to.dst_port), (addr(n.vip2), 8088), "no loop: no frontend has that port");
+            assert_eq!((entry.to.dst, entry.to.dst_port), (addr(n.node), 8088), "no loop: no frontend has that port");
             lab.forget_reasons();
             if v4 {
                 let packet = syn(n.client, 82);
