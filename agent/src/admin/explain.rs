@@ -145,7 +145,9 @@ mod tests {
                 "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
             });
             let model = model::compile(&snapshot(&json!([service, slice])), &node(&["192.0.2.0/24"]));
-            lines(&model, &BTreeMap::new(), &ObjectRef::new("Service", ObjectName::new("default", "web"))).pop().unwrap()
+            lines(&model, &BTreeMap::new(), &ObjectRef::new("Service", ObjectName::new("default", "web")))
+                .pop()
+                .unwrap()
         };
         let (here, there, nowhere) = (
             json!({"addresses": ["10.0.0.1"], "nodeName": "n1"}),

@@ -9,8 +9,8 @@ use std::{
 };
 
 use sluice_ebpf::{
-    Addr, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_NODE, VIP_PROBE, VIP_PROXY, VIP_REJECT,
-    Vip,
+    Addr, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_NODE, VIP_PROBE, VIP_PROXY,
+    VIP_REJECT, Vip,
 };
 
 use super::{

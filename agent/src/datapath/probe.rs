@@ -24,6 +24,7 @@ use sluice_ebpf::{Heard, neighbour};
 use tokio::time::Instant;
 
 use super::{announce::Port, sweep::monotonic_nanoseconds};
+use crate::mac::Mac;
 
 /// Questions for one VIP on each uplink.
 pub const PROBES: u32 = 3;
@@ -152,7 +153,7 @@ impl Prober {
                 State::Asking { sent, next, began, known: _ } => {
                     let claim = heard(vip).filter(|claim| *sent > 0 && claim.at >= *began);
                     if let Some(claim) = claim {
-                        *state = State::Taken { by: Holder { mac: text(claim.mac) }, again: now + AGAIN };
+                        *state = State::Taken { by: Holder { mac: Mac(claim.mac).to_string() }, again: now + AGAIN };
                     } else if *sent >= PROBES || ports.is_empty() {
                         *state = State::Free;
                     } else {
@@ -194,10 +195,6 @@ fn question(vip: IpAddr, mac: [u8; 6]) -> Vec<u8> {
         IpAddr::V4(vip) => neighbour::arp_probe(mac, vip.octets()).to_vec(),
         IpAddr::V6(vip) => neighbour::duplicate_solicitation(mac, vip.octets()).to_vec(),
     }
-}
-
-fn text([a, b, c, d, e, f]: [u8; 6]) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ fn a_vip_that_is_bound_on_another_interface_stays_ours_unless_it_is_a_nodes_own_
     let pools = crate::model::pool::Pools::new(&snapshot, &crate::model::Node::alone("n1"));
     let of_nodes = Arc::new(Model { pools: Arc::new(pools), ..Model::clone(&one(false, &[1])) });
     assert!(desired.follow(&of_nodes).vips.contains(&vip));
-    assert_eq!(desired.rows().vips[&vip].flags, VIP_HOST);
+    assert_eq!(desired.rows().vips[&vip].flags, VIP_HOST | VIP_NODE);
     assert!(desired.follow(&one(false, &[1])).vips.contains(&vip));
     assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
 }
