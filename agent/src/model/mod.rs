@@ -144,7 +144,8 @@ pub struct Model {
     pub allocations: Arc<Allocations>,
     /// The node that announces each address; empty with [`Role::Alone`].
     pub announcers: Arc<BTreeMap<IpAddr, String>>,
-    /// The addresses that the objects' status shows: some node has announced them already.
+    /// The addresses that the objects' status showed when everything was compiled last: some node has announced them already.
+    /// A write of a status compiles nothing, so one that is shown since is not among them; its announcer is in `announcers`.
     pub published: Arc<BTreeSet<IpAddr>>,
     /// The VIPs that this node announces to its neighbours.
     pub announced: Arc<BTreeSet<IpAddr>>,
