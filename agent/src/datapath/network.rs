@@ -45,10 +45,10 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// How often its carrier has come up; `None` while it has no carrier.
     pub carrier: Option<u32>,
-    /// All its addresses.
+    /// All its addresses but those that were found to be another host's: what comes from them is that host's.
     pub addresses: BTreeSet<IpAddr>,
-    /// Those of them that packets may be sent from, the best one first: global, and neither tentative nor found to be
-    /// another host's; those that are deprecated come last (RFC 6724, rule 3).
+    /// Those of them that packets may be sent from, the best one first: global, and not tentative; those that
+    /// are deprecated come last (RFC 6724, rule 3).
     pub usable: Vec<IpAddr>,
 }
 
@@ -102,8 +102,8 @@ impl Network {
                 })
             };
             let own = find(true).or_else(|| find(false));
-            link.addresses.extend(own);
             let flags = flags(&message);
+            link.addresses.extend(own.filter(|_| !flags.contains(AddressFlags::Dadfailed)));
             let is_usable = message.header.scope == AddressScope::Universe
                 && !flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
             if let Some(ip) = own.filter(|_| is_usable) {

@@ -146,7 +146,7 @@ fn found(datapath: Datapath) {
         let shown = scene.until_state(name, "Accepted");
         assert_eq!(shown["announced"], json!(addresses), "{shown}");
     }
-    let table = scene.agent.show(&["services"]).expect("a table");
+    let table = scene.agent.show(&["services", "-o", "wide"]).expect("a table");
     assert!(table.lines().next().is_some_and(|l| l.contains("ANNOUNCED")) && table.contains(" yes "), "{table}");
     eventually("each VIP is announced three times", LIMIT, || match metric(&scene.agent, "sluice_announcements") {
         12.0 => Ok(()),
