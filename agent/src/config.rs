@@ -364,6 +364,7 @@ impl AgentArgs {
         let own = [
             (Some(proxy), "Sluice's proxy"),
             (self.metrics_addr.map(|addr| addr.port()), "Sluice's metrics and health"),
+            (self.health_addr.map(|addr| addr.port()), "Sluice's health"),
             (self.discovery_addr.map(|addr| addr.port()), "Sluice's discovery API"),
         ];
         let own = own.into_iter().filter_map(|(port, what)| Some((Port::try_new(i64::from(port?))?, what)));
