@@ -42,7 +42,7 @@ pub mod map {
     pub const LEFT: &str = "LEFT";
     /// [`Addr`](super::Addr) -> [`HOST_OWN`](super::HOST_OWN), hash: the addresses of this host, on whichever interface.
     pub const HOST: &str = "HOST";
-    /// Ethernet address as a number, see [`neighbour::peer`](super::neighbour::peer) -> [`PEER_KNOWN`](super::PEER_KNOWN),
+    /// Ethernet address as a number, see [`neighbour::peer`](crate::neighbour::peer) -> [`PEER_KNOWN`](super::PEER_KNOWN),
     /// hash: the uplinks of the other nodes.
     pub const PEERS: &str = "PEERS";
     /// [`Addr`](super::Addr) -> [`Heard`](super::Heard), LRU hash, [`MAX_CLAIMED`](super::MAX_CLAIMED) rows: who has a VIP that

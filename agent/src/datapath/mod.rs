@@ -29,6 +29,7 @@ pub mod rows;
 pub mod space;
 pub mod stage;
 pub mod sweep;
+mod sweeps;
 pub mod table;
 pub mod uplink;
 

@@ -5,14 +5,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use aya::maps::{Array, HashMap, MapData};
 use sluice_ebpf::{Addr, Heard, Settings, VIP_ANNOUNCE, VIP_HOST, map};
-use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
+use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -26,7 +26,8 @@ use super::{
     peers::Peers,
     permission::{self, NotPermitted},
     plan::{Observed, Op, State},
-    sweep::{monotonic_nanoseconds, sweep},
+    sweep::monotonic_nanoseconds,
+    sweeps::Sweeps,
     uplink::{Mode, Uplinks},
 };
 use crate::{
@@ -43,8 +44,6 @@ const SWEEP_TICKS: u64 = 10;
 const ROUTE_TICKS: u64 = 5;
 /// How long the proxy is given to know a new frontend before packets are led to it.
 const PROXY_WAIT: Duration = Duration::from_millis(200);
-/// How much longer the pause after a walk is than the walk.
-const REST: u32 = 20;
 /// Replies (RST, ICMP unreachable) that one CPU may make in a second.
 const REJECT_RATE: u32 = 1_000;
 
@@ -544,47 +543,6 @@ impl Datapath {
 
 fn write_settings(settings: &mut Array<MapData, Settings>, row: Settings) -> Result<(), TableError> {
     settings.set(0, row, 0).map_err(|e| fault(map::SETTINGS, e))
-}
-
-/// The walks over conntrack: one at a time, and so far apart that they take a small part of one processor.
-#[derive(Default)]
-struct Sweeps {
-    due: bool,
-    /// Ends with the time that it took.
-    running: Option<JoinHandle<Duration>>,
-    rest_until: Option<tokio::time::Instant>,
-}
-
-impl Sweeps {
-    fn start_if_due(&mut self, dir: &Path, model: &Arc<Model>) {
-        if !self.due || self.running.is_some() || self.rest_until.is_some() {
-            return;
-        }
-        self.due = false;
-        let (dir, model) = (dir.to_owned(), Arc::clone(model));
-        self.running = Some(tokio::task::spawn_blocking(move || {
-            let began = Instant::now();
-            match sweep(&dir, &model) {
-                Ok(0) => {}
-                Ok(removed) => tracing::debug!(removed, "conntrack swept"),
-                Err(error) => tracing::warn!(%error, "conntrack sweep"),
-            }
-            began.elapsed()
-        }));
-    }
-
-    /// Returns when the next walk may start, for the one that is due; at no time when none is under way.
-    async fn rested(&mut self) -> Option<()> {
-        if let Some(running) = &mut self.running {
-            // A walk that panicked has taken no time that matters.
-            let took = running.await.unwrap_or_default();
-            self.running = None;
-            self.rest_until = Some(tokio::time::Instant::now() + took * REST);
-        }
-        tokio::time::sleep_until(self.rest_until?).await;
-        self.rest_until = None;
-        Some(())
-    }
 }
 
 /// Settings without which the kernel forwards nothing: to pods here, or between nodes.

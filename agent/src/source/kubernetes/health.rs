@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What becomes of a node that cannot read a kind. Which kind has which stands in one table, in [`super::watch`].
+/// What becomes of a node that cannot read a kind. Which kind has which stands in one table, in [`super::watch()`].
 ///
 /// # Design
 /// Readiness stops a rollout and keeps the programs from being attached, so only what forwarding depends on may hold it up.
