@@ -264,21 +264,7 @@ pub const fn pseudo(src: &Addr, dst: &Addr, len: u32) -> u64 {
 /// The frame by which `mac` asks whether any host has the IPv4 address `vip`, without saying that it will (RFC 5227).
 #[must_use]
 pub fn arp_probe(mac: Mac, vip: [u8; 4]) -> [u8; ARP_FRAME] {
-    let arp = Arp {
-        hardware: 1_u16.to_be(),
-        proto: 0x0800_u16.to_be(),
-        lengths: [6, 4],
-        op: REQUEST.to_be(),
-        sender_mac: mac,
-        sender: [0; 2],
-        target_mac: [0; 3],
-        target: [u16::from_ne_bytes([vip[0], vip[1]]), u16::from_ne_bytes([vip[2], vip[3]])],
-    };
-    let mut frame = [0; ARP_FRAME];
-    let eth = Eth { dst: BROADCAST, src: mac, proto: ETH_ARP.to_be() };
-    frame[..ETH_LEN].copy_from_slice(bytemuck::bytes_of(&eth));
-    frame[ETH_LEN..].copy_from_slice(bytemuck::bytes_of(&arp));
-    frame
+    arp_frame(mac, REQUEST, [0; 2], [0; 3], halves(vip))
 }
 
 /// The frame by which `mac` asks whether any host has the IPv6 address `vip`: that of duplicate address detection (RFC 4862,
@@ -314,23 +300,33 @@ pub fn duplicate_solicitation(mac: Mac, vip: [u8; 16]) -> [u8; SOLICITATION_FRAM
 /// hosts heed one and some the other.
 #[must_use]
 pub fn gratuitous_arp(mac: Mac, vip: [u8; 4], reply: bool) -> [u8; ARP_FRAME] {
-    let vip = [u16::from_ne_bytes([vip[0], vip[1]]), u16::from_ne_bytes([vip[2], vip[3]])];
+    let vip = halves(vip);
+    // Linux takes a reply for gratuitous only if both ends are the same.
+    if reply { arp_frame(mac, REPLY, vip, mac, vip) } else { arp_frame(mac, REQUEST, vip, [0; 3], vip) }
+}
+
+/// An ARP message from `mac` to everybody. Order: `op` host, the rest as on the wire.
+fn arp_frame(mac: Mac, op: u16, sender: [u16; 2], target_mac: Mac, target: [u16; 2]) -> [u8; ARP_FRAME] {
     let arp = Arp {
         hardware: 1_u16.to_be(),
         proto: 0x0800_u16.to_be(),
         lengths: [6, 4],
-        op: if reply { REPLY } else { REQUEST }.to_be(),
+        op: op.to_be(),
         sender_mac: mac,
-        sender: vip,
-        // Linux takes a reply for gratuitous only if both ends are the same.
-        target_mac: if reply { mac } else { [0; 3] },
-        target: vip,
+        sender,
+        target_mac,
+        target,
     };
     let mut frame = [0; ARP_FRAME];
     let eth = Eth { dst: BROADCAST, src: mac, proto: ETH_ARP.to_be() };
     frame[..ETH_LEN].copy_from_slice(bytemuck::bytes_of(&eth));
     frame[ETH_LEN..].copy_from_slice(bytemuck::bytes_of(&arp));
     frame
+}
+
+/// An IPv4 address as ARP's fields hold it.
+fn halves([a, b, c, d]: [u8; 4]) -> [u16; 2] {
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
 }
 
 /// The frame by which `mac` tells everybody that it has the IPv6 address `vip`.
