@@ -1,4 +1,7 @@
 //! The command line as written -> settings as used; the one list of defaults.
+mod cluster;
+mod controller;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -9,9 +12,11 @@ use ipnet::IpNet;
 
 use crate::{
     datapath,
-    model::{Port, host::Host, pool as pools},
-    status::route_hosts::RouteHost,
+    model::{Port, host::Host},
 };
+
+pub use cluster::ClusterArgs;
+pub use controller::ControllerArgs;
 
 /// A load balancer for Kubernetes: addresses, eBPF forwarding and a layer 7 proxy in one binary.
 #[derive(Debug, Parser)]
@@ -28,6 +33,9 @@ pub enum Command {
     /// Run the agent of this node: forward what the objects ask for
     #[command(after_long_help = AGENT_HELP)]
     Agent(Box<AgentArgs>),
+    /// Lead in the agents' place, on no node: write addresses, conditions, EndpointSlices and Routes
+    #[command(after_long_help = controller::HELP)]
+    Controller(Box<ControllerArgs>),
     /// Show what the agent does and what keeps it from doing more
     Status(InspectArgs),
     /// Show the Services and Gateways, their addresses and ports
@@ -117,16 +125,6 @@ pub struct AgentArgs {
         value_delimiter = ','
     )]
     pub interfaces: Vec<String>,
-    /// Range that addresses are given from, where an object has none; repeat for several
-    #[arg(help_heading = "Addresses", long = "pool", value_name = "CIDR", env = "SLUICE_POOLS", value_delimiter = ',', value_parser = pool)]
-    pub pools: Vec<IpNet>,
-    /// Range that no endpoint may be in, whatever a slice says: by default the metadata services of clouds, which believe
-    /// whoever comes from a node; the same on all nodes; repeat for several, or give 0.0.0.0/32 for none
-    #[arg(
-        long = "refuse-endpoints", value_name = "CIDR", env = "SLUICE_REFUSE_ENDPOINTS", value_delimiter = ',',
-        value_parser = pool, default_values = METADATA
-    )]
-    pub refuse_endpoints: Vec<IpNet>,
     /// Name of this node, compared with `nodeName` of endpoints [default: the host's name]
     #[arg(help_heading = "Node", long, value_name = "NAME", env = "NODE_NAME")]
     pub node: Option<String>,
@@ -146,27 +144,12 @@ pub struct AgentArgs {
         env = "SLUICE_ANNOUNCE"
     )]
     pub announce: Announce,
-    /// What becomes of Services of type LoadBalancer without `loadBalancerClass`; the same on all nodes
-    #[arg(
-        help_heading = "Addresses",
-        long,
-        value_name = "WHAT",
-        value_enum,
-        default_value_t,
-        env = "SLUICE_CLASSLESS_SERVICES"
-    )]
-    pub classless_services: Classless,
-    /// Who may ask for which host name by the annotation `sluice.dev/route-host`, for a Route of OpenShift: a namespace or
-    /// `*`, and a name, `*.DOMAIN`, or `auto` for the one that the cluster gives; the same on all nodes; repeat for several
-    /// [default: nobody]
-    #[arg(
-        long = "route-hosts",
-        value_name = "NAMESPACE/HOST",
-        env = "SLUICE_ROUTE_HOSTS",
-        value_delimiter = ',',
-        verbatim_doc_comment
-    )]
-    pub route_hosts: Vec<RouteHost>,
+    /// What must be the same on all nodes.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Who leads, and so writes: addresses, conditions, EndpointSlices and Routes of Services
+    #[arg(help_heading = "Source", long, value_name = "WHO", value_enum, default_value_t, env = "SLUICE_LEADER")]
+    pub leader: Leader,
     /// Directory of the pinned maps and links, on a bpffs
     #[arg(help_heading = "Files and sockets", long, value_name = "DIR", default_value = DEFAULT_BPF_DIR, env = "SLUICE_BPF_DIR")]
     pub bpf_dir: PathBuf,
@@ -191,12 +174,19 @@ pub struct AgentArgs {
     /// TCP address that serves the discovery API, to whoever reaches it: who is behind each Service
     #[arg(help_heading = "Files and sockets", long, value_name = "ADDR:PORT", env = "SLUICE_DISCOVERY_ADDR", value_parser = socket_addr)]
     pub discovery_addr: Option<SocketAddr>,
-    /// Source ports for flows to endpoints on other nodes; keep them out of net.ipv4.ip_local_port_range
-    #[arg(help_heading = "Datapath", long, value_name = "FIRST-LAST", default_value = "10000-29999", value_parser = port_range)]
-    pub snat_ports: (u16, u16),
     /// Log format
     #[arg(help_heading = "Logs", long, value_name = "FORMAT", value_enum, default_value_t, env = "SLUICE_LOG_FORMAT")]
     pub log_format: LogFormat,
+}
+
+/// Who may lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Leader {
+    /// One of the agents.
+    #[default]
+    Agents,
+    /// `sluice controller`, which runs elsewhere: the agents need no permission to write objects.
+    Controller,
 }
 
 /// Which VIPs are announced.
@@ -337,8 +327,13 @@ pub enum ConfigError {
     #[error("--pool: {0}")]
     Pools(String),
     /// The host has no name and none was given.
-    #[error("--node: the host has no usable name ({0}); want one")]
-    NodeName(String),
+    #[error("{flag}: the host has no usable name ({reason}); want one")]
+    NoName {
+        /// The flag that gives one.
+        flag: &'static str,
+        /// What is wrong with the host's.
+        reason: String,
+    },
 }
 
 impl AgentArgs {
@@ -347,20 +342,13 @@ impl AgentArgs {
     /// # Errors
     /// None was given and the host has none.
     pub fn node_name(&self) -> Result<String, ConfigError> {
-        match &self.node {
-            Some(name) => Ok(name.clone()),
-            None => match nix::unistd::gethostname() {
-                Ok(name) if !name.is_empty() => Ok(name.to_string_lossy().into_owned()),
-                Ok(_) => Err(ConfigError::NodeName("it is empty".to_owned())),
-                Err(e) => Err(ConfigError::NodeName(e.to_string())),
-            },
-        }
+        given_or_host(self.node.as_deref(), "--node")
     }
 
     /// What this process needs of the host's ports; `proxy` is the port of the proxy's socket.
     #[must_use]
     pub fn host(&self, proxy: u16) -> Host {
-        let (first, last) = self.snat_ports;
+        let (first, last) = self.cluster.snat_ports;
         let own = [
             (Some(proxy), "Sluice's proxy"),
             (self.metrics_addr.map(|addr| addr.port()), "Sluice's metrics and health"),
@@ -370,14 +358,17 @@ impl AgentArgs {
         let own = own.into_iter().filter_map(|(port, what)| Some((Port::try_new(i64::from(port?))?, what)));
         Host { own_ports: own.collect(), snat_ports: Some(first..=last), ..Host::default() }
     }
+}
 
-    /// Refuses pools that share addresses.
-    ///
-    /// # Errors
-    /// Every overlap.
-    pub fn check_pools(&self) -> Result<(), ConfigError> {
-        let overlaps = pools::check_pools(&self.pools);
-        if overlaps.is_empty() { Ok(()) } else { Err(ConfigError::Pools(overlaps.join("; "))) }
+/// What was given, or the host's name.
+fn given_or_host(given: Option<&str>, flag: &'static str) -> Result<String, ConfigError> {
+    match given {
+        Some(name) => Ok(name.to_owned()),
+        None => match nix::unistd::gethostname() {
+            Ok(name) if !name.is_empty() => Ok(name.to_string_lossy().into_owned()),
+            Ok(_) => Err(ConfigError::NoName { flag, reason: "it is empty".to_owned() }),
+            Err(e) => Err(ConfigError::NoName { flag, reason: e.to_string() }),
+        },
     }
 }
 
@@ -466,7 +457,7 @@ mod tests {
         let refused = |arguments: &[&str]| {
             let cli = Cli::try_parse_from([&["sluice", "agent"], arguments].concat()).unwrap();
             let Command::Agent(args) = cli.command else { panic!("want the agent") };
-            args.refuse_endpoints.iter().map(ToString::to_string).collect::<Vec<_>>()
+            args.cluster.refuse_endpoints.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(refused(&[]), METADATA);
         assert_eq!(refused(&["--refuse-endpoints=192.0.2.0/24,2001:db8::/32"]), ["192.0.2.0/24", "2001:db8::/32"]);

@@ -5,6 +5,7 @@
 //!                                                          +--> proxy    --> listeners, route tables
 //!                      admin reads every stage and changes nothing
 //! ```
+//! Where [`controller`] leads, the same source and compiler feed `status` in a process of their own.
 //!
 //! Each arrow is one type, sent through a `tokio::sync::watch`: the latest value wins, bursts coalesce, nothing queues.
 //! Each stage is one task that owns its state. `model::compile` is pure.
@@ -15,6 +16,7 @@ pub mod api;
 pub mod cli;
 pub mod compiler;
 pub mod config;
+pub mod controller;
 pub mod datapath;
 pub mod descriptors;
 pub mod discovery;
@@ -96,18 +98,18 @@ pub enum RunError {
 /// # Errors
 /// It cannot start, or a stage ends on its own.
 pub async fn run(args: AgentArgs) -> Result<(), RunError> {
-    args.check_pools()?;
-    config::warn_of_port_overlap(args.snat_ports);
+    args.cluster.check_pools()?;
+    config::warn_of_port_overlap(args.cluster.snat_ports);
     let name = args.node_name()?;
     let allocations = Arc::new(allocations::load(&args.state_dir)?);
     let node = Node {
         name: name.clone(),
         zone: args.zone.clone(),
-        pools: args.pools.clone(),
-        refused: args.refuse_endpoints.clone(),
+        pools: args.cluster.pools.clone(),
+        refused: args.cluster.refuse_endpoints.clone(),
         allocations,
         role: if args.manifests.is_some() { Role::Alone } else { Role::Member },
-        default_class: args.classless_services == config::Classless::Take,
+        default_class: args.cluster.classless_services == config::Classless::Take,
         announce: args.announce == config::Announce::Auto,
         candidates: Vec::new(),
         host: Arc::default(),
@@ -135,7 +137,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         bpf_dir: args.bpf_dir.clone(),
         interfaces: args.interfaces.clone(),
         mode: args.datapath,
-        snat_ports: args.snat_ports,
+        snat_ports: args.cluster.snat_ports,
         validity,
         peers,
     };
@@ -203,6 +205,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         ),
     );
     let leave = CancellationToken::new();
+    let leads = args.leader == config::Leader::Agents;
     match (args.manifests, clients) {
         (Some(dir), _) => {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), node = name, manifests = %dir.display(), "agent started");
@@ -216,18 +219,16 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
                 "agent started"
             );
             tasks.spawn("source", kubernetes::watch(client.clone(), snapshot_out, health_out, cancel.clone()));
-            let route_hosts = Arc::new(RouteHosts(args.route_hosts));
-            let writes = status::writer::Inputs {
-                snapshots: snapshots.clone(),
-                models: models.clone(),
-                members,
-                health,
-                route_hosts,
-            };
+            if leads {
+                let route_hosts = Arc::new(RouteHosts(args.cluster.route_hosts));
+                let (snapshots, models) = (snapshots.clone(), models.clone());
+                let writes = status::writer::Inputs { snapshots, models, members, health, route_hosts };
+                let (client, namespace, name) = (client.clone(), args.namespace.clone(), name.clone());
+                tasks.spawn("status", status::writer::run(client, namespace, name, writes, leave.clone()));
+            }
             let outputs = membership::Outputs { members: members_out, validity: validity_out, peers: peers_out };
-            let membership = Membership::new(name.clone(), leases, args.namespace.clone(), inputs, was_answering);
+            let membership = Membership::new(name, leases, args.namespace, inputs, was_answering);
             tasks.spawn("membership", membership.run(outputs, leave.clone()));
-            tasks.spawn("status", status::writer::run(client, args.namespace, name, writes, leave.clone()));
         }
         (None, None) => unreachable!("without a directory there is a client"),
     }
@@ -242,7 +243,8 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     tracing::info!("stopping; the programs stay attached and go on forwarding");
     // The others hear of it while everything still works.
     leave.cancel();
-    if is_member && tokio::time::timeout(LEAVE, tasks.wait_for(&["membership", "status"])).await.is_err() {
+    let leaving: &[&str] = if leads { &["membership", "status"] } else { &["membership"] };
+    if is_member && tokio::time::timeout(LEAVE, tasks.wait_for(leaving)).await.is_err() {
         tracing::warn!("stopped before the other nodes were told");
     }
     cancel.cancel();

@@ -5,6 +5,7 @@ mod cluster {
     mod announce;
     mod api;
     mod chain;
+    mod controller;
     mod faults;
     mod gateways;
     mod interfaces;

@@ -33,12 +33,17 @@ pub fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         let _ = writeln!(std::io::stdout(), "{text}");
         Ok(if is_refused { ExitCode::from(REFUSED) } else { ExitCode::SUCCESS })
     };
+    // A pod that cannot start says why where `kubectl describe` shows it.
+    let say = |error: &crate::RunError| node::leave(Path::new(node::TERMINATION_LOG), &telemetry::chain(error));
     match command {
         Command::Agent(args) => {
             telemetry::start(args.log_format);
-            // A pod that cannot start says why where `kubectl describe` shows it.
-            let say = |error: &crate::RunError| node::leave(Path::new(node::TERMINATION_LOG), &telemetry::chain(error));
             runtime.block_on(crate::run(*args)).inspect_err(say)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Controller(args) => {
+            telemetry::start(args.log_format);
+            runtime.block_on(crate::controller::run(*args)).inspect_err(say)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Status(args) => inspect(&args, Inspect::Status),

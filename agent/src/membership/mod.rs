@@ -12,6 +12,7 @@
 //! over says so on the network, and the programs yield to that. So do the programs of an agent that starts and hears of
 //! nobody, however long the one before it has been dead, and those of an agent that has ended on purpose, which the others
 //! expect back: see [`presence`].
+mod observer;
 mod peers;
 mod presence;
 mod report;
@@ -35,6 +36,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use observer::observe;
 use peers::Peers;
 pub use peers::{Members, PREFIX};
 use presence::Presence;
@@ -131,7 +133,7 @@ impl Membership {
         let (steps, mut inbox) = mpsc::channel::<Step<Leases>>(STEPS);
         let watching = tokio::spawn(follow_leases(self.client.clone(), self.namespace.clone(), steps));
         let mut leases = Leases::default();
-        let mut peers = Peers::new(&self.node);
+        let mut peers = Peers::new(Some(&self.node));
         let mut presence = match Presence::try_new() {
             Ok(presence) => Some(presence),
             Err(error) => {
@@ -143,14 +145,7 @@ impl Membership {
         let mut inputs = self.inputs.clone();
         loop {
             let now = Instant::now();
-            let members = Arc::new(peers.members(now));
-            out.members.send_if_modified(|known| {
-                let differs = **known != *members;
-                if differs {
-                    *known = members;
-                }
-                differs
-            });
+            publish(&out.members, peers.members(now));
             let leaving = peers.leaving();
             let check_at = peers.next_change(now).unwrap_or(now + RENEW).max(now + Duration::from_millis(10));
             tokio::select! {
@@ -158,10 +153,7 @@ impl Membership {
                 step = inbox.recv() => {
                     let Some(step) = step else { break };
                     leases.take(step);
-                    while let Ok(step) = inbox.try_recv() {
-                        leases.take(step);
-                    }
-                    peers.observe(&leases.leases, Instant::now());
+                    hear(&mut leases, &mut inbox, &mut peers);
                     if let Some(macs) = peers.macs() {
                         let differs = |known: &Option<BTreeSet<Mac>>| known.as_ref() != Some(&macs);
                         out.peers.send_if_modified(|known| differs(known).then(|| *known = Some(macs.clone())).is_some());
@@ -285,6 +277,25 @@ impl Membership {
         }
         false
     }
+}
+
+/// Says who lives, where that changed.
+fn publish(out: &watch::Sender<Arc<Members>>, members: Members) {
+    out.send_if_modified(|known| {
+        let differs = **known != members;
+        if differs {
+            *known = Arc::new(members);
+        }
+        differs
+    });
+}
+
+/// Takes what else has come, and notes it.
+fn hear(leases: &mut Leases, inbox: &mut mpsc::Receiver<Step<Leases>>, peers: &mut Peers) {
+    while let Ok(step) = inbox.try_recv() {
+        leases.take(step);
+    }
+    peers.observe(&leases.leases, Instant::now());
 }
 
 /// Up to where the API server was followed for the newest model that is in the maps and in the proxy: a Gateway, and a

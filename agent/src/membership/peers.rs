@@ -8,6 +8,7 @@
 //!   is away, nor when it returns.
 //! - When the API server goes, our own Lease was seen last a little before or after those of the others. A node is dead only
 //!   when ours was still renewed for [`MISSED`] after its own was.
+//! - An observer has no Lease. It sees something while it sees any Lease change; the last node that lives is not missed.
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -45,7 +46,8 @@ struct Peer {
 /// The nodes that were seen.
 #[derive(Debug)]
 pub(super) struct Peers {
-    own: String,
+    /// This node; `None` for an observer, which is none.
+    own: Option<String>,
     peers: BTreeMap<String, Peer>,
     is_blind: bool,
     born: Instant,
@@ -61,8 +63,21 @@ pub struct Members {
 }
 
 impl Peers {
-    pub(super) fn new(own: &str) -> Self {
-        Self { own: own.to_owned(), peers: BTreeMap::new(), is_blind: true, born: Instant::now() }
+    /// As seen from the node `own`, or from an observer, which has no Lease.
+    pub(super) fn new(own: Option<&str>) -> Self {
+        Self { own: own.map(str::to_owned), peers: BTreeMap::new(), is_blind: true, born: Instant::now() }
+    }
+
+    /// When that Lease changed last which shows that Leases are seen at all: our own, or for an observer any.
+    fn proof(&self) -> Option<Instant> {
+        match &self.own {
+            Some(own) => self.peers.get(own).map(|own| own.changed),
+            None => self.peers.values().map(|peer| peer.changed).max(),
+        }
+    }
+
+    fn is_own(&self, name: &str) -> bool {
+        self.own.as_deref() == Some(name)
     }
 
     /// Takes note of all Leases there are.
@@ -91,7 +106,7 @@ impl Peers {
     pub(super) fn members(&mut self, now: Instant) -> Members {
         let was_blind = self.is_blind;
         self.is_blind = self.blind_since(now).is_some();
-        let own = self.peers.get(&self.own).map(|own| own.changed);
+        let own = self.proof();
         if !self.is_blind {
             for peer in self.peers.values_mut() {
                 if was_blind && peer.is_alive {
@@ -109,13 +124,13 @@ impl Peers {
 
     /// The other nodes whose agents have ended on purpose and are expected back, with their addresses.
     pub(super) fn leaving(&self) -> Vec<(String, IpAddr)> {
-        let others = self.peers.iter().filter(|(name, p)| **name != self.own && p.is_alive && p.report.leaving);
+        let others = self.peers.iter().filter(|(name, p)| !self.is_own(name) && p.is_alive && p.report.leaving);
         others.filter_map(|(name, p)| Some((name.clone(), p.report.address?))).collect()
     }
 
     /// The Ethernet addresses of the other nodes, whether they live or not; `None` while nothing was ever seen.
     pub(super) fn macs(&self) -> Option<BTreeSet<Mac>> {
-        let others = self.peers.iter().filter(|(name, _)| **name != self.own);
+        let others = self.peers.iter().filter(|(name, _)| !self.is_own(name));
         let macs = others.flat_map(|(_, peer)| peer.report.macs.iter().copied()).collect();
         (!self.peers.is_empty()).then_some(macs)
     }
@@ -129,16 +144,17 @@ impl Peers {
 
     /// Since when nothing may have been seen, while nothing is.
     pub(super) fn blind_since(&self, now: Instant) -> Option<Instant> {
-        match self.peers.get(&self.own) {
+        match self.proof() {
             None => Some(self.born),
-            Some(own) => (now.duration_since(own.changed) > BLIND).then_some(own.changed),
+            Some(changed) => (now.duration_since(changed) > BLIND).then_some(changed),
         }
     }
 
     /// When, after `now`, [`Self::members`] may say something else although no Lease changes.
     pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
-        let expiry = |(name, p): (&String, &Peer)| p.changed + if *name == self.own { BLIND } else { p.duration };
-        self.peers.iter().filter(|(_, p)| p.is_alive).map(expiry).filter(|at| *at >= now).min()
+        let others = self.peers.iter().filter(|(name, p)| p.is_alive && !self.is_own(name));
+        let expiries = others.map(|(_, p)| p.changed + p.duration);
+        expiries.chain(self.proof().map(|at| at + BLIND)).filter(|at| *at >= now).min()
     }
 }
 
@@ -166,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_node_that_stops_renewing_is_dead_after_its_duration() {
-        let (mut peers, start) = (Peers::new("a"), Instant::now());
+        let (mut peers, start) = (Peers::new(Some("a")), Instant::now());
         let second = |n: u64| start + Duration::from_millis(1_000 * n);
         for n in 0..=3 {
             peers.observe(&leases(&[("a", n), ("b", 0)]), second(n));
@@ -179,8 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn an_observer_misses_who_stops_renewing_and_judges_nobody_while_it_sees_nothing() {
+        let (mut peers, start) = (Peers::new(None), Instant::now());
+        let second = |n: u64| start + Duration::from_millis(1_000 * n);
+        assert!(peers.members(start).is_blind, "nothing was seen yet");
+        for n in 0..=3 {
+            peers.observe(&leases(&[("a", n), ("b", 0)]), second(n));
+            assert_eq!(alive(&mut peers, second(n)), ["a", "b"]);
+        }
+        peers.observe(&leases(&[("a", 4), ("b", 0)]), second(4));
+        assert_eq!(alive(&mut peers, second(4)), ["a"]);
+        let later = peers.members(second(60));
+        assert!(later.is_blind && later.alive.contains_key("a"), "the API server is away, or everybody is: {later:?}");
+        peers.observe(&leases(&[("a", 5), ("b", 1)]), second(61));
+        assert_eq!(alive(&mut peers, second(61)), ["a", "b"]);
+    }
+
+    #[test]
     fn a_node_that_leaves_and_is_silent_is_dead_until_its_lease_changes() {
-        let (mut peers, now) = (Peers::new("a"), Instant::now());
+        let (mut peers, now) = (Peers::new(Some("a")), Instant::now());
         let with = |renewed: u64, report: &str| {
             let mut all = leases(&[("a", 0), ("b", renewed)]);
             let mut lease = Lease::clone(&all[&format!("{PREFIX}b")]);
@@ -203,7 +236,7 @@ mod tests {
 
     #[test]
     fn f8_the_others_are_known_by_their_ethernet_addresses_dead_or_alive() {
-        let (mut peers, now) = (Peers::new("a"), Instant::now());
+        let (mut peers, now) = (Peers::new(Some("a")), Instant::now());
         assert_eq!(peers.macs(), None, "nobody was ever seen");
         let mut all = leases(&[("a", 0), ("b", 0)]);
         for (name, mac) in [("a", "02:00:00:00:00:0a"), ("b", "02:00:00:00:00:0b")] {
@@ -224,7 +257,7 @@ mod tests {
 
     #[test]
     fn nobody_dies_while_we_see_nothing_nor_right_after() {
-        let (mut peers, start) = (Peers::new("a"), Instant::now());
+        let (mut peers, start) = (Peers::new(Some("a")), Instant::now());
         peers.observe(&leases(&[("a", 0), ("b", 0)]), start);
         assert_eq!(alive(&mut peers, start), ["a", "b"]);
         let later = start + Duration::from_secs(600);
@@ -242,7 +275,7 @@ mod tests {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         for phase in (0..1_000).step_by(50) {
-            let mut peers = Peers::new("a");
+            let mut peers = Peers::new(Some("a"));
             for n in 0..=3 {
                 peers.observe(&leases(&[("a", n), ("b", n)]), at(1_000 * n));
                 // The last that is seen is our own renewal, up to a second after that of the other.
@@ -257,7 +290,7 @@ mod tests {
 
     #[test]
     fn foreign_leases_and_nonsense_are_no_nodes() {
-        let mut peers = Peers::new("a");
+        let mut peers = Peers::new(Some("a"));
         let mut all = leases(&[("a", 0)]);
         all.insert("sluice-leader".to_owned(), Arc::new(Lease::default()));
         let mut odd = Lease::default();

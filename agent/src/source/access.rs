@@ -1,6 +1,6 @@
 //! What the agent may do at the API server: the one table, of which the RBAC rules of `deploy/` are made.
 //!
-//! Each row says why. `cargo xtask generate` writes the rules; a test compares them with the files, and another one the
+//! Each row says why, and whether every agent needs it or whoever leads. `cargo xtask generate` writes the rules; a test compares them with the files, and another one the
 //! table with the kinds that the source reads. Invariant: no `*`, and nothing that no code uses.
 use std::fmt::Write as _;
 
@@ -13,9 +13,30 @@ pub enum Scope {
     Own,
 }
 
+/// Who has a permission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Every agent, and whoever leads.
+    Agents,
+    /// Whoever leads: an agent, unless a controller does.
+    Leader,
+}
+
+impl Holder {
+    /// The name of its role.
+    const fn role(self) -> &'static str {
+        match self {
+            Self::Agents => "sluice",
+            Self::Leader => "sluice-leader",
+        }
+    }
+}
+
 /// Verbs on one resource.
 #[derive(Clone, Copy, Debug)]
 pub struct Access {
+    /// Whose.
+    pub holder: Holder,
     /// Where.
     pub scope: Scope,
     /// The API group; empty for the core.
@@ -35,46 +56,56 @@ const GATEWAY: &str = "gateway.networking.k8s.io";
 const OPENSHIFT: &str = "route.openshift.io";
 const POOLS: &str = "sluice.dev";
 
-const fn cluster(
+const fn agents(
     group: &'static str,
     resource: &'static str,
     verbs: &'static [&'static str],
     why: &'static str,
 ) -> Access {
-    Access { scope: Scope::Cluster, group, resource, verbs, why }
+    Access { holder: Holder::Agents, scope: Scope::Cluster, group, resource, verbs, why }
+}
+
+const fn leader(
+    group: &'static str,
+    resource: &'static str,
+    verbs: &'static [&'static str],
+    why: &'static str,
+) -> Access {
+    Access { holder: Holder::Leader, ..agents(group, resource, verbs, why) }
 }
 
 /// The table.
 pub const ACCESS: &[Access] = &[
-    cluster("", "namespaces", READ, "pools and listeners select namespaces by label"),
-    cluster("", "nodes", READ, "zones, addresses and exclusion from load balancers"),
-    cluster("", "services", READ, "the Services to serve, and those that routes name"),
-    cluster("", "services", &["patch"], "metadata alone: the given addresses and the finalizer"),
-    cluster("", "services/status", &["patch"], "addresses and conditions"),
-    cluster("", "events", &["create", "patch"], "say what happened to an object"),
-    cluster("events.k8s.io", "events", &["create", "patch"], "the same, under the name that newer clients use"),
-    cluster(DISCOVERY, "endpointslices", READ, "the endpoints"),
-    cluster(
+    agents("", "namespaces", READ, "pools and listeners select namespaces by label"),
+    agents("", "nodes", READ, "zones, addresses and exclusion from load balancers"),
+    agents("", "services", READ, "the Services to serve, and those that routes name"),
+    leader("", "services", &["patch"], "metadata alone: the given addresses and the finalizer"),
+    leader("", "services/status", &["patch"], "addresses and conditions"),
+    agents("", "events", &["create", "patch"], "say what happened to an object"),
+    agents("events.k8s.io", "events", &["create", "patch"], "the same, under the name that newer clients use"),
+    agents(DISCOVERY, "endpointslices", READ, "the endpoints"),
+    leader(
         DISCOVERY,
         "endpointslices",
         &["create", "delete", "patch", "update"],
         "those of Services that a Gateway stands behind",
     ),
-    cluster(DISCOVERY, "endpointslices/restricted", &["create"], "OpenShift wants it where endpoints are pods"),
-    cluster(OPENSHIFT, "routes", READ, "those of Services that ask for one, where the cluster is OpenShift"),
-    cluster(OPENSHIFT, "routes", &["create", "delete", "patch"], "one for each Service that asks for it"),
-    cluster(OPENSHIFT, "routes/custom-host", &["create", "update"], "the host name that the Service asks for"),
-    cluster(EXTENSIONS, "customresourcedefinitions", &["get"], "metadata alone: which version of Gateway API there is"),
-    cluster(GATEWAY, "gatewayclasses", READ, "the classes that are ours"),
-    cluster(GATEWAY, "gatewayclasses/status", &["patch", "update"], "accepted or not"),
-    cluster(GATEWAY, "gateways", READ, "listeners"),
-    cluster(GATEWAY, "gateways", &["patch"], "metadata alone: the given addresses"),
-    cluster(GATEWAY, "gateways/status", &["patch", "update"], "addresses and conditions"),
-    cluster(GATEWAY, "httproutes", READ, "routes"),
-    cluster(GATEWAY, "httproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
-    cluster(POOLS, "addresspools", READ, "where addresses come from"),
-    cluster(POOLS, "addresspools/status", &["patch", "update"], "counts and conditions"),
+    leader(DISCOVERY, "endpointslices/restricted", &["create"], "OpenShift wants it where endpoints are pods"),
+    agents(OPENSHIFT, "routes", READ, "those of Services that ask for one, where the cluster is OpenShift"),
+    leader(OPENSHIFT, "routes", &["create", "delete", "patch"], "one for each Service that asks for it"),
+    leader(OPENSHIFT, "routes/custom-host", &["create", "update"], "the host name that the Service asks for"),
+    leader(EXTENSIONS, "customresourcedefinitions", &["get"], "metadata alone: which version of Gateway API there is"),
+    agents(GATEWAY, "gatewayclasses", READ, "the classes that are ours"),
+    leader(GATEWAY, "gatewayclasses/status", &["patch", "update"], "accepted or not"),
+    agents(GATEWAY, "gateways", READ, "listeners"),
+    leader(GATEWAY, "gateways", &["patch"], "metadata alone: the given addresses"),
+    leader(GATEWAY, "gateways/status", &["patch", "update"], "addresses and conditions"),
+    agents(GATEWAY, "httproutes", READ, "routes"),
+    leader(GATEWAY, "httproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
+    agents(POOLS, "addresspools", READ, "where addresses come from"),
+    leader(POOLS, "addresspools/status", &["patch", "update"], "counts and conditions"),
     Access {
+        holder: Holder::Agents,
         scope: Scope::Own,
         group: "coordination.k8s.io",
         resource: "leases",
@@ -95,37 +126,42 @@ pub fn is_granted(scope: Scope, group: &str, resource: &str, verb: &str) -> bool
 pub fn rbac() -> String {
     let mut text =
         String::from("# Written by `cargo xtask generate` from agent/src/source/access.rs: edit the table there.\n");
-    role(&mut text, "ClusterRole", Scope::Cluster);
-    binding(&mut text, "ClusterRole", Scope::Cluster);
-    role(&mut text, "Role", Scope::Own);
-    binding(&mut text, "Role", Scope::Own);
+    for (kind, scope) in [("ClusterRole", Scope::Cluster), ("Role", Scope::Own)] {
+        for holder in [Holder::Agents, Holder::Leader] {
+            let rows: Vec<&Access> = ACCESS.iter().filter(|a| (a.holder, a.scope) == (holder, scope)).collect();
+            if !rows.is_empty() {
+                role(&mut text, kind, scope, holder.role(), &rows);
+                binding(&mut text, kind, scope, holder.role());
+            }
+        }
+    }
     text
 }
 
-fn role(text: &mut String, kind: &str, scope: Scope) {
-    head(text, kind, scope);
+fn role(text: &mut String, kind: &str, scope: Scope, name: &str, rows: &[&Access]) {
+    head(text, kind, scope, name);
     text.push_str("rules:\n");
-    for Access { scope: _, group, resource, verbs, why } in ACCESS.iter().filter(|a| a.scope == scope) {
+    for Access { holder: _, scope: _, group, resource, verbs, why } in rows {
         let verbs = verbs.join(", ");
         let _ = writeln!(text, "  # {why}");
         let _ = writeln!(text, "  - apiGroups: [\"{group}\"]\n    resources: [{resource}]\n    verbs: [{verbs}]");
     }
 }
 
-fn binding(text: &mut String, kind: &str, scope: Scope) {
-    head(text, &format!("{kind}Binding"), scope);
+fn binding(text: &mut String, kind: &str, scope: Scope, name: &str) {
+    head(text, &format!("{kind}Binding"), scope, name);
     let _ = write!(
         text,
-        "roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: {kind}\n  name: sluice\n\
+        "roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: {kind}\n  name: {name}\n\
          subjects:\n  - kind: ServiceAccount\n    name: sluice\n    namespace: sluice-system\n"
     );
 }
 
-fn head(text: &mut String, kind: &str, scope: Scope) {
+fn head(text: &mut String, kind: &str, scope: Scope, name: &str) {
     let namespace = if scope == Scope::Own { "  namespace: sluice-system\n" } else { "" };
     let _ = write!(
         text,
-        "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: sluice\n{namespace}  \
+        "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: {name}\n{namespace}  \
          labels:\n    app.kubernetes.io/name: sluice\n"
     );
 }
@@ -163,6 +199,14 @@ mod tests {
         assert!(!is_granted(Scope::Cluster, "coordination.k8s.io", "leases", "patch"));
         // A Service's spec is its owner's: status and metadata are patched, never updated.
         assert!(!is_granted(Scope::Cluster, "", "services", "update"));
+    }
+
+    #[test]
+    fn what_changes_objects_is_the_leaders_alone() {
+        let writes = |a: &&Access| a.verbs.iter().any(|verb| !READ.contains(verb));
+        let of_agents: Vec<_> = ACCESS.iter().filter(|a| a.holder == Holder::Agents).filter(writes).collect();
+        let resources: std::collections::BTreeSet<_> = of_agents.iter().map(|a| a.resource).collect();
+        assert_eq!(resources, ["events", "leases"].into());
     }
 
     #[test]

@@ -41,12 +41,12 @@ impl ControlPlane {
         Ok(Api::new(Namespace::open(self.space.name())?, self.socket(), tls, token))
     }
 
-    /// The API server, as a pod of a ServiceAccount on a node: its token names both, as the kubelet asks for it. The pod is an
-    /// object that nobody runs.
+    /// The API server, as a pod of a ServiceAccount on a node, and the pod's name: its token names both, as the kubelet asks for
+    /// it. The pod is an object that nobody runs.
     ///
     /// # Errors
     /// There is no such ServiceAccount.
-    pub fn api_as_pod(&self, namespace: &str, account: &str, node: &str) -> anyhow::Result<Api> {
+    pub fn api_as_pod(&self, namespace: &str, account: &str, node: &str) -> anyhow::Result<(Api, String)> {
         let pod = json!({
             "metadata": { "generateName": format!("{account}-") },
             "spec": {
@@ -54,12 +54,21 @@ impl ControlPlane {
             },
         });
         let pod = self.admin.create(&format!("/api/v1/namespaces/{namespace}/pods"), &pod)?;
-        let bound = json!({
-            "apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"],
-        });
+        let name = pod["metadata"]["name"].as_str().context("the pod has no name")?.to_owned();
+        let bound = json!({ "apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod["metadata"]["uid"] });
         let spec = json!({ "expirationSeconds": 86_400, "boundObjectRef": bound });
         let token = self.token_of(namespace, account, &spec)?;
-        Ok(Api::new(Namespace::open(self.space.name())?, self.socket(), self.authority.anonymous()?, Some(token)))
+        let api =
+            Api::new(Namespace::open(self.space.name())?, self.socket(), self.authority.anonymous()?, Some(token));
+        Ok((api, name))
+    }
+
+    /// A way to the API server from another namespace for whoever `api` is.
+    ///
+    /// # Errors
+    /// No socket can be had there.
+    pub fn proxy_of(&self, space: &Namespace, api: Api) -> anyhow::Result<Proxy> {
+        Proxy::start(space, api, &self.run().dir())
     }
 
     /// A kubeconfig for `identity`. It leads to the API server from the control plane's own namespace
@@ -84,7 +93,7 @@ impl ControlPlane {
     /// # Errors
     /// There is no such ServiceAccount.
     pub fn proxy(&self, space: &Namespace, identity: &Identity) -> anyhow::Result<Proxy> {
-        Proxy::start(space, self.api_as(identity)?, &self.run().dir())
+        self.proxy_of(space, self.api_as(identity)?)
     }
 
     /// Runs `kubectl` as the admin, with `stdin`; returns its standard output. It must end well.

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{ControlPlane, Identity, Proxy};
+use super::{Api, ControlPlane, Identity, Proxy};
 use crate::netns::{
     Lab,
     agent::{Agent, AgentSpec, Datapath},
@@ -44,6 +44,27 @@ impl Scene {
     /// If something does not start.
     #[must_use]
     pub fn with(agents: usize, pods: u8, prepare: impl FnOnce(&ControlPlane)) -> Self {
+        let token = |plane: &ControlPlane, _: &str| plane.api_as(&Identity::service_account(SYSTEM, "sluice"));
+        Self::build(agents, pods, prepare, token, &[])
+    }
+
+    /// The same, with agents that do not lead, and whose tokens are those of pods: for `deploy/overlays/controller`.
+    ///
+    /// # Panics
+    /// If something does not start.
+    #[must_use]
+    pub fn led(agents: usize, pods: u8, prepare: impl FnOnce(&ControlPlane)) -> Self {
+        let token = |plane: &ControlPlane, node: &str| plane.api_as_pod(SYSTEM, "sluice", node).map(|(api, _)| api);
+        Self::build(agents, pods, prepare, token, &["--leader=controller"])
+    }
+
+    fn build(
+        agents: usize,
+        pods: u8,
+        prepare: impl FnOnce(&ControlPlane),
+        token: fn(&ControlPlane, &str) -> anyhow::Result<Api>,
+        flags: &[&str],
+    ) -> Self {
         let plane = ControlPlane::start().expect("a control plane");
         install(&plane).expect("what `kubectl apply -k deploy/` brings besides the DaemonSet");
         let pool = json!({ "addresses": ["203.0.113.0/28", "2001:db8:113::/124"] });
@@ -56,12 +77,13 @@ impl Scene {
         prepare(&plane);
         let mut scene = Self { agents: Vec::new(), proxies: Vec::new(), plane, lab };
         for n in 0..agents {
-            let space = if n == 0 { &scene.lab.node1 } else { &scene.lab.node2 };
-            let identity = Identity::service_account(SYSTEM, "sluice");
-            let proxy = scene.plane.proxy(space, &identity).expect("a way to the API server");
+            let (space, node) = if n == 0 { (&scene.lab.node1, "node1") } else { (&scene.lab.node2, "node2") };
+            let api = token(&scene.plane, node).expect("a token");
+            let proxy = scene.plane.proxy_of(space, api).expect("a way to the API server");
             let mut spec = AgentSpec::new(Datapath::Tc).in_cluster(proxy.kubeconfig().to_owned());
             // Nobody may ask for a Route otherwise.
             spec.extra.push("--route-hosts=*/*.apps.example".to_owned());
+            spec.extra.extend(flags.iter().map(ToString::to_string));
             let prepared =
                 if n == 0 { Agent::prepare(&scene.lab, spec) } else { Agent::prepare_second(&scene.lab, spec) };
             let mut agent = prepared.expect("an agent");

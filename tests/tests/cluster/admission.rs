@@ -37,7 +37,7 @@ fn an_agents_token_changes_what_agents_change_and_nothing_else() {
         let object = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node } });
         plane.apply(&object.to_string()).expect("a node");
     }
-    let agent = plane.api_as_pod(SYSTEM, "sluice", "node1").expect("a token");
+    let (agent, _) = plane.api_as_pod(SYSTEM, "sluice", "node1").expect("a token");
     let ns = plane.namespace("admission");
     let service = load_balancer(&json!({ "selector": { "app": "web" } }));
     ns.apply("", "services/web", &service);
@@ -125,7 +125,7 @@ fn leases(plane: &ControlPlane, agent: &Api) {
     let held_by = |holder: &str| json!({ "spec": { "holderIdentity": holder } });
     assert_refused(patched(agent, &leader, &held_by("node2")), "may not write a Lease that is held by node2");
     assert_eq!(patched(agent, &leader, &held_by("")), Ok(()), "it is given back");
-    let second = plane.api_as_pod(SYSTEM, "sluice", "node2").expect("a token");
+    let (second, _) = plane.api_as_pod(SYSTEM, "sluice", "node2").expect("a token");
     assert_eq!(patched(&second, &leader, &held_by("node2")), Ok(()), "and taken by another");
     assert_refused(patched(&second, &format!("{LEASES}/sluice-node-node1"), &held_by("node1")), "an agent on node2");
     let unbound = sluice_tests::cluster::Identity::service_account(SYSTEM, "sluice");

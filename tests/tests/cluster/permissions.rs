@@ -11,16 +11,19 @@ use sluice_tests::{
     netns::pod::TCP_PORT,
 };
 
-const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/sluice";
+const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 const OPENSHIFT: &str = "route.openshift.io";
 
-/// Takes the rules of these groups out of the agents' ClusterRole, as who does not need them may do.
+/// Takes the rules of these groups out of the agents' ClusterRoles, as who does not need them may do.
 fn forbid(plane: &ControlPlane, groups: &[&str]) {
-    let mut role = plane.api().get(ROLE).expect("the ClusterRole");
-    let rules = role["rules"].as_array_mut().expect("rules");
-    rules.retain(|rule| !groups.iter().any(|group| rule["apiGroups"] == json!([group])));
-    plane.api().replace(ROLE, &role).expect("it can be changed");
+    for name in ["sluice", "sluice-leader"] {
+        let path = format!("{ROLES}/{name}");
+        let mut role = plane.api().get(&path).expect("the ClusterRole");
+        let rules = role["rules"].as_array_mut().expect("rules");
+        rules.retain(|rule| !groups.iter().any(|group| rule["apiGroups"] == json!([group])));
+        plane.api().replace(&path, &role).expect("it can be changed");
+    }
 }
 
 #[test]
