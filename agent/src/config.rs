@@ -134,6 +134,15 @@ pub struct AgentArgs {
     /// Which programs forward
     #[arg(help_heading = "Datapath", long, value_name = "MODE", value_enum, default_value_t, env = "SLUICE_DATAPATH")]
     pub datapath: datapath::Mode,
+    /// Threads that serve layer 7, each with a socket, connections and pools of its own [default: the processors there are]
+    #[arg(
+        help_heading = "Proxy",
+        long,
+        value_name = "N",
+        env = "SLUICE_PROXY_WORKERS",
+        value_parser = clap::value_parser!(u16).range(1..=256)
+    )]
+    pub proxy_workers: Option<u16>,
     /// Which VIPs this node announces by ARP and NDP on its interfaces
     #[arg(
         help_heading = "Addresses",

@@ -128,7 +128,9 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
 
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
     let admin = admin::server::bind_unix(&args.admin_socket).await?;
-    let proxy = Proxy::bind_with(proxy::Settings::within(&descriptors::raise()?))?;
+    let mut settings = proxy::Settings::within(&descriptors::raise()?);
+    settings.workers = args.proxy_workers.map_or(settings.workers, usize::from);
+    let proxy = Proxy::bind_with(settings)?;
     // Nobody else takes over what a node that stands alone announces.
     let (validity_out, validity) =
         watch::channel(if is_member { datapath::Validity::Before } else { datapath::Validity::Always });
@@ -161,7 +163,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         health: health.clone(),
         models: models.clone(),
         applied,
-        proxy: proxy.stats(),
+        proxy: proxy.counters(),
         routed: proxy.applied(),
         directory,
         waiters: Arc::new(Semaphore::new(admin::discovery::WAITERS)),

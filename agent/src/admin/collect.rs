@@ -45,7 +45,7 @@ pub struct Stages {
     /// What is programmed.
     pub applied: watch::Receiver<Applied>,
     /// What the proxy counts.
-    pub proxy: Arc<proxy::Stats>,
+    pub proxy: proxy::Counters,
     /// The revision of the model that the proxy routes by; 0 before the first.
     pub routed: watch::Receiver<u64>,
     /// Who is behind each Service.
@@ -110,7 +110,7 @@ impl Stages {
             faults: faults.chain(stale).collect(),
             nearly_full: applied.nearly_full().map(|occupancy| occupancy.to_string()).collect(),
             unprogrammed: applied.faults,
-            limits: self.proxy.limits(),
+            limits: self.proxy.total().limits(),
             host: applied.host,
             conflicts: applied.conflicts.iter().map(|(vip, by)| format!("{vip}: {}", by.sentence())).collect(),
             bound: applied.bound.iter().map(|(vip, at)| format!("{vip}: {}", at.sentence())).collect(),

@@ -83,7 +83,7 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
 
 /// What the proxy counts.
 fn proxy(stages: &Stages, all: &mut Vec<Family>) {
-    let p = &stages.proxy;
+    let p = &stages.proxy.total();
     let responses = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(&p.responses);
     all.push(Family {
         name: "sluice_proxy_responses",
@@ -91,9 +91,15 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
         help: "Responses by status class, observed",
         samples: responses.map(|(class, n)| (vec![("class", class.to_owned())], count(n.load(Relaxed)))).collect(),
     });
+    let accepted = stages.proxy.each(|stats| &stats.accepted).into_iter().enumerate();
+    all.push(Family {
+        name: "sluice_proxy_connections",
+        kind: Kind::Counter,
+        help: "Connections accepted by each worker, observed",
+        samples: accepted.map(|(worker, n)| (vec![("worker", worker.to_string())], count(n))).collect(),
+    });
     let (counter, gauge) = (Kind::Counter, Kind::Gauge);
     for (name, kind, help, value) in [
-        ("sluice_proxy_connections", counter, "Connections accepted, observed", &p.accepted),
         (
             "sluice_proxy_unclaimed_connections",
             counter,
@@ -151,7 +157,7 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
         (
             "sluice_proxy_accept_waiting",
             gauge,
-            "Whether all of them are taken and new ones wait in the backlog, 0 or 1, observed",
+            "Workers at which new ones wait because all of them are taken, observed",
             &p.accept_waiting,
         ),
         ("sluice_proxy_upstream_connections", gauge, "Upstream connections that are open, observed", &p.open_upstream),

@@ -1,7 +1,8 @@
 //! How many connections there may be: of clients, of the clients of one Gateway, to endpoints, to one endpoint.
 //!
-//! A place is taken before a descriptor and given back by whatever closes it, be it a request, a tunnel or a pool: what holds
-//! the descriptor holds the place. So the counts are those of open sockets, and a bound is never exceeded.
+//! A place is given back by whatever closes its descriptor, be it a request, a tunnel or a pool: what holds the descriptor holds
+//! the place. So the counts are those of open sockets, and a bound is never exceeded; but each worker may hold one connection
+//! more, which it has accepted and does not serve before a place is free.
 //!
 //! # Design
 //! - At the bound of all clients nothing is accepted: new connections wait in the backlog, where they cost nothing.

@@ -1,17 +1,20 @@
 //! The layer 7 proxy: [`Model`] -> HTTP served at every VIP and port that is a Gateway's listener.
 //!
-//! One listening socket takes them all: the `sk_lookup` program steers each frontend to it, and the local address of an
-//! accepted connection says which frontend the client dialled. HTTP/1.1 and HTTP/2 with prior knowledge come in,
-//! HTTP/1.1 goes out over pooled connections.
+//! The `sk_lookup` program steers each frontend to one group of listening sockets, of which each [`worker`] has one, and the
+//! local address of an accepted connection says which frontend the client dialled. HTTP/1.1 and HTTP/2 with prior knowledge come
+//! in, HTTP/1.1 goes out over pooled connections.
 //!
 //! ```text
-//! listener -> connection (protocol, clocks) -> exchange --+-- request   checks, one form of every head
+//! worker -> connection (protocol, clocks) -> exchange --+-- request   checks, one form of every head
 //!                                                         +-- router    host, path, headers -> rule
 //!                                                         +-- upstream  endpoint, connection, tries
 //!                                                         +-- body      frames both ways
 //! ```
 //!
 //! # Design
+//! - A connection and all its requests stay on the worker that accepted it, a thread with a runtime of its own, and so do the
+//!   connections to endpoints that they use. [`Proxy::run`] itself, on the agent's runtime, changes the table and keeps house: however
+//!   busy that runtime is, no request waits for it.
 //! - The route table is replaced as a whole; a request keeps the rule it was routed by, so no change breaks it.
 //! - No body is collected, no queue is unbounded: a frame is read from one side when the other has room for it.
 //! - A request that two servers could read differently is refused, never repaired by guessing.
@@ -36,6 +39,7 @@ mod table;
 mod tunnel;
 mod unread;
 mod upstream;
+mod worker;
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
@@ -45,45 +49,39 @@ use std::{
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, SockRef, Type};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use settings::Settings;
-pub use stats::Stats;
+pub use stats::{Counters, Stats};
 
-use self::{
-    bounds::Bounds,
-    socket::{Held, Socket},
-    stats::{Counted, add},
-    table::Table,
-};
-use crate::{
-    descriptors::is_exhausted,
-    model::{Model, http::HttpModel},
-};
+use self::{bounds::Bounds, stats::add, table::Table};
+use crate::model::{Model, http::HttpModel};
 
 /// How many connections may wait to be accepted. Beyond it the kernel drops SYNs.
 const BACKLOG: i32 = 4096;
 /// How often pools are looked through for connections that were idle too long.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How long accepting pauses when the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The proxy before it runs.
 #[derive(Debug)]
 pub struct Proxy {
-    socket: TcpListener,
-    shared: Arc<Shared>,
+    /// One of each worker, all of one address.
+    sockets: Vec<TcpListener>,
+    workers: Vec<Arc<Shared>>,
+    counters: Counters,
     applied: watch::Sender<u64>,
 }
 
-/// What all connections share.
+/// What the connections of one worker share; all but the counters they share with those of the others.
 #[derive(Debug)]
 struct Shared {
-    settings: Settings,
+    /// Which worker.
+    worker: usize,
+    settings: Arc<Settings>,
     bounds: Arc<Bounds>,
     stats: Arc<Stats>,
-    table: ArcSwap<Table>,
+    table: Arc<ArcSwap<Table>>,
     /// Cancelled when no new request is wanted.
     drain: CancellationToken,
     /// Cancelled when no request is waited for.
@@ -92,7 +90,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Opens the listening socket: dual stack, any port. It accepts nothing before [`Proxy::run`].
+    /// Opens the listening sockets: dual stack, any port. They accept nothing before [`Proxy::run`].
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -105,39 +103,45 @@ impl Proxy {
     /// # Errors
     /// When the kernel refuses.
     pub fn bind_with(settings: Settings) -> std::io::Result<Self> {
-        let socket = socket2::Socket::new(Domain::IPV6, Type::STREAM, None)?;
-        socket.set_only_v6(false)?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        // Accepted sockets have the same.
-        socket::configure(&SockRef::from(&socket))?;
-        socket.bind(&SocketAddr::from(([0_u16; 8], 0)).into())?;
-        socket.listen(BACKLOG)?;
-        let stats = Arc::new(Stats::default());
-        stats.max_connections.store(settings.max_connections as u64, Relaxed);
-        stats.max_upstream.store(settings.max_upstreams as u64, Relaxed);
-        let shared = Arc::new(Shared {
-            bounds: Arc::new(Bounds::new(&settings)),
-            settings,
-            stats,
-            table: ArcSwap::default(),
-            drain: CancellationToken::new(),
-            kill: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        });
-        Ok(Self { socket: socket.into(), shared, applied: watch::Sender::new(0) })
+        let settings = Settings { workers: settings.workers.max(1), ..settings };
+        let first = listen(SocketAddr::from(([0_u16; 8], 0)))?;
+        let addr = first.local_addr()?;
+        let mut sockets = vec![first];
+        for _ in 1..settings.workers {
+            sockets.push(listen(addr)?);
+        }
+        let counters = Counters::new(settings.workers);
+        counters.of(0).max_connections.store(settings.max_connections as u64, Relaxed);
+        counters.of(0).max_upstream.store(settings.max_upstreams as u64, Relaxed);
+        let (bounds, settings) = (Arc::new(Bounds::new(&settings)), Arc::new(settings));
+        let table: Arc<ArcSwap<Table>> = Arc::default();
+        let (drain, kill, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let shared = |worker| {
+            Arc::new(Shared {
+                worker,
+                settings: Arc::clone(&settings),
+                bounds: Arc::clone(&bounds),
+                stats: Arc::clone(counters.of(worker)),
+                table: Arc::clone(&table),
+                drain: drain.clone(),
+                kill: kill.clone(),
+                tasks: tasks.clone(),
+            })
+        };
+        let workers = (0..settings.workers).map(shared).collect();
+        Ok(Self { sockets, workers, counters, applied: watch::Sender::new(0) })
     }
 
-    /// The listening socket, for the map that steers frontends to it.
+    /// A socket of the group, for the map that steers frontends to it: the kernel spreads them over the group.
     #[must_use]
     pub fn socket(&self) -> &TcpListener {
-        &self.socket
+        &self.sockets[0]
     }
 
     /// What is counted.
     #[must_use]
-    pub fn stats(&self) -> Arc<Stats> {
-        Arc::clone(&self.shared.stats)
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
     }
 
     /// The revision of the model that requests are routed by now; 0 before the first.
@@ -146,34 +150,45 @@ impl Proxy {
         self.applied.subscribe()
     }
 
-    /// Serves every model from revision 1 on until `cancel`, then lets requests in flight finish within [`Settings::drain`].
+    /// Serves every model from revision 1 on until `cancel`, then lets requests in flight finish within [`Settings::drain`]. Ends
+    /// as well when a worker does, which none should.
     pub async fn run(self, mut models: watch::Receiver<Arc<Model>>, cancel: CancellationToken) {
-        let Self { socket, shared, applied } = self;
-        let listener = match tokio::net::TcpListener::from_std(socket) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(%error, "the proxy's socket cannot be watched");
-                return;
-            }
-        };
+        let Self { sockets, workers, counters, applied } = self;
         // Before the first model nobody knows what is a listener: connections wait in the backlog.
         let first = tokio::select! {
             first = models.wait_for(|model| model.rev > 0) => first.map(|model| Arc::clone(&model)),
             () = cancel.cancelled() => return,
         };
         let Ok(first) = first else { return };
+        let shared = Arc::clone(&workers[0]);
         let mut last = None;
-        apply(&shared, &first, &mut last, &applied);
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), cancel.clone()));
+        apply(&shared, &counters, &first, &mut last, &applied);
+        let mut serving = JoinSet::new();
+        for (worker, socket) in workers.into_iter().zip(sockets) {
+            match worker::start(worker, socket, cancel.clone()) {
+                Ok(ended) => drop(serving.spawn(ended)),
+                Err(error) => {
+                    tracing::error!(%error, "a worker of the proxy cannot start");
+                    return;
+                }
+            }
+        }
         let mut sweep = tokio::time::interval(SWEEP);
         let mut open = true;
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
+                Some(_) = serving.join_next() => {
+                    // With it are gone its socket and whoever waits in its backlog: a process that starts anew serves them.
+                    if !cancel.is_cancelled() {
+                        tracing::error!("a worker of the proxy ended");
+                        return;
+                    }
+                }
                 changed = models.changed(), if open => match changed {
                     Ok(()) => {
                         let model = Arc::clone(&models.borrow_and_update());
-                        apply(&shared, &model, &mut last, &applied);
+                        apply(&shared, &counters, &model, &mut last, &applied);
                     }
                     Err(_) => open = false,
                 },
@@ -184,78 +199,49 @@ impl Proxy {
                 }
             }
         }
-        let _ = accepting.await;
         shared.drain.cancel();
         shared.tasks.close();
         if tokio::time::timeout(shared.settings.drain, shared.tasks.wait()).await.is_err() {
-            let left = shared.stats.active_requests.load(Relaxed);
+            let left = counters.sum(|stats| &stats.active_requests);
             tracing::warn!(requests = left, "requests were cut: the drain took too long");
             shared.kill.cancel();
-            shared.tasks.wait().await;
         }
+        while serving.join_next().await.is_some() {}
     }
 }
 
+/// A listening socket that shares its address with the other workers'.
+fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(Domain::IPV6, Type::STREAM, None)?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    // Accepted sockets have the same.
+    socket::configure(&SockRef::from(&socket))?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 /// Puts a model's table in place, unless it is the one that is there, and says that this revision is served.
-fn apply(shared: &Arc<Shared>, model: &Model, last: &mut Option<Arc<HttpModel>>, applied: &watch::Sender<u64>) {
+fn apply(
+    shared: &Shared,
+    counters: &Counters,
+    model: &Model,
+    last: &mut Option<Arc<HttpModel>>,
+    applied: &watch::Sender<u64>,
+) {
     let http = &model.http;
     if last.as_ref().is_none_or(|last| !Arc::ptr_eq(last, http)) {
         let old = shared.table.load_full();
-        let next = Arc::new(old.next(http, &shared.settings, &shared.bounds, &shared.stats));
+        let next = Arc::new(old.next(http, &shared.settings, &shared.bounds, counters));
         shared.table.store(Arc::clone(&next));
         old.retire(&next);
         add(&shared.stats.tables);
         *last = Some(Arc::clone(http));
     }
     applied.send_replace(model.rev);
-}
-
-/// Accepts until `cancel`; the socket closes with it.
-async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>, cancel: CancellationToken) {
-    loop {
-        let accepted = async {
-            let place = shared.bounds.client(&shared.stats).await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            () = cancel.cancelled() => return,
-            accepted = accepted => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::debug!(%error, "a connection could not be accepted");
-                if is_exhausted(&error) {
-                    add(&shared.stats.exhausted);
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-                continue;
-            }
-        };
-        add(&shared.stats.accepted);
-        let Ok(local) = stream.local_addr() else { continue };
-        let (peer, local) = (canonical(peer), canonical(local));
-        let share = match shared.table.load().gateway(local, &shared.bounds) {
-            None => {
-                add(&shared.stats.unclaimed);
-                continue;
-            }
-            Some((load, most)) => load.try_share(most),
-        };
-        let Some(share) = share else {
-            add(&shared.stats.gateway_refusals);
-            continue;
-        };
-        let counted = Counted::new(&shared.stats, |stats| &stats.active_connections);
-        let socket = Arc::new(Socket::new(stream, Held { place, share, counted }));
-        let served = Arc::clone(&shared);
-        shared.tasks.spawn(async move {
-            tokio::select! {
-                () = connection::serve(Arc::clone(&served), socket, peer, local) => {}
-                () = served.kill.cancelled() => {}
-            }
-        });
-    }
 }
 
 /// IPv4 as IPv4, not as IPv6 that contains it, and no scope or flow label.

@@ -1,12 +1,16 @@
 //! One backend address: its idle connections and how many requests it has.
 //!
-//! A connection is in exactly one place: with the request that uses it ([`Lease`]) or in the pool of its address. An
+//! A connection is in exactly one place: with the request that uses it ([`Lease`]) or in the pool of its address and worker. An
 //! address that left the model keeps the requests it has and gets its connections closed one by one as they end.
+//!
+//! # Design
+//! What is known of an endpoint (requests, connections, health) is one for all workers, and atomic. Its idle connections are
+//! each worker's own: the task that moves a connection's bytes runs where its requests do.
 use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -22,7 +26,7 @@ use super::{
     bounds::{Bounds, Load},
     settings::Settings,
     socket::{self, Held, Socket, UpstreamStream},
-    stats::{Counted, Stats, add, sub},
+    stats::{Counted, Counters, Stats, add, sub},
 };
 
 use crate::descriptors::is_exhausted;
@@ -65,10 +69,18 @@ pub(super) struct Upstream {
     open: Arc<Load>,
     gone: AtomicBool,
     down_until: Mutex<Option<Instant>>,
-    idle: Mutex<Vec<Idle>>,
+    /// By worker.
+    pools: Box<[Pool]>,
     max_idle: usize,
     max_headers: usize,
     bounds: Arc<Bounds>,
+}
+
+/// The idle connections that one worker has, the one used last at the end. Locked by others for housekeeping alone.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Pool {
+    idle: Mutex<Vec<Idle>>,
     stats: Arc<Stats>,
 }
 
@@ -100,18 +112,18 @@ impl Drop for Driver {
 impl Upstream {
     /// An address without connections.
     #[must_use]
-    pub(super) fn new(addr: SocketAddr, settings: &Settings, bounds: Arc<Bounds>, stats: Arc<Stats>) -> Self {
+    pub(super) fn new(addr: SocketAddr, settings: &Settings, bounds: Arc<Bounds>, counters: &Counters) -> Self {
+        let pool = |worker| Pool { idle: Mutex::default(), stats: Arc::clone(counters.of(worker)) };
         Self {
             addr,
             pending: AtomicUsize::new(0),
             open: Arc::default(),
             gone: AtomicBool::new(false),
             down_until: Mutex::new(None),
-            idle: Mutex::new(Vec::new()),
-            max_idle: settings.max_idle_per_endpoint,
+            pools: (0..settings.workers).map(pool).collect(),
+            max_idle: settings.max_idle_per_endpoint.div_ceil(settings.workers),
             max_headers: settings.max_response_headers,
             bounds,
-            stats,
         }
     }
 
@@ -148,52 +160,59 @@ impl Upstream {
 
     /// Closes connections that were idle for so long, or that the other side closed.
     pub(super) fn sweep(&self, max: Duration) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = idle.len();
-        idle.retain(|i| i.since.elapsed() < max && !i.link.sender.is_closed());
-        let closed = before - idle.len();
-        self.stats.idle_upstream.fetch_sub(closed as u64, Relaxed);
+        for pool in &self.pools {
+            let mut idle = pool.lock();
+            let before = idle.len();
+            idle.retain(|i| i.since.elapsed() < max && !i.link.sender.is_closed());
+            let closed = before - idle.len();
+            pool.stats.idle_upstream.fetch_sub(closed as u64, Relaxed);
+        }
     }
 
-    /// A connection from the pool, the one used last.
-    pub(super) fn reuse(self: &Arc<Self>, max_idle: Duration) -> Option<Lease> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A connection from the worker's pool, the one used last.
+    pub(super) fn reuse(self: &Arc<Self>, worker: usize, max_idle: Duration) -> Option<Lease> {
+        let pool = &self.pools[worker];
+        let mut idle = pool.lock();
         while let Some(Idle { link, since }) = idle.pop() {
-            sub(&self.stats.idle_upstream);
+            sub(&pool.stats.idle_upstream);
             if link.sender.is_ready() && since.elapsed() < max_idle {
                 self.set_well();
                 let Link { sender, driver } = link;
-                return Some(Lease { upstream: Arc::clone(self), sender, driver, reused: true, certain: true });
+                return Some(Lease { upstream: Arc::clone(self), worker, sender, driver, reused: true, certain: true });
             }
         }
         None
     }
 
-    /// Since when the connection is unused that was for longest; `None` where none is.
+    /// The pool with the connection that was unused for longest, and since when; `None` where there is none.
     #[must_use]
-    pub(super) fn idle_since(&self) -> Option<Instant> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).first().map(|idle| idle.since)
+    pub(super) fn idle_since(&self) -> Option<(Instant, usize)> {
+        let oldest = |(worker, pool): (usize, &Pool)| Some((pool.lock().first()?.since, worker));
+        self.pools.iter().enumerate().filter_map(oldest).min()
     }
 
-    /// Closes that one.
-    pub(super) fn evict_idle(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Closes the one of that worker that was unused for longest.
+    pub(super) fn evict_idle(&self, worker: usize) {
+        let mut idle = self.pools[worker].lock();
         if !idle.is_empty() {
             idle.remove(0);
-            sub(&self.stats.idle_upstream);
+            sub(&self.pools[worker].stats.idle_upstream);
         }
     }
 
-    /// A new connection. `most`: how many this endpoint may have; `evict`: called when no place is left for any.
+    /// A new connection, on the worker that asks. `most`: how many this endpoint may have; `evict`: called when no place is left
+    /// for any.
     ///
     /// # Errors
     /// When it cannot be opened in time, with what kept it from being opened.
     pub(super) async fn connect(
         self: &Arc<Self>,
+        worker: usize,
         timeout: Duration,
         most: usize,
         evict: impl FnOnce(),
     ) -> Result<Lease, ConnectError> {
+        let stats = &self.pools[worker].stats;
         let Some(share) = self.open.try_share(most) else { return Err(ConnectError::Full(most)) };
         let place = match self.bounds.try_upstream() {
             Some(place) => place,
@@ -205,16 +224,16 @@ impl Upstream {
         };
         let opened = tokio::time::timeout(timeout, TcpStream::connect(self.addr)).await;
         let stream = opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten().map_err(|error| {
-            add(&self.stats.connect_errors);
+            add(&stats.connect_errors);
             if is_exhausted(&error) { ConnectError::Exhausted(error) } else { ConnectError::Endpoint(error) }
         })?;
         self.set_well();
         socket::configure(&SockRef::from(&stream)).map_err(ConnectError::Endpoint)?;
-        let counted = Counted::new(&self.stats, |stats| &stats.open_upstream);
+        let counted = Counted::new(stats, |stats| &stats.open_upstream);
         let stream = UpstreamStream(Socket::new(stream, Held { place, share, counted }));
         let handshake = http1::Builder::new().max_headers(self.max_headers).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|e| ConnectError::Endpoint(io::Error::other(e)))?;
-        add(&self.stats.upstream_connects);
+        add(&stats.upstream_connects);
         // An upgrade takes the stream out of it, and ends it.
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -222,24 +241,31 @@ impl Upstream {
             }
         });
         let driver = Driver(driver.abort_handle());
-        Ok(Lease { upstream: Arc::clone(self), sender, driver, reused: false, certain: true })
+        Ok(Lease { upstream: Arc::clone(self), worker, sender, driver, reused: false, certain: true })
     }
 
-    fn put(&self, link: Link) {
+    fn put(&self, worker: usize, link: Link) {
         // Unused, it would keep a place that somebody waits for.
         if self.gone.load(Relaxed) || link.sender.is_closed() || self.bounds.upstreams_are_wanted() {
             return;
         }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = &self.pools[worker];
+        let mut idle = pool.lock();
         if idle.len() < self.max_idle {
             idle.push(Idle { link, since: Instant::now() });
-            add(&self.stats.idle_upstream);
+            add(&pool.stats.idle_upstream);
         }
         drop(idle);
         // Retired meanwhile: what came after the sweep goes too.
         if self.gone.load(Relaxed) {
             self.sweep(Duration::ZERO);
         }
+    }
+}
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -253,6 +279,8 @@ impl Drop for Upstream {
 #[derive(Debug)]
 pub(super) struct Lease {
     upstream: Arc<Upstream>,
+    /// Whose pool it goes back to.
+    worker: usize,
     /// The connection.
     pub sender: SendRequest<RequestBody>,
     driver: Driver,
@@ -273,16 +301,16 @@ impl Lease {
 
     /// Gives the connection back after a response that was read to its end.
     pub(super) fn give_back(self) {
-        let Self { upstream, mut sender, driver, reused: _, certain } = self;
+        let Self { upstream, worker, mut sender, driver, reused: _, certain } = self;
         if !certain {
             return;
         }
         if sender.is_ready() {
-            upstream.put(Link { sender, driver });
+            upstream.put(worker, Link { sender, driver });
         } else if !sender.is_closed() {
             tokio::spawn(async move {
                 match tokio::time::timeout(READY_TIMEOUT, sender.ready()).await {
-                    Ok(Ok(())) => upstream.put(Link { sender, driver }),
+                    Ok(Ok(())) => upstream.put(worker, Link { sender, driver }),
                     Ok(Err(_)) => {}
                     // The endpoint answered long before it had the whole body, which it may still want.
                     Err(_) => drop((sender.ready().await, driver)),

@@ -9,6 +9,8 @@ const MOST_CONNECTIONS: usize = 65_536;
 /// Every limit has a default that suits an edge; `config` may override.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Threads that serve, each with a socket, connections and pools of its own: 1 at least.
+    pub workers: usize,
     /// Client connections at a time. At the bound new ones wait in the backlog. One Gateway of several has half of them.
     pub max_connections: usize,
     /// Connections to endpoints at a time, used and unused. At the bound an unused one is closed, else the request waits as
@@ -54,6 +56,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
             max_connections: MOST_CONNECTIONS,
             max_upstreams: MOST_CONNECTIONS,
             header_timeout: Duration::from_secs(10),

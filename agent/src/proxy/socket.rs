@@ -52,12 +52,12 @@ pub(super) fn configure(socket: &SockRef<'_>) -> io::Result<()> {
 #[derive(Debug)]
 #[expect(dead_code, reason = "held")]
 pub(super) struct Held {
-    /// Its place among all.
-    pub place: Place,
-    /// Its part of what its Gateway or its endpoint may have.
-    pub share: Share,
     /// That it is counted as open.
     pub counted: Counted,
+    /// Its part of what its Gateway or its endpoint may have.
+    pub share: Share,
+    /// Its place among all. The last to be dropped: who waits for it, on another worker, then finds the part free as well.
+    pub place: Place,
 }
 
 /// A connection. The descriptor is closed, and the place free, when the last that shares it drops it.

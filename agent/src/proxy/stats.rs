@@ -1,4 +1,4 @@
-//! What the proxy counts. Plain atomics: the admin stage reads them, nobody else does.
+//! What the proxy counts: each worker for itself, on cache lines of its own. The admin stage adds them up, nobody else reads them.
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
@@ -6,8 +6,11 @@ use std::sync::{
 
 use http::StatusCode;
 
-/// Counters and gauges of the proxy. All counts are since the start of the process.
+/// Counters and gauges of one worker. All counts are since the start of the process.
+///
+/// A gauge may wrap below 0: what one worker has opened another may close. The sums are right.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Stats {
     /// Connections accepted.
     pub accepted: AtomicU64,
@@ -19,7 +22,7 @@ pub struct Stats {
     pub max_connections: AtomicU64,
     /// How often all of them were taken, so that new connections waited in the backlog.
     pub accept_waits: AtomicU64,
-    /// 1 while they do, else 0.
+    /// Workers at which they do now.
     pub accept_waiting: AtomicU64,
     /// Connections closed at once: their Gateway had as many as it may have.
     pub gateway_refusals: AtomicU64,
@@ -55,6 +58,67 @@ pub struct Stats {
     pub tunnels: AtomicU64,
     /// Route tables put in place.
     pub tables: AtomicU64,
+}
+
+/// The counters of all workers.
+#[derive(Clone, Debug)]
+pub struct Counters(Arc<[Arc<Stats>]>);
+
+impl Counters {
+    /// Counters for so many workers.
+    #[must_use]
+    pub(super) fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Arc::default()).collect())
+    }
+
+    /// Those of one worker.
+    #[must_use]
+    pub(super) fn of(&self, worker: usize) -> &Arc<Stats> {
+        &self.0[worker]
+    }
+
+    /// One of them, added up.
+    #[must_use]
+    pub fn sum(&self, one: impl Fn(&Stats) -> &AtomicU64) -> u64 {
+        self.0.iter().fold(0, |sum, stats| sum.wrapping_add(one(stats).load(Relaxed)))
+    }
+
+    /// One of them, by worker.
+    #[must_use]
+    pub fn each(&self, one: impl Fn(&Stats) -> &AtomicU64) -> Vec<u64> {
+        self.0.iter().map(|stats| one(stats).load(Relaxed)).collect()
+    }
+
+    /// All of them, added up, as they are now.
+    #[must_use]
+    pub fn total(&self) -> Stats {
+        let sum = |one: fn(&Stats) -> &AtomicU64| AtomicU64::new(self.sum(one));
+        Stats {
+            accepted: sum(|s| &s.accepted),
+            unclaimed: sum(|s| &s.unclaimed),
+            active_connections: sum(|s| &s.active_connections),
+            max_connections: sum(|s| &s.max_connections),
+            accept_waits: sum(|s| &s.accept_waits),
+            accept_waiting: sum(|s| &s.accept_waiting),
+            gateway_refusals: sum(|s| &s.gateway_refusals),
+            clients_gone: sum(|s| &s.clients_gone),
+            active_requests: sum(|s| &s.active_requests),
+            responses: std::array::from_fn(|class| AtomicU64::new(self.sum(|s| &s.responses[class]))),
+            own_responses: sum(|s| &s.own_responses),
+            refused_requests: sum(|s| &s.refused_requests),
+            connect_errors: sum(|s| &s.connect_errors),
+            exhausted: sum(|s| &s.exhausted),
+            upstream_errors: sum(|s| &s.upstream_errors),
+            timeouts: sum(|s| &s.timeouts),
+            retries: sum(|s| &s.retries),
+            upstream_connects: sum(|s| &s.upstream_connects),
+            open_upstream: sum(|s| &s.open_upstream),
+            max_upstream: sum(|s| &s.max_upstream),
+            idle_upstream: sum(|s| &s.idle_upstream),
+            tunnels: sum(|s| &s.tunnels),
+            tables: sum(|s| &s.tables),
+        }
+    }
 }
 
 impl Stats {

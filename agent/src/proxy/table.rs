@@ -13,7 +13,7 @@ use super::{
     pool::Upstream,
     router::Site,
     settings::Settings,
-    stats::Stats,
+    stats::Counters,
 };
 use crate::{
     api::ObjectName,
@@ -38,7 +38,7 @@ impl Table {
         model: &HttpModel,
         settings: &Settings,
         bounds: &Arc<Bounds>,
-        stats: &Arc<Stats>,
+        counters: &Counters,
     ) -> Self {
         let mut sites = HashMap::with_capacity(model.frontends.len());
         let mut gateways: BTreeMap<ObjectName, Arc<Load>> = BTreeMap::new();
@@ -61,7 +61,7 @@ impl Table {
         let mut upstreams: BTreeMap<SocketAddr, Arc<Upstream>> = BTreeMap::new();
         let mut upstream = |addr: SocketAddr| {
             let known = || self.upstreams.get(&addr).cloned();
-            let new = || Arc::new(Upstream::new(addr, settings, Arc::clone(bounds), Arc::clone(stats)));
+            let new = || Arc::new(Upstream::new(addr, settings, Arc::clone(bounds), counters));
             Arc::clone(upstreams.entry(addr).or_insert_with(|| known().unwrap_or_else(new)))
         };
         let cluster = |service| model.addresses(service).into_iter().map(&mut upstream).collect();
@@ -104,8 +104,8 @@ impl Table {
     /// Closes the connection that was unused for longest, whichever endpoint it leads to.
     pub(super) fn evict_idle(&self) {
         let oldest = self.upstreams.values().filter_map(|upstream| Some((upstream.idle_since()?, upstream)));
-        if let Some((_, upstream)) = oldest.min_by_key(|(since, _)| *since) {
-            upstream.evict_idle();
+        if let Some(((_, worker), upstream)) = oldest.min_by_key(|(since, _)| *since) {
+            upstream.evict_idle(worker);
         }
     }
 

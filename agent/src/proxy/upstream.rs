@@ -116,7 +116,7 @@ pub(super) async fn send(
         drop(table);
         let deadline = [overall, timeouts.backend.map(|t| Instant::now() + t)].into_iter().flatten().min();
         let pending = Pending::new(&upstream);
-        let pooled = if fresh { None } else { upstream.reuse(settings.upstream_idle) };
+        let pooled = if fresh { None } else { upstream.reuse(shared.worker, settings.upstream_idle) };
         let mut lease = match pooled {
             Some(lease) => lease,
             None => match within(shared, deadline, connect(shared, &upstream, most)).await? {
@@ -167,7 +167,7 @@ pub(super) async fn send(
 
 /// A new connection; where no place is left for one, that of the connection which was unused for longest.
 async fn connect(shared: &Shared, upstream: &Arc<Upstream>, most: usize) -> Result<Lease, ConnectError> {
-    upstream.connect(shared.settings.connect_timeout, most, || shared.table.load().evict_idle()).await
+    upstream.connect(shared.worker, shared.settings.connect_timeout, most, || shared.table.load().evict_idle()).await
 }
 
 /// A copy of a request without body.

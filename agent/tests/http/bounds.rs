@@ -1,15 +1,11 @@
 //! At the bound of connections: what waits, what is refused, what goes on.
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use sluice::proxy::Settings;
 use tokio::sync::Semaphore;
 
-use crate::harness::{Bed, Client, Origin, SOON, any_listener, catch_all, status};
+use crate::harness::{Bed, Client, Origin, any_listener, catch_all, status, until};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -27,15 +23,6 @@ async fn held(permits: &Arc<Semaphore>) -> Origin {
         }
     })
     .await
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(SOON, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 fn to(service: &str) -> Value {
@@ -56,14 +43,14 @@ async fn at_the_bound_a_client_waits_until_another_has_gone() {
     }
     let mut third = bed.connect().await;
     third.send(GET).await;
-    until("the bound is reported", || bed.stats.accept_waiting.load(Relaxed) == 1).await;
-    assert_eq!((bed.stats.accepted.load(Relaxed), bed.stats.active_connections.load(Relaxed)), (2, 2));
+    until("the bound is reported", || bed.stats.sum(|s| &s.accept_waiting) == 1).await;
+    assert_eq!((bed.stats.sum(|s| &s.accepted), bed.stats.sum(|s| &s.active_connections)), (2, 2));
     drop(one);
     assert_eq!(status(&third.response().await), 200);
     // Those that were there are served as before.
     two.send(GET).await;
     assert_eq!(status(&two.response().await), 200);
-    assert!(bed.stats.accept_waits.load(Relaxed) > 0);
+    assert!(bed.stats.sum(|s| &s.accept_waits) > 0);
 }
 
 #[tokio::test]
@@ -81,8 +68,8 @@ async fn a_tunnel_keeps_its_place() {
     tunnel.until("\r\n\r\n").await;
     let mut other = bed.connect().await;
     other.send("GET /%00 HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    until("the bound is reported", || bed.stats.accept_waiting.load(Relaxed) == 1).await;
-    assert_eq!((bed.stats.accepted.load(Relaxed), bed.stats.active_connections.load(Relaxed)), (1, 1));
+    until("the bound is reported", || bed.stats.sum(|s| &s.accept_waiting) == 1).await;
+    assert_eq!((bed.stats.sum(|s| &s.accepted), bed.stats.sum(|s| &s.active_connections)), (1, 1));
     tunnel.send("bye").await;
     tunnel.rest().await;
     drop(tunnel);
@@ -99,7 +86,7 @@ async fn without_a_place_for_a_connection_the_endpoint_is_not_to_blame() {
     first.send(GET).await;
     origin.next().await;
     assert_eq!(status(&bed.get("/", "x", "").await), 503);
-    assert!(bed.stats.exhausted.load(Relaxed) > 0 && bed.stats.connect_errors.load(Relaxed) == 0);
+    assert!(bed.stats.sum(|s| &s.exhausted) > 0 && bed.stats.sum(|s| &s.connect_errors) == 0);
     // It was not marked as down: with one endpoint that would be passed over, the other would get this request.
     let other = Origin::named("b").await;
     permits.add_permits(1);
@@ -122,8 +109,8 @@ async fn an_unused_connection_makes_room_for_one_that_is_needed() {
     for path in ["/a", "/b", "/a", "/b"] {
         let response = bed.get(path, "x", "").await;
         assert!(status(&response) == 200 && response.ends_with(&path[1..]), "{path}: {response}");
-        until("the connection is unused", || bed.stats.idle_upstream.load(Relaxed) == 1).await;
-        assert_eq!(bed.stats.open_upstream.load(Relaxed), 1);
+        until("the connection is unused", || bed.stats.sum(|s| &s.idle_upstream) == 1).await;
+        assert_eq!(bed.stats.sum(|s| &s.open_upstream), 1);
     }
 }
 
@@ -164,12 +151,12 @@ async fn one_gateway_of_several_leaves_room_for_the_others() {
         held.push(client);
     }
     assert_eq!(bed.connect().await.rest().await, "", "half of four are two");
-    assert_eq!(bed.stats.gateway_refusals.load(Relaxed), 1);
+    assert_eq!(bed.stats.sum(|s| &s.gateway_refusals), 1);
     let mut client = Client::connect(other).await;
     client.send(GET).await;
     assert_eq!(status(&client.response().await), 200);
     drop(held);
-    until("they are gone", || bed.stats.active_connections.load(Relaxed) == 1).await;
+    until("they are gone", || bed.stats.sum(|s| &s.active_connections) == 1).await;
     assert_eq!(status(&bed.get("/", "x", "").await), 200);
 }
 
@@ -203,8 +190,8 @@ async fn a_loop_that_a_backend_closes_ends() {
     }
     assert_eq!(passes, 8);
     until("nothing of it is left", || {
-        bed.stats.active_connections.load(Relaxed) == 0
-            && bed.stats.open_upstream.load(Relaxed) == bed.stats.idle_upstream.load(Relaxed)
+        bed.stats.sum(|s| &s.active_connections) == 0
+            && bed.stats.sum(|s| &s.open_upstream) == bed.stats.sum(|s| &s.idle_upstream)
     })
     .await;
 }

@@ -18,7 +18,7 @@ use sluice::{
         self, Backend, Model, Node, Port,
         http::{HttpModel, ServicePort},
     },
-    proxy::{Proxy, Settings, Stats},
+    proxy::{Counters, Proxy, Settings},
     source::Snapshot,
 };
 use tokio::{
@@ -35,7 +35,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(5);
 /// A running proxy.
 pub(crate) struct Bed {
     pub addr: SocketAddr,
-    pub stats: Arc<Stats>,
+    pub stats: Counters,
     pub cancel: CancellationToken,
     pub task: JoinHandle<()>,
     models: watch::Sender<Arc<Model>>,
@@ -58,11 +58,22 @@ impl Bed {
         routes: Value,
         backends: &[(&str, &[SocketAddr])],
     ) -> Self {
-        let proxy = Proxy::bind_with(settings).unwrap();
+        // What one client leaves in a pool the next one finds.
+        Self::on(1, settings, listeners, routes, backends).await
+    }
+
+    pub(crate) async fn on(
+        workers: usize,
+        settings: Settings,
+        listeners: Value,
+        routes: Value,
+        backends: &[(&str, &[SocketAddr])],
+    ) -> Self {
+        let proxy = Proxy::bind_with(Settings { workers, ..settings }).unwrap();
         let port = proxy.socket().local_addr().unwrap().port();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (models, receiver) = watch::channel(Arc::new(compile(addr, listeners, routes, backends)));
-        let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.stats(), proxy.applied());
+        let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.counters(), proxy.applied());
         let task = tokio::spawn(proxy.run(receiver, cancel.clone()));
         applied.wait_for(|rev| *rev > 0).await.unwrap();
         Self { addr, stats, cancel, task, models }
@@ -70,9 +81,9 @@ impl Bed {
 
     /// Changes what is served and waits until it is.
     pub(crate) async fn serve(&self, listeners: Value, routes: Value, backends: &[(&str, &[SocketAddr])]) {
-        let before = self.stats.tables.load(Relaxed);
+        let before = self.stats.sum(|s| &s.tables);
         self.models.send_replace(Arc::new(compile(self.addr, listeners, routes, backends)));
-        while self.stats.tables.load(Relaxed) == before {
+        while self.stats.sum(|s| &s.tables) == before {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -84,9 +95,9 @@ impl Bed {
         let mut listeners = Vec::clone(&http.frontends[&self.addr]);
         listeners.iter_mut().for_each(|listener| listener.gateway = ObjectName::new("default", "other"));
         http.frontends.insert(at, Arc::new(listeners));
-        let before = self.stats.tables.load(Relaxed);
+        let before = self.stats.sum(|s| &s.tables);
         self.models.send_replace(Arc::new(model));
-        while self.stats.tables.load(Relaxed) == before {
+        while self.stats.sum(|s| &s.tables) == before {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -106,6 +117,15 @@ impl Bed {
     pub(crate) async fn get(&self, path: &str, host: &str, headers: &str) -> String {
         self.raw(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n")).await
     }
+}
+
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 pub(crate) fn any_listener() -> Value {

@@ -13,3 +13,4 @@ mod local;
 mod proxying;
 mod routing;
 mod vanish;
+mod workers;

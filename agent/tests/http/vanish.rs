@@ -1,14 +1,11 @@
 //! Clients that go, each in its own way, and what is done for them then: the upstream request ends too.
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
-use sluice::proxy::{Settings, Stats};
+use sluice::proxy::{Counters, Settings};
 use tokio::{net::TcpStream, sync::mpsc};
 
-use crate::harness::{Bed, Client, Origin, SOON, any_listener, catch_all, status};
+use crate::harness::{Bed, Client, Origin, SOON, any_listener, catch_all, status, until};
 
 /// Within this time of a reset the endpoint must see its request end.
 const SECOND: Duration = Duration::from_secs(1);
@@ -46,21 +43,12 @@ async fn ends(origin: &mut Origin, within: Duration) {
     assert_eq!(said.as_deref(), Some("end"));
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(SOON, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
-}
-
-async fn until_free(stats: &Stats) {
+async fn until_free(stats: &Counters) {
     until("all connections and requests are over", || {
-        stats.active_connections.load(Relaxed) == 0
-            && stats.active_requests.load(Relaxed) == 0
-            && stats.open_upstream.load(Relaxed) == stats.idle_upstream.load(Relaxed)
-            && stats.tunnels.load(Relaxed) == 0
+        stats.sum(|s| &s.active_connections) == 0
+            && stats.sum(|s| &s.active_requests) == 0
+            && stats.sum(|s| &s.open_upstream) == stats.sum(|s| &s.idle_upstream)
+            && stats.sum(|s| &s.tunnels) == 0
     })
     .await;
 }
@@ -76,7 +64,7 @@ async fn a_reset_ends_the_request_that_the_backend_thinks_about() {
         reset(client.stream);
         ends(&mut origin, SECOND).await;
         until_free(&bed.stats).await;
-        assert_eq!(bed.stats.clients_gone.load(Relaxed), 1);
+        assert_eq!(bed.stats.sum(|s| &s.clients_gone), 1);
     }
 }
 
@@ -143,7 +131,7 @@ async fn a_reset_ends_a_tunnel_that_is_stuck() {
         .await
         .is_ok()
     {}
-    assert_eq!((bed.stats.tunnels.load(Relaxed), bed.stats.active_connections.load(Relaxed)), (1, 1));
+    assert_eq!((bed.stats.sum(|s| &s.tunnels), bed.stats.sum(|s| &s.active_connections)), (1, 1));
     reset(client.stream);
     until_free(&bed.stats).await;
 }
@@ -174,7 +162,7 @@ async fn silence_after_fin_is_bounded() {
         tokio::io::AsyncWriteExt::shutdown(&mut client.stream).await.unwrap();
         ends(&mut origin, SOON).await;
         until_free(&bed.stats).await;
-        assert_eq!(bed.stats.clients_gone.load(Relaxed), 1, "{says:?}");
+        assert_eq!(bed.stats.sum(|s| &s.clients_gone), 1, "{says:?}");
     }
 }
 
