@@ -14,7 +14,7 @@ use super::{
     body::{Flow, RequestBody, ResponseBody},
     framing::{self, End},
     headers,
-    hops::{Hops, Loop},
+    hops::{HopFault, Hops},
     io::{Active, Activity},
     request::{self, Arrival, Canonical},
     respond,
@@ -91,7 +91,8 @@ async fn answer(connection: &Connection, mut parts: Parts, body: &mut Option<Inc
     };
     let hops = match Hops::of(&parts.headers) {
         Ok(hops) => hops,
-        Err(Loop) => return own(StatusCode::LOOP_DETECTED, "the request has come by here too often"),
+        Err(HopFault::Loop) => return own(StatusCode::LOOP_DETECTED, "the request has come by here too often"),
+        Err(HopFault::Long) => return own(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "cdn-loop is too long"),
     };
     let table = shared.table.load_full();
     let Some((matches, rule)) = route(&table, connection.local, &canonical, &parts) else {

@@ -12,37 +12,46 @@
 //! Source: RFC 8586.
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::model::http::work::work;
+
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 /// Our name in it.
 const NAME: &str = "sluice";
 /// How often a request may come by. Beyond it 508.
 const MOST: usize = 8;
-/// How much of the field is passed on, what others wrote into it included. Beyond it only our own entries are. Units: bytes.
+/// How long the field may be, what others wrote into it included. Beyond it 431: entries are looked through one by one, and
+/// those of a few networks are short. Units: bytes.
 const LIMIT: usize = 1 << 10;
 
 /// The passes of a request, this one included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hops(HeaderValue);
 
-/// It has come by too often.
+/// Why the passes are not counted on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Loop;
+pub(super) enum HopFault {
+    /// It has come by too often.
+    Loop,
+    /// The field is too long.
+    Long,
+}
 
 impl Hops {
     /// Counts the passes that a request's head tells of.
     ///
     /// # Errors
-    /// There were [`MOST`] of them.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Loop> {
+    /// There were [`MOST`] of them, or more is told than anybody has to tell.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, HopFault> {
         let fields = || headers.get_all(&CDN_LOOP).iter().filter_map(|value| value.to_str().ok());
-        let name = |entry: &str| entry.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NAME);
-        let passes = fields().flat_map(|field| field.split(',')).filter(|entry| name(entry)).count();
-        if passes >= MOST {
-            return Err(Loop);
+        if headers.get_all(&CDN_LOOP).iter().map(|field| field.len() + 2).sum::<usize>() > LIMIT {
+            return Err(HopFault::Long);
         }
-        let length: usize = fields().map(|field| field.len() + 2).sum();
-        let before: Vec<&str> = if length <= LIMIT { fields().collect() } else { vec![NAME; passes] };
-        let all = before.into_iter().chain([NAME]).collect::<Vec<_>>().join(", ");
+        let name = |entry: &str| entry.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NAME);
+        let entries = fields().flat_map(|field| field.split(',')).inspect(|entry| work(entry.len()));
+        if entries.filter(|entry| name(entry)).count() >= MOST {
+            return Err(HopFault::Loop);
+        }
+        let all = fields().chain([NAME]).collect::<Vec<_>>().join(", ");
         Ok(Self(HeaderValue::from_str(&all).unwrap_or(HeaderValue::from_static(NAME))))
     }
 
@@ -56,7 +65,7 @@ impl Hops {
 mod tests {
     use super::*;
 
-    fn pass(values: &[&str]) -> Result<String, Loop> {
+    fn pass(values: &[&str]) -> Result<String, HopFault> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(CDN_LOOP, HeaderValue::from_str(value).unwrap());
@@ -73,13 +82,14 @@ mod tests {
         assert_eq!(pass(&[]).unwrap(), "sluice");
         assert_eq!(pass(&["other; v=1", "Sluice;x=2"]).unwrap(), "other; v=1, Sluice;x=2, sluice");
         assert_eq!(pass(&[&["sluice"; 7].join(",")]).unwrap().matches("sluice").count(), 8);
-        assert_eq!(pass(&[&["sluice"; 8].join(",")]), Err(Loop));
-        assert_eq!(pass(&["sluice,sluice,sluice,sluice", "sluice,sluice", "sluice , sluice; a"]), Err(Loop));
+        assert_eq!(pass(&[&["sluice"; 8].join(",")]), Err(HopFault::Loop));
+        assert_eq!(pass(&["sluice,sluice,sluice,sluice", "sluice,sluice", "sluice , sluice; a"]), Err(HopFault::Loop));
     }
 
     #[test]
-    fn a_field_that_is_too_long_loses_what_others_wrote_and_not_the_count() {
-        let long = format!("{}, sluice, sluice", "x".repeat(LIMIT));
-        assert_eq!(pass(&[&long]).unwrap(), "sluice, sluice, sluice");
+    fn a_field_that_is_too_long_is_refused_whoever_wrote_it() {
+        let others = "x".repeat(LIMIT - "sluice, sluice".len() - 4);
+        assert_eq!(pass(&[&others, "sluice, sluice"]).unwrap().matches("sluice").count(), 3);
+        assert_eq!(pass(&[&others, "sluice, sluice", ""]), Err(HopFault::Long));
     }
 }

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use http::{StatusCode, request::Parts};
 
 use super::{
+    hops::{HopFault, Hops},
     request::{self, Arrival},
     router::{Routed, Site},
     settings::Settings,
@@ -37,6 +38,10 @@ impl Probe {
     /// With the status that the client gets.
     pub fn route(&self, parts: &mut Parts) -> Result<usize, StatusCode> {
         let canonical = request::canonicalise(parts, self.arrival).map_err(|refusal| refusal.status)?;
+        let hops = Hops::of(&parts.headers).map_err(|fault| match fault {
+            HopFault::Loop => StatusCode::LOOP_DETECTED,
+            HopFault::Long => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        })?;
         let head = RequestHead {
             method: &parts.method,
             path: parts.uri.path(),
@@ -48,6 +53,7 @@ impl Probe {
             Routed::NoListener | Routed::NoEntry => Err(StatusCode::NOT_FOUND),
         };
         request::leave_hop(&mut parts.headers, canonical.trailers, true);
+        hops.write(&mut parts.headers);
         found
     }
 }

@@ -9,7 +9,12 @@ use std::{borrow::Cow, net::SocketAddr};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
 use super::{framing, headers};
-use crate::model::http::{host::Authority, path, work::work};
+use crate::model::http::{
+    host::Authority,
+    path,
+    query::normal::{self, QueryFault},
+    work::work,
+};
 
 /// A request that is not served, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +62,12 @@ pub(super) struct Arrival {
 /// How long the values of a field of this hop may be together. Beyond it 431: such lists are looked through token by
 /// token, and nobody's have more than a few. Units: bytes.
 const HOP_FIELD_LIMIT: usize = 1024;
+
+/// How many members the values of such a field may have together. Beyond it 431: each costs what a field does.
+const HOP_MEMBERS_LIMIT: usize = 32;
+
+/// How long a target may be, as sent and in its one form: what `http` takes. Beyond it 414. Units: bytes.
+const TARGET_LIMIT: usize = 65_534;
 
 /// How long an authority may be: a name of 255 bytes, or an address, and a port. Units: bytes.
 const AUTHORITY_LIMIT: usize = 255 + 1 + ":65535".len();
@@ -115,6 +126,10 @@ fn fields(headers: &HeaderMap, max: usize) -> Result<(), Refusal> {
     for name in [header::CONNECTION, header::UPGRADE, header::TE, header::TRAILER] {
         if headers.get_all(&name).iter().map(HeaderValue::len).sum::<usize>() > HOP_FIELD_LIMIT {
             return large("a field of the connection is too long");
+        }
+        let members = |value: &HeaderValue| 1 + value.as_bytes().iter().filter(|b| **b == b',').count();
+        if headers.get_all(&name).iter().map(members).sum::<usize>() > HOP_MEMBERS_LIMIT {
+            return large("a field of the connection has too many members");
         }
     }
     Ok(())
@@ -197,10 +212,12 @@ fn target(parts: &mut Parts) -> Result<(), Refusal> {
         Err(path::PathFault::Character) => return bad("forbidden character in path"),
         Err(path::PathFault::HiddenDots) => return bad("hidden dot segment in path"),
     };
-    let query = match parts.uri.query().map(path::normalise_query) {
-        Some(Some(query)) => Some(query),
-        Some(None) => return bad("forbidden character in query"),
-        None => None,
+    let room = TARGET_LIMIT.saturating_sub(normal.len() + 1);
+    let query = match parts.uri.query().map(|query| normal::normalise(query, room)).transpose() {
+        Ok(query) => query,
+        Err(QueryFault::Character) => return bad("forbidden character in query"),
+        Err(QueryFault::Parameters) => return bad("too many parameters in query"),
+        Err(QueryFault::Long) => return refuse(StatusCode::URI_TOO_LONG, "query too long with its escapes"),
     };
     let same = matches!((&normal, &query), (Cow::Borrowed(_), None | Some(Cow::Borrowed(_))));
     let target = match parts.uri.path_and_query() {

@@ -6,8 +6,10 @@
 //! # Design
 //! Host names and paths are looked up in hash maps, wildcards and prefixes in trees of labels and segments: the cost is
 //! linear in the length of the request, bounded by the longest name, path or value that is configured, and does not grow
-//! with the number of rules. Many rules on one path that differ in an exact header (sandboxes, canaries) are found by that
+//! with the number of rules. Regular expressions of the path are looked for together ([`patterns`]); those of a header or
+//! a parameter one by one, for each rule that is not excluded by its path or method. Many rules on one path that differ in an exact header (sandboxes, canaries) are found by that
 //! header's value. What a client chooses is never looked at again for each rule: `model::http::work` counts it.
+mod patterns;
 mod tree;
 
 #[cfg(test)]
@@ -17,7 +19,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use http::{HeaderMap, HeaderName};
 
-use self::tree::Tree;
+use self::{patterns::Patterns, tree::Tree};
 use crate::model::http::{
     Hostname, HttpEntry, HttpListener, RequestHead,
     matching::{PathMatch, ValueMatch, joined},
@@ -154,6 +156,7 @@ impl Routes {
             by_host.slot(&entry.hostname).get_or_insert_default().add(index, entry);
         }
         for paths in by_host.values_mut() {
+            paths.compile(entries);
             for bucket in paths.exact.values_mut().chain(paths.prefix.values_mut()) {
                 bucket.split(entries);
             }
@@ -168,7 +171,9 @@ struct Paths {
     exact: HashMap<String, Bucket>,
     /// The longest exact path; a longer one is not hashed. Units: bytes.
     longest_exact: usize,
-    regex: Vec<usize>,
+    regex: Patterns,
+    /// Those whose patterns are not compiled yet.
+    with_regex: Vec<usize>,
     /// By segments.
     prefix: Tree<Bucket>,
     /// The longest prefix; what is behind it is not looked at. Units: bytes.
@@ -182,12 +187,22 @@ impl Paths {
                 self.longest_exact = self.longest_exact.max(path.len());
                 self.exact.entry(path.clone()).or_default().plain.push(index);
             }
-            PathMatch::Regex(_) => self.regex.push(index),
+            PathMatch::Regex(_) => self.with_regex.push(index),
             PathMatch::Prefix(prefix) => {
                 self.longest_prefix = self.longest_prefix.max(prefix.len());
                 self.prefix.slot(segments(prefix)).get_or_insert_default().plain.push(index);
             }
         }
+    }
+
+    /// Compiles the patterns of the entries that were added.
+    fn compile(&mut self, entries: &[HttpEntry]) {
+        let pattern = |index: usize| match &entries[index].matches.path {
+            PathMatch::Regex(pattern) => Some((index, pattern)),
+            PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
+        };
+        let patterns: Vec<_> = std::mem::take(&mut self.with_regex).into_iter().filter_map(pattern).collect();
+        self.regex = Patterns::new(&patterns);
     }
 
     fn find(&self, asked: Asked<'_>) -> Option<usize> {
@@ -198,11 +213,11 @@ impl Paths {
         });
         // One byte more than the longest prefix: a segment that is cut there is no segment of any.
         let beginning = path.get(..self.longest_prefix + 1).unwrap_or(path);
-        let holds = |i: usize| asked.entries[i].matches.holds(asked.request, asked.query);
+        let holds = |i: &usize| asked.entries[*i].matches.holds_beside_path(asked.request, asked.query);
         exact
             .flatten()
             .and_then(|bucket| bucket.find(asked))
-            .or_else(|| self.regex.iter().copied().find(|&i| holds(i)))
+            .or_else(|| self.regex.holding(path).find(holds))
             .or_else(|| self.prefix.longest_first(segments(beginning)).find_map(|bucket| bucket.find(asked)))
     }
 }

@@ -235,8 +235,31 @@ async fn lists_of_the_connection_have_limits() {
     let tokens = "a,".repeat(20_000);
     for field in ["Connection", "TE", "Upgrade", "Trailer"] {
         refused(431, &[&format!("GET / HTTP/1.1\r\nHost: x\r\n{field}: {tokens}\r\n\r\n")]).await;
+        let members = "a,".repeat(32);
+        refused(431, &[&format!("GET / HTTP/1.1\r\nHost: x\r\n{field}: {members}\r\n\r\n")]).await;
     }
     refused(400, &[&format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a.".repeat(20_000))]).await;
+}
+
+#[tokio::test]
+async fn queries_have_limits() {
+    let mut origin = Origin::named("a").await;
+    let bed = Bed::to(origin.addr).await;
+    let most = vec!["a"; 4096].join("&");
+    for (query, want) in [
+        (most.clone(), 200),
+        (format!("{most}&"), 400),
+        ("\u{e9}".repeat(10_000), 200),
+        // 65,534 bytes at most, what is before it included.
+        ("\u{e9}".repeat(11_000), 414),
+    ] {
+        let response = bed.get(&format!("/?{query}"), "x", "").await;
+        assert_eq!(status(&response), want, "{response}");
+        if want == 200 {
+            let head = format!("GET /?{} HTTP/1.1\r\n", query.replace('\u{e9}', "%C3%A9"));
+            assert!(origin.next().await.starts_with(&head));
+        }
+    }
 }
 
 #[tokio::test]

@@ -91,7 +91,14 @@ impl Pattern {
     /// Whether the whole text matches.
     #[must_use]
     pub fn holds(&self, text: &str) -> bool {
+        work(text.len());
         self.regex.is_match(text)
+    }
+
+    /// The regular expression that matches the whole text or nothing.
+    #[must_use]
+    pub fn anchored(&self) -> &str {
+        self.regex.as_str()
     }
 }
 

@@ -11,7 +11,7 @@
 //!   escaped separator (`..%2F`, `%5C..`) or before parameters (`..;`), which some servers would resolve later.
 use std::borrow::Cow;
 
-use super::work::work;
+use super::{escape, work::work};
 
 /// Why a path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,61 +39,38 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, PathFault> {
     if !path.starts_with('/') {
         return Err(PathFault::Relative);
     }
-    let (mut plain, mut previous) = (true, 0);
-    for &b in path.as_bytes() {
-        work(0);
-        match b {
-            b'%' => plain = false,
-            b'.' if previous == b'/' => plain = false,
-            b'\\' | 0..=0x20 | 0x7f.. => return Err(PathFault::Character),
-            _ => {}
-        }
-        previous = b;
+    let bytes = path.as_bytes();
+    work(2 * bytes.len());
+    let (mut plain, mut allowed) = (true, true);
+    // Without branches, so that many bytes are looked at in one step.
+    for &b in bytes {
+        allowed &= (b > 0x20) & (b < 0x7f) & (b != b'\\');
+        plain &= b != b'%';
+    }
+    for (&b, &next) in bytes.iter().zip(&bytes[1..]) {
+        plain &= (b != b'/') | (next != b'.');
+    }
+    if !allowed {
+        return Err(PathFault::Character);
     }
     if plain {
         return Ok(Cow::Borrowed(path));
     }
-    rewrite(path.as_bytes()).map(Cow::Owned)
-}
-
-/// Brings a query into the form in which it goes upstream: bytes outside ASCII are escaped, which is what they mean
-/// (URL Standard, query state). `None` for control characters and spaces.
-///
-/// nginx and HAProxy pass such bytes as they are, Envoy likewise; servers that read RFC 3986 to the letter get a query
-/// that they can read. `<`, `>` and `"` do not come here: hyper refuses them (400), as RFC 9112 part 3.2 advises.
-#[must_use]
-pub fn normalise_query(query: &str) -> Option<Cow<'_, str>> {
-    work(query.len());
-    let (mut plain, mut allowed) = (true, true);
-    // Without branches, so that many bytes are looked at in one step.
-    for &b in query.as_bytes() {
-        plain &= b < 0x80;
-        allowed &= (b > 0x20) & (b != 0x7f);
-    }
-    if !allowed || plain {
-        return allowed.then_some(Cow::Borrowed(query));
-    }
-    let mut out = String::with_capacity(query.len() + query.len() / 2);
-    for &b in query.as_bytes() {
-        work(0);
-        if b < 0x80 {
-            out.push(char::from(b));
-        } else {
-            out.extend(['%', char::from(HEX[usize::from(b >> 4)]), char::from(HEX[usize::from(b & 15)])]);
-        }
-    }
-    Some(Cow::Owned(out))
+    rewrite(bytes).map(Cow::Owned)
 }
 
 /// Decodes escapes of unreserved characters, upper-cases the others and resolves dot segments (RFC 3986 part 5.2.4).
 fn rewrite(bytes: &[u8]) -> Result<String, PathFault> {
-    let digit = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16)).ok_or(PathFault::Escape);
     let mut out = Vec::with_capacity(bytes.len());
     let mut segment = Segment::open(&mut out);
     let mut i = 1;
     while let Some(&b) = bytes.get(i) {
         work(0);
         i += 1;
+        if segment.dots == Dots::No && b != b'/' && b != b'%' {
+            out.push(b);
+            continue;
+        }
         if b == b'/' {
             segment.close(&mut out)?;
             segment = Segment::open(&mut out);
@@ -104,9 +81,9 @@ fn rewrite(bytes: &[u8]) -> Result<String, PathFault> {
             out.push(b);
             continue;
         }
-        let value = digit(bytes.get(i))? * 16 + digit(bytes.get(i + 1))?;
+        let value = escape::decode(bytes, i - 1).ok_or(PathFault::Escape)?;
         i += 2;
-        match u8::try_from(value).unwrap_or(0) {
+        match value {
             0 => return Err(PathFault::Character),
             c if c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_' | b'~') => {
                 segment.add(c)?;
@@ -118,7 +95,7 @@ fn rewrite(bytes: &[u8]) -> Result<String, PathFault> {
                 } else {
                     segment.dots = Dots::No;
                 }
-                out.extend([b'%', HEX[usize::from(c >> 4)], HEX[usize::from(c & 15)]]);
+                out.extend_from_slice(&escape::encode(c));
             }
         }
     }
@@ -127,8 +104,6 @@ fn rewrite(bytes: &[u8]) -> Result<String, PathFault> {
     }
     String::from_utf8(out).map_err(|_| PathFault::Character)
 }
-
-const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 /// Whether what was seen so far is dots alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -245,14 +220,6 @@ mod tests {
         ] {
             assert_eq!(normalise(given), Err(want), "{given}");
         }
-    }
-
-    #[test]
-    fn a_query_is_escaped_where_it_is_no_ascii() {
-        assert_eq!(normalise_query("a=\u{e9}&b=%c3").as_deref(), Some("a=%C3%A9&b=%c3"));
-        assert!(matches!(normalise_query("a=%zz&b=[{|}]"), Some(Cow::Borrowed(_))));
-        assert_eq!(normalise_query("a b"), None);
-        assert_eq!(normalise_query("a=\u{e9}\x7f"), None);
     }
 
     proptest! {

@@ -4,7 +4,12 @@
 //! each name that any rule of the frontend wants.
 use std::{borrow::Cow, cell::OnceCell};
 
-use super::{matching::ValueMatch, work::work};
+mod names;
+pub mod normal;
+mod words;
+
+pub use self::names::Names;
+use super::{escape, matching::ValueMatch, work::work};
 
 /// How a query parameter must be. Of several values the first counts; escapes and `+` are decoded.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,40 +32,6 @@ impl QueryMatch {
     }
 }
 
-/// Names of parameters that rules ask for.
-#[derive(Clone, Debug, Default)]
-pub struct Names {
-    /// Distinct, in order.
-    sorted: Vec<Box<str>>,
-    /// Which first bytes they have, by bit; a name that begins with another byte is not looked up.
-    first: [u64; 4],
-}
-
-impl<'a> FromIterator<&'a str> for Names {
-    fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
-        let mut sorted: Vec<Box<str>> = names.into_iter().map(Box::from).collect();
-        sorted.sort_unstable();
-        sorted.dedup();
-        let mut first = [0; 4];
-        for byte in sorted.iter().map(|name| name.bytes().next().unwrap_or(0)) {
-            first[usize::from(byte >> 6)] |= 1 << (byte & 63);
-        }
-        Self { sorted, first }
-    }
-}
-
-impl Names {
-    /// Where a decoded name is.
-    fn find(&self, name: &[u8]) -> Option<usize> {
-        let byte = name.first().copied().unwrap_or(0);
-        if self.first[usize::from(byte >> 6)] & (1 << (byte & 63)) == 0 {
-            return None;
-        }
-        work(name.len());
-        self.sorted.binary_search_by(|known| known.as_bytes().cmp(name)).ok()
-    }
-}
-
 /// A request's query, read when the first rule asks for a parameter.
 #[derive(Debug)]
 pub struct Query<'a> {
@@ -78,45 +49,44 @@ impl<'a> Query<'a> {
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        let at = self.names.sorted.binary_search_by(|known| known.as_ref().cmp(name)).ok()?;
+        let at = self.names.find(name.as_bytes())?;
         self.values.get_or_init(|| self.read())[at].as_deref()
     }
 
     /// Cost: one pass over the query, which ends when every name has its value.
     fn read(&self) -> Vec<Option<Cow<'a, str>>> {
-        let mut values = vec![None; self.names.sorted.len()];
+        let mut values = vec![None; self.names.count()];
         let (mut left, mut decoded) = (values.len(), Vec::new());
         let bytes = self.text.as_bytes();
         let mut at = 0;
         while left > 0 && at < bytes.len() {
-            let (start, mut equals, mut escaped) = (at, None, false);
-            while let Some(&byte) = bytes.get(at) {
-                work(0);
-                match byte {
-                    b'&' => break,
-                    b'=' if equals.is_none() => equals = Some(at),
-                    b'%' | b'+' if equals.is_none() => escaped = true,
-                    _ => {}
-                }
-                at += 1;
-            }
-            let name = &bytes[start..equals.unwrap_or(at)];
-            let found = if escaped {
-                decoded.clear();
-                decode(name, &mut decoded);
-                self.names.find(&decoded)
-            } else {
-                self.names.find(name)
-            };
-            if let Some(slot) = found.map(|found| &mut values[found])
+            let name_end = words::find(bytes, at, b'&', b'=');
+            let end = words::find(bytes, name_end, b'&', b'&');
+            work(end - at);
+            if let Some(slot) = self.find(&bytes[at..name_end], &mut decoded).map(|found| &mut values[found])
                 && slot.is_none()
             {
-                *slot = Some(value(&self.text[equals.map_or(at, |equals| equals + 1)..at]));
+                *slot = Some(value(&self.text[end.min(name_end + 1)..end]));
                 left -= 1;
             }
-            at += 1;
+            at = end + 1;
         }
         values
+    }
+
+    /// Which name it is that may have escapes.
+    #[inline]
+    fn find(&self, name: &[u8], decoded: &mut Vec<u8>) -> Option<usize> {
+        if words::find(name, 0, b'%', b'+') == name.len() {
+            return self.names.find(name);
+        }
+        // Each byte of a decoded name comes from three at most.
+        if name.len() > 3 * self.names.longest() {
+            return None;
+        }
+        decoded.clear();
+        decode(name, decoded);
+        self.names.find(decoded)
     }
 }
 
@@ -132,19 +102,12 @@ fn value(text: &str) -> Cow<'_, str> {
 
 /// Decodes `%XX` and `+`; a broken escape stays as it is.
 fn decode(bytes: &[u8], out: &mut Vec<u8>) {
-    let digit = |i: usize| bytes.get(i).and_then(|b| char::from(*b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
-    let mut i = 0;
-    while let Some(&b) = bytes.get(i) {
+    let mut at = 0;
+    while let Some(&b) = bytes.get(at) {
         work(0);
-        match (b, digit(i + 1), digit(i + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push(high * 16 + low);
-                i += 2;
-            }
-            (b'+', _, _) => out.push(b' '),
-            _ => out.push(b),
-        }
-        i += 1;
+        let escaped = if b == b'%' { escape::decode(bytes, at) } else { None };
+        out.push(escaped.unwrap_or(if b == b'+' { b' ' } else { b }));
+        at += if escaped.is_some() { 3 } else { 1 };
     }
 }
 

@@ -29,13 +29,18 @@ fn routes() -> Vec<Value> {
         matches(vec![json!({"path": {"type": "Exact", "value": "/a/b"}})]),
         matches(vec![json!({"queryParams": [{"name": "version", "value": "2"}, {"name": "v", "value": "none"}]})]),
         matches(vec![json!({"queryParams": [{"name": "a", "value": "x y"}]})]),
+        matches(vec![json!({"queryParams": [{"name": "a-name-of-many-letters", "value": "1"}]})]),
         matches(vec![json!({"headers": [{"name": "x-a", "value": "1,2"}, {"name": "cookie", "value": "a=1; b=2"}]})]),
     ];
     let sandbox = |i: usize| json!({"headers": [{"name": "x-sandbox", "value": format!("pr-{i}")}]});
     rules.push(matches((0..60).map(sandbox).collect()));
     rules.push(matches((0..60).map(|i| json!({"queryParams": [{"name": format!("p{i}"), "value": "1"}]})).collect()));
+    let pattern = |i: usize| json!({"path": {"type": "RegularExpression", "value": format!("/.*/item-{i}")}});
     let hostnames = [0, 1, 2, 40, 80].map(|depth| format!("*.{}example.com", "a.".repeat(depth)));
-    vec![json!({"hostnames": hostnames, "rules": rules.clone()}), json!({"rules": rules})]
+    let named = json!({"hostnames": hostnames, "rules": rules.clone()});
+    // Once: each host name with patterns looks for its own.
+    rules.push(matches((0..60).map(pattern).collect()));
+    vec![named, json!({"rules": rules})]
 }
 
 fn probe() -> Probe {
@@ -115,14 +120,35 @@ fn parts(of: &[&'static str]) -> impl Strategy<Value = Vec<&'static str>> + use<
     proptest::collection::vec(select(of.to_vec()), 1..4)
 }
 
-const PATHS: [&str; 20] = [
-    "/", "/a", "a", "//a", "/b", "/..", "/.", ".", "..", "/../a", "%2F", "/%2F", "%2e", "/%2e%2e", "%41", "%c3%A9",
-    ";", "/;a", "/..a", "%5C.a",
+const PATHS: [&str; 22] = [
+    "/a;b", "%5c", "/", "/a", "a", "//a", "/b", "/..", "/.", ".", "..", "/../a", "%2F", "/%2F", "%2e", "/%2e%2e",
+    "%41", "%c3%A9", ";", "/;a", "/..a", "%5C.a",
 ];
-const QUERIES: [&str; 14] =
-    ["&", "=", "a", "a&", "v&", "p1&", "p9=", "version=3&", "versioN&", "%76&", "+", "%", "\u{e9}", "p&"];
+const QUERIES: [&str; 18] = [
+    "&",
+    "=",
+    "a",
+    "a&",
+    "v&",
+    "p1&",
+    "p9=",
+    "version=3&",
+    "versioN&",
+    "%76&",
+    "+",
+    "%",
+    "\u{e9}",
+    "p&",
+    "%70%31&",
+    "a-name-of-many-letters&",
+    "a-name-of-many-letterS&",
+    "a=%41&",
+];
 const HOSTS: [&str; 6] = ["a.", "b.", ".", "aa.", "a", ""];
-const FIELDS: [(&str, &str); 14] = [
+const FIELDS: [(&str, &str); 17] = [
+    ("cdn-loop", "a,"),
+    ("cdn-loop", "sluice"),
+    ("trailer", "a,"),
     ("x-a", "1"),
     ("x-a", "1,2"),
     ("x-sandbox", "pr-1"),
