@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -36,10 +36,26 @@ pub(super) enum BodyFault {
     Timeout,
 }
 
-/// How often a response has moved, for the request's body to see: the sides of an exchange may take turns for hours, and a
-/// client that listens need not speak. Envoy's idle timeout of a stream is for both directions likewise.
+/// What the bodies of an exchange know of each other.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Flow(Arc<AtomicU64>);
+pub(super) struct Flow(Arc<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// How often the response has moved, for the request's body to see: the sides of an exchange may take turns for hours,
+    /// and a client that listens need not speak. Envoy's idle timeout of a stream is for both directions likewise.
+    moved: AtomicU64,
+    /// Nothing of the request is still to come.
+    is_read: AtomicBool,
+}
+
+impl Flow {
+    /// Whether the client has sent all of its request's body, and the backend was given it.
+    #[must_use]
+    pub(super) fn request_is_read(&self) -> bool {
+        self.0.is_read.load(Relaxed)
+    }
+}
 
 /// A request's body on its way upstream.
 #[derive(Debug)]
@@ -56,6 +72,7 @@ impl RequestBody {
     /// A body that must make progress within `limit`, unless the response does.
     #[must_use]
     pub(super) fn new(inner: Incoming, limit: Duration, response: Flow) -> Self {
+        response.0.is_read.store(inner.is_end_stream(), Relaxed);
         Self { inner: Some(inner).filter(|b| !b.is_end_stream()), limit, stall: None, response, seen: 0 }
     }
 
@@ -73,13 +90,16 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        match Pin::new(inner).poll_frame(cx) {
+        match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.stall = None;
+                if frame.is_none() || inner.is_end_stream() {
+                    this.response.0.is_read.store(true, Relaxed);
+                }
                 Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers).map_err(BodyFault::Broken)))
             }
             Poll::Pending => {
-                let (limit, moved) = (this.limit, this.response.0.load(Relaxed));
+                let (limit, moved) = (this.limit, this.response.0.moved.load(Relaxed));
                 let stall = this.stall.get_or_insert_with(|| {
                     this.seen = moved;
                     Box::pin(tokio::time::sleep(limit))
@@ -200,7 +220,7 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(BodyFault::Timeout)));
         }
         let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
-        this.flow.0.fetch_add(1, Relaxed);
+        this.flow.0.moved.fetch_add(1, Relaxed);
         if (frame.is_none() || inner.is_end_stream())
             && let Some(lease) = lease.take()
         {

@@ -58,6 +58,8 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     }
     if respond::is_closing(&response) {
         connection.activity.linger();
+        // To an HTTP/1.0 client that asks for it hyper says `keep-alive` in answers of HTTP/1.1, beside our `close`.
+        *response.version_mut() = version;
     }
     if let Some((method, uri)) = head {
         let (frontend, client, status) = (connection.local, connection.peer, response.status().as_u16());
@@ -241,6 +243,7 @@ fn finish(connection: &Connection, sent: Sent, asked: Asked, share: &Share, rule
         Ok(End::Uncertain) => lease.invalidate(),
         Err(framing::UnknownCoding) => return broken("the backend sent a transfer coding other than chunked"),
     }
+    let early = is_early(&response, &asked);
     let declared = headers::declared_trailers(response.headers()).filter(|_| asked.trailers);
     headers::remove_hop_by_hop(response.headers_mut());
     response.headers_mut().extend(declared.map(|names| (header::TRAILER, names)));
@@ -248,11 +251,23 @@ fn finish(connection: &Connection, sent: Sent, asked: Asked, share: &Share, rule
     *response.version_mut() = Version::HTTP_11;
     let length = response.headers().get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
     let absent = length.filter(|_| response.status() == StatusCode::NOT_MODIFIED && asked.version != Version::HTTP_2);
-    response.map(|body| {
+    let response = response.map(|body| {
         let body = ResponseBody::upstream(body, Some(lease), pending, deadline).showing(asked.flow);
         match absent {
             Some(length) => body.absent(length),
             None => body,
         }
-    })
+    });
+    if early { respond::closing(response) } else { response }
+}
+
+/// Whether a backend has answered before the request was over and will not read the rest: it says so, or it has refused or
+/// sent away the request. Then the client's connection ends with the answer, and the answer says it (RFC 9112 part 9.6);
+/// it would end all the same. Where the backend reads on, both sides of the exchange flow and the connection stays.
+fn is_early(response: &Response<Incoming>, asked: &Asked) -> bool {
+    let unread = asked.version != Version::HTTP_2 && !asked.flow.request_is_read();
+    unread
+        && (response.version() == Version::HTTP_10
+            || !response.status().is_success()
+            || headers::has_token(response.headers(), &header::CONNECTION, "close"))
 }
