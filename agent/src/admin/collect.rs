@@ -84,8 +84,6 @@ impl Stages {
     pub fn status(&self) -> Result<view::Status, TableError> {
         let (model, applied, blockers) = (self.models.borrow().clone(), self.applied.borrow().clone(), self.blockers());
         let faults = self.snapshots.borrow().as_ref().map_or_else(Vec::new, |s| s.faults.clone());
-        let stale = self.health.borrow().remarks();
-        let stale = stale.into_iter().map(|reason| view::Fault { origin: "API server".to_owned(), reason });
         let faults = faults.into_iter().map(|f| view::Fault {
             origin: f.line.map_or_else(|| f.origin.clone(), |line| format!("{}:{line}", f.origin)),
             reason: f.reason,
@@ -107,7 +105,8 @@ impl Stages {
             backends: applied.backends,
             table_chunks: (applied.table_chunks, MAX_CHUNKS),
             uplinks: applied.uplinks.iter().map(uplink).collect(),
-            faults: faults.chain(stale).collect(),
+            faults: faults.collect(),
+            unread: self.health.borrow().remarks(),
             nearly_full: applied.nearly_full().map(|occupancy| occupancy.to_string()).collect(),
             unprogrammed: applied.faults,
             limits: self.proxy.total().limits(),

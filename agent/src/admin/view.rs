@@ -33,6 +33,9 @@ pub struct Status {
     pub uplinks: Vec<Uplink>,
     /// Files and documents that could not be read.
     pub faults: Vec<Fault>,
+    /// What is not read, or not any more, from the API server, and what is off for that.
+    #[serde(default)]
+    pub unread: Vec<String>,
     /// What could not be programmed.
     pub unprogrammed: Vec<String>,
     /// Maps that are nearly full.

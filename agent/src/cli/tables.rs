@@ -86,9 +86,10 @@ pub fn status(s: &view::Status) -> String {
         }
     };
     section(
-        "files that could not be read (their last good objects stay):",
+        "manifests that could not be read (their last good objects stay, but for Services that are closed):",
         s.faults.iter().map(|f| format!("{}: {}", f.origin, f.reason)).collect(),
     );
+    section("not read from the API server:", s.unread.clone());
     let of_outcome = |outcome: &str| s.problems.iter().filter(|o| o.outcome == outcome).map(problem).collect();
     section("objects that do not work:", of_outcome("refused"));
     section("objects of which a part does not work:", of_outcome("partial"));
