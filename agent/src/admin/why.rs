@@ -100,7 +100,10 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
         None if names(&snapshot, known.kind).contains(&object.object) => unjudged(&snapshot, known, &object),
         None => return Err(unknown(&snapshot, &model, known, &object)),
     };
-    view.messages.extend(faults.into_iter().map(|fault| format!("its last good form is in force: {fault}")));
+    let closed = snapshot.services.get(&object.object).filter(|_| object.kind == "Service");
+    let is_closed = closed.is_some_and(|service| service.spec.unread_sources.is_some());
+    let instead = if is_closed { "closed until this is mended" } else { "its last good form is in force" };
+    view.messages.extend(faults.into_iter().map(|fault| format!("{instead}: {fault}")));
     Ok(view)
 }
 

@@ -49,6 +49,9 @@ pub struct ServiceSpec {
     /// The sources that may connect; empty is all.
     #[serde(deserialize_with = "or_default")]
     pub load_balancer_source_ranges: Vec<String>,
+    /// What is wrong with a newer form that says something else about sources and could not be read; never on the wire.
+    #[serde(skip)]
+    pub unread_sources: Option<String>,
     /// `IPv4` and `IPv6`, the first is the primary one.
     #[serde(deserialize_with = "or_default")]
     pub ip_families: Vec<String>,

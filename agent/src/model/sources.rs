@@ -119,6 +119,9 @@ impl Lists {
 
 /// The ranges that a Service names; `None` where it names none.
 fn written(service: &Service) -> Result<Option<Vec<IpNet>>, Fault> {
+    if let Some(reason) = &service.spec.unread_sources {
+        return Err(Fault::new("InvalidSourceRanges", format!("{reason}; nobody may connect")));
+    }
     let field = &service.spec.load_balancer_source_ranges;
     let (place, texts) = match service.metadata.annotations.get(ANNOTATION) {
         Some(text) if field.is_empty() && !text.trim().is_empty() => {

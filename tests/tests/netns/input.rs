@@ -71,14 +71,29 @@ fn a_misspelt_field_or_value_is_a_fault_of_its_object_which_is_not_served_otherw
         Err(_) => Ok(()),
     };
     eventually("the ranges hold", APPLIED, refused);
-    // Closed, and it stays closed: the edit that would open it says something that nobody understands.
+    // Open, and it closes: nobody knows whom the edit was to shut out.
+    changed(&scene, |_| {});
+    eventually("it is open", APPLIED, || Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).map(drop));
     changed(&scene, ranges("loadBalancerSourceRange"));
     let status = until_status(&scene, "the fault is shown", |s| s["faults"].as_array().is_some_and(|f| f.len() == 1));
     let said = "spec.loadBalancerSourceRange: unknown field, did you mean loadBalancerSourceRanges?";
     assert!(status["faults"][0]["reason"].as_str().is_some_and(|r| r.ends_with(said)), "{status:#}");
-    refused().expect("it stays closed");
+    eventually("it closes", APPLIED, refused);
+    let output = scene.agent.cli(&["why", "service/default/web"]).expect("a process");
+    let why = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(output.status.code(), Some(1), "refused: {why}");
+    assert!(
+        why.contains(&format!("{said}; nobody may connect")) && why.contains("closed until this is mended"),
+        "{why}"
+    );
+    // A slip elsewhere leaves open what is open.
+    changed(&scene, |_| {});
+    until_status(&scene, "no fault is left", |s| s["faults"].as_array().is_some_and(Vec::is_empty));
+    changed(&scene, |web| web["spec"]["sesionAffinity"] = json!("ClientIP"));
+    until_status(&scene, "the fault is shown", |s| s["faults"].as_array().is_some_and(|f| f.len() == 1));
+    web_serves(&scene);
     let why = scene.agent.show(&["why", "service/default/web"]).expect("a verdict");
-    assert!(why.contains(said) && why.contains("last good form"), "{why}");
+    assert!(why.contains("last good form"), "{why}");
     // One that never had a good form is not served at all.
     let slice = Slice::new("other", "v4").port("tcp", "TCP", TCP_PORT).pod(scene.lab.pod("a1"));
     let mut other = Service::new("other").port("tcp", "TCP", 81, TCP_PORT).json();

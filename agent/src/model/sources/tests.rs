@@ -53,6 +53,21 @@ fn s96_who_admits_nobody_of_a_family_is_told() {
 }
 
 #[test]
+fn s96_a_newer_form_that_cannot_be_read_refuses_the_service_and_its_address_stays() {
+    let mut snapshot = services(&[("web", &spec("")), ("other", &spec(""))]);
+    let before = compile(&snapshot);
+    let web = snapshot.services.get_mut(&ObjectName::new("default", "web")).unwrap();
+    Arc::make_mut(web).spec.unread_sources = Some("spec.loadBalancerSourceRange: unknown field".to_owned());
+    let model = compile(&snapshot);
+    let object = ObjectRef::new("Service", ObjectName::new("default", "web"));
+    let verdict = &model.verdicts[&object];
+    assert_eq!((verdict.outcome, verdict.reason), (Outcome::Refused, "InvalidSourceRanges"));
+    assert_eq!(verdict.messages, ["spec.loadBalancerSourceRange: unknown field; nobody may connect"]);
+    assert_eq!(model.allocations, before.allocations);
+    assert_eq!((listed(&model), listed(&before).len()), (vec!["all".to_owned(); 2], 4));
+}
+
+#[test]
 fn s96_a_range_that_cannot_be_read_refuses_the_service_and_is_named() {
     for odd in ["198.51.100.0", "198.51.100.0/33", "example.org", "", "10.0.0.0/8 10.0.0.0/8", "::ffff:10.0.0.0/104"] {
         let model = compile(&services(&[

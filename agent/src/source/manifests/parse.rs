@@ -9,6 +9,10 @@
 //! A field that no API server knows is a fault of its object, as a value of the wrong type is: `kubectl` would have
 //! refused the object, and what a misspelt field was to forbid would be allowed in silence. Where the fault has the name
 //! of an object, that object alone keeps its last good form; it is not served where it never had one.
+//!
+//! A fault in what says who may connect to a Service, its source ranges or a field that is spelt nearly like them, closes the
+//! Service: the edit may have been to shut somebody out. Its last good form keeps its addresses, and the model refuses it
+//! until it is mended. Any other fault leaves open what is open: a slip elsewhere must not take a service away.
 mod check;
 mod plan;
 #[cfg(test)]
@@ -19,6 +23,7 @@ use std::{cell::Cell, collections::HashMap, sync::Arc};
 use check::{MAX_VALUES, Report};
 use plan::{Head, Plan};
 use serde::de::{DeserializeSeed, IgnoredAny};
+use serde_path_to_error::Segment;
 
 use crate::api::{
     AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectMeta, ObjectName, Service,
@@ -56,6 +61,23 @@ impl Object {
         }
     }
 
+    /// The same object, to which nobody may connect; where it is a Service.
+    pub(super) fn closed(self, reason: &str) -> Self {
+        match self {
+            Self::Service(mut service) => {
+                Arc::make_mut(&mut service).spec.unread_sources = Some(reason.to_owned());
+                Self::Service(service)
+            }
+            other => other,
+        }
+    }
+
+    /// `Service default/web`, as flaws name it.
+    pub(super) fn name(&self) -> String {
+        let (kind, name) = self.describe();
+        format!("{kind} {name}")
+    }
+
     /// Kind and name; that of a cluster-scoped object has no namespace.
     pub(super) fn describe(&self) -> (&'static str, ObjectName) {
         let scoped = |metadata: &ObjectMeta| ObjectName::new("", &metadata.name);
@@ -91,6 +113,17 @@ impl Document {
     pub(super) fn keep(line: u64, object: Object) -> Self {
         Self { line, objects: vec![object], ..Self::default() }
     }
+
+    /// Closes the Services for which there is a reason, by their names.
+    pub(super) fn close<'r>(&mut self, reason: impl Fn(&str) -> Option<&'r str>) {
+        for object in &mut self.objects {
+            if let Some(reason) = reason(&object.name()) {
+                *object = object.clone().closed(reason);
+                // To be read again when it comes back as it was.
+                self.text.clear();
+            }
+        }
+    }
 }
 
 /// Something in a file that could not be read.
@@ -100,11 +133,19 @@ pub(super) struct Flaw {
     /// `Service default/web`: the one object that it concerns; `None` where it may concern more.
     pub(super) object: Option<String>,
     pub(super) reason: String,
+    /// `Service default/web`: nobody may connect to it until the flaw is gone.
+    pub(super) closes: Option<String>,
 }
 
 impl Flaw {
-    fn of_file(line: Option<u64>, reason: String) -> Self {
-        Self { line, object: None, reason }
+    pub(super) fn of_file(line: Option<u64>, reason: String) -> Self {
+        Self { line, object: None, reason, closes: None }
+    }
+
+    /// What it says of the object that it closes.
+    pub(super) fn of_closed(&self, object: &str) -> Option<&str> {
+        let about = self.closes.as_deref() == Some(object);
+        about.then(|| self.reason.strip_prefix(object).and_then(|r| r.strip_prefix(": ")).unwrap_or(&self.reason))
     }
 }
 
@@ -231,14 +272,18 @@ fn read_document(text: &str, format: Format, left: &Cell<usize>) -> Result<Read,
         let object = plan.name_of(misfit.element).map(str::to_owned);
         let line = line_of(text, &misfit.reason);
         let reason = object.as_ref().map_or(misfit.reason.clone(), |name| format!("{name}: {}", misfit.reason));
-        flaws.push((misfit.element, Flaw { line, object, reason }));
+        let closes = object.clone().filter(|_| misfit.is_about_sources);
+        flaws.push((misfit.element, Flaw { line, object, reason, closes }));
     }
     flaws.iter().for_each(|(element, _)| plan.skip(*element));
     let mut objects = Vec::new();
     if plan.has_objects() {
         let whole = if let Plan::Object(_, name) = &plan { Some(name.clone()) } else { None };
-        let locate = |flaw: Flaw| Flaw { reason: plan.locate(&flaw.reason), object: whole, ..flaw };
-        objects = run(text, format, &plan).map_err(locate)?;
+        let locate = |(flaw, Place { element, is_about_sources }): (Flaw, Place)| {
+            let closes = plan.name_of(element).filter(|_| is_about_sources).map(str::to_owned);
+            Flaw { reason: plan.locate(&flaw.reason), object: whole, closes, ..flaw }
+        };
+        objects = run_to(text, format, &plan).map_err(locate)?;
     }
     Ok((objects, unknown, flaws.into_iter().map(|(_, flaw)| flaw).collect()))
 }
@@ -258,15 +303,60 @@ fn line_of(text: &str, reason: &str) -> Option<u64> {
     found.next().filter(|_| found.next().is_none())
 }
 
+/// Where the reading of a document ended.
+struct Place {
+    /// Which element of the list it is in; 0 where the document is the object.
+    element: usize,
+    /// It is in what says who gets in.
+    is_about_sources: bool,
+}
+
+impl Place {
+    fn of(path: &serde_path_to_error::Path) -> Self {
+        let (mut element, mut is_about_sources) = (0, false);
+        for (depth, segment) in path.iter().enumerate() {
+            match segment {
+                Segment::Seq { index } if depth == 1 => element = *index,
+                Segment::Map { key } => is_about_sources |= key == check::SOURCE_RANGES,
+                Segment::Seq { .. } | Segment::Enum { .. } | Segment::Unknown => {}
+            }
+        }
+        Self { element, is_about_sources }
+    }
+}
+
 /// Runs a seed over a document; an error carries the path of the field.
 fn run<'de, T, S: DeserializeSeed<'de, Value = T>>(text: &'de str, format: Format, seed: S) -> Result<T, Flaw> {
+    run_to(text, format, seed).map_err(|(flaw, _)| flaw)
+}
+
+/// [`run`]; an error comes with its place.
+fn run_to<'de, T, S: DeserializeSeed<'de, Value = T>>(
+    text: &'de str,
+    format: Format,
+    seed: S,
+) -> Result<T, (Flaw, Place)> {
     let mut track = serde_path_to_error::Track::new();
+    let read = read_as(text, format, seed, &mut track);
+    read.map_err(|flaw| {
+        let path = track.path();
+        (Flaw { reason: with_path(&path, &flaw.reason), ..flaw }, Place::of(&path))
+    })
+}
+
+/// Reads a document, and keeps track of the place in it.
+fn read_as<'de, T, S: DeserializeSeed<'de, Value = T>>(
+    text: &'de str,
+    format: Format,
+    seed: S,
+    track: &mut serde_path_to_error::Track,
+) -> Result<T, Flaw> {
     match format {
         Format::Json => {
             let mut json = serde_json::Deserializer::from_str(text);
-            seed.deserialize(serde_path_to_error::Deserializer::new(&mut json, &mut track)).map_err(|e| {
+            seed.deserialize(serde_path_to_error::Deserializer::new(&mut json, track)).map_err(|e| {
                 let line = u64::try_from(e.line()).ok().filter(|l| *l > 0);
-                Flaw::of_file(line, with_path(&track.path(), &json_reason(&e)))
+                Flaw::of_file(line, json_reason(&e))
             })
         }
         Format::Yaml => {
@@ -275,11 +365,11 @@ fn run<'de, T, S: DeserializeSeed<'de, Value = T>>(text: &'de str, format: Forma
                 budget: serde_saphyr::budget! { max_nodes: MAX_VALUES, max_events: 4 * MAX_VALUES },
             };
             let read = |yaml: serde_saphyr::Deserializer<'de, '_>| {
-                seed.deserialize(serde_path_to_error::Deserializer::new(yaml, &mut track))
+                seed.deserialize(serde_path_to_error::Deserializer::new(yaml, track))
             };
             serde_saphyr::with_deserializer_from_str_with_options(text, options, read).map_err(|e| {
                 let line = e.location().map(|l| l.line()).filter(|l| *l > 0);
-                Flaw::of_file(line, with_path(&track.path(), &yaml_reason(&e, text)))
+                Flaw::of_file(line, yaml_reason(&e, text))
             })
         }
     }

@@ -146,6 +146,7 @@ async fn an_object_with_a_fault_keeps_its_last_good_form_and_its_file_goes_on() 
 
     replace(&file, &(manifest("a", 80) + &manifest("b", 80)));
     let good = source.until("both", |s| s.faults.is_empty() && have(s) == ["a", "b"]).await;
+    let misspelt = misspelt.replace("loadBalancerSourceRange: [192.0.2.0/24]", "sesionAffinity: ClientIP");
     replace(&file, &(manifest("a", 81) + &misspelt));
     let kept = source.until("the fault", |s| s.faults.len() == 1).await;
     assert_eq!((port(&kept, "a"), port(&kept, "b")), (81, 80));
@@ -158,6 +159,47 @@ async fn an_object_with_a_fault_keeps_its_last_good_form_and_its_file_goes_on() 
     replace(&file, &manifest("a", 83));
     let gone = source.until_names(&["a"]).await;
     assert_eq!(gone.faults, []);
+    source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_in_what_says_who_gets_in_closes_the_last_good_form_until_it_is_mended() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.yaml");
+    let of_b = |ranges: &str| manifest("a", 80) + &manifest("b", 80).replace("ports:", &format!("{ranges} ports:"));
+    let unread = |s: &Snapshot, name: &str| service(s, name).spec.unread_sources.clone();
+    fs::write(&file, of_b("")).unwrap();
+    let mut source = Source::start(dir.path());
+    let good = source.until_names(&["a", "b"]).await;
+    assert_eq!((unread(&good, "a"), unread(&good, "b")), (None, None));
+    let told = "spec.loadBalancerSourceRange: unknown field, did you mean loadBalancerSourceRanges?";
+    replace(&file, &of_b("loadBalancerSourceRange: [192.0.2.0/24],"));
+    let closed = source.until("the fault", |s| unread(s, "b").is_some()).await;
+    assert_eq!((unread(&closed, "b").as_deref(), unread(&closed, "a")), (Some(told), None));
+    assert_eq!((port(&closed, "b"), closed.faults.len()), (80, 1));
+    // A fault elsewhere opens it as little.
+    replace(&file, &of_b("sesionAffinity: ClientIP,"));
+    let closed = source.until("another fault", |s| s.faults[0].reason.contains("sesionAffinity")).await;
+    assert_eq!(unread(&closed, "b").as_deref(), Some(told));
+    replace(&file, &of_b("loadBalancerSourceRanges: [192.0.2.0/24],"));
+    let mended = source.until("it is mended", |s| s.faults.is_empty()).await;
+    assert_eq!((unread(&mended, "b"), service(&mended, "b").spec.load_balancer_source_ranges.len()), (None, 1));
+    // A value of the wrong type is one, in a list too, where all else of the file stays as it was.
+    let list = |ranges: &str| {
+        let all = of_b(ranges);
+        let items = all.split("---").map(str::trim).filter(|item| !item.is_empty());
+        let items = items.map(|item| format!("- {}", item.replace('\n', "\n  "))).collect::<Vec<_>>();
+        format!("apiVersion: v1\nkind: List\nitems:\n{}\n", items.join("\n"))
+    };
+    replace(&file, &list(""));
+    source
+        .until("it is open", |s| s.faults.is_empty() && service(s, "b").spec.load_balancer_source_ranges.is_empty())
+        .await;
+    replace(&file, &list("loadBalancerSourceRanges: {cidr: 192.0.2.0/24},"));
+    let closed = source.until("a wrong type", |s| unread(s, "b").is_some()).await;
+    assert_eq!((have(&closed), unread(&closed, "a"), port(&closed, "b")), (vec!["a", "b"], None, 80));
+    replace(&file, &list(""));
+    source.until("it is open again", |s| s.faults.is_empty() && unread(s, "b").is_none()).await;
     source.stop().await;
 }
 

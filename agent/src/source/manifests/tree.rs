@@ -255,7 +255,7 @@ impl Tree {
             }
             Err(Unreadable::Because(reason)) => {
                 file.stamp = Some(Stamp::of(metadata));
-                let flaws = vec![Flaw { line: None, object: None, reason }];
+                let flaws = vec![Flaw::of_file(None, reason)];
                 pass.changed |= file.flaws != flaws;
                 file.flaws = flaws;
             }
@@ -335,27 +335,36 @@ impl File {
     /// Applies a text; whether anything is different now.
     ///
     /// Where each flaw names its object, these objects alone keep their last good form. Any other flaw may hide objects,
-    /// and all of the file stays as it was.
+    /// and all of the file stays as it was. Either way Services are closed that a flaw closes.
     fn update(&mut self, text: &str, format: Format) -> bool {
         let (mut documents, flaws) = parse::parse(text, format, &self.documents);
         let is_good = flaws.iter().all(|flaw| flaw.object.is_some());
         let flaws_before = std::mem::replace(&mut self.flaws, flaws);
         if !is_good && self.was_good {
+            self.close();
             return self.flaws != flaws_before;
         }
         let mut flawed = self.flaws.iter().filter_map(|f| Some((f.object.as_deref()?, f.line))).collect::<Vec<_>>();
         flawed.dedup_by_key(|(object, _)| *object);
         for (flawed, line) in flawed {
-            let is_it = |object: &&Object| {
-                let (kind, name) = object.describe();
-                flawed.strip_prefix(kind).and_then(|rest| rest.strip_prefix(' ')) == Some(name.to_string().as_str())
-            };
-            let last = self.objects().find(is_it).cloned();
+            let last = self.objects().find(|object| object.name() == flawed).cloned();
             documents.extend(last.map(|object| Document::keep(line.unwrap_or(1), object)));
         }
         self.was_good = is_good;
         self.documents = documents;
+        self.close();
         true
+    }
+
+    /// Closes the Services that flaws close.
+    fn close(&mut self) {
+        let closing: Vec<&Flaw> = self.flaws.iter().filter(|flaw| flaw.closes.is_some()).collect();
+        if closing.is_empty() {
+            return;
+        }
+        for document in &mut self.documents {
+            document.close(|name| closing.iter().find_map(|flaw| flaw.of_closed(name)));
+        }
     }
 }
 

@@ -25,6 +25,9 @@ pub(super) const MAX_VALUES: usize = 1_000_000;
 /// Faults of one object that are told; those beyond are left out.
 const MAX_FAULTS: usize = 16;
 
+/// The field of a Service that says who gets in.
+pub(super) const SOURCE_RANGES: &str = "loadBalancerSourceRanges";
+
 /// Bytes of a field's name that are told.
 const MAX_NAME: usize = 64;
 
@@ -35,6 +38,8 @@ pub(super) struct Misfit {
     pub(super) element: usize,
     /// The path, what was found and what was wanted.
     pub(super) reason: String,
+    /// It is about who gets in.
+    pub(super) is_about_sources: bool,
 }
 
 /// Checks what a plan names.
@@ -74,10 +79,11 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    fn add(&self, element: usize, place: &Place<'_>, reason: String) {
+    fn add(&self, element: usize, place: &Place<'_>, reason: String, is_about_sources: bool) {
         let mut misfits = self.misfits.take();
-        if misfits.iter().filter(|m| m.element == element).count() < MAX_FAULTS {
-            misfits.push(Misfit { element, reason: format!("{place}: {reason}") });
+        let others = misfits.iter().filter(|m| m.element == element && !m.is_about_sources).count();
+        if is_about_sources || others < MAX_FAULTS {
+            misfits.push(Misfit { element, reason: format!("{place}: {reason}"), is_about_sources });
         }
         self.misfits.set(misfits);
     }
@@ -150,7 +156,7 @@ impl<'de> Visitor<'de> for Part<'_> {
             let place = Place::Field(place, &name[..name.floor_char_boundary(MAX_NAME)]);
             let inner = shape.and_then(|shape| shape.fields.get(&name));
             if let (Some(shape), None) = (shape, inner) {
-                report.add(element, &place, unknown(&name, shape));
+                report.add(element, &place, unknown(&name, shape), is_about_sources(&name));
             }
             map.next_value_seed(Part { shape: inner, place: &place, element, report })?;
         }
@@ -173,7 +179,7 @@ impl<'de> Visitor<'de> for Part<'_> {
         // An empty value is as good as an absent one.
         let values = shape.map_or(&[][..], |shape| &shape.values);
         if !found.is_empty() && !values.is_empty() && values.iter().all(|v| v != found) {
-            report.add(element, place, format!("found {found:?}, want {}", one_of(values)));
+            report.add(element, place, format!("found {found:?}, want {}", one_of(values)), false);
         }
         Ok(())
     }
@@ -281,6 +287,12 @@ impl<'de> Visitor<'de> for List<'_> {
     fn visit_unit<E>(self) -> Result<(), E> {
         Ok(())
     }
+}
+
+/// Whether a field that does not exist, wherever it is written, was probably meant to say who gets in.
+fn is_about_sources(name: &str) -> bool {
+    let name = &name[..name.floor_char_boundary(MAX_NAME)];
+    spelling::nearest(name, [SOURCE_RANGES]).is_some() || name.to_lowercase().contains("sourcerange")
 }
 
 fn unknown(name: &str, shape: &Shape) -> String {

@@ -295,6 +295,7 @@ fn an_element_with_a_fault_spares_the_others_of_its_list() {
         line: Some(11),
         object: Some("Service default/b".into()),
         reason: "Service default/b: items[1].spec.sessionafinity: unknown field, did you mean sessionAffinity?".into(),
+        closes: None,
     };
     assert_eq!(flaws, [expected]);
     let typed = r#"{"kind": "ServiceList", "apiVersion": "v1", "items": [{"metadata": {"name": "a", "lable": {}}}, {"metadata": {"name": "b"}}]}"#;
