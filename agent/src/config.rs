@@ -44,6 +44,8 @@ pub enum Command {
     Backends(InspectArgs),
     /// Show the layer 7 routes in the order in which they are tried
     Routes(InspectArgs),
+    /// Say what the proxy would do with a request, and why; exit status 1: it would answer with 4xx or 5xx itself
+    Explain(ExplainArgs),
     /// Show tracked flows: client, VIP, chosen backend
     Flows(FlowsArgs),
     /// Show who is behind a Service, or behind all: pods, addresses, ports, readiness, since when
@@ -270,6 +272,24 @@ pub struct FlowsArgs {
     /// Those to this Service: NAME, or NAMESPACE/NAME
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
+}
+
+/// Flags of `sluice explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The method, as GET
+    pub method: String,
+    /// The URL, as http://shop.example/cart?item=1; its host is the request's
+    pub url: String,
+    /// A header field; repeat for several
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// Where the request comes in [default: wherever a Gateway listens at the URL's port]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = socket_addr)]
+    pub at: Option<SocketAddr>,
+    /// The common flags.
+    #[command(flatten)]
+    pub inspect: InspectArgs,
 }
 
 /// Flags of `sluice instances`.

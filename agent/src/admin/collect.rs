@@ -21,7 +21,10 @@ use crate::{
     },
     discovery::Directory,
     model::{Frontend, Model, ObjectRef, Outcome, Target, Verdict, http::listing::RouteRow},
-    proxy,
+    proxy::{
+        self,
+        explain::{Asked, Explanation, explain},
+    },
     source::{Snapshot, kubernetes::Health},
 };
 
@@ -169,6 +172,15 @@ impl Stages {
     #[must_use]
     pub fn routes(&self) -> Vec<RouteRow> {
         self.models.borrow().http.rows()
+    }
+
+    /// `GET /api/v1/explain`: by the model that the proxy has, or is about to have.
+    ///
+    /// # Errors
+    /// Nothing listens where the request would come in.
+    pub fn explain(&self, asked: &Asked) -> Result<Vec<Explanation>, String> {
+        let model = self.models.borrow().clone();
+        explain(&model.http, asked)
     }
 
     /// `GET /api/v1/flows`.

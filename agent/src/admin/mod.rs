@@ -1,6 +1,6 @@
 //! The admin API: read-only HTTP that shows every stage.
 //!
-//! `/livez /readyz /metrics` and `/api/v1/{status,services,backends,routes,flows,objects,instances}`. [`view`] has the shapes,
+//! `/livez /readyz /metrics` and `/api/v1/{status,services,backends,routes,explain,flows,objects,instances}`. [`view`] has the shapes,
 //! [`collect`] builds them, [`server`] serves them, [`metrics`] has every metric, `why` what became
 //! of one object.
 pub mod collect;

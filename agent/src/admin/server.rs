@@ -27,7 +27,7 @@ use super::{
     slots::{HEAD_TIMEOUT, Most, Slot, Slots},
     view, why,
 };
-use crate::telemetry::exposition;
+use crate::{proxy::explain::Asked, telemetry::exposition};
 
 /// The media type of the metrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -198,6 +198,10 @@ fn answer(path: &str, query: &str, stages: &Stages, scope: Scope) -> Response<Fu
         "/api/v1/services" => json(stages.services()),
         "/api/v1/backends" => ok(stages.backends()),
         "/api/v1/routes" => ok(stages.routes()),
+        "/api/v1/explain" => match Asked::parse(query).and_then(|asked| stages.explain(&asked)) {
+            Ok(found) => ok(found),
+            Err(reason) => problem(StatusCode::BAD_REQUEST, &reason),
+        },
         "/api/v1/flows" => match FlowQuery::parse(query) {
             Ok(query) => json(stages.flows(&query)),
             Err(reason) => problem(StatusCode::BAD_REQUEST, &reason),

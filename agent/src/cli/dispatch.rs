@@ -12,6 +12,7 @@ use crate::{
     cli,
     config::{Cli, Command, FlowsArgs, Generated, InspectArgs, InstancesArgs},
     discovery::Filter,
+    proxy::explain::Asked,
     status::node,
     telemetry,
 };
@@ -50,6 +51,10 @@ pub fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Services(args) => inspect(&args.inspect, Inspect::Services { name: args.name }),
         Command::Backends(args) => inspect(&args, Inspect::Backends),
         Command::Routes(args) => inspect(&args, Inspect::Routes),
+        Command::Explain(args) => {
+            let asked = Asked::try_new(&args.method, &args.url, &args.headers, args.at)?;
+            inspect(&args.inspect, Inspect::Explain(asked))
+        }
         Command::Flows(args) => {
             let FlowsArgs { inspect: common, limit, client, vip, service } = args;
             inspect(&common, Inspect::Flows(FlowQuery { limit, client, vip, service }))

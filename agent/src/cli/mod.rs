@@ -20,6 +20,7 @@ use crate::{
     discovery::Filter,
     model::http::listing::RouteRow,
     printable::printable_json,
+    proxy::explain::{Asked, Explanation},
 };
 
 /// Runs one inspection command and returns what to print.
@@ -51,6 +52,15 @@ pub async fn inspect(args: &InspectArgs, command: Inspect) -> Result<Answer, Cli
             form(args, &body, |b: &Vec<view::Backend>| tables::backends(b)).map_err(unexpected)?
         }
         Inspect::Routes => show::<Vec<RouteRow>>(args, "/api/v1/routes", |r| tables::routes(r)).await?,
+        Inspect::Explain(asked) => {
+            let path = format!("/api/v1/explain?{asked}");
+            let body = client::get(&args.admin_socket, &path).await?;
+            let unexpected = |source| ClientError::Unexpected { path: path.clone(), source };
+            let found: Vec<Explanation> = serde_json::from_slice(&body).map_err(unexpected)?;
+            let is_refused = found.iter().all(|one| one.status.is_some_and(|status| status >= 400));
+            let text = form(args, &body, |e: &Vec<Explanation>| tables::explanations(e)).map_err(unexpected)?;
+            return Ok(Answer { text, is_refused });
+        }
         // Without an agent nobody knows which flows are a Service's.
         Inspect::Flows(query) if query.service.is_some() => {
             show(args, &format!("/api/v1/flows?{query}"), tables::flows).await?
@@ -109,6 +119,8 @@ pub enum Inspect {
     Backends,
     /// `sluice routes`.
     Routes,
+    /// `sluice explain`.
+    Explain(Asked),
     /// `sluice flows`.
     Flows(FlowQuery),
     /// `sluice instances`.

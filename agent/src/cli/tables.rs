@@ -11,6 +11,7 @@ use sluice_ebpf::Reason;
 use crate::{
     admin::view,
     model::http::listing::{BackendRow, RouteRow},
+    proxy::explain::{Explanation, PassedOver},
 };
 
 /// Which columns of a table are shown.
@@ -258,6 +259,32 @@ fn share(b: &BackendRow) -> String {
         Some(fault) => format!("{} ({}, 500: {fault})", b.service, b.weight),
         None => format!("{} ({}, {})", b.service, b.weight, b.ready.len()),
     }
+}
+
+/// `sluice explain`.
+#[must_use]
+pub fn explanations(all: &[Explanation]) -> String {
+    all.iter().map(explanation).collect::<Vec<_>>().join("\n\n")
+}
+
+fn explanation(e: &Explanation) -> String {
+    let frontends: Vec<_> = e.frontends.iter().map(ToString::to_string).collect();
+    let mut lines = vec![format!("at {}", frontends.join(", "))];
+    match &e.listener {
+        Some(listener) => lines.push(format!("  listener {listener}, host {}", e.hostnames.join(", "))),
+        None => lines.push(format!("  hosts of the listeners: {}", e.hostnames.join(", "))),
+    }
+    let passed = |p: &PassedOver| format!("  passed over {}#{} {}: {}", p.route, p.rule, p.matches, p.reason);
+    lines.extend(e.passed_over.iter().map(passed));
+    if e.more > 0 {
+        lines.push(format!("  and {} more", e.more));
+    }
+    if let Some(row) = &e.matched {
+        lines.push(format!("  matched {}#{} {}", row.route, row.rule, row.matches));
+        lines.extend(row.actions.iter().map(|action| format!("  then {action}")));
+    }
+    lines.push(format!("  {}", e.answer));
+    lines.join("\n")
 }
 
 /// `sluice flows`.

@@ -18,6 +18,7 @@
 //! - The route table is replaced as a whole; a request keeps the rule it was routed by, so no change breaks it.
 //! - No body is collected, no queue is unbounded: a frame is read from one side when the other has room for it.
 //! - A request that two servers could read differently is refused, never repaired by guessing.
+pub mod explain;
 pub mod probe;
 pub mod stats;
 

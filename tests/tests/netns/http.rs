@@ -91,6 +91,27 @@ fn host_path_header_and_method_lead_where_the_route_says() {
     *put.method_mut() = http::Method::PUT;
     assert_eq!(who(&scene, put), "b1");
     assert_eq!(who(&scene, client::get("other.example", "/one")), "404", "a host that no route names");
+    explained(&scene);
+}
+
+/// What `sluice explain` says of the same requests.
+fn explained(scene: &Scene) {
+    let url = |path: &str| format!("http://{HOST}{path}");
+    let alice = scene.agent.cli(&["explain", "GET", &url("/any"), "-H", "X-Sandbox: alice"]).expect("an answer");
+    let said = String::from_utf8_lossy(&alice.stdout).into_owned();
+    assert!(alice.status.success(), "{said}");
+    for line in
+        ["passed over default/shop#4 =/one: the path is /any, want =/one", "matched default/shop#1 /* x-sandbox: alice"]
+    {
+        assert!(said.lines().any(|l| l.trim() == line), "want {line:?}: {said}");
+    }
+    assert!(said.contains("1 of 1: default/v2:80 at "), "{said}");
+    let nobody = scene.agent.cli(&["explain", "GET", &url("/one/more")]).expect("an answer");
+    let said = String::from_utf8_lossy(&nobody.stdout).into_owned();
+    assert!(nobody.status.code() == Some(1) && said.ends_with("404: no route matches the request\n"), "{said}");
+    let nowhere = scene.agent.cli(&["explain", "GET", "http://a.example:81/"]).expect("an answer");
+    let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();
+    assert!(!nowhere.status.success() && said.contains("no listener is at port 81: there are some at "), "{said}");
 }
 
 #[test]

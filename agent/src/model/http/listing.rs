@@ -3,7 +3,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget};
+use super::{Action, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget};
 
 /// One entry of one listener. Rows of a listener are in the order in which they are tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,19 +64,23 @@ impl HttpModel {
     }
 
     fn listener_rows(&self, frontends: &[SocketAddr], listener: &HttpListener, rows: &mut Vec<RouteRow>) {
-        for entry in &listener.entries {
-            let hostname = if entry.hostname == super::Hostname::Any { &listener.hostname } else { &entry.hostname };
-            rows.push(RouteRow {
-                frontends: frontends.to_vec(),
-                gateway: listener.gateway.to_string(),
-                listener: listener.name.clone(),
-                hostname: hostname.to_string(),
-                matches: entry.matches.to_string(),
-                route: entry.rule.route.to_string(),
-                rule: entry.rule.index,
-                actions: actions(&entry.rule),
-                backends: self.backend_rows(&entry.rule),
-            });
+        rows.extend(listener.entries.iter().map(|entry| self.row(frontends, listener, entry)));
+    }
+
+    /// One entry of a listener.
+    #[must_use]
+    pub fn row(&self, frontends: &[SocketAddr], listener: &HttpListener, entry: &HttpEntry) -> RouteRow {
+        let hostname = if entry.hostname == super::Hostname::Any { &listener.hostname } else { &entry.hostname };
+        RouteRow {
+            frontends: frontends.to_vec(),
+            gateway: listener.gateway.to_string(),
+            listener: listener.name.clone(),
+            hostname: hostname.to_string(),
+            matches: entry.matches.to_string(),
+            route: entry.rule.route.to_string(),
+            rule: entry.rule.index,
+            actions: actions(&entry.rule),
+            backends: self.backend_rows(&entry.rule),
         }
     }
 
@@ -101,6 +105,46 @@ impl HttpModel {
     pub fn addresses(&self, service: &super::ServicePort) -> Vec<SocketAddr> {
         let backends = self.services.get(service).map_or(&[][..], Vec::as_slice);
         backends.iter().map(|b| SocketAddr::new(b.addr, b.port.get())).collect()
+    }
+}
+
+impl RouteRow {
+    /// What becomes of a request that the entry takes: the status of the proxy's own answer, where there is one for every such
+    /// request, and a sentence.
+    #[must_use]
+    pub fn outcome(&self, action: &Action) -> (Option<u16>, String) {
+        match action {
+            Action::Redirect(to) => (Some(to.status.as_u16()), format!("{}: a redirect", to.status.as_u16())),
+            Action::Refuse(why) => (Some(500), format!("500: {why}")),
+            Action::Forward(_) => {
+                let all: u32 = self.backends.iter().map(|backend| backend.weight).fold(0, u32::saturating_add);
+                let share = |backend: &BackendRow| {
+                    let what = match (&backend.fault, backend.ready.as_slice()) {
+                        (Some(fault), _) => format!("500: {fault}"),
+                        (None, []) => format!("503: {} has no ready endpoint", backend.service),
+                        (None, ready) => {
+                            let ready: Vec<_> = ready.iter().map(ToString::to_string).collect();
+                            format!("{} at {}", backend.service, ready.join(", "))
+                        }
+                    };
+                    format!("{} of {all}: {what}", backend.weight)
+                };
+                let weighted: Vec<&BackendRow> = self.backends.iter().filter(|backend| backend.weight > 0).collect();
+                let status = |backend: &&BackendRow| match (&backend.fault, backend.ready.is_empty()) {
+                    (Some(_), _) => Some(500),
+                    (None, true) => Some(503),
+                    (None, false) => None,
+                };
+                match weighted.as_slice() {
+                    [] => (Some(500), "500: no backend of the route has a weight".to_owned()),
+                    [first, rest @ ..] => {
+                        let shared =
+                            status(first).filter(|found| rest.iter().all(|other| status(other) == Some(*found)));
+                        (shared, weighted.iter().map(|backend| share(backend)).collect::<Vec<_>>().join("; "))
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -123,6 +123,22 @@ impl HttpMatch {
             && self.query.iter().all(|q| q.holds(query))
     }
 
+    /// The first thing of it that a request does not have; `None` where it has all.
+    #[must_use]
+    pub fn failed<'a>(&'a self, request: &'a RequestHead<'_>, query: &Query<'_>) -> Option<Failed<'a>> {
+        if !self.path.holds(request.path) {
+            return Some(Failed::Path(request.path, &self.path));
+        }
+        if let Some(method) = self.method.as_ref().filter(|method| *method != request.method) {
+            return Some(Failed::Method(request.method, method));
+        }
+        let header = self.headers.iter().find(|header| !header.holds(request.headers));
+        if let Some(header) = header {
+            return Some(Failed::Header(request.headers, header));
+        }
+        self.query.iter().find(|parameter| !parameter.holds(query)).map(Failed::Query)
+    }
+
     /// The more specific match has the lesser rank: path, method, number of headers, number of query parameters.
     #[must_use]
     pub fn rank(&self) -> impl Ord + use<> {
@@ -192,28 +208,70 @@ fn is_joined(headers: &HeaderMap, name: &HeaderName, want: &[u8]) -> bool {
     rest.is_empty()
 }
 
+/// What a request does not have that a match wants; its text says what it has and what is wanted.
+#[derive(Clone, Copy, Debug)]
+pub enum Failed<'a> {
+    /// The path is another.
+    Path(&'a str, &'a PathMatch),
+    /// The method is another.
+    Method(&'a Method, &'a Method),
+    /// The header is missing, or another.
+    Header(&'a HeaderMap, &'a HeaderMatch),
+    /// The query parameter is missing, or another.
+    Query(&'a QueryMatch),
+}
+
+impl fmt::Display for Failed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(found, want) => write!(f, "the path is {found}, want {want}"),
+            Self::Method(found, want) => write!(f, "the method is {found}, want {want}"),
+            Self::Header(headers, want) if headers.contains_key(&want.name) => {
+                let found = joined(headers, &want.name);
+                write!(f, "the header is {}: {}, want {want}", want.name, String::from_utf8_lossy(&found))
+            }
+            Self::Header(_, want) => write!(f, "there is no header {}, want {want}", want.name),
+            Self::Query(want) => write!(f, "the query does not have {want}"),
+        }
+    }
+}
+
+impl fmt::Display for PathMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(path) => write!(f, "={path}"),
+            Self::Regex(pattern) => write!(f, "~{}", pattern.text),
+            Self::Prefix(prefix) => write!(f, "{prefix}/*"),
+        }
+    }
+}
+
+impl fmt::Display for HeaderMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            ValueMatch::Exact(v) => write!(f, "{}: {}", self.name, String::from_utf8_lossy(v.as_bytes())),
+            ValueMatch::Regex(p) => write!(f, "{}: ~{}", self.name, p.text),
+        }
+    }
+}
+
+impl fmt::Display for QueryMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            ValueMatch::Exact(v) => write!(f, "?{}={v}", self.name),
+            ValueMatch::Regex(p) => write!(f, "?{}=~{}", self.name, p.text),
+        }
+    }
+}
+
 impl fmt::Display for HttpMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(method) = &self.method {
             write!(f, "{method} ")?;
         }
-        match &self.path {
-            PathMatch::Exact(path) => write!(f, "={path}")?,
-            PathMatch::Regex(pattern) => write!(f, "~{}", pattern.text)?,
-            PathMatch::Prefix(prefix) => write!(f, "{prefix}/*")?,
-        }
-        for HeaderMatch { name, value } in &self.headers {
-            match value {
-                ValueMatch::Exact(v) => write!(f, " {name}: {}", String::from_utf8_lossy(v.as_bytes()))?,
-                ValueMatch::Regex(p) => write!(f, " {name}: ~{}", p.text)?,
-            }
-        }
-        for QueryMatch { name, value } in &self.query {
-            match value {
-                ValueMatch::Exact(v) => write!(f, " ?{name}={v}")?,
-                ValueMatch::Regex(p) => write!(f, " ?{name}=~{}", p.text)?,
-            }
-        }
+        write!(f, "{}", self.path)?;
+        self.headers.iter().try_for_each(|header| write!(f, " {header}"))?;
+        self.query.iter().try_for_each(|parameter| write!(f, " {parameter}"))?;
         Ok(())
     }
 }
