@@ -19,6 +19,7 @@ pub mod route_hosts;
 pub mod service;
 pub mod slices;
 mod told;
+mod unheard;
 pub mod version;
 pub mod view;
 pub mod write;

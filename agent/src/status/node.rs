@@ -11,7 +11,8 @@ use kube::{
 };
 use tokio::{sync::watch, time::sleep};
 
-use crate::{datapath::Applied, telemetry::chain};
+use super::unheard::Unheard;
+use crate::datapath::Applied;
 
 /// Where the kubelet looks for a container's last words. Source: `Container.terminationMessagePath`.
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -34,7 +35,7 @@ pub async fn run(client: Option<Client>, node: String, mut applied: watch::Recei
         let reporter = Reporter { controller: super::CONTROLLER.to_owned(), instance: Some(node.clone()) };
         Recorder::new(client, reporter)
     });
-    let mut told = None;
+    let (mut told, unheard) = (None, Unheard::default());
     loop {
         let now = missing(&applied.borrow_and_update());
         if now != told {
@@ -42,7 +43,7 @@ pub async fn run(client: Option<Client>, node: String, mut applied: watch::Recei
             if missing(&applied.borrow_and_update()) == now {
                 leave(file, now.as_deref().unwrap_or_default());
                 if let (Some(recorder), Some(text)) = (&recorder, &now) {
-                    publish(recorder, &node, text).await;
+                    publish(recorder, &unheard, &node, text).await;
                 }
                 told = now;
             }
@@ -65,7 +66,7 @@ pub fn leave(file: &Path, text: &str) {
     }
 }
 
-async fn publish(recorder: &Recorder, node: &str, text: &str) {
+async fn publish(recorder: &Recorder, unheard: &Unheard, node: &str, text: &str) {
     let about = ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Node".to_owned()),
@@ -82,7 +83,7 @@ async fn publish(recorder: &Recorder, node: &str, text: &str) {
         secondary: None,
     };
     if let Err(error) = recorder.publish(&event, &about).await {
-        tracing::debug!(error = chain(&error), "event");
+        unheard.log("Node", &error);
     }
 }
 

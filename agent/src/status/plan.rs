@@ -107,9 +107,13 @@ fn gateway_of(gateway: &Gateway, name: &ObjectName, snapshot: &Snapshot, view: &
     let is_programmed = !servers.is_empty() && servers.iter().all(programmed);
     let conflicts = view.conflicts(wanted);
     if !conflicts.is_empty() {
-        let nodes = Err(gateway::contested(&conflicts));
-        let desired = gateway::gateway_status(snapshot, view.model, name, nodes, NOW)?;
-        return status::<Gateway>(&gateway.metadata, desired);
+        let fault = gateway::contested(&conflicts);
+        let text = fault.message.clone();
+        let known = gateway.status.conditions.iter().find(|c| c.type_ == "Programmed");
+        let is_new = known.is_none_or(|c| c.reason != fault.reason || c.message != text);
+        let desired = gateway::gateway_status(snapshot, view.model, name, Err(fault), NOW)?;
+        let write = status::<Gateway>(&gateway.metadata, desired)?;
+        return Some(if is_new { write.warning(service::CONFLICT, text) } else { write });
     }
     // What is shown stays while the nodes catch up with a change that our own write was.
     if !is_programmed && shown && !wanted.is_empty() {
@@ -132,12 +136,12 @@ fn pool(pool: &AddressPool, view: &View<'_>) -> Option<Write> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::net::IpAddr;
 
     use super::*;
     use crate::{
-        membership::Members,
-        model::{self, fixture},
+        membership::{Members, Report},
+        model::{self, Node, Role, fixture},
         status::route_hosts::RouteHosts,
     };
 
@@ -164,5 +168,39 @@ mod tests {
         let view = View { model: &model, members: &members, route_hosts: &hosts, bundle: &Bundle::Unknown };
         let planned: Vec<String> = all(&snapshot, view).map(|plan| plan.object.to_string()).collect();
         assert_eq!(planned, ["Service default/leaving", "Service default/web", "Service going/leaving"]);
+    }
+    /// The write that is due for the Gateway, where node `a` has found these addresses to be another host's.
+    fn due(gateway: &Value, conflicts: &[IpAddr]) -> Option<Write> {
+        let class = json!({"kind": "GatewayClass", "metadata": {"name": "c"}, "spec": {"controllerName": "sluice.dev/gateway"}});
+        let snapshot = fixture::snapshot(&json!([class, gateway]));
+        let node = Node { role: Role::Member, ..fixture::node(&["192.0.2.0/24"]) };
+        let model = model::compile(&snapshot, &node);
+        let conflicts = conflicts.iter().map(|addr| (*addr, "another host has it".to_owned())).collect();
+        let alive = [("a".to_owned(), Report { conflicts, ..Report::default() })].into();
+        let members = Members { alive, is_blind: false };
+        let hosts = RouteHosts::default();
+        let view = View { model: &model, members: &members, route_hosts: &hosts, bundle: &Bundle::Unknown };
+        let (name, gateway) = snapshot.gateways.iter().next().unwrap();
+        gateway_of(gateway, name, &snapshot, &view)
+    }
+
+    #[test]
+    fn b8_a_gateways_address_that_another_host_has_is_told_by_an_event_once() {
+        let mut gateway = json!({"kind": "Gateway", "metadata": {"name": "edge", "uid": "u", "resourceVersion": "1"},
+            "spec": {"gatewayClassName": "c", "listeners": [{"name": "l", "port": 80, "protocol": "HTTP"}]}});
+        let given = due(&gateway, &[]).unwrap().body["metadata"]["annotations"].clone();
+        let address: IpAddr = given[ipam::ALLOCATED].as_str().unwrap().parse().unwrap();
+        gateway["metadata"]["annotations"] = given;
+        let write = due(&gateway, &[address]).unwrap();
+        let said = format!("{address}, on the network of a: another host has it");
+        let [note] = &write.events[..] else { panic!("{:?}", write.events) };
+        assert_eq!((note.is_warning, note.reason, &note.text), (true, service::CONFLICT, &said));
+        let conditions = write.body["status"]["conditions"].as_array().unwrap();
+        let programmed = conditions.iter().find(|c| c["type"] == "Programmed").unwrap();
+        assert_eq!((&programmed["reason"], &programmed["message"]), (&json!("AddressNotUsable"), &json!(said)));
+        // What else may have to be written does not tell it again.
+        gateway["status"] = write.body["status"].clone();
+        gateway["status"]["listeners"] = json!([]);
+        assert_eq!(due(&gateway, &[address]).unwrap().events, []);
     }
 }

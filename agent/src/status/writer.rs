@@ -23,6 +23,7 @@ use super::{
     plan,
     route_hosts::RouteHosts,
     told,
+    unheard::Unheard,
     version::{self, Bundle},
     view::View,
     write::{Note, Verb, Write},
@@ -87,6 +88,7 @@ pub struct Writer {
     attempts: BTreeMap<ObjectRef, Attempt>,
     /// What was told last about objects that do not work.
     told: BTreeMap<ObjectRef, String>,
+    unheard: Unheard,
     running: JoinSet<(Write, Result<Effect, kube::Error>)>,
     /// What was looked at last, and when, if nothing was left to do then.
     settled: Option<(Looked, Instant)>,
@@ -126,8 +128,8 @@ impl Writer {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node) };
         let (tellers, allowances) = (BTreeMap::new(), BTreeMap::new());
         let (attempts, told) = (BTreeMap::new(), BTreeMap::new());
-        let (running, settled) = (JoinSet::new(), None);
-        Self { client, reporter, inputs, version, tellers, allowances, attempts, told, running, settled }
+        let (unheard, running, settled) = (Unheard::default(), JoinSet::new(), None);
+        Self { client, reporter, inputs, version, tellers, allowances, attempts, told, unheard, running, settled }
     }
 
     /// Looks at everything whenever something changed; ends with the stages that it reads.
@@ -299,10 +301,11 @@ impl Writer {
             action: "Program".to_owned(),
             secondary: None,
         };
+        let (unheard, kind) = (self.unheard.clone(), object.kind.clone());
         // Its failure harms nobody: what it says is in the object's condition too.
         tokio::spawn(async move {
             if let Err(error) = recorder.publish(&event, &reference).await {
-                tracing::debug!(error = chain(&error), "event");
+                unheard.log(&kind, &error);
             }
         });
     }
@@ -328,7 +331,7 @@ async fn send(client: Client, write: &Write) -> Result<Effect, kube::Error> {
 }
 
 /// Whether a write was refused because the namespace is being deleted. Source: the admission plugin `NamespaceLifecycle`.
-fn is_terminating(status: &Status) -> bool {
+pub(super) fn is_terminating(status: &Status) -> bool {
     let mut causes = status.details.iter().flat_map(|details| &details.causes);
     status.code == 403 && causes.any(|cause| cause.reason == "NamespaceTerminating")
 }
