@@ -38,6 +38,8 @@ const NONE: u64 = 0xff;
 const ASKED: u64 = 0xfe;
 /// The same, by a host that has no address yet.
 const DETECTED: u64 = 0xfd;
+/// A host that has no address yet asks whether it may have a VIP of which this node asks the same.
+const RIVAL: u64 = 0xfb;
 /// Another node says that a VIP is its own, and is to be contradicted.
 const CLAIMS: u64 = 0xfc;
 
@@ -149,6 +151,13 @@ fn hear(p: Buffer, addr: &Addr, from: &neighbour::Mac) -> Option<bool> {
     Some(defends)
 }
 
+/// Does a host that asks whether it may have a VIP ask it while this node does? Then one of both will have it, and it counts
+/// as an answer (RFC 5227, section 2.1.1; RFC 4862, section 5.4.3). The other nodes have agreed with this one on who asks.
+#[inline(always)]
+fn is_rival(vip: &Vip, from: &neighbour::Mac) -> bool {
+    vip.flags & VIP_PROBE != 0 && PEERS.get_ptr(&neighbour::peer(from)).is_none()
+}
+
 /// Somebody's advertisement: [`CLAIMS`] if it is to be contradicted. The stack gets any other. Not inlined, for the stack of
 /// the program; what it returns must not be a constant, or the compiler leaves it undefined.
 #[inline(never)]
@@ -218,6 +227,9 @@ fn try_arp(p: Buffer) -> Option<Action> {
         return Some(count::drop(Reason::Malformed));
     }
     if !is_announced(&mapped(arp.target), &vip) {
+        if arp.sender == [0; 2] && from == arp.sender_mac && is_rival(&vip, &from) {
+            hear(p, &mapped(arp.target), &from);
+        }
         return Some(count::drop(Reason::NotAnnounced));
     }
     let eth = Eth { dst: arp.sender_mac, src: mac, proto: neighbour::ETH_ARP.to_be() };
@@ -245,6 +257,10 @@ fn contradict(p: Buffer, arp: &Arp) -> Action {
 #[inline(always)]
 fn solicitation(p: Buffer) -> u64 {
     let packed = judge(p);
+    if packed == RIVAL {
+        overhear(p);
+        return count::drop(Reason::NotAnnounced).pack();
+    }
     if packed != ASKED && packed != DETECTED {
         return packed;
     }
@@ -285,6 +301,9 @@ fn try_judge(p: Buffer) -> Option<u64> {
         return Some(count::drop(Reason::Malformed).pack());
     }
     if !is_announced(&target, &vip) {
+        if detects && is_rival(&vip, &from) {
+            return Some(RIVAL);
+        }
         return Some(count::drop(Reason::NotAnnounced).pack());
     }
     Some(if detects { DETECTED } else { ASKED })

@@ -10,6 +10,8 @@
 //!   seconds, for hosts that wake up and bridges that learn; a Service would wait for that each time that one is made.
 //! - An address that is announced already is not asked for, or its announcer would answer: one that the maps announce when
 //!   the agent starts, one that a node before this one announces, one that the object's status shows.
+//! - Another host that asks for the same address meanwhile counts as one that has it: both would find it free (RFC 5227,
+//!   section 2.1.1). Other nodes do not count, which have agreed with this one on who asks.
 //! - A conflict is looked at again every [`AGAIN`]: when the other host has gone the address is announced.
 //!
 //! Source: RFC 5227, section 2.1; RFC 4862, section 5.4.

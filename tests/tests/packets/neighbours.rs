@@ -345,3 +345,36 @@ fn of_the_hosts_own_address_we_own_the_frontends_alone() {
         }
     });
 }
+
+#[test]
+fn b8_a_host_that_asks_for_an_address_while_this_node_does_is_heard() {
+    with_lab(|lab| {
+        // `HOST` is another node; the other one is none.
+        const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 0x5e];
+        announced(lab);
+        let (heard, not_here) = (&[Reason::AnnouncedElsewhere, Reason::NotAnnounced][..], &[Reason::NotAnnounced][..]);
+        for n in &NETS {
+            lab.vip(n.vip, VIP_ECHO | VIP_REJECT | VIP_PROBE);
+        }
+        let (group, mac) = solicited(V6.vip);
+        let probe =
+            |from: [u8; 6]| ArpFrame { sender: (from, "0.0.0.0"), ..ArpFrame::request((from, "0.0.0.0"), V4.vip) };
+        let detection = |from: [u8; 6]| discovery(135, 0, ("::", from), (&group, mac), V6.vip, &[]);
+        for (says, from, reasons) in [
+            ("both ask whether they may have it (RFC 5227, RFC 4862)", STRANGER, heard),
+            ("another node may be a moment behind", HOST, not_here),
+            ("it is our own", UP0, not_here),
+        ] {
+            lab.check(&dropped(says, probe(from).bytes(), reasons));
+            lab.check(&dropped(says, detection(from).bytes(), reasons));
+        }
+        let question = ArpFrame::request((STRANGER, V4.stranger), V4.vip);
+        lab.check(&dropped("a host that looks for the VIP has an address", question.bytes(), not_here));
+        let sum = Segment { ttl: 254, ..detection(STRANGER) };
+        lab.check(&dropped("it came through a router", sum.bytes(), &[Reason::Malformed]));
+        // Announced, it is answered.
+        lab.vip(V4.vip, VIP_ECHO | VIP_REJECT | VIP_ANNOUNCE);
+        let asked = probe(STRANGER);
+        lab.check(&answered("it is announced", asked.bytes(), answer(&asked), &[Reason::ArpAnswered]));
+    });
+}
