@@ -26,7 +26,10 @@ pub enum QueryFault {
 /// (URL Standard, query state). `room` is how long it may be then, in bytes.
 ///
 /// nginx and HAProxy pass such bytes as they are, Envoy likewise; servers that read RFC 3986 to the letter get a query
-/// that they can read. `<`, `>` and `"` do not come here: hyper refuses them (400), as RFC 9112 part 3.2 advises.
+/// that they can read. `|`, `{`, `}`, `[`, `]`, `\`, `^` and the backtick, which that RFC does not allow either, go on as
+/// they are, as through all three. `<`, `>` and `"` do not come here: the `http` crate takes them for no target, hyper
+/// answers 400, as RFC 9112 part 3.2 advises, and shows nobody what it refused. To escape them before it reads them one
+/// would have to know where each head of a connection begins, which only hyper's own parser knows.
 ///
 /// # Errors
 /// When it is none, or too large.
