@@ -130,7 +130,13 @@ fn written(service: &Service) -> Result<Option<Vec<IpNet>>, Fault> {
         _ => ("spec.loadBalancerSourceRanges".to_owned(), field.iter().map(String::as_str).collect()),
     };
     if texts.is_empty() {
-        return Ok(None);
+        return match misspelt(service) {
+            Some(name) => {
+                let text = format!("annotation {name} is not known, did you mean {ANNOTATION}? nobody may connect");
+                Err(Fault::new("InvalidSourceRanges", text))
+            }
+            None => Ok(None),
+        };
     }
     // IPv4 in the clothes of IPv6 would admit nobody: no client comes with such an address.
     let is_mapped = |range: &IpNet| matches!(range, IpNet::V6(v6) if v6.trunc().addr().to_ipv4_mapped().is_some());
@@ -146,6 +152,18 @@ fn written(service: &Service) -> Result<Option<Vec<IpNet>>, Fault> {
         return Err(Fault::new("InvalidSourceRanges", text));
     }
     Ok(Some(texts.iter().map(range).filter_map(Result::ok).map(|range| range.trunc()).collect()))
+}
+
+/// An annotation whose name is that of the ranges but for a slip of two letters at most: `aws-` before it is another's.
+fn misspelt(service: &Service) -> Option<&str> {
+    // Compared letter by letter only where one of the words is right: that costs the square of the length.
+    let is_near = |name: &&String| {
+        name.len().abs_diff(ANNOTATION.len()) <= 2
+            && (name.contains("source") || name.contains("range"))
+            && name.as_str() != ANNOTATION
+            && strsim::damerau_levenshtein(name, ANNOTATION) <= 2
+    };
+    service.metadata.annotations.keys().find(is_near).map(String::as_str)
 }
 
 /// In order, without what lies within another.

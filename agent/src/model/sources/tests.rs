@@ -103,6 +103,28 @@ fn s96_the_annotation_counts_where_the_field_is_empty() {
 }
 
 #[test]
+fn s96_an_annotation_that_is_nearly_the_one_refuses_the_service() {
+    let given = |name: &str, field: &str| {
+        let mut snapshot = Snapshot::default();
+        let spec = spec(&format!("loadBalancerSourceRanges: {field},"));
+        let metadata = format!("{{name: web, namespace: default, annotations: {{{name}: '198.51.100.0/24'}}}}");
+        add_service(&mut snapshot, &format!("{{metadata: {metadata}, spec: {spec}}}"));
+        let model = compile(&snapshot);
+        let verdict = model.verdicts.values().next().unwrap();
+        (listed(&model).len(), verdict.messages.first().cloned().unwrap_or_default())
+    };
+    let prefix = "service.beta.kubernetes.io/";
+    for odd in ["load-balancer-source-range", "load-balancer-sources-ranges", "loadbalancer-source-ranges"] {
+        let told = format!("annotation {prefix}{odd} is not known, did you mean {ANNOTATION}? nobody may connect");
+        assert_eq!(given(&format!("{prefix}{odd}"), "[]"), (0, told));
+        assert_eq!(given(&format!("{prefix}{odd}"), "['203.0.113.0/24']").0, 2, "the field says it");
+    }
+    for other in ["aws-load-balancer-source-ranges", "load-balancer-ports", "load-balancer-address-ranges"] {
+        assert_eq!(given(&format!("{prefix}{other}"), "[]").0, 2, "{other} is another's");
+    }
+}
+
+#[test]
 fn equal_lists_are_one_and_stay_the_same_from_model_to_model() {
     let spec = spec("loadBalancerSourceRanges: ['10.0.0.0/8', '2001:db8:c::/64'],");
     let first = services(&[("a", &spec), ("b", &spec)]);
