@@ -6,8 +6,8 @@ use bytemuck::{Pod, Zeroable};
 
 pub use crate::reason::Reason;
 
-/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v4`).
-pub const LAYOUT: u32 = 4;
+/// Version of the map layout; the directory of the pins carries it (`/sys/fs/bpf/sluice/v5`).
+pub const LAYOUT: u32 = 5;
 
 /// Names of the maps, as pinned and as `bpftool` shows them.
 pub mod map {
@@ -19,8 +19,12 @@ pub mod map {
     pub const TABLES: &str = "TABLES";
     /// [`Addr`](super::Addr) -> [`Vip`](super::Vip), hash: the addresses that are ours.
     pub const VIPS: &str = "VIPS";
-    /// [`CtKey`](super::CtKey) -> [`CtEntry`](super::CtEntry), LRU hash.
+    /// [`CtKey`](super::CtKey) -> [`CtEntry`](super::CtEntry), LRU hash: flows whose client is known to be real.
     pub const CONNTRACK: &str = "CONNTRACK";
+    /// [`CtKey`](super::CtKey) -> [`CtEntry`](super::CtEntry), LRU hash: flows whose client may be anybody, not yet answered.
+    pub const OPENING: &str = "OPENING";
+    /// `u32` frontend id -> [`Share`](super::Share), array: what each frontend has in `OPENING`.
+    pub const SHARES: &str = "SHARES";
     /// `u32` frontend id -> [`Counters`](super::Counters), per-CPU array.
     pub const COUNTERS: &str = "COUNTERS";
     /// [`Reason`](super::Reason) as `u32` -> `u64` packets, per-CPU array.
@@ -48,10 +52,12 @@ pub mod map {
     /// [`Addr`](super::Addr) -> [`Heard`](super::Heard), LRU hash, [`MAX_CLAIMED`](super::MAX_CLAIMED) rows: who has a VIP that
     /// is asked for.
     pub const HEARD: &str = "HEARD";
+    /// `0` -> [`Choice`](super::Choice), per-CPU array: where a program works on a flow that it opens.
+    pub const CHOICE: &str = "CHOICE";
     /// Every map, in the order in which they are created.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 20] = [
         FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED,
-        SOURCES, LEFT, HOST, PEERS, HEARD,
+        SOURCES, LEFT, HOST, PEERS, HEARD, OPENING, SHARES, CHOICE,
     ];
 }
 
@@ -91,6 +97,13 @@ pub const MAX_CHUNKS: u32 = 1_048_576;
 pub const CHUNK_SLOTS: u32 = 16;
 /// Conntrack entries at most; a flow has two, the least recently used are evicted.
 pub const MAX_CONNTRACK: u32 = 262_144;
+/// Entries at most of flows that are not proved; a flow has two, the least recently used are evicted.
+pub const MAX_OPENING: u32 = 65_536;
+/// Flows at most that a frontend may open in one window without an answer: three quarters of those that there
+/// may be.
+pub const OPENING_SHARE: u32 = MAX_OPENING / 2 / 4 * 3;
+/// A window is so many bits of nanoseconds: 1.07 seconds.
+pub const WINDOW_BITS: u32 = 30;
 /// Ranges at most that clients must come from, those of all lists together; frontends with the same list share it.
 pub const MAX_SOURCES: u32 = 65_536;
 /// Backends at most that are remembered to have left a frontend: beyond it, a SYN without an answer waits for its backend
@@ -310,7 +323,7 @@ pub const CT_REPLY: u8 = 1;
 
 /// The remembered choice for a flow, in one direction.
 ///
-/// Shape: [`CtKey`] -> `CtEntry`, LRU, [`MAX_CONNTRACK`] rows, two per tracked flow. Units: nanoseconds of the
+/// Shape: [`CtKey`] -> `CtEntry`, LRU, [`MAX_CONNTRACK`] rows and [`MAX_OPENING`] rows, two per flow. Units: nanoseconds of the
 /// monotonic clock, coarse. Order: addresses network, ports host. Source: RFC 4787 REQ-5 and RFC 5382 REQ-5 for timeouts.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
@@ -332,8 +345,21 @@ pub struct CtEntry {
     /// TCP: the sequence number that this direction's sender acknowledged last, which the other side's RST and FIN are
     /// measured by; 0 while it is not known. Host order.
     pub ack: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// TCP, of a client whose flow is not proved: the acknowledgement number that proves that it has heard the backend; 0 while
+    /// it is not known. Host order.
+    pub expect: u32,
+}
+
+/// What is chosen for a flow while it is opened, in the form in which it is entered.
+///
+/// Shape: one for each CPU, that has no room on the programs' stack. Means nothing between two packets.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Choice {
+    /// The reply entry; its `to` is what the client sent, reversed.
+    pub entry: CtEntry,
+    /// The reply entry's key, but for the port, which must first be reserved.
+    pub reply: CtKey,
 }
 
 /// The way that the routing table gave the packets of a flow, for XDP: not each of them asks.
@@ -370,18 +396,27 @@ pub const CT_FIN_BACKEND: u32 = 8;
 /// Either side has sent RST. Kept on both entries.
 pub const CT_RST: u32 = 16;
 
+/// The flow is not proved: its entries are in [`map::OPENING`].
+pub const CT_OPENING: u32 = 32;
+/// Another flow takes over the source port of this one, which is not proved.
+pub const CT_TAKEN: u32 = 64;
+
 /// How stale `seen` may be before a packet refreshes it: a busy flow must not write the entry with every packet.
 pub const CT_REFRESH_NS: u64 = 250_000_000;
 /// Idle time after which an established TCP flow is forgotten (RFC 5382: two hours and four minutes at least).
 pub const CT_TCP_ESTABLISHED_NS: u64 = 8_000 * 1_000_000_000;
-/// Idle time after which a TCP flow without an answer is forgotten.
-pub const CT_TCP_OPENING_NS: u64 = 60 * 1_000_000_000;
+/// Idle time after which a TCP flow is forgotten that is not proved: a SYN comes again 1, 2 and 4 seconds after the last.
+pub const CT_TCP_OPENING_NS: u64 = 10 * 1_000_000_000;
 /// Idle time after which a closed TCP flow is forgotten: the host's TIME-WAIT.
 pub const CT_TCP_CLOSED_NS: u64 = 60 * 1_000_000_000;
 /// Idle time after which a UDP flow that was answered is forgotten.
 pub const CT_UDP_REPLIED_NS: u64 = 180 * 1_000_000_000;
 /// Idle time after which a UDP flow without an answer is forgotten.
 pub const CT_UDP_ONEWAY_NS: u64 = 30 * 1_000_000_000;
+/// Age from which on a UDP flow that was answered, and goes on, is more than a question.
+pub const CT_UDP_STREAM_NS: u64 = 2 * 1_000_000_000;
+/// Idle time from which on an unanswered flow gives up its source port to one that finds no other.
+pub const WAITING_NS: u64 = 2 * 1_000_000_000;
 
 /// What one CPU has counted for a frontend. Request: client to backend; reply: backend to client.
 #[repr(C)]
@@ -450,6 +485,16 @@ pub const CLAIM_GAP_NS: u64 = 500_000_000;
 /// For how long a claim that is repeated is not defended against again (RFC 5227, section 2.4: DEFEND_INTERVAL).
 pub const DEFEND_NS: u64 = 10_000_000_000;
 
+/// What a frontend has opened lately.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Share {
+    /// The window that is counted: monotonic nanoseconds, shifted right by [`WINDOW_BITS`].
+    pub window: u32,
+    /// Flows opened in it that were not answered; at most [`OPENING_SHARE`].
+    pub flows: u32,
+}
+
 /// A token bucket.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
@@ -472,10 +517,12 @@ const _: () = {
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<CtKey>() == 40);
     assert!(size_of::<CtEntry>() == 104);
+    assert!(size_of::<Choice>() == 144);
     assert!(size_of::<Hop>() == 32);
     assert!(size_of::<Counters>() == 48);
     assert!(size_of::<Uplink>() == 40);
     assert!(size_of::<Settings>() == 24);
+    assert!(size_of::<Share>() == 8);
     assert!(size_of::<Bucket>() == 16);
     assert!(size_of::<Claim>() == 16);
 };

@@ -1,4 +1,4 @@
-//! Conntrack: find, refresh, create, replace. A flow has two entries, one for each direction, that name each other: the
+//! Conntrack: find and refresh. A flow has two entries, one for each direction, that name each other: the
 //! key of the peer is the tuple that packets of this direction leave with, reversed.
 //!
 //! # Design
@@ -12,10 +12,10 @@
 //! - A backend that left a frontend keeps the flows that it has answered. One that never answered is not waited for: the next
 //!   SYN finds it in `LEFT`, or, where no frontend has it any more, its id gone, two ticks later, and the flow begins anew.
 //!   While the frontend has the backend a SYN that is sent again goes where the first went, whatever the table says.
-//! - A reply entry that is taken sends a new flow to another source port. That holds without SNAT too: one client port
-//!   that reaches one backend through two VIPs would otherwise be one flow to the backend.
-use crate::{BACKENDS, CONNTRACK, LEFT, SETTINGS, context::Packet, count, lb::Choice};
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
+//! - A flow begins in `OPENING` ([`opening`](crate::opening)), and comes here once it is proved that its client is real.
+//!   Where its entries are is one of its state bits, so that the other direction's entry is found with one look-up.
+use crate::{BACKENDS, CONNTRACK, LEFT, OPENING, context::Packet, count};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use core::arch::asm;
 use sluice_ebpf::{
     flow::{self, tcp},
@@ -27,8 +27,6 @@ use sluice_ebpf::{
 const SEQ_AT: usize = 4;
 /// Offset of the acknowledgement number.
 const ACK_AT: usize = 8;
-/// `-EEXIST`.
-const EEXIST: i32 = -17;
 
 /// Monotonic nanoseconds, at the resolution of the timer interrupt.
 #[inline(always)]
@@ -75,9 +73,18 @@ pub(crate) extern "C" fn is_orphan(entry: *const CtEntry) -> u32 {
     LEFT.get_ptr(&seat).is_some() as u32
 }
 
+/// The entry with this key, whether or not its flow is proved; it may have expired.
+#[inline(always)]
+pub(crate) fn row(key: &CtKey) -> Option<*const CtEntry> {
+    match CONNTRACK.get_ptr(key) {
+        None => OPENING.get_ptr(key),
+        found => found,
+    }
+}
+
 /// The other direction's key.
 #[inline(always)]
-fn peer_key(entry: &CtEntry, proto: u8, dir: u8) -> CtKey {
+pub(crate) fn peer_key(entry: &CtEntry, proto: u8, dir: u8) -> CtKey {
     CtKey { tuple: flow::reversed(&entry.to), proto, dir: dir ^ 1, pad: [0; 2] }
 }
 
@@ -89,6 +96,13 @@ fn peer_lives(entry: &CtEntry, proto: u8, dir: u8, now: u64) -> bool {
         Some(peer) => unsafe { !flow::expired(proto, (*peer).flags, (*peer).seen, now) },
         None => false,
     }
+}
+
+/// The other direction's entry, in the map that has the flow.
+#[inline(always)]
+fn peer(entry: &CtEntry, proto: u8, dir: u8) -> Option<*mut CtEntry> {
+    let key = peer_key(entry, proto, dir);
+    if entry.flags & CT_OPENING != 0 { OPENING.get_ptr_mut(&key) } else { CONNTRACK.get_ptr_mut(&key) }
 }
 
 /// Notes that a packet of the flow was seen.
@@ -127,7 +141,7 @@ pub(crate) extern "C" fn mark(entry: *mut CtEntry, h: *const Headers, seq: u32, 
     // SAFETY: the caller's own values, which the verifier wants checked all the same.
     let (Some(entry), Some(h)) = (unsafe { (entry.as_mut(), h.as_ref()) }) else { return 0 };
     // SAFETY: as in `find`.
-    let peer = CONNTRACK.get_ptr_mut(&peer_key(entry, h.key.proto, h.key.dir)).map(|p| unsafe { &mut *p });
+    let peer = peer(entry, h.key.proto, h.key.dir).map(|p| unsafe { &mut *p });
     let mut bits = bits;
     if bits & ENDS != 0 && !ends(entry, h.tcp_flags, seq, ack, peer.as_ref().map_or(0, |p| p.ack)) {
         count::reason(Reason::EndIgnored);
@@ -155,103 +169,19 @@ fn ends(entry: &CtEntry, tcp_flags: u8, seq: u32, ack: u32, known: u32) -> bool 
 
 /// Sets bits at once: the two directions of a flow may run on two CPUs.
 #[inline(always)]
-fn set_flags(entry: &mut CtEntry, bits: u32) {
+pub(crate) fn set_flags(entry: &mut CtEntry, bits: u32) {
     let p = &raw mut entry.flags;
     // SAFETY: an aligned `u32` in a map value; the instruction is atomic and touches nothing else.
     unsafe { asm!("lock *(u32 *)({p} + 0) |= {bits}", p = in(reg) p, bits = in(wreg) bits, options(nostack)) };
 }
 
-/// Enters a new flow in both directions: the reply first, since it may be refused.
-#[inline(always)]
-pub(crate) fn enter<P: Packet>(p: P, h: &Headers, choice: &mut Choice, hash: u32) -> Result<(), Reason> {
-    let (seq, ack) = numbers(p, h);
-    // What the backend will acknowledge, so that the client's RST is measured from the first.
-    choice.entry.ack = seq.wrapping_add((h.tcp_flags & tcp::SYN != 0) as u32);
-    let port = reserve(choice, h.key.tuple.src_port, hash);
-    if port == NO_PORT {
-        return Err(Reason::SnatExhausted);
-    }
-    if port == NO_ROOM {
-        return Err(Reason::ConntrackFull);
-    }
-    choice.entry.to = flow::reversed(&choice.reply.tuple);
-    choice.entry.ack = ack;
-    CONNTRACK.insert(&h.key, &choice.entry, 0).map_err(|_| Reason::ConntrackFull)
-}
-
 /// Sequence and acknowledgement number of a segment, the latter 0 without ACK; both 0 of what is no segment.
 #[inline(always)]
-fn numbers<P: Packet>(p: P, h: &Headers) -> (u32, u32) {
+pub(crate) fn numbers<P: Packet>(p: P, h: &Headers) -> (u32, u32) {
     if h.key.proto != TCP {
         return (0, 0);
     }
     let Some(numbers) = p.bounds().read::<[u16; 4]>(h.l4() + SEQ_AT) else { return (0, 0) };
     let [seq, ack]: [u32; 2] = bytemuck::cast(numbers);
     (u32::from_be(seq), if h.tcp_flags & tcp::ACK != 0 { u32::from_be(ack) } else { 0 })
-}
-
-/// Returned by [`reserve`] when every port it tried is taken.
-const NO_PORT: u32 = 0x1_0000;
-/// Returned by [`reserve`] when the map refused the entry.
-const NO_ROOM: u32 = 0x1_0001;
-
-/// Inserts the reply entry under the first source port that is free, and returns the port.
-#[inline(never)]
-fn reserve(choice: &mut Choice, own: u16, hash: u32) -> u32 {
-    let settings = SETTINGS.get(0).copied().unwrap_or_default();
-    for attempt in 0..flow::PORT_PROBES {
-        // The second half tries the same ports again, and there takes those of closed flows.
-        let again = attempt >= flow::PORT_PROBES / 2;
-        let n = attempt % (flow::PORT_PROBES / 2);
-        // The first ones are always the same: a flow that was evicted gets its port again. A flow that finds none of them
-        // free looks elsewhere each time that it tries.
-        let hash = if n < flow::PORT_PROBES / 4 { hash } else { hash ^ flow::half_seconds(choice.entry.seen) };
-        let port = if attempt == 0 && choice.entry.flags & CT_SNAT == 0 {
-            own
-        } else {
-            match flow::source_port(&settings, hash, n) {
-                Some(port) => port,
-                None => return NO_PORT,
-            }
-        };
-        choice.reply.tuple.dst_port = port;
-        match CONNTRACK.insert(&choice.reply, &choice.entry, BPF_NOEXIST as u64) {
-            Ok(()) => return port as u32,
-            Err(EEXIST) => {}
-            Err(_) => return NO_ROOM,
-        }
-        if is_free(choice, again) {
-            return match CONNTRACK.insert(&choice.reply, &choice.entry, 0) {
-                Ok(()) => port as u32,
-                Err(_) => NO_ROOM,
-            };
-        }
-    }
-    NO_PORT
-}
-
-/// May the entry under this reply key be replaced? It may if it is of the same flow, if the flow has expired, or, where
-/// `closed` allows it, if it is over. The request entry of a flow that loses its reply entry goes as well.
-#[inline(never)]
-fn is_free(choice: &Choice, closed: bool) -> bool {
-    let (reply, to, now) = (&choice.reply, &choice.entry.to, choice.entry.seen);
-    let Some(old) = CONNTRACK.get_ptr(reply) else { return true };
-    // SAFETY: as in `find`.
-    let old = unsafe { &*old };
-    if old.to == *to {
-        return true;
-    }
-    // Its peer. The client may have begun another flow in the meantime, whose entry has nothing to do with this one.
-    let request = peer_key(old, reply.proto, CT_REPLY);
-    // SAFETY: as in `find`.
-    let peer = CONNTRACK.get_ptr(&request).map(|p| unsafe { &*p }).filter(|p| p.to == flow::reversed(&reply.tuple));
-    let idle = |e: &CtEntry| flow::expired(reply.proto, e.flags, e.seen, now);
-    let over = idle(old) && peer.is_none_or(idle);
-    if !(over || closed && flow::closed(old.flags)) {
-        return false;
-    }
-    if peer.is_some() {
-        let _ = CONNTRACK.remove(&request);
-    }
-    true
 }

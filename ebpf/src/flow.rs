@@ -74,6 +74,13 @@ pub const fn reversed(t: &Tuple) -> Tuple {
     Tuple { src: t.dst, dst: t.src, src_port: t.dst_port, dst_port: t.src_port }
 }
 
+/// Is the one tuple the other reversed?
+#[must_use]
+#[inline(always)]
+pub fn is_reverse(a: &Tuple, b: &Tuple) -> bool {
+    a.src == b.dst && a.dst == b.src && a.src_port == b.dst_port && a.dst_port == b.src_port
+}
+
 /// The `CT_*` bits that a packet with these TCP flags sets.
 #[must_use]
 #[inline(always)]
@@ -123,6 +130,62 @@ pub const fn may_end(tcp_flags: u8, seq: u32, known: u32) -> bool {
     if tcp_flags & tcp::RST != 0 { ahead <= RST_AHEAD } else { ahead.wrapping_add(FIN_BEHIND) <= FIN_AHEAD }
 }
 
+/// How far the backend may be ahead of what a client has acknowledged, or behind it, to be its peer. Units: bytes.
+pub const ANSWER_NEAR: u32 = 1 << 24;
+
+/// Does a packet prove that its sender hears the other side of a flow that is not proved? `numbers`: its sequence and
+/// acknowledgement number; `entries`: of its direction, and of the other.
+#[must_use]
+#[inline(always)]
+pub const fn proves(key: &CtKey, tcp_flags: u8, numbers: (u32, u32), entries: (&CtEntry, &CtEntry), now: u64) -> bool {
+    let (entry, peer) = entries;
+    let (seq, ack) = numbers;
+    if key.proto != TCP {
+        return entry.flags & CT_REPLIED != 0 && idle(entry.created, now) > CT_UDP_STREAM_NS;
+    }
+    if tcp_flags & (tcp::SYN | tcp::RST) != 0 {
+        return false;
+    }
+    if key.dir == CT_REQUEST {
+        return tcp_flags & tcp::ACK != 0 && entry.expect != 0 && ack == entry.expect;
+    }
+    peer.ack != 0 && seq.wrapping_sub(peer.ack).wrapping_add(ANSWER_NEAR) <= 2 * ANSWER_NEAR
+}
+
+/// May a flow that is not proved lose its source port to another, which tries for the given time?
+#[must_use]
+#[inline(always)]
+pub const fn may_lose_port(proto: u8, entry: &CtEntry, attempt: u32, now: u64) -> bool {
+    if attempt >= PORT_PROBES / 4 * 3 {
+        return true;
+    }
+    let waits = attempt >= PORT_PROBES / 2 && (closed(entry.flags) || idle(entry.seen, now) > WAITING_NS);
+    waits || expired(proto, entry.flags, entry.seen, now)
+}
+
+/// Counts a flow that is opened; `false` if the frontend has had its share.
+#[must_use]
+#[inline(always)]
+pub const fn take_share(share: &mut Share, now: u64) -> bool {
+    let window = (now >> WINDOW_BITS) as u32;
+    if share.window != window {
+        *share = Share { window, flows: 0 };
+    }
+    if share.flows >= OPENING_SHARE {
+        return false;
+    }
+    share.flows += 1;
+    true
+}
+
+/// Takes back a flow that was answered, unless it was counted long ago.
+#[inline(always)]
+pub const fn release_share(share: &mut Share, now: u64) {
+    if share.window == (now >> WINDOW_BITS) as u32 && share.flows > 0 {
+        share.flows -= 1;
+    }
+}
+
 /// How long an entry with these flags may be idle. Units: nanoseconds.
 #[must_use]
 #[inline(always)]
@@ -131,7 +194,9 @@ pub const fn timeout(proto: u8, flags: u32) -> u64 {
     if proto != TCP {
         return if replied { CT_UDP_REPLIED_NS } else { CT_UDP_ONEWAY_NS };
     }
-    if closed(flags) {
+    if flags & CT_OPENING != 0 {
+        CT_TCP_OPENING_NS
+    } else if closed(flags) {
         CT_TCP_CLOSED_NS
     } else if replied {
         CT_TCP_ESTABLISHED_NS

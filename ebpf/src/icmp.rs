@@ -15,8 +15,8 @@
 //! - All that is changed in the quote is made up for by its own checksums and that of the message, so that the sum over the
 //!   whole packet stays as it was, which is all that a buffer with a sum of its hardware needs.
 use crate::{
-    CONNTRACK,
     action::Action,
+    conntrack,
     context::{Buffer, Packet},
     count, path, route,
 };
@@ -98,10 +98,10 @@ fn translate_packed(p: Buffer, h: &Headers, arrives: u64) -> u64 {
     }
     let snat = arrives != 0 && path::is_source_port(key.tuple.dst_port);
     key.dir = if snat || arrives == 0 { CT_REPLY } else { CT_REQUEST };
-    let mut entry = CONNTRACK.get_ptr(&*key);
+    let mut entry = conntrack::row(key);
     if entry.is_none() && snat {
         key.dir = CT_REQUEST;
-        entry = CONNTRACK.get_ptr(&*key);
+        entry = conntrack::row(key);
     }
     let Some(entry) = entry else { return NONE };
     // SAFETY: the kernel keeps the value's memory until the program ends; a torn value misleads one packet at worst.

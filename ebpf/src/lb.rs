@@ -6,27 +6,18 @@
 //! # Design
 //!
 //! The steps are functions of their own, one after the other and not nested, because a program has 512 bytes of stack
-//! for all frames at once. They share [`Choice`] and return a packed [`Opened`], since only one register comes back.
+//! for all frames at once. They share [`Choice`], which is not on that stack but in a map, a row for each CPU, and return a
+//! packed [`Opened`], since only one register comes back.
 use crate::{
-    BACKENDS, FRONTENDS, HOST, TABLES, UPLINKS, VIPS,
+    BACKENDS, CHOICE, FRONTENDS, HOST, TABLES, UPLINKS, VIPS,
     action::Action,
-    conntrack,
     context::{Buffer, Frame, Packet},
-    count,
+    count, enter,
     route::{self, Way},
     sources,
 };
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use sluice_ebpf::{flow, packet::Headers, *};
-
-/// What was chosen for a flow, in the form in which it is entered.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Choice {
-    /// The reply entry; its `to` is what the client sent, reversed.
-    pub(crate) entry: CtEntry,
-    /// The reply entry's key, but for the port, which must first be reserved.
-    pub(crate) reply: CtKey,
-}
 
 /// What came of a new flow.
 #[must_use]
@@ -80,11 +71,13 @@ pub(crate) fn open<P: Packet>(p: P, h: &Headers, now: u64) -> Opened {
 
 #[inline(never)]
 fn open_packed<P: Packet>(p: P, h: &Headers, now: u64) -> u64 {
-    let mut choice = Choice::default();
+    // SAFETY: this CPU's own, and no hook interrupts another on one CPU; array values are never freed.
+    let Some(choice) = CHOICE.get_ptr_mut(0).map(|c| unsafe { &mut *c }) else { return Action::Drop.pack() };
+    *choice = Choice::default();
     choice.entry.seen = now;
     choice.entry.created = now;
     let hash = flow::hash(&h.key.tuple, h.key.proto);
-    let packed = choose(p, h, &mut choice, hash);
+    let packed = choose(p, h, choice, hash);
     let (packed, flags) = (packed & ((1 << FLAGS_AT) - 1), packed >> FLAGS_AT);
     if packed != CHOSEN {
         // Of the proxy's connections the first segment is enough: the stack takes no other of one that it does not have.
@@ -97,12 +90,12 @@ fn open_packed<P: Packet>(p: P, h: &Headers, now: u64) -> u64 {
     if is_forged(&h.key.tuple.src) != 0 {
         return refuse(choice.entry.frontend, Reason::SourceForged).pack();
     }
-    let packed = find_source(p, h, &mut choice, flags);
+    let packed = find_source(p, h, choice, flags);
     if packed != CHOSEN {
         return packed;
     }
     let frontend = choice.entry.frontend;
-    match conntrack::enter(p, h, &mut choice, hash) {
+    match enter::enter(p, h, choice, hash) {
         Ok(()) => {
             count::began(frontend);
             CHOSEN

@@ -22,10 +22,12 @@ mod conntrack;
 mod context;
 mod count;
 mod echo;
+mod enter;
 mod icmp;
 mod lb;
 mod lookup;
 mod nat;
+mod opening;
 mod path;
 mod reject;
 mod relay;
@@ -42,6 +44,12 @@ static TABLES: Array<TableChunk, { MAX_CHUNKS as usize }> = Array::new();
 static VIPS: HashMap<Addr, Vip, { MAX_VIPS as usize }> = HashMap::new();
 #[btf_map]
 static CONNTRACK: LruHashMap<CtKey, CtEntry, { MAX_CONNTRACK as usize }> = LruHashMap::new();
+#[btf_map]
+static OPENING: LruHashMap<CtKey, CtEntry, { MAX_OPENING as usize }> = LruHashMap::new();
+#[btf_map]
+static SHARES: Array<Share, { MAX_FRONTENDS as usize }> = Array::new();
+#[btf_map]
+static CHOICE: PerCpuArray<Choice, 1> = PerCpuArray::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counters, { MAX_FRONTENDS as usize }> = PerCpuArray::new();
 #[btf_map]

@@ -10,13 +10,13 @@
 //! - Replies to this node's own address are recognised by their port: only the configured range can be ours, so no
 //!   other traffic pays for that lookup.
 use crate::{
-    CONNTRACK, SETTINGS, VIPS,
+    OPENING, SETTINGS, VIPS,
     action::Action,
     conntrack,
     context::{Buffer, Packet},
     count, echo, icmp,
     lb::{self, Opened},
-    nat, relay, route,
+    nat, opening, relay, route,
 };
 use sluice_ebpf::{
     flow::tcp,
@@ -56,7 +56,7 @@ pub(crate) fn egress(p: Buffer) -> Action {
     }
     h.key.dir = CT_REPLY;
     let now = conntrack::clock();
-    match conntrack::find(&h, now) {
+    match find(p, &h, now) {
         Some(entry) if entry.flags & CT_SNAT == 0 => {
             conntrack::touch(p, entry, &h, now);
             translate(p, &h, entry)
@@ -85,7 +85,7 @@ fn is_owned(addr: &Addr) -> bool {
 #[inline(always)]
 fn is_reply(h: &mut Headers) -> bool {
     h.key.dir = CT_REPLY;
-    h.key.tuple.dst_port != 0 && CONNTRACK.get_ptr(&h.key).is_some()
+    h.key.tuple.dst_port != 0 && conntrack::row(&h.key).is_some()
 }
 
 #[inline(always)]
@@ -97,17 +97,33 @@ fn flow<P: Packet>(p: P, h: &mut Headers) -> Action {
     }
 }
 
+/// The entry of a reply's flow, proved or not.
+#[inline(always)]
+fn find(p: impl Packet, h: &Headers, now: u64) -> Option<&'static mut CtEntry> {
+    match conntrack::find(h, now) {
+        None => opening::find(p, h, now),
+        found => found,
+    }
+}
+
 /// The entry of the packet's flow, found or made; the key's direction says which of the two it is.
 #[inline(always)]
 fn locate<P: Packet>(p: P, h: &mut Headers, now: u64) -> Result<&'static mut CtEntry, Action> {
     if is_source_port(h.key.tuple.dst_port) {
         h.key.dir = CT_REPLY;
-        match conntrack::find(h, now) {
+        match find(p, h, now) {
             Some(entry) if entry.flags & CT_SNAT != 0 => return Ok(entry),
             _ => h.key.dir = CT_REQUEST,
         }
     }
     if let Some(entry) = conntrack::find(h, now) {
+        return Ok(entry);
+    }
+    // Foreign traffic ends here.
+    if VIPS.get_ptr(&h.key.tuple.dst).is_none() {
+        return Err(Action::Pass);
+    }
+    if let Some(entry) = opening::find(p, h, now) {
         // A SYN that nobody is left to answer begins another flow.
         if h.tcp_flags & tcp::SYN == 0 || conntrack::is_orphan(entry) == 0 {
             return Ok(entry);
@@ -118,7 +134,11 @@ fn locate<P: Packet>(p: P, h: &mut Headers, now: u64) -> Result<&'static mut CtE
     }
     match lb::open(p, h, now) {
         // Gone at once means evicted: the map is far too small for the traffic.
-        Opened::Chosen => conntrack::find(h, now).ok_or_else(|| count::drop(Reason::ConntrackFull)),
+        // SAFETY: as in `conntrack::find`.
+        Opened::Chosen => match OPENING.get_ptr_mut(&h.key).map(|entry| unsafe { &mut *entry }) {
+            Some(entry) => Ok(entry),
+            None => Err(count::drop(Reason::ConntrackFull)),
+        },
         Opened::Refused(action) => Err(action),
         Opened::Reject(reason) => Err(p.reject(h, reason, now)),
     }

@@ -67,13 +67,15 @@ pub enum Reason {
     Defended = 28,
     /// An ICMP error about a packet of a tracked flow, sent on to the end that the packet came from. Not a drop.
     IcmpTranslated = 29,
+    /// The frontend has opened its share of flows that nobody answered. Dropped.
+    OpeningShare = 30,
 }
 
 impl Reason {
     /// Entries in the map of reasons.
     pub const CAPACITY: u32 = 64;
     /// Every reason, in the order of its index.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Malformed,
         Self::Fragment,
         Self::ExtensionHeader,
@@ -104,6 +106,7 @@ impl Reason {
         Self::ClaimIgnored,
         Self::Defended,
         Self::IcmpTranslated,
+        Self::OpeningShare,
     ];
     /// The name in logs, metrics and tables.
     #[must_use]
@@ -139,6 +142,7 @@ impl Reason {
             Self::ClaimIgnored => "claim_ignored",
             Self::Defended => "defended",
             Self::IcmpTranslated => "icmp_translated",
+            Self::OpeningShare => "opening_share",
         }
     }
 }

@@ -39,6 +39,7 @@ pod!(
     Uplink,
     Settings,
     Bucket,
+    Share,
     Claim
 );
 

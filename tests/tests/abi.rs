@@ -56,8 +56,9 @@ fn snapshot() -> Result<String, std::fmt::Error> {
         Tuple { src: Addr, dst: Addr, src_port: u16, dst_port: u16 }
         CtKey { tuple: Tuple, proto: u8, dir: u8, pad: [u8; 2] }
         CtEntry {
-            seen: u64, created: u64, to: Tuple, frontend: u32, backend: u32, flags: u32, hop: Hop, ack: u32, pad: u32,
+            seen: u64, created: u64, to: Tuple, frontend: u32, backend: u32, flags: u32, hop: Hop, ack: u32, expect: u32,
         }
+        Choice { entry: CtEntry, reply: CtKey }
         Hop { until: u64, ifindex: u32, ingress: u32, macs: [u16; 6], mtu: u16, check: u16 }
         Counters {
             flows: u64, request_packets: u64, request_bytes: u64, reply_packets: u64, reply_bytes: u64,
@@ -66,6 +67,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
         Uplink { v4: Addr, v6: Addr, mac: [u8; 6], pad: [u8; 2] }
         Settings { snat_first: u16, snat_last: u16, reject_rate: u32, announce_until: u64, blind_since: u64 }
         Bucket { filled: u64, tokens: u64 }
+        Share { window: u32, flows: u32 }
         Claim { heard: u64, yielded: u64 }
     }
     writeln!(out, "struct Addr: {} bytes\n", size_of::<Addr>())?;
@@ -73,7 +75,8 @@ fn snapshot() -> Result<String, std::fmt::Error> {
         MAX_FRONTENDS, MAX_BACKENDS, MAX_VIPS, MAX_CHUNKS, CHUNK_SLOTS, MAX_CONNTRACK, MAX_UPLINKS, PROXY_TCP, TCP, UDP,
         FRONTEND_PROXY, FRONTEND_DROP, FRONTEND_AFFINITY, FRONTEND_SOURCES, MAX_SOURCES, MAX_LEFT, SEAT_LEFT, SOURCE_BITS, SOURCE_ADMITTED, BACKEND_LOCAL, BACKEND_REMOTE, VIP_ECHO, VIP_REJECT, VIP_PROXY,
         VIP_ANNOUNCE, VIP_HOST, VIP_NODE, VIP_PROBE, MAX_HOST, HOST_OWN, MAX_PEERS, PEER_KNOWN,
-        CT_REQUEST, CT_REPLY, CT_SNAT, CT_REPLIED, CT_FIN_CLIENT, CT_FIN_BACKEND, CT_RST,
+        CT_REQUEST, CT_REPLY, CT_SNAT, CT_REPLIED, CT_FIN_CLIENT, CT_FIN_BACKEND, CT_RST, CT_OPENING,
+        CT_TAKEN, MAX_OPENING, OPENING_SHARE, WINDOW_BITS,
     }
     for reason in Reason::ALL {
         writeln!(out, "reason {} = {}", reason.name(), reason as u32)?;

@@ -9,6 +9,7 @@ mod packets {
     mod icmp;
     mod malformed;
     mod neighbours;
+    mod opening;
     mod priority;
     mod programs;
     mod refused;

@@ -112,7 +112,7 @@ impl Stages {
             unread: self.health.borrow().remarks(),
             nearly_full: applied.nearly_full().map(|occupancy| occupancy.to_string()).collect(),
             unprogrammed: applied.faults,
-            limits: self.proxy.total().limits(),
+            limits: self.proxy.total().limits().into_iter().chain(applied.census.pressure()).collect(),
             host: applied.host,
             conflicts: applied.conflicts.iter().map(|(vip, by)| format!("{vip}: {}", by.sentence())).collect(),
             bound: applied.bound.iter().map(|(vip, at)| format!("{vip}: {}", at.sentence())).collect(),

@@ -38,14 +38,26 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
             count(applied.faults.len() as u64),
         ),
     ];
-    let ratios =
-        applied.occupancy().map(|of| (vec![("map", of.map.to_owned())], count(of.used) / f64::from(of.capacity)));
+    let of_flows = applied.census.occupancy();
+    let maps = applied.occupancy().into_iter().chain(of_flows);
+    let ratios = maps.map(|of| (vec![("map", of.map.to_owned())], count(of.used) / f64::from(of.capacity)));
     all.push(Family {
         name: "sluice_map_occupancy_ratio",
         kind: Kind::Gauge,
         help: "Part of a map's entries that is in use, 0 to 1, observed",
-        samples: ratios.into(),
+        samples: ratios.collect(),
     });
+    all.push(Family {
+        name: "sluice_flow_entries",
+        kind: Kind::Gauge,
+        help: "Entries of flows in each of their maps, two for each flow, at the last walk over them, observed",
+        samples: of_flows.map(|of| (vec![("map", of.map.to_owned())], count(of.used))).into(),
+    });
+    all.push(gauge(
+        "sluice_unproved_flows",
+        "Flows whose client has not proved that it hears the backend, at the last walk over them, observed",
+        count(applied.census.opening_flows),
+    ));
     all.push(Family {
         name: "sluice_announcements",
         kind: Kind::Counter,

@@ -41,7 +41,7 @@ pub struct Status {
     /// Maps that are nearly full.
     #[serde(default)]
     pub nearly_full: Vec<String>,
-    /// Bounds of the proxy that are reached: what waits for what.
+    /// Bounds that are reached, of the proxy and of flows without an answer: what waits for what.
     #[serde(default)]
     pub limits: Vec<String>,
     /// Settings of this host that keep flows from being forwarded.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use sluice_ebpf::{MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES, map};
 
-use super::{load::XdpKind, probe::Holder};
+use super::{census::Census, load::XdpKind, probe::Holder};
 use crate::mac::Mac;
 
 /// From this part of a map's entries on people are told, in percent: while there is time to do something about it.
@@ -53,6 +53,8 @@ pub struct Applied {
     pub unannounced: Vec<String>,
     /// Announcements of VIPs sent since the start.
     pub announcements: u64,
+    /// The flows that the last walk has found.
+    pub census: Census,
 }
 
 /// One interface.
@@ -99,7 +101,7 @@ impl Bound {
     }
 }
 
-/// How full a map is that objects fill. (What packets can fill is LRU and is meant to be full.)
+/// How full a map is. (What packets can fill is LRU, and of those conntrack is meant to be full.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occupancy {
     /// The map.
@@ -125,7 +127,7 @@ impl fmt::Display for Occupancy {
 }
 
 impl Applied {
-    /// How full the maps are.
+    /// How full the maps are that objects fill.
     #[must_use]
     pub fn occupancy(&self) -> [Occupancy; 4] {
         [

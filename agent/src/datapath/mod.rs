@@ -4,11 +4,12 @@
 //! writes);
 //! [`load`] brings the programs in and attaches them, [`uplink`] decides where, [`stage`] is the task that runs it all.
 //! [`announce`] tells the neighbours which VIPs are here.
-//! [`sweep`] and [`observe`] read conntrack and counters.
+//! [`sweep`] and [`observe`] read the flows and counters.
 //!
 //! Invariant: the kernel forwards without us. Maps and links are pinned; a start adopts them, an end leaves them.
 pub mod announce;
 pub mod applied;
+mod census;
 pub mod desired;
 mod feature;
 pub mod groups;
@@ -35,6 +36,7 @@ pub mod uplink;
 
 pub use announce::{Answering, Validity};
 pub use applied::{Applied, Bound, Occupancy, UplinkStatus};
+pub use census::Census;
 pub use load::OBJECT;
 pub use stage::{Config, Datapath, DatapathError};
 pub use uplink::Mode;

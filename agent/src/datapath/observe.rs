@@ -1,11 +1,11 @@
-//! Counters and conntrack, read from the pinned maps in host terms. Reads only; needs nothing of the running stage.
+//! Counters and flows, read from the pinned maps in host terms. Reads only; needs nothing of the running stage.
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use serde::Serialize;
 use sluice_ebpf::{
-    CT_FIN_BACKEND, CT_FIN_CLIENT, CT_REPLIED, CT_REQUEST, CT_RST, CT_SNAT, Counters, CtEntry, CtKey, Frontend,
-    FrontendKey, Reason, TCP, UDP, map,
+    CT_FIN_BACKEND, CT_FIN_CLIENT, CT_OPENING, CT_REPLIED, CT_REQUEST, CT_RST, CT_SNAT, Counters, CtEntry, CtKey,
+    Frontend, FrontendKey, Reason, TCP, UDP, map,
 };
 
 use super::{
@@ -105,15 +105,18 @@ pub fn reasons(dir: &Path) -> Result<BTreeMap<&'static str, u64>, TableError> {
 /// # Errors
 /// The map cannot be opened.
 pub fn flows(dir: &Path, limit: usize, is_wanted: impl Fn(&Flow) -> bool) -> Result<(Vec<Flow>, usize), TableError> {
-    let conntrack: HashMap<MapData, CtKey, CtEntry> = open(dir, map::CONNTRACK)?;
     let now = monotonic_nanoseconds();
     let (mut flows, mut total) = (Vec::new(), 0);
-    // An entry that vanishes while we walk is what an LRU map does.
-    for (key, entry) in conntrack.iter().filter_map(Result::ok).filter(|(key, _)| key.dir == CT_REQUEST) {
-        let Some(flow) = flow(&key, &entry, now).filter(&is_wanted) else { continue };
-        total += 1;
-        if flows.len() < limit {
-            flows.push(flow);
+    // Those that are proved first: a flood of others must not hide them.
+    for name in [map::CONNTRACK, map::OPENING] {
+        let rows: HashMap<MapData, CtKey, CtEntry> = open(dir, name)?;
+        // An entry that vanishes while we walk is what an LRU map does.
+        for (key, entry) in rows.iter().filter_map(Result::ok).filter(|(key, _)| key.dir == CT_REQUEST) {
+            let Some(flow) = flow(&key, &entry, now).filter(&is_wanted) else { continue };
+            total += 1;
+            if flows.len() < limit {
+                flows.push(flow);
+            }
         }
     }
     flows.sort_by_key(|f| (f.vip, f.port, f.client, f.client_port));
@@ -129,7 +132,7 @@ fn flow(key: &CtKey, entry: &CtEntry, now: u64) -> Option<Flow> {
         Proto::Udp => "oneway",
         Proto::Tcp if has(CT_RST) || has(CT_FIN_CLIENT | CT_FIN_BACKEND) => "closed",
         Proto::Tcp if has(CT_FIN_CLIENT) || has(CT_FIN_BACKEND) => "closing",
-        Proto::Tcp if has(CT_REPLIED) => "established",
+        Proto::Tcp if has(CT_REPLIED) && !has(CT_OPENING) => "established",
         Proto::Tcp => "opening",
     };
     Some(Flow {

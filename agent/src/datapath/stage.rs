@@ -38,7 +38,7 @@ use crate::{
 
 /// How often interfaces are looked at and what was left behind is removed.
 const TICK: Duration = Duration::from_secs(1);
-/// Ticks between two walks over conntrack.
+/// Ticks between two walks over the flows.
 const SWEEP_TICKS: u64 = 10;
 /// Ticks between two looks at our local routes.
 const ROUTE_TICKS: u64 = 5;
@@ -221,6 +221,7 @@ impl Datapath {
                 self.sweeps.start_if_due(self.programs.dir(), &model);
             }
             self.applied.announcements = self.announcer.sent();
+            self.applied.census.clone_from(&self.sweeps.census);
             out.send_replace(self.applied.clone());
         }
     }
@@ -276,6 +277,7 @@ impl Datapath {
             conflicts: std::mem::take(&mut self.applied.conflicts),
             unannounced: std::mem::take(&mut self.applied.unannounced),
             announcements: self.announcer.sent(),
+            census: std::mem::take(&mut self.applied.census),
         };
         self.note_conflicts();
         for full in self.applied.nearly_full().filter(|full| !were_full.contains(full.map)) {

@@ -1,4 +1,4 @@
-//! Removes conntrack entries that must not live on: what the programs cannot see is that a Service or an endpoint is
+//! Removes entries of flows that must not live on, and counts what is there: what the programs cannot see is that a Service or an endpoint is
 //! gone.
 //!
 //! In: the model, which says what frontends are wanted and what backends each of them has. Invariant: a flow of a wanted
@@ -20,12 +20,10 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData};
-use sluice_ebpf::{
-    CT_FIN_BACKEND, CT_FIN_CLIENT, CT_REPLIED, CT_REPLY, CT_REQUEST, CT_RST, CT_TCP_CLOSED_NS, CT_TCP_ESTABLISHED_NS,
-    CT_TCP_OPENING_NS, CT_UDP_ONEWAY_NS, CT_UDP_REPLIED_NS, CtEntry, CtKey, FrontendKey, Tuple, UDP, map,
-};
+use sluice_ebpf::{CT_REPLY, CT_REQUEST, CT_UDP_ONEWAY_NS, CtEntry, CtKey, FrontendKey, Tuple, UDP, flow, map};
 
 use super::{
+    census::{Census, Count},
     maps::{TableError, open},
     rendezvous::Place,
     rows::{frontend_key, ip, place},
@@ -67,33 +65,39 @@ impl Wanted {
     }
 }
 
-/// Walks conntrack once and returns how many entries were removed.
+/// Walks both maps of flows once; returns how many entries were removed, and what is there.
 ///
-/// Cost: about a millisecond per thousand entries, and for the map's empty places; call it off the stage's task.
+/// Cost: about a millisecond per thousand entries, and for the maps' empty places; call it off the stage's task.
 ///
 /// # Errors
-/// The map cannot be opened.
-pub fn sweep(dir: &Path, model: &Model) -> Result<usize, TableError> {
-    let mut conntrack: HashMap<MapData, CtKey, CtEntry> = open(dir, map::CONNTRACK)?;
-    let now = monotonic_nanoseconds();
-    let (mut doomed, wanted) = (Vec::new(), LazyCell::new(|| Wanted::new(model)));
-    for row in &conntrack {
-        // An entry that vanishes while we walk is what an LRU map does.
-        let Ok((key, entry)) = row else { continue };
-        if key.dir == CT_REQUEST {
-            let reply_key = opposite(&key, &entry);
-            let reply = conntrack.get(&reply_key, 0).ok();
-            if verdict(&key, &entry, reply.as_ref(), &wanted, now) == Keep::No {
-                doomed.extend([key, reply_key]);
+/// A map cannot be opened.
+pub fn sweep(dir: &Path, model: &Model) -> Result<(usize, Census), TableError> {
+    let (mut removed, mut count) = (0, Count::default());
+    let wanted = LazyCell::new(|| Wanted::new(model));
+    for name in [map::CONNTRACK, map::OPENING] {
+        let mut flows: HashMap<MapData, CtKey, CtEntry> = open(dir, name)?;
+        let now = monotonic_nanoseconds();
+        let mut doomed = Vec::new();
+        for row in &flows {
+            // An entry that vanishes while we walk is what an LRU map does.
+            let Ok((key, entry)) = row else { continue };
+            count.add(name, &key, &entry);
+            if key.dir == CT_REQUEST {
+                let reply_key = opposite(&key, &entry);
+                let reply = flows.get(&reply_key, 0).ok();
+                if verdict(&key, &entry, reply.as_ref(), &wanted, now) == Keep::No {
+                    doomed.extend([key, reply_key]);
+                }
+            } else if flows.get(&opposite(&key, &entry), 0).is_err()
+                && now.saturating_sub(entry.seen) > CT_UDP_ONEWAY_NS
+            {
+                doomed.push(key);
             }
-        } else if conntrack.get(&opposite(&key, &entry), 0).is_err()
-            && now.saturating_sub(entry.seen) > CT_UDP_ONEWAY_NS
-        {
-            doomed.push(key);
         }
+        // A removal fails only where the entry has just been evicted, or promoted.
+        removed += doomed.iter().filter(|key| flows.remove(key).is_ok()).count();
     }
-    // A removal fails only where the entry has just been evicted.
-    Ok(doomed.iter().filter(|key| conntrack.remove(key).is_ok()).count())
+    Ok((removed, count.finish(model)))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,18 +108,12 @@ enum Keep {
 
 /// Whether a flow stays. Pure.
 fn verdict(key: &CtKey, request: &CtEntry, reply: Option<&CtEntry>, wanted: &Wanted, now: u64) -> Keep {
-    let frontend = FrontendKey {
-        vip: key.tuple.dst,
-        port: key.tuple.dst_port,
-        proto: key.proto,
-        family: if is_v4(&key.tuple) { 4 } else { 6 },
-    };
     let answered = reply.map_or(request.created, |r| r.seen);
-    let Some(Kept { sources, backends }) = wanted.frontends.get(&frontend) else { return Keep::No };
+    let Some(Kept { sources, backends }) = wanted.frontends.get(&frontend_of(key)) else { return Keep::No };
     if sources.as_ref().is_some_and(|ranges| !admits(ranges, ip(key.tuple.src))) {
         return Keep::No;
     }
-    if now.saturating_sub(request.seen.max(answered)) > timeout(key, request) {
+    if now.saturating_sub(request.seen.max(answered)) > flow::timeout(key.proto, request.flags) {
         return Keep::No;
     }
     if backends.contains(&(request.to.dst, request.to.dst_port)) {
@@ -124,18 +122,10 @@ fn verdict(key: &CtKey, request: &CtEntry, reply: Option<&CtEntry>, wanted: &Wan
     if key.proto == UDP || request.seen.saturating_sub(answered) > SILENCE_NS { Keep::No } else { Keep::Yes }
 }
 
-/// How long a flow may be idle.
-fn timeout(key: &CtKey, request: &CtEntry) -> u64 {
-    let replied = request.flags & CT_REPLIED != 0;
-    let closed = request.flags & CT_RST != 0
-        || request.flags & (CT_FIN_CLIENT | CT_FIN_BACKEND) == CT_FIN_CLIENT | CT_FIN_BACKEND;
-    match (key.proto, replied) {
-        (UDP, true) => CT_UDP_REPLIED_NS,
-        (UDP, false) => CT_UDP_ONEWAY_NS,
-        _ if closed => CT_TCP_CLOSED_NS,
-        (_, true) => CT_TCP_ESTABLISHED_NS,
-        (_, false) => CT_TCP_OPENING_NS,
-    }
+/// The frontend that a client's packets go to.
+pub(super) fn frontend_of(key: &CtKey) -> FrontendKey {
+    let (vip, port) = (key.tuple.dst, key.tuple.dst_port);
+    FrontendKey { vip, port, proto: key.proto, family: if is_v4(&key.tuple) { 4 } else { 6 } }
 }
 
 /// The key of the other direction.
@@ -164,7 +154,7 @@ pub fn monotonic_nanoseconds() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use sluice_ebpf::{Addr, TCP};
+    use sluice_ebpf::{Addr, CT_FIN_BACKEND, CT_FIN_CLIENT, CT_OPENING, CT_REPLIED, TCP};
 
     use super::*;
 
@@ -251,6 +241,17 @@ mod tests {
         assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), Keep::Yes);
         request.flags |= CT_FIN_CLIENT | CT_FIN_BACKEND;
         assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), Keep::No);
+    }
+
+    #[test]
+    fn f6_a_tcp_flow_that_is_not_proved_is_forgotten_in_seconds_though_it_was_answered() {
+        let (key, mut request, mut reply, wanted) = flow(TCP);
+        request.flags |= CT_OPENING;
+        for (idle, keep) in [(9, Keep::Yes), (11, Keep::No)] {
+            request.seen = NOW - idle * SECOND;
+            reply.seen = request.seen;
+            assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), keep, "{idle} s");
+        }
     }
 
     #[test]

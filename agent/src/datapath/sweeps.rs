@@ -1,6 +1,6 @@
 //! When conntrack is walked: the schedule of [`super::sweep`].
 //!
-//! In: that a walk is wanted. Out: walks on a thread of their own, one at a time. Invariant: between two of them there is a
+//! In: that a walk is wanted. Out: walks on a thread of their own, one at a time, and what the last has found. Invariant: between two of them there is a
 //! pause of [`REST`] times the last, however often one is wanted.
 use std::{
     path::Path,
@@ -10,7 +10,7 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::sweep::sweep;
+use super::{census::Census, sweep::sweep};
 use crate::model::Model;
 
 /// How much longer the pause after a walk is than the walk.
@@ -21,8 +21,10 @@ const REST: u32 = 20;
 pub(super) struct Sweeps {
     /// A walk is wanted.
     pub(super) due: bool,
-    /// Ends with the time that it took.
-    running: Option<JoinHandle<Duration>>,
+    /// What the last walk has found.
+    pub(super) census: Census,
+    /// Ends with the time that it took, and what it has found.
+    running: Option<JoinHandle<(Duration, Option<Census>)>>,
     rest_until: Option<tokio::time::Instant>,
 }
 
@@ -36,12 +38,17 @@ impl Sweeps {
         let (dir, model) = (dir.to_owned(), Arc::clone(model));
         self.running = Some(tokio::task::spawn_blocking(move || {
             let began = Instant::now();
-            match sweep(&dir, &model) {
-                Ok(0) => {}
-                Ok(removed) => tracing::debug!(removed, "conntrack swept"),
-                Err(error) => tracing::warn!(%error, "conntrack sweep"),
-            }
-            began.elapsed()
+            let census = match sweep(&dir, &model) {
+                Ok((removed, census)) => {
+                    tracing::debug!(removed, tracked = census.tracked, opening = census.opening, "flows swept");
+                    Some(census)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "sweep of flows");
+                    None
+                }
+            };
+            (began.elapsed(), census)
         }));
     }
 
@@ -49,8 +56,15 @@ impl Sweeps {
     pub(super) async fn rested(&mut self) -> Option<()> {
         if let Some(running) = &mut self.running {
             // A walk that panicked has taken no time that matters.
-            let took = running.await.unwrap_or_default();
+            let (took, census) = running.await.unwrap_or_default();
             self.running = None;
+            if let Some(census) = census {
+                let pressure = census.pressure();
+                if let Some(reason) = pressure.filter(|now| self.census.pressure().as_ref() != Some(now)) {
+                    tracing::warn!(reason, opening = census.opening, "flows without an answer");
+                }
+                self.census = census;
+            }
             self.rest_until = Some(tokio::time::Instant::now() + took * REST);
         }
         tokio::time::sleep_until(self.rest_until?).await;

@@ -1,8 +1,12 @@
 //! What keeps this node from forwarding, where people look first: an Event on its Node, and the pod's termination message.
 //!
-//! In: what became of the interfaces. Out: one Event for each new text, and the text in the file that the kubelet shows
-//! once the container ends, however it ends. Neither is needed for forwarding; that they cannot be written is a debug line.
-use std::{path::Path, time::Duration};
+//! In: what became of the interfaces, and whether a flood fills the map of flows without an answer, which is an Event alone.
+//! Out: one Event for each new text, and the text in the file that the kubelet shows once the container ends, however it ends.
+//! Neither is needed for forwarding.
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -11,7 +15,7 @@ use kube::{
 };
 use tokio::{sync::watch, time::sleep};
 
-use super::unheard::Unheard;
+use super::{allowance::Allowance, unheard::Unheard};
 use crate::datapath::Applied;
 
 /// Where the kubelet looks for a container's last words. Source: `Container.terminationMessagePath`.
@@ -29,21 +33,33 @@ fn missing(applied: &Applied) -> Option<String> {
     Some(bad.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())
 }
 
-/// Tells of interfaces until it is dropped. Without a client, as with manifests, there is no Node.
+/// Tells of interfaces and floods until it is dropped. Without a client, as with manifests, there is no Node.
 pub async fn run(client: Option<Client>, node: String, mut applied: watch::Receiver<Applied>, file: &Path) {
     let recorder = client.map(|client| {
         let reporter = Reporter { controller: super::CONTROLLER.to_owned(), instance: Some(node.clone()) };
         Recorder::new(client, reporter)
     });
-    let (mut told, unheard) = (None, Unheard::default());
+    let (mut told, mut crowded, unheard) = (None, None, Unheard::default());
+    let mut allowance = Allowance::new(Instant::now());
     loop {
-        let now = missing(&applied.borrow_and_update());
+        let (now, crowd) = {
+            let applied = applied.borrow_and_update();
+            (missing(&applied), applied.census.pressure())
+        };
+        if crowd != crowded {
+            if let (Some(recorder), Some(text)) = (&recorder, &crowd)
+                && allowance.take(Instant::now())
+            {
+                publish(recorder, &unheard, &node, ("SluiceFlowsUnanswered", "Track"), text).await;
+            }
+            crowded = crowd;
+        }
         if now != told {
             sleep(SETTLE).await;
             if missing(&applied.borrow_and_update()) == now {
                 leave(file, now.as_deref().unwrap_or_default());
                 if let (Some(recorder), Some(text)) = (&recorder, &now) {
-                    publish(recorder, &unheard, &node, text).await;
+                    publish(recorder, &unheard, &node, ("SluiceInterfaceMissing", "Attach"), text).await;
                 }
                 told = now;
             }
@@ -66,7 +82,8 @@ pub fn leave(file: &Path, text: &str) {
     }
 }
 
-async fn publish(recorder: &Recorder, unheard: &Unheard, node: &str, text: &str) {
+/// Publishes a warning: its reason, and what was being done.
+async fn publish(recorder: &Recorder, unheard: &Unheard, node: &str, (reason, action): (&str, &str), text: &str) {
     let about = ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Node".to_owned()),
@@ -77,9 +94,9 @@ async fn publish(recorder: &Recorder, unheard: &Unheard, node: &str, text: &str)
     };
     let event = Event {
         type_: EventType::Warning,
-        reason: "SluiceInterfaceMissing".to_owned(),
+        reason: reason.to_owned(),
         note: Some(text.chars().take(1000).collect()),
-        action: "Attach".to_owned(),
+        action: action.to_owned(),
         secondary: None,
     };
     if let Err(error) = recorder.publish(&event, &about).await {

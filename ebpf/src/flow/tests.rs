@@ -165,6 +165,10 @@ fn timeouts_follow_the_state() {
     assert_eq!(timeout(TCP, 0), CT_TCP_OPENING_NS);
     assert_eq!(timeout(TCP, CT_REPLIED), CT_TCP_ESTABLISHED_NS);
     assert_eq!(timeout(TCP, CT_REPLIED | CT_RST), CT_TCP_CLOSED_NS);
+    for flags in [0, CT_REPLIED, CT_RST, CT_REPLIED | CT_FIN_CLIENT | CT_FIN_BACKEND] {
+        assert_eq!(timeout(TCP, flags | CT_OPENING), CT_TCP_OPENING_NS, "an answer proves nothing");
+    }
+    assert_eq!(timeout(UDP, CT_REPLIED | CT_OPENING), CT_UDP_REPLIED_NS);
     assert_eq!(timeout(UDP, 0), CT_UDP_ONEWAY_NS);
     assert_eq!(timeout(UDP, CT_REPLIED), CT_UDP_REPLIED_NS);
     assert!(expired(UDP, 0, 1000, 1001 + CT_UDP_ONEWAY_NS));
@@ -216,4 +220,36 @@ fn clients_have_unicast_addresses() {
     for a in ["2001:db8::1", "fe80::1", "::2", "1::"] {
         assert!(!v6(a), "{a}");
     }
+}
+
+#[test]
+fn a_port_is_lost_later_the_less_it_is_waited_for() {
+    const NOW: u64 = 1 << 50;
+    let entry = |flags, idle| CtEntry { flags: flags | CT_OPENING, seen: NOW - idle, ..CtEntry::default() };
+    let at = |flags, idle| {
+        let lost = |attempt: &u32| may_lose_port(TCP, &entry(flags, idle), *attempt, NOW);
+        (0..PORT_PROBES).find(lost)
+    };
+    assert_eq!(at(0, CT_TCP_OPENING_NS + 1), Some(0), "it has expired");
+    assert_eq!((at(0, WAITING_NS + 1), at(CT_RST, 0)), (Some(PORT_PROBES / 2), Some(PORT_PROBES / 2)));
+    assert_eq!(at(CT_REPLIED, WAITING_NS), Some(PORT_PROBES / 4 * 3), "any, before a flow is refused");
+}
+
+#[test]
+fn a_share_is_of_one_window() {
+    let mut share = Share::default();
+    let at = |window: u64| window << WINDOW_BITS;
+    assert!((0..OPENING_SHARE).all(|_| take_share(&mut share, at(5))));
+    assert!(!take_share(&mut share, at(6) - 1));
+    release_share(&mut share, at(6));
+    assert!(!take_share(&mut share, at(5)), "what was counted before is not taken back");
+    release_share(&mut share, at(5));
+    assert!(take_share(&mut share, at(5)) && !take_share(&mut share, at(5)));
+    assert!(take_share(&mut share, at(6)));
+    assert_eq!(share, Share { window: 6, flows: 1 });
+    release_share(&mut share, at(6));
+    release_share(&mut share, at(6));
+    assert_eq!(share.flows, 0);
+    // The counter of windows wraps after 146 years.
+    assert!(take_share(&mut share, u64::MAX));
 }

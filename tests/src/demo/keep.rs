@@ -12,6 +12,8 @@ use nix::{
     unistd::Pid,
 };
 
+use sluice_ebpf::LAYOUT;
+
 use super::stage::Stage;
 use crate::netns::{
     Lab,
@@ -56,7 +58,7 @@ It all stands. To try, as root:
   HTTP           {enter} curl -s -H 'Host: shop.example' http://{}/
   the sandbox    {enter} curl -s -H 'Host: shop.example' -H 'X-Sandbox: alice' http://{}/
   inspect        {sluice} status --admin-socket {socket}    # services, backends, routes, flows
-  the maps       bpftool map dump pinned {}/v4/BACKENDS
+  the maps       bpftool map dump pinned {}/v{LAYOUT}/BACKENDS
   change         edit a file in {}; it applies when saved
   the log        tail -f {}
   remove all     cargo xtask demo --down",

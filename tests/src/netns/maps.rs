@@ -16,7 +16,8 @@ pub struct Maps {
     frontends: HashMap<MapData, FrontendKey, Frontend>,
     backends: HashMap<MapData, u32, Backend>,
     tables: Array<MapData, TableChunk>,
-    conntrack: HashMap<MapData, CtKey, CtEntry>,
+    /// Those that are proved, and those that are not.
+    flows: [HashMap<MapData, CtKey, CtEntry>; 2],
 }
 
 /// The choice that was made for a flow.
@@ -40,7 +41,7 @@ impl Maps {
             frontends: Map::HashMap(pin(map::FRONTENDS)?).try_into()?,
             backends: Map::HashMap(pin(map::BACKENDS)?).try_into()?,
             tables: Map::Array(pin(map::TABLES)?).try_into()?,
-            conntrack: Map::LruHashMap(pin(map::CONNTRACK)?).try_into()?,
+            flows: [Map::LruHashMap(pin(map::CONNTRACK)?).try_into()?, Map::LruHashMap(pin(map::OPENING)?).try_into()?],
         })
     }
 
@@ -100,7 +101,12 @@ impl Maps {
     /// The kernel refuses.
     pub fn chosen(&self, client: SocketAddr, to: SocketAddr, proto: u8) -> anyhow::Result<Option<Chosen>> {
         let tuple = Tuple { src: addr(client.ip()), dst: addr(to.ip()), src_port: client.port(), dst_port: to.port() };
-        let row = optional(self.conntrack.get(&CtKey { tuple, proto, dir: CT_REQUEST, pad: [0; 2] }, 0))?;
+        let key = CtKey { tuple, proto, dir: CT_REQUEST, pad: [0; 2] };
+        let [proved, opening] = &self.flows;
+        let row = match optional(proved.get(&key, 0))? {
+            None => optional(opening.get(&key, 0))?,
+            found => found,
+        };
         Ok(row.map(|entry| {
             let backend = IpAddr::from(entry.to.dst.octets).to_canonical();
             Chosen { backend: (backend, entry.to.dst_port).into(), seen: entry.seen }

@@ -263,35 +263,60 @@ impl Lab {
         })
     }
 
-    /// Every conntrack entry.
+    /// Every entry of every flow, proved or not.
     #[must_use]
     pub fn conntrack(&self) -> Vec<(CtKey, CtEntry)> {
-        let map: HashMap<_, CtKey, CtEntry> =
-            HashMap::try_from(self.bpf.map(map::CONNTRACK).expect("conntrack")).expect("a hash map");
-        map.iter().map(|row| row.expect("read an entry")).collect()
+        let mut rows = self.rows(map::CONNTRACK);
+        rows.extend(self.rows(map::OPENING));
+        rows
     }
 
-    /// The entry of a flow in one direction.
+    /// The entries in one of the two maps.
+    ///
+    /// # Panics
+    /// They do not say that they are there.
+    #[must_use]
+    pub fn rows(&self, name: &str) -> Vec<(CtKey, CtEntry)> {
+        let map: HashMap<_, CtKey, CtEntry> =
+            HashMap::try_from(self.bpf.map(name).expect("a map of flows")).expect("a hash map");
+        let rows: Vec<_> = map.iter().map(|row| row.expect("read an entry")).collect();
+        assert!(rows.iter().all(|(_, e)| (e.flags & CT_OPENING != 0) == (name == map::OPENING)), "{name}: {rows:?}");
+        rows
+    }
+
+    /// The entry of a flow in one direction, without what its flags say of the map that has it.
     #[must_use]
     pub fn entry(&self, src: (&str, u16), dst: (&str, u16), proto: u8, dir: u8) -> Option<CtEntry> {
         let tuple = Tuple { src: addr(src.0), dst: addr(dst.0), src_port: src.1, dst_port: dst.1 };
         let key = CtKey { tuple, proto, dir, pad: [0; 2] };
-        self.conntrack().into_iter().find(|(k, _)| *k == key).map(|(_, e)| e)
+        let entry = self.conntrack().into_iter().find(|(k, _)| *k == key).map(|(_, e)| e);
+        entry.map(|e| CtEntry { flags: e.flags & !CT_OPENING, ..e })
     }
 
-    /// Changes every conntrack entry.
+    /// Changes every entry of every flow.
     pub fn age(&mut self, change: impl Fn(&CtKey, &mut CtEntry)) {
-        for (key, mut entry) in self.conntrack() {
-            change(&key, &mut entry);
-            self.hash(map::CONNTRACK).insert(key, entry, 0).expect("replace an entry");
+        for name in [map::CONNTRACK, map::OPENING] {
+            for (key, mut entry) in self.rows(name) {
+                change(&key, &mut entry);
+                self.hash(name).insert(key, entry, 0).expect("replace an entry");
+            }
         }
     }
 
     /// Forgets every flow.
     pub fn forget_flows(&mut self) {
-        for (key, _) in self.conntrack() {
-            self.hash::<CtKey, CtEntry>(map::CONNTRACK).remove(&key).expect("remove an entry");
+        for name in [map::CONNTRACK, map::OPENING] {
+            for (key, _) in self.rows(name) {
+                self.hash::<CtKey, CtEntry>(name).remove(&key).expect("remove an entry");
+            }
         }
+    }
+
+    /// What a frontend has opened in the window that is counted.
+    #[must_use]
+    pub fn share(&self, frontend: u32) -> Share {
+        let map = self.bpf.map(map::SHARES).expect("the shares");
+        Array::<_, Share>::try_from(map).expect("an array").get(&frontend, 0).expect("read a share")
     }
 }
 

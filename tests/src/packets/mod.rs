@@ -11,12 +11,14 @@ use std::{
 };
 
 mod case;
+mod flow;
 mod lab;
 mod neighbour;
 mod net;
 mod segment;
 
 pub use case::{Case, Does, Hook};
+pub use flow::{BACKEND, CLIENT, Flow};
 pub use lab::{Lab, Output, Reasons, addr, drop_reasons, now};
 pub use neighbour::{ArpFrame, discovery, link_layer, solicited};
 pub use net::*;
