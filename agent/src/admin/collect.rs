@@ -85,7 +85,11 @@ impl Stages {
     /// # Errors
     /// A map cannot be read.
     pub fn status(&self) -> Result<view::Status, TableError> {
-        let (model, applied, blockers) = (self.models.borrow().clone(), self.applied.borrow().clone(), self.blockers());
+        // One after the other: a borrow that lives while the same value is borrowed again waits for ever once a stage wants to
+        // write between the two, and the stage with it.
+        let model = self.models.borrow().clone();
+        let applied = self.applied.borrow().clone();
+        let blockers = self.blockers();
         let faults = self.snapshots.borrow().as_ref().map_or_else(Vec::new, |s| s.faults.clone());
         let faults = faults.into_iter().map(|f| view::Fault {
             origin: f.line.map_or_else(|| f.origin.clone(), |line| format!("{}:{line}", f.origin)),

@@ -13,7 +13,8 @@ use super::Stages;
 /// # Errors
 /// A map cannot be read.
 pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
-    let (applied, model) = (stages.applied.borrow().clone(), stages.models.borrow().clone());
+    let applied = stages.applied.borrow().clone();
+    let model = stages.models.borrow().clone();
     let one = |value: f64| vec![(Labels::new(), value)];
     let gauge = |name, help, value: f64| Family { name, kind: Kind::Gauge, help, samples: one(value) };
     let mut all = vec![
