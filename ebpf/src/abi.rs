@@ -29,7 +29,7 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// [`Reason`](super::Reason) as `u32` -> `u64` packets, per-CPU array.
     pub const REASONS: &str = "REASONS";
-    /// `u32` ifindex -> [`Uplink`](super::Uplink), hash: the interfaces that lead to clients and other nodes.
+    /// `u32` ifindex -> [`Uplink`](super::Uplink), hash: the interfaces that lead to clients, other nodes and endpoints.
     pub const UPLINKS: &str = "UPLINKS";
     /// `0` -> [`Settings`](super::Settings), array.
     pub const SETTINGS: &str = "SETTINGS";
@@ -69,6 +69,14 @@ pub mod program {
     pub const INGRESS: &str = "sluice_ingress";
     /// TC egress, on each uplink: replies of backends on this node.
     pub const EGRESS: &str = "sluice_egress";
+    /// TC ingress, on each side interface: replies that return to this node's own address.
+    pub const SIDE_IN: &str = "sluice_side_in";
+    /// TC egress, on each side interface: replies of backends on this node to clients that are reached by it.
+    pub const SIDE_OUT: &str = "sluice_side_out";
+    /// [`SIDE_IN`] for an interface whose packets have no Ethernet header.
+    pub const BARE_IN: &str = "sluice_bare_in";
+    /// [`SIDE_OUT`] for an interface whose packets have no Ethernet header.
+    pub const BARE_OUT: &str = "sluice_bare_out";
     /// TC, run by the agent and attached nowhere: sends the frame that it is given out of an uplink.
     pub const ANNOUNCE: &str = "sluice_announce";
     /// `sk_lookup`, in the node's network namespace: hands layer 7 frontends to the proxy's socket.
@@ -113,7 +121,7 @@ pub const MAX_LEFT: u32 = 16_384;
 pub const MAX_HOST: u32 = 16_384;
 /// What the map of the host's addresses holds for each.
 pub const HOST_OWN: u32 = 1;
-/// Uplinks at most.
+/// Uplinks and side interfaces at most.
 pub const MAX_UPLINKS: u32 = 64;
 /// Key in the sockmap of the proxy's TCP listener.
 pub const PROXY_TCP: u32 = 0;
@@ -436,7 +444,7 @@ pub struct Counters {
     pub dropped_packets: u64,
 }
 
-/// An interface that leads to clients and to other nodes.
+/// An interface that leads to clients and to other nodes, or, with [`UPLINK_SIDE`], one by which flows go on or return.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Uplink {
@@ -446,9 +454,15 @@ pub struct Uplink {
     pub v6: Addr,
     /// Its Ethernet address, as on the wire; all zero where it has none.
     pub mac: [u8; 6],
-    /// Always 0.
-    pub pad: [u8; 2],
+    /// `UPLINK_*` bits.
+    pub flags: u16,
 }
+
+/// No uplink: a route that is more than that to one guest leaves by it. Clients are not served there, endpoints and the way
+/// back to clients are reached by it.
+pub const UPLINK_SIDE: u16 = 1;
+/// It is a bridge: who is on its link, and whose node nothing names, is a guest of this node.
+pub const UPLINK_GUESTS: u16 = 2;
 
 /// Settings that may change while the programs run.
 ///

@@ -446,6 +446,23 @@ impl Buffer {
         true
     }
 
+    /// The ethertype that the kernel gives the packet, network order.
+    #[inline(always)]
+    pub(crate) fn ethertype(self) -> u16 {
+        // SAFETY: the context outlives the program.
+        unsafe { (*self.0).protocol as u16 }
+    }
+
+    /// Puts an Ethernet header before a packet that has none, its addresses zero.
+    #[inline(always)]
+    pub(crate) fn cover(self, ethertype: u16) -> Option<()> {
+        // SAFETY: a helper; failing, it leaves the packet as it is.
+        if unsafe { bpf_skb_change_head(self.0, ETH_LEN as u32, 0) } != 0 {
+            return None;
+        }
+        self.bounds().write(12, ethertype)
+    }
+
     /// Is its tag one without a VLAN?
     #[inline(always)]
     fn is_priority(self) -> bool {

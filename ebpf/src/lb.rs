@@ -234,6 +234,8 @@ fn try_find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice, flags: u64
     // A guest of this node on the clients' own network, behind a bridge that is the uplink, would answer past us.
     let is_behind = route::is_routed(result) && (!is_here || on_link);
     let uplink = if is_behind { UPLINKS.get_ptr(&ifindex) } else { None };
+    // SAFETY: read at once; the kernel keeps the memory until the program ends.
+    let uplink = uplink.filter(|u| returns_to_us(unsafe { (**u).flags }, is_here, remote, on_link));
     let Some(uplink) = uplink else {
         if remote {
             return leave(p, choice.entry.frontend, Reason::NoSource);
@@ -251,6 +253,17 @@ fn try_find_source<P: Packet>(p: P, h: &Headers, choice: &mut Choice, flags: u64
     }
     choice.entry.flags = CT_SNAT;
     Opened::Chosen
+}
+
+/// Must the source be this node's, where the way to a backend leaves by an interface with these `UPLINK_*` bits?
+///
+/// Behind an uplink always. Behind a side interface are other machines, whose replies may take another way to the client; but
+/// what is known to be here, and what is on the link of a bridge and not known to be elsewhere, is a guest, and comes back
+/// through this node anyhow.
+#[inline(always)]
+const fn returns_to_us(flags: u16, is_here: bool, remote: bool, on_link: bool) -> bool {
+    let is_guest = is_here || (!remote && on_link && flags & UPLINK_GUESTS != 0);
+    flags & UPLINK_SIDE == 0 || !is_guest
 }
 
 /// Is it an address of this host that replies come back to? A VIP that is bound here as well may be another node's, and a

@@ -16,6 +16,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod abi;
+pub mod bare;
 pub mod csum;
 pub mod flow;
 pub mod neighbour;

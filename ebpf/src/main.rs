@@ -32,6 +32,7 @@ mod path;
 mod reject;
 mod relay;
 mod route;
+mod side;
 mod sources;
 
 #[btf_map]
@@ -108,6 +109,34 @@ pub(crate) fn sluice_egress(ctx: TcContext) -> i32 {
         None => path::egress(buffer),
     };
     buffer.finish(action)
+}
+
+/// TC ingress on a side interface: replies that return to this node's own address.
+#[classifier]
+pub(crate) fn sluice_side_in(ctx: TcContext) -> i32 {
+    let buffer = context::Buffer(ctx.skb.skb);
+    if buffer.prepare(true) { buffer.finish(side::arrive(buffer)) } else { context::NEXT }
+}
+
+/// TC egress on a side interface: replies of backends on this node.
+#[classifier]
+pub(crate) fn sluice_side_out(ctx: TcContext) -> i32 {
+    let buffer = context::Buffer(ctx.skb.skb);
+    if buffer.prepare(false) { buffer.finish(path::egress(buffer)) } else { context::NEXT }
+}
+
+/// `sluice_side_in` where packets have no Ethernet header.
+#[classifier]
+pub(crate) fn sluice_bare_in(ctx: TcContext) -> i32 {
+    let buffer = context::Buffer(ctx.skb.skb);
+    if buffer.prepare(true) { buffer.finish(side::arrive_bare(buffer)) } else { context::NEXT }
+}
+
+/// `sluice_side_out` where packets have no Ethernet header.
+#[classifier]
+pub(crate) fn sluice_bare_out(ctx: TcContext) -> i32 {
+    let buffer = context::Buffer(ctx.skb.skb);
+    if buffer.prepare(false) { buffer.finish(side::leave_bare(buffer)) } else { context::NEXT }
 }
 
 /// TC, attached nowhere: sends the frame out of the interface that it is run for; 1 if it went.

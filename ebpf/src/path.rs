@@ -83,7 +83,7 @@ fn is_owned(addr: &Addr) -> bool {
 
 /// Does the first fragment of a packet belong to the replies of a tracked flow?
 #[inline(always)]
-fn is_reply(h: &mut Headers) -> bool {
+pub(crate) fn is_reply(h: &mut Headers) -> bool {
     h.key.dir = CT_REPLY;
     h.key.tuple.dst_port != 0 && conntrack::row(&h.key).is_some()
 }
@@ -156,7 +156,7 @@ pub(crate) fn is_source_port(port: u16) -> bool {
 
 /// A packet of a flow that has its entry. Not inlined, for the stack.
 #[inline(never)]
-fn send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> u64 {
+pub(crate) fn send<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> u64 {
     try_send(p, h, entry, now).pack()
 }
 
@@ -242,5 +242,5 @@ fn hop<P: Packet>(p: P, h: &Headers, entry: &mut CtEntry, now: u64) -> Option<Ho
 /// May XDP send out of this interface? Only uplinks are known to take frames from it.
 #[inline(always)]
 fn is_uplink<P: Packet>(p: P, ifindex: u32) -> bool {
-    ifindex == p.ifindex() || crate::UPLINKS.get_ptr(&ifindex).is_some()
+    ifindex == p.ifindex() || route::is_uplink(ifindex)
 }

@@ -11,7 +11,7 @@
 //! - Every node has the same order, and a packet only goes down in it: no loop. The next one relays nothing itself,
 //!   because it does not announce the VIP; what it does not know either it judges as ever.
 //! - TCP alone: a datagram does not say whether it is the first.
-use crate::{FRONTENDS, UPLINKS, VIPS, action::Action, context::Packet, count, lb, route, sources};
+use crate::{FRONTENDS, VIPS, action::Action, context::Packet, count, lb, route, sources};
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, bpf_redir_neigh},
     helpers::bpf_redirect_neigh,
@@ -62,7 +62,7 @@ fn relay_packed<P: Packet>(p: P, h: &Headers) -> u64 {
     }
     let way = route::find(p, h, (&t.src, t.src_port), (&to, t.dst_port), route::SKIP_NEIGH);
     // Where the other node is not on the clients' network it has not announced the VIP there either.
-    if !way.is_routed() || UPLINKS.get_ptr(&way.ifindex).is_none() {
+    if !way.is_routed() || !route::is_uplink(way.ifindex) {
         return NONE;
     }
     // SAFETY: plain integers.

@@ -1,8 +1,8 @@
 //! The kernel's routing table, asked for the way that a rewritten packet will take.
-use crate::context::Packet;
+use crate::{UPLINKS, context::Packet};
 use aya_ebpf::{bindings::bpf_fib_lookup as Params, helpers::bpf_fib_lookup};
 use sluice_ebpf::{
-    Addr,
+    Addr, UPLINK_SIDE,
     csum::words,
     packet::{Headers, mapped},
 };
@@ -35,6 +35,13 @@ const UNKNOWN_FLAG: i64 = -22;
 #[inline(always)]
 pub(crate) const fn is_routed(result: i64) -> bool {
     matches!(result, FOUND | NO_NEIGHBOUR | TOO_BIG | NO_SOURCE)
+}
+
+/// Does the interface lead to clients and to the other nodes?
+#[inline(always)]
+pub(crate) fn is_uplink(ifindex: u32) -> bool {
+    // SAFETY: read at once; the kernel keeps the memory until the program ends.
+    UPLINKS.get_ptr(&ifindex).is_some_and(|u| unsafe { (*u).flags } & UPLINK_SIDE == 0)
 }
 
 /// Where a packet goes next.
@@ -115,8 +122,9 @@ fn parameters<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr, u16)
 #[inline(always)]
 pub(crate) fn find<P: Packet>(p: P, h: &Headers, src: (&Addr, u16), dst: (&Addr, u16), flags: u32) -> Way {
     let mut q = parameters(p, h, src, dst);
-    if P::XDP {
-        // In TC the kernel compares the buffer's own segment size.
+    // Without a length the kernel compares, in TC, the frame with what the device takes, which counts an Ethernet header that a
+    // tunnel does not have. A super-packet is cut to what fits.
+    if P::XDP || !p.is_gso() {
         q.__bindgen_anon_1.tot_len = h.total as u16;
     }
     // SAFETY: the parameters live on this stack, their size is their own.

@@ -152,3 +152,24 @@ pub fn run_lookup(program: BorrowedFd<'_>, query: &LookupQuery) -> io::Result<Lo
         (_, cookie) => LookupVerdict::Socket(cookie),
     })
 }
+
+/// Makes a device of this thread's network namespace whose packets have no Ethernet header, or takes one over: what it sends
+/// is read from the file, one packet at a time, what is written to the file it receives. It goes with the file.
+///
+/// # Errors
+/// There is no `/dev/net/tun`, the name is longer than 15 bytes, or the kernel refuses.
+///
+/// Source: `Documentation/networking/tuntap.rst`; `TUNSETIFF` with `IFF_TUN` and `IFF_NO_PI`.
+pub fn open_tun(name: &str) -> io::Result<std::fs::File> {
+    const TUNSETIFF: nix::libc::Ioctl = 0x4004_54ca;
+    const TUN_WITHOUT_INFO: u16 = 0x1001;
+    let file = std::fs::File::options().read(true).write(true).open("/dev/net/tun")?;
+    // `struct ifreq`: the name in 16 bytes, then the flags.
+    let mut request = [0u8; 40];
+    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "a device's name has 15 bytes at most");
+    request[..15].get_mut(..name.len()).ok_or_else(too_long)?.copy_from_slice(name.as_bytes());
+    request[16..18].copy_from_slice(&TUN_WITHOUT_INFO.to_ne_bytes());
+    // SAFETY: the request is as long as the kernel reads and writes, and the file is open for the length of the call.
+    let rc = unsafe { nix::libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
+}

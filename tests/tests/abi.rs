@@ -34,7 +34,9 @@ fn maps(out: &mut String) -> std::fmt::Result {
     assert!(others.is_empty(), "maps that no pin is kept for: {others:?}");
     let mut programs: Vec<_> = object.programs.keys().cloned().collect();
     programs.sort();
-    let mut want = [program::XDP, program::INGRESS, program::EGRESS, program::ANNOUNCE, program::LOOKUP, program::PASS];
+    let (uplink, side) = ([program::XDP, program::INGRESS, program::EGRESS], [program::SIDE_IN, program::SIDE_OUT]);
+    let rest = [program::BARE_IN, program::BARE_OUT, program::ANNOUNCE, program::LOOKUP, program::PASS];
+    let mut want = [&uplink[..], &side, &rest].concat();
     want.sort_unstable();
     assert_eq!(programs, want);
     Ok(())
@@ -64,7 +66,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
             flows: u64, request_packets: u64, request_bytes: u64, reply_packets: u64, reply_bytes: u64,
             dropped_packets: u64,
         }
-        Uplink { v4: Addr, v6: Addr, mac: [u8; 6], pad: [u8; 2] }
+        Uplink { v4: Addr, v6: Addr, mac: [u8; 6], flags: u16 }
         Settings { snat_first: u16, snat_last: u16, reject_rate: u32, announce_until: u64, blind_since: u64 }
         Bucket { filled: u64, tokens: u64 }
         Share { window: u32, flows: u32 }
@@ -74,7 +76,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
     constants! { out,
         MAX_FRONTENDS, MAX_BACKENDS, MAX_VIPS, MAX_CHUNKS, CHUNK_SLOTS, MAX_CONNTRACK, MAX_UPLINKS, PROXY_TCP, TCP, UDP,
         FRONTEND_PROXY, FRONTEND_DROP, FRONTEND_AFFINITY, FRONTEND_SOURCES, MAX_SOURCES, MAX_LEFT, SEAT_LEFT, SOURCE_BITS, SOURCE_ADMITTED, BACKEND_LOCAL, BACKEND_REMOTE, VIP_ECHO, VIP_REJECT, VIP_PROXY,
-        VIP_ANNOUNCE, VIP_HOST, VIP_NODE, VIP_PROBE, MAX_HOST, HOST_OWN, MAX_PEERS, PEER_KNOWN,
+        VIP_ANNOUNCE, VIP_HOST, VIP_NODE, VIP_PROBE, UPLINK_SIDE, UPLINK_GUESTS, MAX_HOST, HOST_OWN, MAX_PEERS, PEER_KNOWN,
         CT_REQUEST, CT_REPLY, CT_SNAT, CT_REPLIED, CT_FIN_CLIENT, CT_FIN_BACKEND, CT_RST, CT_OPENING,
         CT_TAKEN, MAX_OPENING, OPENING_SHARE, WINDOW_BITS,
     }

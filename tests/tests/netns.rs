@@ -21,4 +21,5 @@ mod netns {
     mod sources;
     mod tables;
     mod vanish;
+    mod ways;
 }

@@ -18,6 +18,7 @@ use crate::{
         maps::TableError,
         observe::{self, FrontendCount},
         probe::Holder,
+        sides::SideStatus,
     },
     discovery::Directory,
     model::{Frontend, Model, ObjectRef, Outcome, Target, Verdict, http::listing::RouteRow},
@@ -112,6 +113,7 @@ impl Stages {
             backends: applied.backends,
             table_chunks: (applied.table_chunks, MAX_CHUNKS),
             uplinks: applied.uplinks.iter().map(uplink).collect(),
+            sides: applied.sides.iter().map(side).collect(),
             faults: faults.collect(),
             unread: self.health.borrow().remarks(),
             nearly_full: applied.nearly_full().map(|occupancy| occupancy.to_string()).collect(),
@@ -119,6 +121,7 @@ impl Stages {
             limits: self.proxy.total().limits().into_iter().chain(applied.census.pressure()).collect(),
             host: applied.host,
             conflicts: applied.conflicts.iter().map(|(vip, by)| format!("{vip}: {}", by.sentence())).collect(),
+            left_out: applied.left_out.iter().map(|(endpoint, why)| format!("{endpoint}: {why}")).collect(),
             bound: applied.bound.iter().map(|(vip, at)| format!("{vip}: {}", at.sentence())).collect(),
             remarks: remarks.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
             problems: broken.map(|(object, verdict)| object_view(object, Some(verdict))).collect(),
@@ -265,6 +268,15 @@ fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refused",
         Outcome::Ignored => "ignored",
     }
+}
+
+fn side(status: &SideStatus) -> view::Uplink {
+    let (programs, note) = match &status.fault {
+        None => ("TC for replies", "no uplink: endpoints, or clients, are reached by it".to_owned()),
+        Some(why) => ("none", why.clone()),
+    };
+    let (name, programs) = (status.name.clone(), programs.to_owned());
+    view::Uplink { name, programs, addresses: Vec::new(), note: Some(note) }
 }
 
 fn uplink(status: &UplinkStatus) -> view::Uplink {

@@ -18,6 +18,16 @@ pub(super) fn lines(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, object:
     addresses.iter().map(|addr| address(model, conflicts, *addr)).chain(clients).chain(targets).collect()
 }
 
+/// The addresses of the endpoints that an object's flows go to.
+pub(super) fn endpoints(model: &Model, object: &ObjectRef) -> BTreeSet<IpAddr> {
+    let targets = model.frontends.iter().map(|(_, target)| target).filter(|target| target.owner() == *object);
+    let of = |target: &Target| match target {
+        Target::Endpoints(endpoints) => endpoints.backends.iter().map(|backend| backend.addr).collect(),
+        Target::Proxy { .. } => Vec::new(),
+    };
+    targets.flat_map(of).collect()
+}
+
 /// The ranges that clients of these frontends must come from, of both families; empty where everybody may come.
 pub(super) fn sources<'a>(frontends: impl Iterator<Item = (&'a Frontend, &'a Target)>) -> Vec<String> {
     let (mut ranges, mut is_limited) = (BTreeSet::new(), false);

@@ -71,6 +71,11 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
         count(applied.conflicts.len() as u64),
     ));
     all.push(gauge(
+        "sluice_endpoints_left_out",
+        "Endpoints that this node cannot reach and leaves out of its tables, observed",
+        count(applied.left_out.len() as u64),
+    ));
+    all.push(gauge(
         "sluice_announced_vips",
         "VIPs that this node announces, desired",
         count(model.announced.len() as u64),

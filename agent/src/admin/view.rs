@@ -31,6 +31,9 @@ pub struct Status {
     pub table_chunks: (u32, u32),
     /// The interfaces.
     pub uplinks: Vec<Uplink>,
+    /// The interfaces besides by which endpoints are reached, or replies return to clients.
+    #[serde(default)]
+    pub sides: Vec<Uplink>,
     /// Files and documents that could not be read.
     pub faults: Vec<Fault>,
     /// What is not read, or not any more, from the API server, and what is off for that.
@@ -49,6 +52,9 @@ pub struct Status {
     /// VIPs that another host has.
     #[serde(default)]
     pub conflicts: Vec<String>,
+    /// Endpoints that this node cannot reach and leaves out.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// VIPs that something has bound to an interface of this host.
     #[serde(default)]
     pub bound: Vec<String>,

@@ -2,7 +2,7 @@
 //!
 //! In: kind and name as people write them, in any case, plural or short. Out: the verdict with what stands behind it; for
 //! an object that the model does not judge, why it does not; for a name that nobody knows, the nearest that there is.
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{Stages, collect::object_view, explain, view};
 use crate::{
@@ -74,14 +74,19 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
     let mut view = match model.verdicts.get(&object) {
         Some(verdict) => {
             let mut view = object_view(&object, Some(verdict));
-            let (bound, conflicts) = {
+            let (bound, conflicts, host) = {
                 let applied = stages.applied.borrow();
-                (applied.bound.clone(), applied.conflicts.clone())
+                (applied.bound.clone(), applied.conflicts.clone(), applied.host.clone())
             };
             view.messages.extend(explain::lines(&model, &conflicts, &object));
             for addr in model.allocations.get(&object).into_iter().flatten() {
                 view.messages.extend(bound.get(addr).map(|at| format!("{addr}: {}", at.sentence())));
                 view.messages.extend(conflicts.get(addr).map(|by| format!("{addr}: {}", by.sentence())));
+            }
+            let endpoints = explain::endpoints(&model, &object);
+            view.messages.extend(left_out(stages, &endpoints));
+            if !endpoints.is_empty() {
+                view.messages.extend(host);
             }
             if stages.applied.borrow().unprogrammed.contains(&name) {
                 view.messages.push("not programmed: `sluice status` says why".to_owned());
@@ -97,7 +102,14 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
                 ..plain(&object, "refused", "InvalidManifest", String::new())
             });
         }
-        None if names(&snapshot, known.kind).contains(&object.object) => unjudged(&snapshot, known, &object),
+        None if names(&snapshot, known.kind).contains(&object.object) => {
+            let mut view = unjudged(&snapshot, known, &object);
+            let slice = snapshot.slices.get(&object.object).filter(|_| known.kind == "EndpointSlice");
+            let addresses = slice.into_iter().flat_map(|slice| &slice.endpoints).flat_map(|e| &e.addresses);
+            let addresses = addresses.filter_map(|addr| addr.parse().ok()).collect();
+            view.messages.extend(left_out(stages, &addresses));
+            view
+        }
         None => return Err(unknown(&snapshot, &model, known, &object)),
     };
     let closed = snapshot.services.get(&object.object).filter(|_| object.kind == "Service");
@@ -105,6 +117,13 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
     let instead = if is_closed { "closed until this is mended" } else { "its last good form is in force" };
     view.messages.extend(faults.into_iter().map(|fault| format!("{instead}: {fault}")));
     Ok(view)
+}
+
+/// Which of these endpoints this node leaves out, in sentences.
+fn left_out(stages: &Stages, endpoints: &BTreeSet<IpAddr>) -> Vec<String> {
+    let applied = stages.applied.borrow();
+    let of_these = applied.left_out.iter().filter(|(endpoint, _)| endpoints.contains(endpoint));
+    of_these.map(|(endpoint, why)| format!("endpoint {endpoint} is left out on this node: {why}")).collect()
 }
 
 fn plain(object: &ObjectRef, outcome: &str, reason: &str, message: String) -> view::Object {

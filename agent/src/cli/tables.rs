@@ -76,10 +76,10 @@ pub fn status(s: &view::Status) -> String {
         s.table_chunks.1
     );
     let _ = writeln!(out, "maps: {}", s.pins);
-    let uplinks = s
-        .uplinks
-        .iter()
-        .map(|u| vec![u.name.clone(), u.programs.clone(), u.addresses.join(","), u.note.clone().unwrap_or_default()]);
+    let uplinks =
+        s.uplinks.iter().chain(&s.sides).map(|u| {
+            vec![u.name.clone(), u.programs.clone(), u.addresses.join(","), u.note.clone().unwrap_or_default()]
+        });
     let _ = writeln!(out, "\n{}", table(&["INTERFACE", "PROGRAMS", "ADDRESSES", "NOTE"], uplinks));
     let mut section = |title: &str, lines: Vec<String>| {
         if !lines.is_empty() {
@@ -97,6 +97,7 @@ pub fn status(s: &view::Status) -> String {
     section("objects that work, but:", s.remarks.iter().map(problem).collect());
     section("settings of this host:", s.host.clone());
     section("VIPs that another host has:", s.conflicts.clone());
+    section("endpoints that are left out:", s.left_out.clone());
     section("VIPs that are bound on this host:", s.bound.clone());
     section("maps that are nearly full:", s.nearly_full.clone());
     section("limits that are reached:", s.limits.clone());

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use sluice_ebpf::{MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES, map};
 
-use super::{census::Census, load::XdpKind, probe::Holder};
+use super::{census::Census, load::XdpKind, probe::Holder, sides::SideStatus};
 use crate::mac::Mac;
 
 /// From this part of a map's entries on people are told, in percent: while there is time to do something about it.
@@ -36,6 +36,12 @@ pub struct Applied {
     pub sources: usize,
     /// The interfaces that were asked for, and what became of each.
     pub uplinks: Vec<UplinkStatus>,
+    /// The interfaces besides by which endpoints are reached, or replies return to clients.
+    pub sides: Vec<SideStatus>,
+    /// Endpoints that this node cannot reach and leaves out of its tables, each with the reason.
+    pub left_out: BTreeMap<IpAddr, String>,
+    /// The objects that they are endpoints of, `Service default/web`, each with a sentence about the first of them.
+    pub lacking: BTreeMap<String, String>,
     /// What could not be programmed, and why.
     pub faults: Vec<String>,
     /// The objects that lack a frontend in the maps, `Service default/web`.

@@ -9,12 +9,13 @@ use std::{
 };
 
 use sluice_ebpf::{
-    Addr, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_NODE, VIP_PROBE, VIP_PROXY,
-    VIP_REJECT, Vip,
+    Addr, BACKEND_LOCAL, BACKEND_REMOTE, FRONTEND_PROXY, FrontendKey, UDP, VIP_ANNOUNCE, VIP_ECHO, VIP_HOST, VIP_NODE,
+    VIP_PROBE, VIP_PROXY, VIP_REJECT, Vip,
 };
 
 use super::{
     probe::Prober,
+    reach::Place,
     rows::{self, BackendRow, FrontendRow, Rows, addr, frontend_key, ip},
 };
 use crate::{
@@ -30,6 +31,8 @@ pub struct Desired {
     /// How many targets name each backend.
     mentions: BTreeMap<BackendRow, u32>,
     host: HostAddresses,
+    /// Endpoints that no table names: this node cannot reach them.
+    left_out: BTreeSet<Place>,
     /// The VIPs that the maps have announced when the agent started.
     adopted: BTreeSet<IpAddr>,
     /// Whether another host has the VIPs that this node is to announce.
@@ -145,7 +148,7 @@ impl Desired {
             }
         }
         match new {
-            Some(target) => drop(self.rows.frontends.insert(key, FrontendRow::new(target))),
+            Some(target) => drop(self.rows.frontends.insert(key, row_without(target, &self.left_out))),
             None => drop(self.rows.frontends.remove(&key)),
         }
         if old.is_none() != new.is_none() {
@@ -160,6 +163,54 @@ impl Desired {
         if [old, new].iter().any(|t| matches!(t, Some(Target::Proxy { .. }))) {
             touched.vips.insert(key.vip);
         }
+    }
+
+    /// The endpoints that are not known to be of this node.
+    #[must_use]
+    pub fn elsewhere(&self) -> BTreeSet<Place> {
+        self.rows.backends.iter().filter(|row| row.flags & BACKEND_LOCAL == 0).map(place_of).collect()
+    }
+
+    /// Takes over which endpoints cannot be reached; the rows of their frontends are others.
+    pub fn leave_out(&mut self, left_out: BTreeSet<Place>) -> Touched {
+        let mut touched = Touched::default();
+        let changed: BTreeSet<Place> = self.left_out.symmetric_difference(&left_out).copied().collect();
+        if changed.is_empty() {
+            return touched;
+        }
+        self.left_out = left_out;
+        for (frontend, target) in &self.model.frontends {
+            let Target::Endpoints(endpoints) = target else { continue };
+            if !endpoints.backends.iter().map(BackendRow::new).any(|row| changed.contains(&place_of(&row))) {
+                continue;
+            }
+            let (key, row) = (frontend_key(frontend), row_without(target, &self.left_out));
+            // Who waits for an answer from there chooses anew.
+            let gone = named(endpoints)
+                .filter(|row| changed.contains(&place_of(row)) && self.left_out.contains(&place_of(row)));
+            touched.left.extend(gone.map(|row| (key, row)));
+            touched.frontends.insert(key);
+            self.rows.frontends.insert(key, row);
+        }
+        touched
+    }
+
+    /// The objects with an endpoint that is left out, with a sentence about each.
+    #[must_use]
+    pub fn lacking(&self, left_out: &BTreeMap<IpAddr, String>) -> BTreeMap<String, String> {
+        let mut lacking = BTreeMap::new();
+        if left_out.is_empty() {
+            return lacking;
+        }
+        for (_, target) in &self.model.frontends {
+            let Target::Endpoints(endpoints) = target else { continue };
+            let rows = endpoints.backends.iter().map(BackendRow::new).map(|row| place_of(&row));
+            let mut out = rows.filter(|place| self.left_out.contains(place)).map(|(ip, _)| ip);
+            if let Some((ip, sentence)) = out.find_map(|ip| Some((ip, left_out.get(&ip)?))) {
+                lacking.entry(target.owner().to_string()).or_insert_with(|| format!("{ip}: {sentence}"));
+            }
+        }
+        lacking
     }
 
     /// Takes over the VIPs that the maps announce already: they are not asked for.
@@ -238,6 +289,18 @@ impl Desired {
             vip.relay = self.model.relays.get(&ip).map_or(Addr::NONE, |relay| rows::addr(*relay));
         }
     }
+}
+
+/// A backend as an endpoint that can be reached or not.
+fn place_of(row: &BackendRow) -> Place {
+    (ip(row.place.0), row.flags & BACKEND_REMOTE != 0)
+}
+
+/// The row of a frontend without what cannot be reached.
+fn row_without(target: &Target, left_out: &BTreeSet<Place>) -> FrontendRow {
+    let mut row = FrontendRow::new(target);
+    row.backends.retain(|backend| backend.flags & BACKEND_LOCAL != 0 || !left_out.contains(&place_of(backend)));
+    row
 }
 
 /// The backends that a target names.

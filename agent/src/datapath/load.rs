@@ -34,6 +34,8 @@ use crate::telemetry::chain;
 
 const TC_INGRESS: &str = "tc-ingress";
 const TC_EGRESS: &str = "tc-egress";
+const SIDE_INGRESS: &str = "side-ingress";
+const SIDE_EGRESS: &str = "side-egress";
 const NAMESPACE: &str = "/proc/self/ns/net";
 
 /// The eBPF object, built by `build.rs`.
@@ -190,10 +192,23 @@ impl Programs {
     /// # Errors
     /// The kernel refuses a link.
     pub fn attach_tc(&mut self, to: &Link) -> Result<(), LoadError> {
+        self.attach_pair(to, [(program::INGRESS, TC_INGRESS), (program::EGRESS, TC_EGRESS)])
+    }
+
+    /// Attaches the programs that look for replies to a side interface; `bare`: its packets have no Ethernet header.
+    ///
+    /// # Errors
+    /// The kernel refuses a link.
+    pub fn attach_side(&mut self, to: &Link, bare: bool) -> Result<(), LoadError> {
+        let [ingress, egress] =
+            if bare { [program::BARE_IN, program::BARE_OUT] } else { [program::SIDE_IN, program::SIDE_OUT] };
+        self.attach_pair(to, [(ingress, SIDE_INGRESS), (egress, SIDE_EGRESS)])
+    }
+
+    /// Attaches a program to ingress and another to egress, each pinned under its label.
+    fn attach_pair(&mut self, to: &Link, pair: [(&'static str, &str); 2]) -> Result<(), LoadError> {
         let interface = to.name.as_str();
-        for (name, label, at) in
-            [(program::INGRESS, TC_INGRESS, TcAttachType::Ingress), (program::EGRESS, TC_EGRESS, TcAttachType::Egress)]
-        {
+        for ((name, label), at) in pair.into_iter().zip([TcAttachType::Ingress, TcAttachType::Egress]) {
             let pin = self.link_pin(label, to);
             let wrong = |reason: String| attach_error(name, interface, reason);
             let tc: &mut SchedClassifier = typed(&mut self.ebpf, name)?;
@@ -242,14 +257,17 @@ impl Programs {
         link.pin(&pin).map_err(|e| wrong(explain(Feature::SkLookup, &e))).map(drop)
     }
 
-    /// Detaches what is on no interface of these: a restart may ask for others, and devices come and go.
+    /// Detaches what is on no interface of these, uplinks and side interfaces: a restart may ask for others, and devices come
+    /// and go.
     ///
     /// # Errors
     /// A pin cannot be removed.
-    pub fn keep_attached(&self, to: &[&Link]) -> Result<(), LoadError> {
+    pub fn keep_attached(&self, uplinks: &[&Link], sides: &[&Link]) -> Result<(), LoadError> {
         let labels = [XdpKind::Native.label(), XdpKind::Generic.label(), TC_INGRESS, TC_EGRESS];
         let mut wanted = BTreeSet::from([self.lookup_pin()?]);
-        wanted.extend(to.iter().flat_map(|link| labels.map(|label| self.link_pin(label, link))));
+        wanted.extend(uplinks.iter().flat_map(|link| labels.map(|label| self.link_pin(label, link))));
+        let beside = [SIDE_INGRESS, SIDE_EGRESS];
+        wanted.extend(sides.iter().flat_map(|link| beside.map(|label| self.link_pin(label, link))));
         self.pins.keep_links(&wanted)
     }
 

@@ -3,6 +3,7 @@
 //! The path: [`desired`] (what must be in the maps, as [`rows`]) -> [`plan`] (ordered operations, pure) -> [`maps`] (the
 //! writes);
 //! [`load`] brings the programs in and attaches them, [`uplink`] decides where, [`stage`] is the task that runs it all.
+//! [`sides`] finds the interfaces besides by which flows go on or return, [`reach`] what cannot be reached at all.
 //! [`announce`] tells the neighbours which VIPs are here.
 //! [`sweep`] and [`observe`] read the flows and counters.
 //!
@@ -25,8 +26,11 @@ pub mod permission;
 pub mod pins;
 pub mod plan;
 pub mod probe;
+pub mod reach;
 pub mod rendezvous;
+pub mod routes;
 pub mod rows;
+pub mod sides;
 pub mod space;
 pub mod stage;
 pub mod sweep;

@@ -16,6 +16,8 @@ use netlink_packet_route::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
+use super::routes::Route;
+
 /// What marks a route as ours; free in `/etc/iproute2/rt_protos`.
 pub const ROUTE_PROTOCOL: u8 = 83;
 /// The kernel's table of local addresses.
@@ -39,6 +41,10 @@ pub struct Link {
     pub name: String,
     /// Whether it is one end of a veth pair.
     pub veth: bool,
+    /// Whether it is a bridge.
+    pub bridge: bool,
+    /// What its packets begin with.
+    pub head: Head,
     /// Whether it is up.
     pub up: bool,
     /// Its Ethernet address; `None` where it has none.
@@ -50,6 +56,17 @@ pub struct Link {
     /// Those of them that packets may be sent from, the best one first: global, and not tentative; those that
     /// are deprecated come last (RFC 6724, rule 3).
     pub usable: Vec<IpAddr>,
+}
+
+/// What the packets of an interface begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header: a tunnel for IP alone.
+    Bare,
+    /// Something else: InfiniBand, the loopback interface.
+    Other,
 }
 
 impl Link {
@@ -128,13 +145,8 @@ impl Network {
         for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
         {
             let routes: Vec<RouteMessage> = self.dump_routes(message).await?;
-            let defaults = routes
-                .iter()
-                .filter(|r| r.header.destination_prefix_length == 0 && r.header.kind == RouteType::Unicast);
-            indexes.extend(defaults.flat_map(|r| r.attributes.iter()).filter_map(|a| match a {
-                RouteAttribute::Oif(index) => Some(*index),
-                _ => None,
-            }));
+            let defaults = routes.iter().filter_map(Route::of).filter(|route| route.prefix == 0);
+            indexes.extend(defaults.flat_map(|route| route.hops).map(|hop| hop.index));
         }
         let links = self.links().await?;
         Ok(links.into_values().filter(|l| indexes.contains(&l.index) && l.name != "lo").map(|l| l.name).collect())
@@ -175,8 +187,15 @@ impl Network {
         result
     }
 
-    async fn dump_routes(&self, message: RouteMessage) -> Result<Vec<RouteMessage>, NetworkError> {
-        self.handle.route().get(message).execute().try_collect().await.map_err(|e| failed("list the routes", e))
+    pub(super) async fn dump_routes(&self, message: RouteMessage) -> Result<Vec<RouteMessage>, NetworkError> {
+        let routes: Result<Vec<_>, rtnetlink::Error> = self.handle.route().get(message).execute().try_collect().await;
+        match routes {
+            // The kernel lacks the family.
+            Err(rtnetlink::Error::NetlinkError(e)) if e.to_io().raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
+                Ok(Vec::new())
+            }
+            routes => routes.map_err(|e| failed("list the routes", e)),
+        }
     }
 }
 
@@ -185,12 +204,27 @@ fn link(message: &LinkMessage) -> Option<Link> {
         LinkAttribute::IfName(name) => Some(name.clone()),
         _ => None,
     })?;
-    let veth = message.attributes.iter().any(|a| match a {
-        LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Veth)),
-        _ => false,
-    });
+    let is = |kind: InfoKind| {
+        let kind = LinkInfo::Kind(kind);
+        message.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkInfo(info) if info.contains(&kind)))
+    };
+    let (veth, bridge) = (is(InfoKind::Veth), is(InfoKind::Bridge));
     let up = message.header.flags.contains(LinkFlags::Up);
-    let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    // As the kernel divides them where a program redirects a packet (`dev_is_mac_header_xmit`).
+    let head = match message.header.link_layer_type {
+        LinkLayerType::Ether => Head::Ethernet,
+        LinkLayerType::Tunnel
+        | LinkLayerType::Tunnel6
+        | LinkLayerType::Sit
+        | LinkLayerType::Ipgre
+        | LinkLayerType::Ip6gre
+        | LinkLayerType::Void
+        | LinkLayerType::None
+        | LinkLayerType::Rawip
+        | LinkLayerType::Ppp => Head::Bare,
+        _ => Head::Other,
+    };
+    let is_ethernet = head == Head::Ethernet;
     let mac = message.attributes.iter().find_map(|a| match a {
         LinkAttribute::Address(bytes) if is_ethernet => bytes.as_slice().try_into().ok(),
         _ => None,
@@ -202,7 +236,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
     let has_carrier = up && message.header.flags.contains(LinkFlags::LowerUp);
     let carrier = has_carrier.then(|| ups.unwrap_or_default());
     let (addresses, usable) = (BTreeSet::new(), Vec::new());
-    Some(Link { index: message.header.index, name, veth, up, mac, carrier, addresses, usable })
+    Some(Link { index: message.header.index, name, veth, bridge, head, up, mac, carrier, addresses, usable })
 }
 
 /// What is to be known of an address. The header has room for the first eight flags; tentative is one of them.

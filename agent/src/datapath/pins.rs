@@ -67,10 +67,11 @@ impl Pins {
         &self.dir
     }
 
-    /// Where a link is pinned: what is attached, to what, and which one of that name it is.
+    /// Where a link is pinned: what is attached, to what, and which one of that name it is. A bpffs takes no dot in a name, and
+    /// interfaces of VLANs and overlays have one.
     #[must_use]
     pub fn link(&self, label: &str, name: &str, id: u64) -> PathBuf {
-        self.dir.join("links").join(format!("{label}-{name}-{id}"))
+        self.dir.join("links").join(format!("{label}-{}-{id}", name.replace('.', "_")))
     }
 
     /// Detaches every link but these.

@@ -2,8 +2,10 @@
 //!
 //! In: models. Out: [`Applied`]. Invariant: programs are attached only after the first model is in the maps, so that a
 //! node that starts never rejects what it is about to serve; on exit everything stays attached and forwards.
+mod interfaces;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -11,28 +13,30 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, MapData};
-use sluice_ebpf::{Addr, Heard, Settings, VIP_ANNOUNCE, VIP_HOST, map};
+use sluice_ebpf::{Addr, Heard, Settings, VIP_ANNOUNCE, map};
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     announce::{Announcer, Answering, Validity},
-    applied::{Applied, Bound},
+    applied::Applied,
     desired::{Desired, Touched},
     host::Host,
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
-    network::{Link, Network, NetworkError},
+    network::{Network, NetworkError},
     peers::Peers,
     permission::{self, NotPermitted},
     plan::{Observed, Op, State},
+    reach::Reach,
+    routes::{Route, Rules},
     sweep::monotonic_nanoseconds,
     sweeps::Sweeps,
     uplink::{Mode, Uplinks},
 };
 use crate::{
     mac::Mac,
-    model::{Frontend, HostAddresses, Model, Target},
+    model::{Frontend, Model, Target},
     proxy::Proxy,
 };
 
@@ -96,6 +100,10 @@ pub struct Datapath {
     /// No interface was named: those of the default routes are taken once there are any.
     by_default_route: bool,
     network: Network,
+    /// The routes and the rules of the last tick.
+    ways: (Vec<Route>, Rules),
+    /// Which endpoints can be reached.
+    reach: Reach,
     host: Host,
     desired: Desired,
     /// Who was heard to have a VIP that is asked for.
@@ -158,6 +166,8 @@ impl Datapath {
             uplinks,
             by_default_route,
             network,
+            ways: Default::default(),
+            reach: Reach::default(),
             host,
             desired,
             heard,
@@ -273,6 +283,9 @@ impl Datapath {
             uplinks: std::mem::take(&mut self.applied.uplinks),
             host: std::mem::take(&mut self.applied.host),
             bound: std::mem::take(&mut self.applied.bound),
+            sides: std::mem::take(&mut self.applied.sides),
+            left_out: std::mem::take(&mut self.applied.left_out),
+            lacking: std::mem::take(&mut self.applied.lacking),
             macs: std::mem::take(&mut self.applied.macs),
             conflicts: std::mem::take(&mut self.applied.conflicts),
             unannounced: std::mem::take(&mut self.applied.unannounced),
@@ -349,26 +362,6 @@ impl Datapath {
         }
     }
 
-    /// Takes over the host's own addresses: of a VIP that is one of them the host keeps the rest.
-    fn follow_host(&mut self, links: &BTreeMap<String, Link>) {
-        let on_uplinks = self.uplinks.addresses(links);
-        let anywhere: BTreeSet<IpAddr> = links.values().flat_map(|link| &link.addresses).copied().collect();
-        match self.host.follow(&anywhere) {
-            Ok(0) => {}
-            Ok(missing) => tracing::debug!(missing, "more addresses than the map of the host's own has room for"),
-            Err(error) => tracing::warn!(reason = %error, "addresses of the host"),
-        }
-        let touched = self.desired.follow_host(HostAddresses { on_uplinks, anywhere });
-        if self.applied.rev == 0 || touched.vips.is_empty() {
-            return;
-        }
-        let (ops, _) = self.state.follow(self.desired.rows(), &touched);
-        match self.write(&ops) {
-            Ok(()) => self.announcer.follow(self.desired.rows(), &touched.vips),
-            Err(error) => tracing::warn!(reason = %error, "addresses of the host"),
-        }
-    }
-
     /// Goes on to ask whether other hosts have VIPs that are to be announced.
     fn probe(&mut self) {
         let rows = &self.heard;
@@ -383,14 +376,7 @@ impl Datapath {
             return;
         }
         let touched = self.desired.reflag(&changed);
-        // Until a model is programmed, its VIPs are not in the maps either.
-        if self.applied.rev > 0 {
-            let (ops, _) = self.state.follow(self.desired.rows(), &touched);
-            match self.write(&ops) {
-                Ok(()) => self.announcer.follow(self.desired.rows(), &touched.vips),
-                Err(error) => tracing::warn!(reason = %error, "VIPs to announce"),
-            }
-        }
+        self.write_touched(&touched, "VIPs to announce");
         self.note_conflicts();
     }
 
@@ -405,31 +391,6 @@ impl Datapath {
         let lacking = objects.filter(|(_, addrs)| !vips.is_empty() && addrs.iter().any(|addr| vips.contains(addr)));
         self.applied.unannounced = lacking.map(|(object, _)| object.to_string()).collect();
         self.applied.conflicts = conflicts;
-    }
-
-    /// The VIPs that something else has bound here, as they are programmed now.
-    fn bound(&self, links: &BTreeMap<String, Link>) -> BTreeMap<IpAddr, Bound> {
-        let is_bound = |ip: &IpAddr| {
-            let is_nodes = self.desired.model().pools.is_of_node(*ip);
-            !is_nodes && self.desired.rows().vips.contains_key(&super::rows::addr(*ip))
-        };
-        let on = |link: &Link| Bound { interface: link.name.clone(), on_uplink: self.uplinks.is_uplink(&link.name) };
-        let of_link =
-            |link: &Link| link.addresses.iter().filter(|ip| is_bound(ip)).map(|ip| (*ip, on(link))).collect::<Vec<_>>();
-        let mut bound: Vec<_> = links.values().flat_map(of_link).collect();
-        // Of two places the uplink counts.
-        bound.sort_by_key(|(_, at)| at.on_uplink);
-        bound.into_iter().collect()
-    }
-
-    /// Takes the interfaces of the default routes where none is named.
-    async fn name_uplinks(&mut self) {
-        if self.by_default_route && self.uplinks.is_unnamed() {
-            match self.network.default_interfaces().await {
-                Ok(names) => self.uplinks.name(names),
-                Err(error) => tracing::warn!(reason = %error, "default routes"),
-            }
-        }
     }
 
     /// Brings the local routes in step when the proxy's VIPs have changed.
@@ -474,54 +435,15 @@ impl Datapath {
         self.attach().await;
     }
 
-    /// Attaches what is not attached; follows interfaces that come, go or change.
-    async fn attach(&mut self) {
-        self.name_uplinks().await;
-        let uplinks = match self.network.links().await {
-            Ok(links) => {
-                self.follow_host(&links);
-                let bound = self.bound(&links);
-                for (vip, at) in bound.iter().filter(|(vip, at)| self.applied.bound.get(*vip) != Some(*at)) {
-                    tracing::warn!(%vip, iface = %at.interface, reason = at.sentence(), "a VIP is bound on this host");
-                }
-                self.applied.bound = bound;
-                let vips = &self.desired.rows().vips;
-                let is_vip =
-                    |ip: &IpAddr| vips.get(&super::rows::addr(*ip)).is_some_and(|vip| vip.flags & VIP_HOST == 0);
-                let statuses = self.uplinks.refresh(&mut self.programs, &links, is_vip);
-                let ports = self.uplinks.ports(&links);
-                self.applied.macs = ports.values().map(|port| Mac(port.mac)).collect();
-                self.desired.prober_mut().follow_ports(&ports);
-                self.announcer.follow_ports(ports);
-                statuses.map_err(DatapathError::from)
-            }
-            Err(e) => Err(e.into()),
-        };
-        match uplinks {
-            Ok(statuses) => {
-                if statuses != self.applied.uplinks {
-                    for status in statuses.iter().filter(|s| !s.tc) {
-                        tracing::error!(iface = %status.name, reason = status.note.as_deref(), "uplink is not attached");
-                    }
-                }
-                self.applied.uplinks = statuses;
-            }
-            Err(error) => tracing::error!(%error, "uplinks"),
+    /// Writes rows that are others without a new model. Until one is programmed, what it names is not in the maps either.
+    fn write_touched(&mut self, touched: &Touched, what: &'static str) {
+        if self.applied.rev == 0 || *touched == Touched::default() {
+            return;
         }
-        let host = host_faults();
-        for reason in host.iter().filter(|h| !self.applied.host.contains(h)) {
-            tracing::warn!(reason, "this host does not forward");
-        }
-        self.applied.host = host;
-        if !self.lookup_attached {
-            match self.programs.attach_lookup() {
-                Ok(()) => self.lookup_attached = true,
-                Err(error) if self.applied.faults.contains(&error.to_string()) => {}
-                Err(error) => {
-                    tracing::error!(%error, "layer 7 frontends cannot be steered to the proxy");
-                    self.applied.faults.push(error.to_string());
-                }
-            }
+        let (ops, _) = self.state.follow(self.desired.rows(), touched);
+        match self.write(&ops) {
+            Ok(()) => self.announcer.follow(self.desired.rows(), &touched.vips),
+            Err(error) => tracing::warn!(reason = %error, what, "not programmed"),
         }
     }
 
@@ -545,17 +467,6 @@ impl Datapath {
 
 fn write_settings(settings: &mut Array<MapData, Settings>, row: Settings) -> Result<(), TableError> {
     settings.set(0, row, 0).map_err(|e| fault(map::SETTINGS, e))
-}
-
-/// Settings without which the kernel forwards nothing: to pods here, or between nodes.
-fn host_faults() -> Vec<String> {
-    const NEEDED: [(&str, &str); 2] = [
-        ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
-        ("net.ipv6.conf.all.forwarding", "/proc/sys/net/ipv6/conf/all/forwarding"),
-    ];
-    // A host without a family has no such file, and needs none.
-    let off = NEEDED.iter().filter(|(_, path)| std::fs::read_to_string(path).is_ok_and(|v| v.trim() == "0"));
-    off.map(|(name, _)| format!("{name} is 0, want 1: flows to endpoints are not forwarded")).collect()
 }
 
 /// The VIPs that the proxy's connections come to; those of a node have the kernel's own route.

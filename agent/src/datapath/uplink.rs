@@ -10,14 +10,15 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData};
-use sluice_ebpf::{Addr, Uplink, map};
+use sluice_ebpf::{Addr, MAX_UPLINKS, UPLINK_GUESTS, UPLINK_SIDE, Uplink, map};
 
 use super::{
     announce::Port,
     applied::UplinkStatus,
     load::{LoadError, Programs, XdpKind},
     maps::{TableError, fault, open},
-    network::Link,
+    network::{Head, Link},
+    sides::{Side, SideStatus},
 };
 
 /// Which programs forward.
@@ -40,6 +41,8 @@ pub struct Uplinks {
     mode: Mode,
     rows: HashMap<MapData, u32, Uplink>,
     attached: BTreeMap<String, (u32, UplinkStatus)>,
+    /// The side interfaces, by index.
+    sides: BTreeMap<u32, SideStatus>,
 }
 
 impl Uplinks {
@@ -48,7 +51,7 @@ impl Uplinks {
     /// # Errors
     /// The map of uplinks cannot be opened.
     pub fn open(dir: &Path, wanted: Vec<String>, mode: Mode) -> Result<Self, TableError> {
-        Ok(Self { wanted, mode, rows: open(dir, map::UPLINKS)?, attached: BTreeMap::new() })
+        Ok(Self { wanted, mode, rows: open(dir, map::UPLINKS)?, attached: BTreeMap::new(), sides: BTreeMap::new() })
     }
 
     /// Whether there is no interface to attach to.
@@ -74,7 +77,19 @@ impl Uplinks {
         self.wanted.iter().any(|wanted| wanted == name)
     }
 
-    /// Brings attachments and addresses in step with the host's interfaces; returns what became of each. No packet is
+    /// Their names.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<String> {
+        self.wanted.iter().cloned().collect()
+    }
+
+    /// What became of the side interfaces.
+    #[must_use]
+    pub fn sides(&self) -> Vec<SideStatus> {
+        self.sides.values().cloned().collect()
+    }
+
+    /// Brings attachments and addresses in step with the host's interfaces; returns what became of each uplink. No packet is
     /// sent from what `is_vip` says yes to.
     ///
     /// # Errors
@@ -83,6 +98,7 @@ impl Uplinks {
         &mut self,
         programs: &mut Programs,
         links: &BTreeMap<String, Link>,
+        sides: &[Side<'_>],
         is_vip: impl Fn(&IpAddr) -> bool,
     ) -> Result<Vec<UplinkStatus>, TableError> {
         let sources = |link: &Link| {
@@ -91,7 +107,8 @@ impl Uplinks {
             let lo = links.get("lo").map_or((None, None), |lo| lo.sources(|ip| !is_vip(ip)));
             (own.0.or(lo.0), own.1.or(lo.1))
         };
-        self.write_rows(links, sources)?;
+        self.attach_sides(programs, sides);
+        self.write_rows(links, sides, sources)?;
         let mut statuses = Vec::new();
         for name in self.wanted.clone() {
             let status = match links.get(&name) {
@@ -108,7 +125,8 @@ impl Uplinks {
             statuses.push(UplinkStatus { v4, v6, ..status });
         }
         let present: Vec<&Link> = self.wanted.iter().filter_map(|name| links.get(name)).collect();
-        if let Err(error) = programs.keep_attached(&present) {
+        let beside: Vec<&Link> = sides.iter().map(|side| side.link).collect();
+        if let Err(error) = programs.keep_attached(&present, &beside) {
             tracing::warn!(reason = %error, "a link of an earlier run stays");
         }
         Ok(statuses)
@@ -125,11 +143,17 @@ impl Uplinks {
     fn write_rows(
         &mut self,
         links: &BTreeMap<String, Link>,
+        sides: &[Side<'_>],
         sources: impl Fn(&Link) -> (Option<Ipv4Addr>, Option<Ipv6Addr>),
     ) -> Result<(), TableError> {
         let wrong = |e: aya::maps::MapError| fault(map::UPLINKS, e);
+        let uplinks = self.wanted.iter().filter_map(|name| links.get(name)).map(|link| (link, 0));
+        // Where replies would not be seen no flow is sent.
+        let is_attached = |side: &&Side<'_>| self.sides.get(&side.link.index).is_some_and(|s| s.fault.is_none());
+        let flags = |side: &Side<'_>| UPLINK_SIDE | if side.guests { UPLINK_GUESTS } else { 0 };
+        let beside = sides.iter().filter(is_attached).map(|side| (side.link, flags(side)));
         let wanted: BTreeMap<u32, Uplink> =
-            self.wanted.iter().filter_map(|n| links.get(n)).map(|l| (l.index, row(l, sources(l)))).collect();
+            beside.chain(uplinks).map(|(link, flags)| (link.index, row(link, sources(link), flags))).collect();
         let found: BTreeMap<u32, Uplink> = self.rows.iter().collect::<Result<_, _>>().map_err(wrong)?;
         for (index, row) in wanted.iter().filter(|(index, row)| found.get(index) != Some(row)) {
             self.rows.insert(index, row, 0).map_err(wrong)?;
@@ -138,6 +162,29 @@ impl Uplinks {
             self.rows.remove(index).map_err(wrong)?;
         }
         Ok(())
+    }
+
+    /// Attaches to side interfaces, as far as there is room for their rows, and forgets those that are gone.
+    fn attach_sides(&mut self, programs: &mut Programs, sides: &[Side<'_>]) {
+        self.sides.retain(|index, _| sides.iter().any(|side| side.link.index == *index));
+        let room = (MAX_UPLINKS as usize).saturating_sub(self.wanted.len());
+        for (n, Side { link, .. }) in sides.iter().enumerate() {
+            if self.sides.get(&link.index).is_some_and(|known| known.fault.is_none()) {
+                continue;
+            }
+            let fault = if n >= room {
+                Some(format!("there are more than {MAX_UPLINKS} interfaces by which routes leave"))
+            } else {
+                programs.attach_side(link, link.head == Head::Bare).err().map(|e| e.to_string())
+            };
+            let status = SideStatus { name: link.name.clone(), fault };
+            match (&status.fault, self.sides.get(&link.index) == Some(&status)) {
+                (_, true) => {}
+                (None, _) => tracing::info!(iface = %link.name, "attached beside the uplinks"),
+                (Some(reason), _) => tracing::warn!(iface = %link.name, reason, "not attached beside the uplinks"),
+            }
+            self.sides.insert(link.index, status);
+        }
     }
 
     fn attach(&mut self, programs: &mut Programs, link: &Link) -> UplinkStatus {
@@ -181,12 +228,12 @@ fn without(programs: &Programs, link: &Link) -> Option<String> {
     programs.detach_xdp(link).err().map(|e| e.to_string())
 }
 
-fn row(link: &Link, (v4, v6): (Option<Ipv4Addr>, Option<Ipv6Addr>)) -> Uplink {
+fn row(link: &Link, (v4, v6): (Option<Ipv4Addr>, Option<Ipv6Addr>), flags: u16) -> Uplink {
     Uplink {
         v4: v4.map_or(Addr::NONE, |ip| Addr::v4(ip.octets())),
         v6: v6.map_or(Addr::NONE, |ip| Addr::v6(ip.octets())),
         mac: link.mac.unwrap_or_default(),
-        pad: [0; 2],
+        flags,
     }
 }
 

@@ -234,6 +234,8 @@ impl Membership {
         report.except = except.take(report::MAX_EXCEPT).cloned().collect();
         let conflicts = applied.conflicts.iter().take(report::MAX_EXCEPT);
         report.conflicts = conflicts.map(|(vip, holder)| (*vip, holder.sentence())).collect();
+        let lacking = applied.lacking.iter().take(report::MAX_EXCEPT);
+        report.lacking = lacking.map(|(object, sentence)| (object.clone(), sentence.clone())).collect();
         let differs = report != self.report;
         self.report = report;
         differs

@@ -20,6 +20,8 @@ pub struct Report {
     pub except: Vec<String>,
     /// Addresses that another host was found to have, each with a sentence.
     pub conflicts: BTreeMap<IpAddr, String>,
+    /// The objects with an endpoint that this node cannot reach, `Service default/web`, each with a sentence.
+    pub lacking: BTreeMap<String, String>,
     /// The proxy takes connections.
     pub proxy: bool,
     /// The agent is about to end; what is in the kernel goes on forwarding layer 4.

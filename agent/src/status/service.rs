@@ -41,8 +41,10 @@ use crate::{
 pub const PROGRAMMED: &str = "sluice.dev/Programmed";
 /// The type of our condition on Services that stand before a Gateway: whether that leads somewhere.
 pub const RESOLVED: &str = "sluice.dev/Resolved";
+/// The type of our condition on Services with endpoints that some node cannot reach; it is not there while all can.
+pub const REACHABLE: &str = "sluice.dev/Reachable";
 /// The types that are ours.
-const CONDITIONS: [&str; 3] = [PROGRAMMED, RESOLVED, ROUTED];
+const CONDITIONS: [&str; 4] = [PROGRAMMED, RESOLVED, ROUTED, REACHABLE];
 
 /// The next write, if one is due.
 #[must_use]
@@ -206,10 +208,16 @@ fn publish(
     Some(telling_of(write, service, besides))
 }
 
-/// The conditions of Services that stand before a Gateway or ask for a Route.
+/// The conditions of Services that stand before a Gateway, ask for a Route, or have endpoints that cannot be reached.
 fn besides(service: &Service, snapshot: &Snapshot, view: &View<'_>) -> Vec<Wanted> {
     let routed = openshift::routed(service, snapshot, view);
-    resolved(service, view).into_iter().chain(routed).collect()
+    resolved(service, view).into_iter().chain(routed).chain(reachable(service, view)).collect()
+}
+
+/// Which nodes leave endpoints out; `None` where none does.
+fn reachable(service: &Service, view: &View<'_>) -> Option<Wanted> {
+    let said = view.lacking(&ObjectRef::new("Service", service.metadata.object_name()));
+    (!said.is_empty()).then(|| Wanted::fails(REACHABLE, "EndpointsLeftOut", said.join("; ")))
 }
 
 /// Whether what the Service stands before leads somewhere; `None` where it stands before nothing.

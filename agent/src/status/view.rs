@@ -57,6 +57,15 @@ impl<'a> View<'a> {
         addrs.iter().filter_map(said).collect()
     }
 
+    /// Which nodes cannot reach an endpoint of the object, and why, in sentences.
+    #[must_use]
+    pub fn lacking(&self, object: &ObjectRef) -> Vec<String> {
+        let of = |(node, report): (&String, &Report)| {
+            report.lacking.get(&object.to_string()).map(|sentence| format!("{node} cannot reach {sentence}"))
+        };
+        self.members.alive.iter().filter_map(of).collect()
+    }
+
     /// Whether every node that lives has seen the object as it was at a revision.
     #[must_use]
     pub fn everyone_is_past(&self, object: &ObjectRef, revision: &str) -> bool {

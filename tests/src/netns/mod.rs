@@ -42,6 +42,7 @@ pub mod run;
 pub mod scene;
 pub mod serve;
 pub mod traffic;
+pub mod tunnel;
 pub mod udp;
 pub mod wait;
 

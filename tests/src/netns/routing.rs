@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, CacheInfo},
-    route::{RouteMessage, RouteScope},
+    route::{RouteMessage, RouteScope, RouteType},
 };
 use rtnetlink::RouteMessageBuilder;
 
@@ -91,6 +91,17 @@ impl Net {
         let message = route((to, prefix), self.index(link).await?, gateway, source)?;
         let add = self.handle.route().add(message).replace().execute().await;
         add.with_context(|| format!("make {to}/{prefix} be reached by {link}"))
+    }
+
+    /// Makes the host drop whatever goes to `to`, IPv6.
+    ///
+    /// # Errors
+    /// There is a route already.
+    pub async fn blackhole(&self, to: Ipv6Addr, prefix: u8) -> anyhow::Result<()> {
+        let message = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, prefix);
+        let message = message.kind(RouteType::BlackHole).build();
+        let add = self.handle.route().add(message).execute().await;
+        add.with_context(|| format!("refuse what goes to {to}/{prefix}"))
     }
 
     /// Removes the route to `to` on `link`.

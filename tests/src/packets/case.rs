@@ -12,6 +12,10 @@ pub enum Hook {
     Ingress,
     /// `sluice_egress` on `up0`.
     Egress,
+    /// `sluice_side_in` on `up1`.
+    SideIn,
+    /// `sluice_side_out` on `up1`.
+    SideOut,
 }
 
 /// What the program says shall happen to the packet.
@@ -65,6 +69,8 @@ impl Lab {
             Hook::Xdp => self.xdp(packet),
             Hook::Ingress => self.ingress(packet),
             Hook::Egress => self.egress(packet),
+            Hook::SideIn => self.side_in(packet),
+            Hook::SideOut => self.side_out(packet),
         }
     }
 

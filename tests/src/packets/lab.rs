@@ -106,7 +106,8 @@ impl Lab {
             bail!("topology: {}", String::from_utf8_lossy(&out.stderr));
         }
         let mut bpf = EbpfLoader::new().load_file(object()).context("load the object")?;
-        for name in [program::INGRESS, program::EGRESS, program::ANNOUNCE] {
+        let sides = [program::SIDE_IN, program::SIDE_OUT, program::BARE_IN, program::BARE_OUT];
+        for name in [program::INGRESS, program::EGRESS, program::ANNOUNCE].into_iter().chain(sides) {
             let p: &mut SchedClassifier = bpf.program_mut(name).context(name)?.try_into()?;
             p.load().context(name)?;
         }
@@ -140,7 +141,7 @@ impl Lab {
 
     /// Declares an uplink.
     pub fn uplink(&mut self, ifindex: u32, mac: [u8; 6], v4: &str, v6: &str) {
-        let row = Uplink { v4: addr(v4), v6: addr(v6), mac, pad: [0; 2] };
+        let row = Uplink { v4: addr(v4), v6: addr(v6), mac, flags: 0 };
         self.hash(map::UPLINKS).insert(ifindex, row, 0).expect("insert an uplink");
     }
 
@@ -213,18 +214,28 @@ impl Lab {
 
     /// Runs `sluice_ingress` on a packet that came in by `up0`.
     pub fn ingress(&mut self, packet: &[u8]) -> Output {
-        self.classify(program::INGRESS, packet)
+        self.classify(program::INGRESS, self.up0, packet)
     }
 
     /// Runs `sluice_egress` on a packet that goes out by `up0`.
     pub fn egress(&mut self, packet: &[u8]) -> Output {
-        self.classify(program::EGRESS, packet)
+        self.classify(program::EGRESS, self.up0, packet)
     }
 
-    fn classify(&mut self, name: &str, packet: &[u8]) -> Output {
+    /// Runs `sluice_side_in` on a packet that came in by `up1`.
+    pub fn side_in(&mut self, packet: &[u8]) -> Output {
+        self.classify(program::SIDE_IN, self.up1, packet)
+    }
+
+    /// Runs `sluice_side_out` on a packet that goes out by `up1`.
+    pub fn side_out(&mut self, packet: &[u8]) -> Output {
+        self.classify(program::SIDE_OUT, self.up1, packet)
+    }
+
+    fn classify(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Output {
         let mut context = [0u8; 192];
         // `__sk_buff::ifindex`.
-        context[40..44].copy_from_slice(&self.up0.to_ne_bytes());
+        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
         let p: &SchedClassifier = self.bpf.program(name).expect("a program").try_into().expect("TC");
         run(p, packet, &context)
     }

@@ -58,19 +58,29 @@ fn any_model() -> impl Strategy<Value = Drawn> {
     prop::collection::btree_map((0..4_u8, any::<bool>()), (backends(), backends(), 0..4_u8, 0..4_u8), 0..6)
 }
 
-/// The rows of one model, by the definition of each.
-fn rows(model: &Model) -> Rows {
+/// Endpoints that cannot be reached, of other nodes or of unknown place.
+fn any_places() -> impl Strategy<Value = BTreeSet<Place>> {
+    let place = (0..6_u8, any::<bool>()).prop_map(|(n, remote)| (IpAddr::from([10, 244, 0, n]), remote));
+    prop::collection::btree_set(place, 0..4)
+}
+
+/// The rows of one model, by the definition of each, where these endpoints cannot be reached.
+fn rows(model: &Model, left_out: &BTreeSet<Place>) -> Rows {
     let mut rows = Rows::default();
     for (frontend, target) in &model.frontends {
         let key = frontend_key(frontend);
-        rows.frontends.insert(key, FrontendRow::new(target));
+        let mut row = FrontendRow::new(target);
+        row.backends.retain(|b| {
+            b.flags & BACKEND_LOCAL != 0 || !left_out.contains(&(ip(b.place.0), b.flags & BACKEND_REMOTE != 0))
+        });
+        rows.frontends.insert(key, row);
         let vip = rows.vips.entry(key.vip).or_default();
-        let ip = frontend.vip;
-        vip.flags |= if HOST.contains(&ip) { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
+        let at = frontend.vip;
+        vip.flags |= if HOST.contains(&at) { VIP_HOST } else { VIP_ECHO | VIP_REJECT };
         // Nobody has asked yet whether another host has it; for the host's own the host does.
-        let announce = if HOST.contains(&ip) { VIP_ANNOUNCE } else { VIP_PROBE };
-        vip.flags |= if model.announced.contains(&ip) { announce } else { 0 };
-        vip.relay = model.relays.get(&ip).map_or(Addr::NONE, |relay| addr(*relay));
+        let announce = if HOST.contains(&at) { VIP_ANNOUNCE } else { VIP_PROBE };
+        vip.flags |= if model.announced.contains(&at) { announce } else { 0 };
+        vip.relay = model.relays.get(&at).map_or(Addr::NONE, |relay| addr(*relay));
         vip.flags |= if matches!(target, Target::Proxy { .. }) { VIP_PROXY } else { 0 };
         vip.frontends += 1;
         let Target::Endpoints(endpoints) = target else { continue };
@@ -82,22 +92,30 @@ fn rows(model: &Model) -> Rows {
 proptest! {
     #[test]
     fn rows_and_plans_of_a_history_are_those_from_scratch(
-        history in prop::collection::vec((any_model(), prop::collection::btree_set(0..5_u8, 0..4), 0..3_u8), 1..10),
+        history in prop::collection::vec(
+            (any_model(), prop::collection::btree_set(0..5_u8, 0..4), 0..3_u8, any_places()),
+            1..10,
+        ),
     ) {
         let mut desired = Desired::default();
         desired.follow_host(on_uplinks(&HOST));
         let mut following = State::new(&Observed::default());
         let mut planning = State::new(&Observed::default());
-        for (drawn, announced, ticks) in history {
+        let mut left_out = BTreeSet::new();
+        for (drawn, announced, ticks, unreachable) in history {
             let announced: BTreeSet<IpAddr> = announced.into_iter().map(|n| IpAddr::from([192, 0, 2, n])).collect();
             let relays = announced.iter().map(|vip| (*vip, IpAddr::from([198, 51, 100, ticks]))).collect();
             let (announced, relays) = (Arc::new(announced), Arc::new(relays));
             let model = Arc::new(Model { announced, relays, ..Model::clone(&model(&drawn)) });
             let touched = desired.follow(&model);
-            prop_assert_eq!(desired.rows(), &rows(&model));
+            prop_assert_eq!(desired.rows(), &rows(&model, &left_out));
             // A whole plan does not know who has left.
             let touched = Touched { left: Vec::new(), ..touched };
-            prop_assert_eq!(following.follow(desired.rows(), &touched), planning.plan(&rows(&model)));
+            prop_assert_eq!(following.follow(desired.rows(), &touched), planning.plan(&rows(&model, &left_out)));
+            left_out = unreachable;
+            let touched = Touched { left: Vec::new(), ..desired.leave_out(left_out.clone()) };
+            prop_assert_eq!(desired.rows(), &rows(&model, &left_out));
+            prop_assert_eq!(following.follow(desired.rows(), &touched), planning.plan(&rows(&model, &left_out)));
             for _ in 0..ticks {
                 prop_assert_eq!(following.tick(), planning.tick());
             }
@@ -249,4 +267,26 @@ fn f10_a_vip_that_is_a_nodes_address_is_known_as_one() {
     assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT | VIP_NODE);
     assert!(desired.follow(&of_nodes(&[[192, 0, 2, 2].into()])).vips.contains(&vip));
     assert_eq!(desired.rows().vips[&vip].flags, VIP_ECHO | VIP_REJECT);
+}
+
+#[test]
+fn b7_who_waits_for_an_endpoint_that_is_left_out_chooses_anew_and_its_object_is_named() {
+    let mut desired = Desired::default();
+    let (here, there) = ((1, 0), (2, 1));
+    let drawn = Drawn::from([((9, false), (vec![here, there], Vec::new(), 2, 0))]);
+    desired.follow(&model(&drawn));
+    let place = (IpAddr::from([10, 244, 0, 2]), true);
+    assert_eq!(desired.elsewhere(), BTreeSet::from([place]));
+    let touched = desired.leave_out(BTreeSet::from([place, (IpAddr::from([10, 244, 0, 1]), true)]));
+    let row = BackendRow::new(&backend(&there));
+    assert_eq!(touched.left.iter().map(|(_, row)| *row).collect::<Vec<_>>(), [row]);
+    assert!(desired.rows().frontends.values().all(|f| f.backends == [BackendRow::new(&backend(&here))]));
+    // Open flows go on: the backend stays.
+    assert!(desired.rows().backends.contains(&row));
+    let lacking = desired.lacking(&BTreeMap::from([(place.0, "no route leads there".to_owned())]));
+    let said = "10.244.0.2: no route leads there".to_owned();
+    assert_eq!(lacking, BTreeMap::from([("Service default/web".to_owned(), said)]));
+    let touched = desired.leave_out(BTreeSet::new());
+    assert!(touched.left.is_empty() && touched.frontends.len() == 1);
+    assert_eq!(desired.leave_out(BTreeSet::new()), Touched::default(), "nothing has changed");
 }

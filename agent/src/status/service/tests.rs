@@ -15,6 +15,8 @@ struct World {
     gateway: Option<u16>,
     /// Addresses that a node has found another host to have.
     conflicts: Vec<IpAddr>,
+    /// What node `b` says of an endpoint that it cannot reach.
+    lacking: Option<&'static str>,
 }
 
 impl World {
@@ -26,7 +28,7 @@ impl World {
             "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
         });
         merge_patch(&mut service, &json!({"metadata": metadata}));
-        Self { service, seen: [1, 1], gateway: None, conflicts: Vec::new() }
+        Self { service, seen: [1, 1], gateway: None, conflicts: Vec::new(), lacking: None }
     }
 
     fn revision(&self) -> u64 {
@@ -66,7 +68,10 @@ impl World {
             ..Report::default()
         };
         let alive = ["a", "b"].iter().zip(self.seen).map(|(name, seen)| ((*name).to_owned(), report(seen)));
-        let members = Members { alive: alive.collect(), is_blind: false };
+        let mut members = Members { alive: alive.collect(), is_blind: false };
+        let object = self.service["metadata"]["namespace"].as_str().unwrap_or("default");
+        let lacking = self.lacking.map(|said| (format!("Service {object}/web"), said.to_owned()));
+        members.alive.get_mut("b").unwrap().lacking = lacking.into_iter().collect();
         plan(
             snapshot.services.values().next().unwrap(),
             &snapshot,
@@ -337,4 +342,26 @@ fn b8_an_address_that_another_host_has_is_not_shown_and_an_event_says_so_once() 
     world.conflicts.clear();
     assert_eq!(world.settle(), ["EnsuredLoadBalancer"]);
     assert_eq!(world.shown(), [address.to_string()]);
+}
+
+#[test]
+fn b7_an_endpoint_that_a_node_cannot_reach_is_a_condition_and_takes_nothing_away() {
+    let mut world = World::new(json!({}));
+    world.catch_up();
+    world.settle();
+    let shown = world.shown().into_iter().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(shown.len(), 1);
+    world.lacking = Some("10.9.9.9: no route leads there");
+    world.settle();
+    let of = |world: &World| {
+        let all = world.service["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|c| c["type"] == REACHABLE)
+    };
+    let condition = of(&world).expect("a condition");
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("EndpointsLeftOut")));
+    assert_eq!(condition["message"], "b cannot reach 10.9.9.9: no route leads there");
+    assert_eq!(world.shown(), shown, "the others serve");
+    world.lacking = None;
+    world.settle();
+    assert_eq!(of(&world), None, "it can be reached again");
 }
