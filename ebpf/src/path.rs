@@ -99,7 +99,7 @@ fn flow<P: Packet>(p: P, h: &mut Headers) -> Action {
 
 /// The entry of a reply's flow, proved or not.
 #[inline(always)]
-fn find(p: impl Packet, h: &Headers, now: u64) -> Option<&'static mut CtEntry> {
+pub(crate) fn find(p: impl Packet, h: &Headers, now: u64) -> Option<&'static mut CtEntry> {
     match conntrack::find(h, now) {
         None => opening::find(p, h, now),
         found => found,

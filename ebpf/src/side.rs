@@ -13,7 +13,7 @@
 //! the interface once more; it comes by here again then, and is nobody's reply any more, since its source is the VIP.
 //! Behind IPv4 options and IPv6 extension headers, and in ICMP errors that leave, nothing is looked for there.
 use crate::{
-    CONNTRACK,
+    OPENING,
     action::Action,
     conntrack,
     context::{Buffer, Packet},
@@ -38,7 +38,7 @@ pub(crate) fn arrive(p: Buffer) -> Action {
     }
     h.key.dir = CT_REPLY;
     let now = conntrack::clock();
-    match conntrack::find(&h, now) {
+    match path::find(p, &h, now) {
         Some(entry) if entry.flags & CT_SNAT != 0 => Action::unpack(path::send(p, &h, entry, now)),
         _ => Action::Pass,
     }
@@ -81,8 +81,7 @@ fn is_for_us(p: Buffer) -> u64 {
         return 0;
     }
     h.key.dir = CT_REPLY;
-    // SAFETY: read at once; the kernel keeps the memory until the program ends.
-    CONNTRACK.get_ptr(&h.key).is_some_and(|e| unsafe { (*e).flags } & CT_SNAT != 0) as u64
+    living(&h).is_some_and(|flags| flags & CT_SNAT != 0) as u64
 }
 
 /// 1 if it is the reply of a backend on this node. Not inlined, for the stack.
@@ -93,5 +92,18 @@ fn is_from_us(p: Buffer) -> u64 {
         return 0;
     }
     h.key.dir = CT_REPLY;
-    conntrack::find(&h, conntrack::clock()).is_some_and(|entry| entry.flags & CT_SNAT == 0) as u64
+    living(&h).is_some_and(|flags| flags & CT_SNAT == 0) as u64
+}
+
+/// The state of a reply's flow, proved or not, if it is found as a whole packet's would be. The packet advances nothing yet.
+#[inline(always)]
+fn living(h: &Headers) -> Option<u32> {
+    let now = conntrack::clock();
+    if let Some(entry) = conntrack::find(h, now) {
+        return Some(entry.flags);
+    }
+    // SAFETY: the kernel keeps the value's memory until the program ends; a torn value misleads one packet at worst.
+    let entry = OPENING.get_ptr(&h.key).map(|e| unsafe { &*e })?;
+    let is_over = flow::closed(entry.flags) || flow::expired(h.key.proto, entry.flags, entry.seen, now);
+    (!is_over).then_some(entry.flags)
 }
