@@ -8,6 +8,7 @@ use aya::maps::{HashMap, MapData};
 use sluice_ebpf::{Addr, HOST_OWN, MAX_HOST, map};
 
 use super::{
+    departures::Departures,
     maps::{TableError, fault, open},
     rows::addr,
 };
@@ -16,6 +17,7 @@ use super::{
 pub(super) struct Host {
     rows: HashMap<MapData, Addr, u32>,
     written: BTreeSet<Addr>,
+    departures: Departures,
 }
 
 impl Host {
@@ -25,8 +27,15 @@ impl Host {
     /// The pin is missing or of another kind, or the map cannot be read.
     pub(super) fn open(dir: &Path) -> Result<Self, TableError> {
         let rows: HashMap<MapData, Addr, u32> = open(dir, map::HOST)?;
-        let written = rows.keys().collect::<Result<_, _>>().map_err(|e| fault(map::HOST, e))?;
-        Ok(Self { rows, written })
+        let written = rows.keys().collect::<Result<BTreeSet<Addr>, _>>().map_err(|e| fault(map::HOST, e))?;
+        // What went while no agent ran is noticed as well.
+        let departures = Departures::of(written.clone());
+        Ok(Self { rows, written, departures })
+    }
+
+    /// Lets a tick pass; returns the addresses that the host has lost for good.
+    pub(super) fn departed(&mut self) -> BTreeSet<Addr> {
+        self.departures.tick(&self.written)
     }
 
     /// Makes the rows those of these addresses, of which [`MAX_HOST`] are written; returns how many are left out.

@@ -11,6 +11,7 @@
 pub mod announce;
 pub mod applied;
 mod census;
+mod departures;
 pub mod desired;
 mod feature;
 pub mod groups;

@@ -7,7 +7,7 @@ use std::{
 use netlink_packet_route::{address::AddressFlags, neighbour::NeighbourState};
 use serde_json::{Value, json};
 use sluice_tests::netns::{
-    Agent, AgentSpec, Connection, Datapath, Lab, LabSpec, Scene,
+    Agent, AgentSpec, Connection, Datapath, Failure, Lab, LabSpec, Scene,
     addr::{self, ip},
     eventually,
     lab::UPLINK,
@@ -84,6 +84,41 @@ fn sources(datapath: Datapath) {
         })
         .expect("the address moves to lo");
     until_from(&scene, "198.51.100.1", "the node's only address is on lo");
+}
+
+#[test]
+fn b4_a_flow_from_an_address_that_the_host_has_lost_is_ended_and_others_are_not() {
+    let scene = Scene::web(Datapath::Tc, 0, 1);
+    let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+    let (pods, [second, gateway]) = ((addr::pods_v4(2).into(), 24), ["198.51.101.1", "198.51.101.2"].map(ip));
+    let stays = Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).expect("a connection");
+    assert_eq!(stays.answer.peer, ip("198.51.100.1"));
+    node2.net(async |net| net.address(UPLINK, gateway, 24).await).expect("a second subnet");
+    node1
+        .net(async |net| {
+            net.address(UPLINK, second, 24).await?;
+            net.replace_route(pods, UPLINK, Some(gateway), None).await
+        })
+        .expect("a second subnet");
+    until_from(&scene, "198.51.101.1", "the gateway is on the second subnet");
+    let uptime = || scene.agent.show_json(&["status"]).expect("status")["uptimeSeconds"].as_u64().unwrap_or_default();
+    let began = uptime();
+    // The agent has looked at the interface by then.
+    eventually("the agent has seen the address", LIMIT, || if uptime() > began + 2 { Ok(()) } else { Err(uptime()) });
+    let mut goes = Connection::open(&scene.lab.client, (WEB_V4, TCP).into()).expect("a connection");
+    assert_eq!(goes.answer.peer, second);
+    node1
+        .net(async |net| {
+            net.replace_route(pods, UPLINK, Some(addr::node_v4(2).into()), None).await?;
+            net.remove_address(UPLINK, second).await
+        })
+        .expect("the second subnet goes");
+    eventually("the client is reset", LIMIT, || match goes.exchange(10) {
+        Err(Failure::Reset) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let mut stays = stays;
+    stays.exchange(1_000).expect("the other flow goes on");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use sluice_ebpf::VIP_HOST;
 use super::{
     super::{
         applied::{Bound, UplinkStatus},
+        departures,
         network::Link,
         reach::Surroundings,
         rows::addr,
@@ -29,8 +30,23 @@ impl Datapath {
             Ok(missing) => tracing::debug!(missing, "more addresses than the map of the host's own has room for"),
             Err(error) => tracing::warn!(reason = %error, "addresses of the host"),
         }
+        self.end_flows_of_departed();
         let touched = self.desired.follow_host(HostAddresses { on_uplinks, anywhere });
         self.write_touched(&touched, "addresses of the host");
+    }
+
+    /// Ends flows that come from an address that the host has lost: their replies come to nobody.
+    fn end_flows_of_departed(&mut self) {
+        let gone = self.host.departed();
+        if gone.is_empty() {
+            return;
+        }
+        let dir = self.programs.dir().to_owned();
+        tokio::task::spawn_blocking(move || match departures::end_flows(&dir, &gone) {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "ended flows that came from an address that this host has no more"),
+            Err(error) => tracing::warn!(%error, "flows from an address that this host has no more"),
+        });
     }
 
     /// The VIPs that something else has bound here, as they are programmed now.
