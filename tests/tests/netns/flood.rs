@@ -21,6 +21,15 @@ const PORTS: u32 = 1_000;
 /// Packets in a second: about as many as the lab carries without losing some itself.
 const RATE: u32 = 40_000;
 
+/// Says that it is over when it goes, also where a test fails meanwhile.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// A connection to each of these pods, over both families.
 fn connections(scene: &Scene, pods: &[&str]) -> Vec<(String, Connection)> {
     let mut open = BTreeMap::new();
@@ -149,6 +158,7 @@ fn f6_a_flood_is_told_of() {
     // Below the frontend's share, and over and over: the walk comes every ten seconds.
     let over = AtomicBool::new(false);
     let (limits, metrics, flows) = std::thread::scope(|s| {
+        let _over = Over(&over);
         s.spawn(|| {
             let mut n = 0;
             while !over.load(Relaxed) {
