@@ -31,6 +31,7 @@ pub struct Desired {
     /// How many targets name each backend.
     mentions: BTreeMap<BackendRow, u32>,
     host: HostAddresses,
+    elsewhere: Elsewhere,
     /// Endpoints that no table names: this node cannot reach them.
     left_out: BTreeSet<Place>,
     /// The VIPs that the maps have announced when the agent started.
@@ -110,10 +111,14 @@ impl Desired {
         self.flag_vips(&touched.vips);
         for row in &touched.backends {
             if self.mentions.get(row).is_some_and(|mentions| *mentions > 0) {
-                self.rows.backends.insert(*row);
+                if self.rows.backends.insert(*row) {
+                    self.elsewhere.add(row);
+                }
             } else {
                 self.mentions.remove(row);
-                self.rows.backends.remove(row);
+                if self.rows.backends.remove(row) {
+                    self.elsewhere.remove(row);
+                }
             }
         }
         // A frontend that is gone takes its flows along.
@@ -165,10 +170,11 @@ impl Desired {
         }
     }
 
-    /// The endpoints that are not known to be of this node.
-    #[must_use]
-    pub fn elsewhere(&self) -> BTreeSet<Place> {
-        self.rows.backends.iter().filter(|row| row.flags & BACKEND_LOCAL == 0).map(place_of).collect()
+    /// The addresses of endpoints that are not known to be of this node, as far as they have come or gone since this was asked
+    /// last: with each whether there are any now.
+    pub fn moved(&mut self) -> Vec<(Place, bool)> {
+        let Elsewhere { rows, touched } = &mut self.elsewhere;
+        std::mem::take(touched).into_iter().map(|place| (place, rows.contains_key(&place))).collect()
     }
 
     /// Takes over which endpoints cannot be reached; the rows of their frontends are others.
@@ -292,6 +298,39 @@ impl Desired {
 }
 
 /// A backend as an endpoint that can be reached or not.
+/// The addresses of endpoints that are not known to be of this node.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    /// How many backends each has: its ports.
+    rows: BTreeMap<Place, usize>,
+    /// Those that came or went.
+    touched: BTreeSet<Place>,
+}
+
+impl Elsewhere {
+    fn add(&mut self, row: &BackendRow) {
+        if row.flags & BACKEND_LOCAL == 0 {
+            let count = self.rows.entry(place_of(row)).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.touched.insert(place_of(row));
+            }
+        }
+    }
+
+    fn remove(&mut self, row: &BackendRow) {
+        if let Entry::Occupied(mut known) = self.rows.entry(place_of(row))
+            && row.flags & BACKEND_LOCAL == 0
+        {
+            *known.get_mut() -= 1;
+            if *known.get() == 0 {
+                self.touched.insert(*known.key());
+                known.remove();
+            }
+        }
+    }
+}
+
 fn place_of(row: &BackendRow) -> Place {
     (ip(row.place.0), row.flags & BACKEND_REMOTE != 0)
 }

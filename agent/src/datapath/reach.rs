@@ -5,8 +5,9 @@
 //!
 //! # Design
 //! - The kernel is asked for the way to each address, since only it knows its rules and tables; the answer is kept until a route,
-//!   an interface or a rule has changed, and for [`KEPT`] ticks at most. So many questions are asked in a tick, the rest in the
-//!   next: a change of routes costs the stage some milliseconds, however many endpoints there are.
+//!   an interface or a rule has changed. So many questions are asked in a tick, the rest in the next: a change of routes costs the
+//!   stage some milliseconds, however many endpoints there are. A tick without a change costs what has no way, and [`PATROL`]
+//!   questions, in turn, should a change have been missed.
 //! - Out after [`BAD_LOOKS`] looks in a row, a tick apart, and in again after one that is good: a daemon that writes its routes
 //!   anew, or a CNI that starts after the agent, moves no flow.
 //! - Tables then differ from node to node, as they do with the policy Local: what only this node cannot reach, others serve. A
@@ -16,6 +17,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
+    ops::Bound,
 };
 
 use super::{
@@ -28,8 +30,8 @@ use super::{
 const LOOKS: usize = 512;
 /// Looks without success after which an endpoint is left out.
 const BAD_LOOKS: u32 = 3;
-/// Ticks after which an answer is asked for again although nothing has changed.
-const KEPT: u32 = 30;
+/// Addresses that are asked for in a tick although nothing has changed.
+const PATROL: usize = 16;
 
 /// An address of endpoints, and whether their slices say that they run on another node.
 pub type Place = (IpAddr, bool);
@@ -77,14 +79,20 @@ impl Lacking {
 struct Known {
     lacking: Option<Lacking>,
     bad: u32,
-    age: u32,
+    /// It is in [`Reach::due`].
+    waits: bool,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Reach {
     known: BTreeMap<Place, Known>,
+    /// Those without a way.
+    bad: BTreeSet<Place>,
+    /// Those that are asked for next. One that waits no more has gone meanwhile, and may have come again.
     due: VecDeque<Place>,
+    /// Where the last patrol ended.
+    patrolled: Option<Place>,
 }
 
 /// The host as far as a way depends on it.
@@ -100,11 +108,11 @@ pub struct Surroundings<'a> {
 }
 
 impl Reach {
-    /// Lets a tick pass. `wanted` are the endpoints that are not of this node.
-    pub async fn look(&mut self, network: &Network, around: &Surroundings<'_>, wanted: &BTreeSet<Place>) {
-        self.schedule(around.changed, wanted);
+    /// Lets a tick pass. `moved` are the endpoints not of this node that have come or gone since the last, and whether they are there.
+    pub async fn look(&mut self, network: &Network, around: &Surroundings<'_>, moved: &[(Place, bool)]) {
+        self.schedule(around.changed, moved);
         for _ in 0..LOOKS {
-            let Some(place) = self.due.pop_front() else { break };
+            let Some(place) = self.next() else { break };
             match network.way(place.0).await {
                 Ok(way) => self.learn(place, lacking(way, around, place.1)),
                 // What was known last stays.
@@ -116,31 +124,63 @@ impl Reach {
     /// Those that are left out.
     #[must_use]
     pub fn left_out(&self) -> BTreeMap<Place, Lacking> {
-        let out = self.known.iter().filter(|(_, known)| known.bad >= BAD_LOOKS);
+        let known = self.bad.iter().filter_map(|place| Some((place, self.known.get(place)?)));
+        let out = known.filter(|(_, known)| known.bad >= BAD_LOOKS);
         out.filter_map(|(place, known)| Some((*place, known.lacking.clone()?))).collect()
     }
 
     /// Decides who is asked for in this tick and, where they are many, in the next.
-    fn schedule(&mut self, changed: bool, wanted: &BTreeSet<Place>) {
-        self.known.retain(|place, _| wanted.contains(place));
-        for place in wanted {
-            self.known.entry(*place).or_insert_with(|| Known { age: KEPT, ..Known::default() });
+    fn schedule(&mut self, changed: bool, moved: &[(Place, bool)]) {
+        let mut ask = Vec::new();
+        for (place, is_there) in moved {
+            if *is_there {
+                self.known.entry(*place).or_default();
+                ask.push(*place);
+            } else {
+                self.known.remove(place);
+                self.bad.remove(place);
+            }
         }
-        self.due.retain(|place| wanted.contains(place));
-        let waiting: BTreeSet<Place> = self.due.iter().copied().collect();
-        for (place, known) in &mut self.known {
-            known.age = known.age.saturating_add(1);
-            // What is bad is looked at again, to be left out or taken in.
-            if (changed || known.age > KEPT || known.lacking.is_some()) && !waiting.contains(place) {
-                self.due.push_back(*place);
+        if changed {
+            ask.extend(self.known.keys());
+        }
+        // What is bad is looked at again, to be left out or taken in.
+        ask.extend(&self.bad);
+        let after = self.patrolled.map_or(Bound::Unbounded, Bound::Excluded);
+        let patrol: Vec<Place> =
+            self.known.range((after, Bound::Unbounded)).map(|(place, _)| *place).take(PATROL).collect();
+        // From the start again after the last.
+        self.patrolled = patrol.last().copied().filter(|_| patrol.len() == PATROL);
+        ask.extend(patrol);
+        for place in ask {
+            if let Some(known) = self.known.get_mut(&place)
+                && !std::mem::replace(&mut known.waits, true)
+            {
+                self.due.push_back(place);
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Place> {
+        loop {
+            let place = self.due.pop_front()?;
+            if let Some(known) = self.known.get_mut(&place)
+                && std::mem::take(&mut known.waits)
+            {
+                return Some(place);
             }
         }
     }
 
     fn learn(&mut self, place: Place, lacking: Option<Lacking>) {
         let Some(known) = self.known.get_mut(&place) else { return };
-        known.age = 0;
-        known.bad = if lacking.is_some() { known.bad.saturating_add(1) } else { 0 };
+        if lacking.is_some() {
+            known.bad = known.bad.saturating_add(1);
+            self.bad.insert(place);
+        } else {
+            known.bad = 0;
+            self.bad.remove(&place);
+        }
         known.lacking = lacking;
     }
 }
@@ -181,50 +221,73 @@ mod tests {
         reach.left_out().into_keys().collect()
     }
 
-    /// A tick in which each address that is due is answered for.
+    /// A tick in which each address that is due is answered for; how many were.
     fn tick(
         reach: &mut Reach,
         changed: bool,
-        wanted: &BTreeSet<Place>,
+        moved: &[(Place, bool)],
         answer: impl Fn(Place) -> Option<Lacking>,
     ) -> usize {
-        reach.schedule(changed, wanted);
-        let due = reach.due.drain(..).collect::<Vec<_>>();
-        due.iter().for_each(|place| reach.learn(*place, answer(*place)));
-        due.len()
+        reach.schedule(changed, moved);
+        let mut asked = 0;
+        while let Some(place) = reach.next() {
+            reach.learn(place, answer(place));
+            asked += 1;
+        }
+        asked
     }
 
     #[test]
     fn an_endpoint_is_left_out_after_some_looks_and_taken_in_after_one() {
-        let (mut reach, wanted) = (Reach::default(), BTreeSet::from([place(1), place(2)]));
+        let mut reach = Reach::default();
         let one_is_bad = |p: Place| (p == place(1)).then_some(Lacking::Route);
         for looks in 1..=4 {
-            tick(&mut reach, false, &wanted, one_is_bad);
+            let moved: &[_] = if looks == 1 { &[(place(1), true), (place(2), true)] } else { &[] };
+            tick(&mut reach, false, moved, one_is_bad);
             assert_eq!(out(&reach), if looks < 3 { vec![] } else { vec![place(1)] }, "{looks} looks");
         }
-        tick(&mut reach, false, &wanted, |_| None);
+        tick(&mut reach, false, &[], |_| None);
         assert!(out(&reach).is_empty());
         // It goes and comes with every tick: nothing is moved.
         for n in 0..20 {
-            tick(&mut reach, true, &wanted, |_| (n % 2 == 0).then_some(Lacking::Route));
+            tick(&mut reach, true, &[], |_| (n % 2 == 0).then_some(Lacking::Route));
             assert!(out(&reach).is_empty());
         }
-        tick(&mut reach, false, &BTreeSet::new(), one_is_bad);
-        assert!(reach.known.is_empty() && reach.due.is_empty());
+        for _ in 0..3 {
+            tick(&mut reach, false, &[], one_is_bad);
+        }
+        assert_eq!(out(&reach), [place(1)]);
+        tick(&mut reach, false, &[(place(1), false), (place(2), false)], one_is_bad);
+        assert!(reach.known.is_empty() && reach.bad.is_empty() && reach.due.is_empty() && out(&reach).is_empty());
+        // It is another one that comes again.
+        tick(&mut reach, false, &[(place(1), true)], one_is_bad);
+        assert!(out(&reach).is_empty());
     }
 
     #[test]
-    fn what_is_known_is_asked_for_when_something_changes_and_now_and_then() {
-        let (mut reach, wanted) = (Reach::default(), (1..=9).map(place).collect::<BTreeSet<_>>());
-        assert_eq!(tick(&mut reach, false, &wanted, |_| None), 9);
-        let asked: usize = (0..KEPT).map(|_| tick(&mut reach, false, &wanted, |_| None)).sum();
-        assert_eq!(asked, 0, "nothing has changed");
-        assert_eq!(tick(&mut reach, false, &wanted, |_| None), 9, "after a while");
-        assert_eq!(tick(&mut reach, true, &wanted, |_| None), 9, "a route has changed");
-        // Who still waits is not put in twice.
-        reach.schedule(true, &wanted);
-        reach.schedule(true, &wanted);
-        assert_eq!(reach.due.len(), 9);
+    fn a_tick_without_a_change_costs_the_same_however_many_there_are() {
+        let mut reach = Reach::default();
+        let all: Vec<(Place, bool)> = (0..100).map(|n| (place(n), true)).collect();
+        assert_eq!(tick(&mut reach, false, &all, |_| None), 100);
+        // In turn, so that after some ticks each was asked for again.
+        let asked = std::cell::RefCell::new(BTreeSet::new());
+        for _ in 0..7 {
+            let note = |p: Place| {
+                asked.borrow_mut().insert(p);
+                None
+            };
+            assert!(tick(&mut reach, false, &[], note) <= PATROL);
+        }
+        assert_eq!(asked.borrow().len(), 100);
+        assert_eq!(tick(&mut reach, true, &[], |_| None), 100, "a route has changed");
+        // Who still waits is not put in twice, and who has gone is not asked for.
+        reach.schedule(true, &[]);
+        reach.schedule(true, &[(place(7), false)]);
+        let mut left = 0;
+        while reach.next().is_some() {
+            left += 1;
+        }
+        assert_eq!(left, 99);
     }
 
     #[test]

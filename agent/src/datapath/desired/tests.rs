@@ -102,6 +102,7 @@ proptest! {
         let mut following = State::new(&Observed::default());
         let mut planning = State::new(&Observed::default());
         let mut left_out = BTreeSet::new();
+        let mut elsewhere = BTreeSet::new();
         for (drawn, announced, ticks, unreachable) in history {
             let announced: BTreeSet<IpAddr> = announced.into_iter().map(|n| IpAddr::from([192, 0, 2, n])).collect();
             let relays = announced.iter().map(|vip| (*vip, IpAddr::from([198, 51, 100, ticks]))).collect();
@@ -109,6 +110,11 @@ proptest! {
             let model = Arc::new(Model { announced, relays, ..Model::clone(&model(&drawn)) });
             let touched = desired.follow(&model);
             prop_assert_eq!(desired.rows(), &rows(&model, &left_out));
+            for (place, is_there) in desired.moved() {
+                if is_there { elsewhere.insert(place) } else { elsewhere.remove(&place) };
+            }
+            let places = desired.rows().backends.iter().filter(|row| row.flags & BACKEND_LOCAL == 0).map(place_of);
+            prop_assert_eq!(&elsewhere, &places.collect());
             // A whole plan does not know who has left.
             let touched = Touched { left: Vec::new(), ..touched };
             prop_assert_eq!(following.follow(desired.rows(), &touched), planning.plan(&rows(&model, &left_out)));
@@ -276,7 +282,8 @@ fn b7_who_waits_for_an_endpoint_that_is_left_out_chooses_anew_and_its_object_is_
     let drawn = Drawn::from([((9, false), (vec![here, there], Vec::new(), 2, 0))]);
     desired.follow(&model(&drawn));
     let place = (IpAddr::from([10, 244, 0, 2]), true);
-    assert_eq!(desired.elsewhere(), BTreeSet::from([place]));
+    assert_eq!(desired.moved(), [(place, true)]);
+    assert_eq!(desired.moved(), [], "it is told once");
     let touched = desired.leave_out(BTreeSet::from([place, (IpAddr::from([10, 244, 0, 1]), true)]));
     let row = BackendRow::new(&backend(&there));
     assert_eq!(touched.left.iter().map(|(_, row)| *row).collect::<Vec<_>>(), [row]);

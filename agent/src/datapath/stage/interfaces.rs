@@ -127,7 +127,8 @@ impl Datapath {
         self.ways = (routes, rules);
         self.applied.sides = known;
         let around = Surroundings { links: &links, uplinks: &named, sides: &self.applied.sides, changed };
-        self.reach.look(&self.network, &around, &self.desired.elsewhere()).await;
+        let moved = self.desired.moved();
+        self.reach.look(&self.network, &around, &moved).await;
         self.leave_out();
         Ok(statuses)
     }
