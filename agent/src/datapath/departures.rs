@@ -12,11 +12,11 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData};
-use sluice_ebpf::{Addr, CT_REQUEST, CT_SNAT, CtEntry, CtKey, map};
+use sluice_ebpf::{Addr, CT_REQUEST, CT_SNAT, CtEntry, CtKey, flow, map};
 
 use super::{
     maps::{TableError, open},
-    sweep::opposite,
+    sweep::{opposite, remove},
 };
 
 /// Ticks after which an address is gone for good.
@@ -60,10 +60,13 @@ pub(super) fn end_flows(dir: &Path, gone: &BTreeSet<Addr>) -> Result<usize, Tabl
     // An entry that vanishes while we walk is what an LRU map does.
     for (key, entry) in conntrack.iter().filter_map(Result::ok) {
         if key.dir == CT_REQUEST && entry.flags & CT_SNAT != 0 && gone.contains(&entry.to.src) {
-            doomed.extend([key, opposite(&key, &entry)]);
+            let reply_key = opposite(&key, &entry);
+            let reply = conntrack.get(&reply_key, 0).ok().filter(|reply| flow::is_reverse(&reply.to, &key.tuple));
+            doomed.push((key, entry));
+            doomed.extend(reply.map(|reply| (reply_key, reply)));
         }
     }
-    Ok(doomed.iter().filter(|key| conntrack.remove(key).is_ok()).count())
+    Ok(remove(&mut conntrack, &doomed))
 }
 
 #[cfg(test)]

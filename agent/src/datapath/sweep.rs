@@ -82,22 +82,35 @@ pub fn sweep(dir: &Path, model: &Model) -> Result<(usize, Census), TableError> {
             // An entry that vanishes while we walk is what an LRU map does.
             let Ok((key, entry)) = row else { continue };
             count.add(name, &key, &entry);
+            let other_key = opposite(&key, &entry);
+            let other = flows.get(&other_key, 0).ok().filter(|other| flow::is_reverse(&other.to, &key.tuple));
             if key.dir == CT_REQUEST {
-                let reply_key = opposite(&key, &entry);
-                let reply = flows.get(&reply_key, 0).ok();
-                if verdict(&key, &entry, reply.as_ref(), &wanted, now) == Keep::No {
-                    doomed.extend([key, reply_key]);
+                if verdict(&key, &entry, other.as_ref(), &wanted, now) == Keep::No {
+                    doomed.push((key, entry));
+                    doomed.extend(other.map(|other| (other_key, other)));
                 }
-            } else if flows.get(&opposite(&key, &entry), 0).is_err()
-                && now.saturating_sub(entry.seen) > CT_UDP_ONEWAY_NS
-            {
-                doomed.push(key);
+            } else if other.is_none() && now.saturating_sub(entry.seen) > CT_UDP_ONEWAY_NS {
+                doomed.push((key, entry));
             }
         }
-        // A removal fails only where the entry has just been evicted, or promoted.
-        removed += doomed.iter().filter(|key| flows.remove(key).is_ok()).count();
+        removed += remove(&mut flows, &doomed);
     }
     Ok((removed, count.finish(model)))
+}
+
+/// Removes entries that were judged, and returns how many there were. A client may have begun another flow from the same port
+/// since the walk came by, be it a fraction of a second ago: that is left alone.
+pub(super) fn remove(flows: &mut HashMap<MapData, CtKey, CtEntry>, doomed: &[(CtKey, CtEntry)]) -> usize {
+    let is_there = |flows: &HashMap<MapData, CtKey, CtEntry>, key: &CtKey, judged: &CtEntry| {
+        flows.get(key, 0).is_ok_and(|now| is_same_flow(&now, judged))
+    };
+    // It fails only where the entry has just been evicted, or promoted.
+    doomed.iter().filter(|(key, judged)| is_there(flows, key, judged) && flows.remove(key).is_ok()).count()
+}
+
+/// Whether two entries of one key are of one flow.
+fn is_same_flow(a: &CtEntry, b: &CtEntry) -> bool {
+    a.created == b.created && a.to == b.to
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +167,7 @@ pub fn monotonic_nanoseconds() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use sluice_ebpf::{Addr, CT_FIN_BACKEND, CT_FIN_CLIENT, CT_OPENING, CT_REPLIED, TCP};
+    use sluice_ebpf::{Addr, CT_FIN_BACKEND, CT_FIN_CLIENT, CT_OPENING, CT_REPLIED, CT_RST, TCP};
 
     use super::*;
 
@@ -262,6 +275,15 @@ mod tests {
         assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), Keep::Yes);
         request.flags = 0;
         assert_eq!(verdict(&key, &request, Some(&reply), &wanted, NOW), Keep::No);
+    }
+
+    #[test]
+    fn a_flow_that_began_since_from_the_same_port_is_another() {
+        let (_, judged, ..) = flow(TCP);
+        assert!(is_same_flow(&CtEntry { seen: NOW, flags: CT_RST, ..judged }, &judged), "it was only used");
+        assert!(!is_same_flow(&CtEntry { created: NOW, ..judged }, &judged));
+        let to = Tuple { dst: Addr::v4([10, 244, 1, 3]), ..judged.to };
+        assert!(!is_same_flow(&CtEntry { to, ..judged }, &judged));
     }
 
     #[test]

@@ -10,7 +10,6 @@
 //! cluster have them, some hundred bytes of JSON that the agent reads over.
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -31,11 +30,9 @@ use crate::{
         Api, ControlPlane, Identity, Part, Tuning,
         scene::{self, Scene},
     },
-    netns::{Agent, Maps, addr, lab::UPLINK},
+    netns::{Agent, Maps},
 };
 
-/// The default route.
-const EVERYWHERE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// How long the agent may take to come to rest.
 const LIMIT: Duration = Duration::from_secs(600);
 /// The pause between two changes, at random in this range of milliseconds.
@@ -53,8 +50,7 @@ const REST: f64 = 3.0;
 pub(super) fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut scene = Scene::with(1, 0, |plane| fill(plane, options.services).expect("the objects"));
-    // Endpoints without a way would be left out of the tables.
-    scene.lab.node1.net(async |net| net.route(EVERYWHERE.into(), 0, UPLINK, Some(addr::CLIENT_V4.into())).await)?;
+    objects::lead_to_endpoints(&scene.lab)?;
     let agent = &mut scene.agents[0];
     println!("loaded in {:.0?}; the agent gives addresses and writes status", began.elapsed());
     let began = Instant::now();

@@ -26,6 +26,7 @@ const GOAL_P99: f64 = 20.0;
 /// Measures, prints.
 pub(super) fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
     let lab = Lab::build(&LabSpec { kind: "bench".to_owned(), pods: Vec::new(), xdp: false })?;
+    objects::lead_to_endpoints(&lab)?;
     let mut agent = Agent::prepare(&lab, AgentSpec::new(Datapath::Tc).pools(&[objects::POOL]))?;
     for service in 0..options.services {
         agent.write(&format!("{}-service.yaml", objects::name(service)), &[objects::service(service)])?;

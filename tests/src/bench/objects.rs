@@ -9,6 +9,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::netns::{Lab, addr, lab::UPLINK};
+
 /// Where the addresses come from: 131,072 of them, reserved for benchmarks (RFC 2544).
 pub(super) const POOL: &str = "198.18.0.0/15";
 /// Endpoints of each Service.
@@ -21,6 +23,12 @@ const FIRST_ENDPOINT: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
 const STRIDE: u32 = 16;
 /// The port of every Service, and of its endpoints.
 const PORTS: (u16, u16) = (80, 8080);
+
+/// Gives the endpoints a way from node1: without one they would be left out of its tables.
+pub(super) fn lead_to_endpoints(lab: &Lab) -> anyhow::Result<()> {
+    let everywhere = Ipv4Addr::UNSPECIFIED.into();
+    lab.node1.net(async |net| net.route(everywhere, 0, UPLINK, Some(addr::CLIENT_V4.into())).await)
+}
 
 /// What a Service is called.
 pub(super) fn name(service: usize) -> String {
