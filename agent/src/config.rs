@@ -279,7 +279,7 @@ pub struct FlowsArgs {
 pub struct ExplainArgs {
     /// The method, as GET
     pub method: String,
-    /// The URL, as http://shop.example/cart?item=1; its host is the request's
+    /// The URL, as `http://shop.example/cart?item=1`; its host is the request's
     pub url: String,
     /// A header field; repeat for several
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
