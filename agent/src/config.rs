@@ -15,7 +15,7 @@ use crate::{
     model::{Port, host::Host},
 };
 
-pub use cluster::ClusterArgs;
+pub use cluster::{ApiArgs, ClusterArgs};
 pub use controller::ControllerArgs;
 
 /// A load balancer for Kubernetes: addresses, eBPF forwarding and a layer 7 proxy in one binary.
@@ -104,20 +104,18 @@ Examples:
 pub struct AgentArgs {
     /// Directory of Kubernetes YAML or JSON, read with its sub-directories and watched for change
     /// [default: the objects are read from the API server]
-    #[arg(help_heading = "Source", long, value_name = "DIR", env = "SLUICE_MANIFESTS", verbatim_doc_comment)]
-    pub manifests: Option<PathBuf>,
-    /// How to reach the API server [default: as pods do, else KUBECONFIG]
-    #[arg(help_heading = "Source", long, value_name = "FILE", conflicts_with = "manifests")]
-    pub kubeconfig: Option<PathBuf>,
-    /// Namespace of the agents, where their Leases are
     #[arg(
         help_heading = "Source",
         long,
-        value_name = "NAME",
-        default_value = "sluice-system",
-        env = "SLUICE_NAMESPACE"
+        value_name = "DIR",
+        env = "SLUICE_MANIFESTS",
+        conflicts_with = "kubeconfig",
+        verbatim_doc_comment
     )]
-    pub namespace: String,
+    pub manifests: Option<PathBuf>,
+    /// Where the API server and the other agents are.
+    #[command(flatten)]
+    pub api: ApiArgs,
     /// Interface towards clients and other nodes; repeat for several [default: those of the default routes]
     #[arg(
         help_heading = "Datapath",

@@ -46,9 +46,9 @@ pub async fn run(args: ControllerArgs) -> Result<(), RunError> {
         host: Arc::new(Host { snat_ports: Some(first..=last), ..Host::default() }),
         addresses: Arc::default(),
     };
-    let client = kubernetes::client(args.kubeconfig.clone()).await?;
+    let client = kubernetes::client(args.api.kubeconfig.clone()).await?;
     // As with agents: a Lease must not wait behind a list of everything.
-    let leases = kubernetes::client(args.kubeconfig).await?;
+    let leases = kubernetes::client(args.api.kubeconfig).await?;
 
     let (snapshot_out, snapshots) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());
@@ -62,11 +62,11 @@ pub async fn run(args: ControllerArgs) -> Result<(), RunError> {
     let route_hosts = Arc::new(RouteHosts(args.cluster.route_hosts));
     let writes = writer::Inputs { snapshots, models, members, health, route_hosts };
     let mut tasks = Tasks::default();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), name, namespace = args.namespace, "controller started");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), name, namespace = args.api.namespace, "controller started");
     tasks.spawn("source", kubernetes::watch(client.clone(), snapshot_out, health_out, cancel.clone()));
     tasks.spawn("compiler", Compiler::new(node, std::path::PathBuf::new()).run(inputs, model_out, cancel.clone()));
-    tasks.spawn("membership", membership::observe(leases, args.namespace.clone(), members_out, leave.clone()));
-    tasks.spawn("status", writer::run(client, args.namespace, name, writes, leave.clone()));
+    tasks.spawn("membership", membership::observe(leases, args.api.namespace.clone(), members_out, leave.clone()));
+    tasks.spawn("status", writer::run(client, args.api.namespace, name, writes, leave.clone()));
     let result = tokio::select! {
         told = until_told() => told.map_err(RunError::from),
         ended = tasks.next() => Err(ended),

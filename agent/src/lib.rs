@@ -121,8 +121,8 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     let clients = match &args.manifests {
         Some(_) => None,
         None => Some((
-            kubernetes::client(args.kubeconfig.clone()).await?,
-            kubernetes::client(args.kubeconfig.clone()).await?,
+            kubernetes::client(args.api.kubeconfig.clone()).await?,
+            kubernetes::client(args.api.kubeconfig.clone()).await?,
         )),
     };
 
@@ -217,7 +217,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
             tracing::info!(
                 version = env!("CARGO_PKG_VERSION"),
                 node = name,
-                namespace = args.namespace,
+                namespace = args.api.namespace,
                 "agent started"
             );
             tasks.spawn("source", kubernetes::watch(client.clone(), snapshot_out, health_out, cancel.clone()));
@@ -225,11 +225,11 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
                 let route_hosts = Arc::new(RouteHosts(args.cluster.route_hosts));
                 let (snapshots, models) = (snapshots.clone(), models.clone());
                 let writes = status::writer::Inputs { snapshots, models, members, health, route_hosts };
-                let (client, namespace, name) = (client.clone(), args.namespace.clone(), name.clone());
+                let (client, namespace, name) = (client.clone(), args.api.namespace.clone(), name.clone());
                 tasks.spawn("status", status::writer::run(client, namespace, name, writes, leave.clone()));
             }
             let outputs = membership::Outputs { members: members_out, validity: validity_out, peers: peers_out };
-            let membership = Membership::new(name, leases, args.namespace, inputs, was_answering);
+            let membership = Membership::new(name, leases, args.api.namespace, inputs, was_answering);
             tasks.spawn("membership", membership.run(outputs, leave.clone()));
         }
         (None, None) => unreachable!("without a directory there is a client"),

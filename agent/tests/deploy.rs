@@ -54,7 +54,7 @@ fn the_agent_takes_the_arguments_of_the_daemon_set() {
             let get = &container()[probe]["httpGet"];
             assert_eq!((&get["host"], &get["port"]), (&json!(health.ip()), &json!(health.port())), "{probe}");
         }
-        assert_eq!(args.namespace, read("base/namespace.yaml")[0]["metadata"]["name"]);
+        assert_eq!(args.api.namespace, read("base/namespace.yaml")[0]["metadata"]["name"]);
     }
 }
 

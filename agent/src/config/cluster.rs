@@ -1,11 +1,30 @@
-//! Flags that decide what becomes of objects: the same on all nodes, and at the controller.
+//! Flags that agents and the controller share: how they reach the API server, and what decides what becomes of objects.
+use std::path::PathBuf;
+
 use clap::Args;
 use ipnet::IpNet;
 
 use super::{Classless, ConfigError, METADATA, pool, port_range};
 use crate::{model::pool as pools, status::route_hosts::RouteHost};
 
-/// Flags of `sluice agent` and `sluice controller`.
+/// Flags of whoever speaks to the API server.
+#[derive(Debug, Args)]
+pub struct ApiArgs {
+    /// How to reach the API server [default: as pods do, else KUBECONFIG]
+    #[arg(help_heading = "Source", long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of the agents, where their Leases are
+    #[arg(
+        help_heading = "Source",
+        long,
+        value_name = "NAME",
+        default_value = "sluice-system",
+        env = "SLUICE_NAMESPACE"
+    )]
+    pub namespace: String,
+}
+
+/// Flags that decide what becomes of objects: the same on all nodes, and at the controller.
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
     /// Range that addresses are given from, where an object has none; repeat for several
@@ -14,8 +33,8 @@ pub struct ClusterArgs {
     /// Range that no endpoint may be in, whatever a slice says: by default the metadata services of clouds, which believe
     /// whoever comes from a node; the same on all nodes; repeat for several, or give 0.0.0.0/32 for none
     #[arg(
-        help_heading = "Addresses", long = "refuse-endpoints", value_name = "CIDR", env = "SLUICE_REFUSE_ENDPOINTS", value_delimiter = ',',
-        value_parser = pool, default_values = METADATA
+        help_heading = "Addresses", long = "refuse-endpoints", value_name = "CIDR", env = "SLUICE_REFUSE_ENDPOINTS",
+        value_delimiter = ',', value_parser = pool, default_values = METADATA
     )]
     pub refuse_endpoints: Vec<IpNet>,
     /// What becomes of Services of type LoadBalancer without `loadBalancerClass`; the same on all nodes

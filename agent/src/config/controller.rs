@@ -1,9 +1,7 @@
 //! Flags of `sluice controller`.
-use std::path::PathBuf;
-
 use clap::Args;
 
-use super::{ClusterArgs, ConfigError, LogFormat};
+use super::{ApiArgs, ClusterArgs, ConfigError, LogFormat};
 
 /// What `--help` says at the end.
 pub(super) const HELP: &str = "\
@@ -18,18 +16,9 @@ Example:
 /// Flags of `sluice controller`.
 #[derive(Debug, Args)]
 pub struct ControllerArgs {
-    /// How to reach the API server [default: as pods do, else KUBECONFIG]
-    #[arg(help_heading = "Source", long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// Namespace of the agents, where their Leases are
-    #[arg(
-        help_heading = "Source",
-        long,
-        value_name = "NAME",
-        default_value = "sluice-system",
-        env = "SLUICE_NAMESPACE"
-    )]
-    pub namespace: String,
+    /// Where the API server and the agents are.
+    #[command(flatten)]
+    pub api: ApiArgs,
     /// Name of this process in the Lease, another one for each: its pod's [default: the host's name]
     #[arg(help_heading = "Source", long, value_name = "NAME", env = "POD_NAME")]
     pub name: Option<String>,

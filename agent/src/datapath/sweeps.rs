@@ -1,7 +1,7 @@
 //! When conntrack is walked: the schedule of [`super::sweep`].
 //!
-//! In: that a walk is wanted. Out: walks on a thread of their own, one at a time, and what the last has found. Invariant: between two of them there is a
-//! pause of [`REST`] times the last, however often one is wanted.
+//! In: that a walk is wanted. Out: walks on a thread of their own, one at a time, and what the last has found. Invariant: between
+//! two of them there is a pause of [`REST`] times the last, however often one is wanted.
 use std::{
     path::Path,
     sync::Arc,

@@ -152,8 +152,7 @@ impl Membership {
                 () = leave.cancelled() => break,
                 step = inbox.recv() => {
                     let Some(step) = step else { break };
-                    leases.take(step);
-                    hear(&mut leases, &mut inbox, &mut peers);
+                    hear(step, &mut leases, &mut inbox, &mut peers);
                     if let Some(macs) = peers.macs() {
                         let differs = |known: &Option<BTreeSet<Mac>>| known.as_ref() != Some(&macs);
                         out.peers.send_if_modified(|known| differs(known).then(|| *known = Some(macs.clone())).is_some());
@@ -292,8 +291,9 @@ fn publish(out: &watch::Sender<Arc<Members>>, members: Members) {
     });
 }
 
-/// Takes what else has come, and notes it.
-fn hear(leases: &mut Leases, inbox: &mut mpsc::Receiver<Step<Leases>>, peers: &mut Peers) {
+/// Takes a step and what else has come, and notes it.
+fn hear(step: Step<Leases>, leases: &mut Leases, inbox: &mut mpsc::Receiver<Step<Leases>>, peers: &mut Peers) {
+    leases.take(step);
     while let Ok(step) = inbox.try_recv() {
         leases.take(step);
     }

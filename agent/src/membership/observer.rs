@@ -33,8 +33,7 @@ pub async fn observe(
             () = leave.cancelled() => break,
             step = inbox.recv() => {
                 let Some(step) = step else { break };
-                leases.take(step);
-                hear(&mut leases, &mut inbox, &mut peers);
+                hear(step, &mut leases, &mut inbox, &mut peers);
             }
             () = sleep_until(check_at.into()) => {}
         }
