@@ -31,9 +31,9 @@ use crate::mac::Mac;
 /// Questions for one VIP on each uplink.
 pub const PROBES: u32 = 3;
 /// Between two of them.
-pub const GAP: Duration = Duration::from_millis(500);
+pub const GAP: Duration = Duration::from_millis(300);
 /// How long an answer to the last one is waited for.
-pub const WAIT: Duration = Duration::from_secs(1);
+pub const WAIT: Duration = Duration::from_millis(600);
 /// Between two looks at an address that another host has.
 pub const AGAIN: Duration = Duration::from_secs(10);
 /// VIPs that are asked for at once; the others wait for the next turn.
