@@ -95,6 +95,31 @@ pub fn iptables() -> Result<()> {
     if on_path("iptables") { Ok(()) } else { apt(&["iptables"]) }
 }
 
+/// What `bench l7` compares with, and what makes its load. Nothing of it is started, as Debian does with what it installs.
+///
+/// # Errors
+/// A package is missing that cannot be installed here.
+pub fn http_peers() -> Result<()> {
+    let programs = [("nginx", "nginx-light"), ("haproxy", "haproxy"), ("wrk", "wrk"), ("h2load", "nghttp2-client")];
+    let missing: Vec<_> = programs.into_iter().filter(|(p, _)| !on_path(p)).map(|(_, package)| package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // Source: invoke-rc.d(8); 101 is "action forbidden by policy". Where there is a policy it is the owner's.
+    let policy = Path::new("/usr/sbin/policy-rc.d");
+    let is_ours = is_root() && !policy.exists();
+    if is_ours {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(policy, "#!/bin/sh\nexit 101\n").context("write /usr/sbin/policy-rc.d")?;
+        std::fs::set_permissions(policy, std::fs::Permissions::from_mode(0o755)).context("make it executable")?;
+    }
+    let installed = apt(&missing);
+    if is_ours {
+        let _ = std::fs::remove_file(policy);
+    }
+    installed
+}
+
 /// The minor version of a Go 1.x.
 fn go_minor(go: &Path) -> Option<u32> {
     // At the root there is no go.mod that could call for another version.

@@ -1,13 +1,14 @@
 //! Builds what a test cluster is made of from Go modules, into the cache of tools: `tests/kubernetes/`.
 //!
-//! Two parts, because most tests need the first alone: [`control_plane`] is one program with etcd, the API server and
+//! Parts, because most tests need the first alone: [`control_plane`] is one program with etcd, the API server and
 //! `kubectl` in it; [`nodes`] is containerd, runc, the CNI plugins and the images that the tests run. [`gateway_crds`]
-//! is what Gateway API publishes.
+//! is what Gateway API publishes, [`conformance`] its test suite with the images that it wants.
 //!
 //! # Design
 //! A directory of the cache carries a hash over go.mod, go.sum and the sources in its name. What is there is complete:
 //! it is built beside and renamed. So a second run costs a few reads, and a new version never meets an old binary.
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -21,7 +22,7 @@ use crate::{
     install,
     progress::{self, Progress},
     root,
-    run::run,
+    run::{output, run},
 };
 
 /// The module with everything but Gateway API.
@@ -46,7 +47,7 @@ pub fn control_plane() -> Result<PathBuf> {
             flags.push_str(package);
             flags.push_str(".gitTreeState=clean");
         }
-        go_build(&["-ldflags", &flags, "./cmd/kube"], dir, false)?;
+        go_build(MODULE, "build", &["-ldflags", &flags, "./cmd/kube"], dir, false)?;
         for part in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"] {
             std::os::unix::fs::symlink("kube", dir.join(part)).with_context(|| format!("link {part}"))?;
         }
@@ -73,19 +74,20 @@ pub fn nodes() -> Result<PathBuf> {
         let programs = ["containerd", "containerd-shim-runc-v2", "ctr"].map(|p| format!("{containerd}/cmd/{p}"));
         let mut arguments = vec!["-tags", "no_btrfs,no_zfs,no_devmapper,static_build", "-ldflags", &flags];
         arguments.extend(programs.iter().map(String::as_str));
-        go_build(&arguments, dir, false)?;
+        go_build(MODULE, "build", &arguments, dir, false)?;
         let cni = dir.join("cni");
         fs::create_dir_all(&cni).with_context(|| format!("create {}", cni.display()))?;
         let plugins = ["main/bridge", "main/loopback", "ipam/host-local"]
             .map(|p| format!("github.com/containernetworking/plugins/plugins/{p}"));
         let mut arguments = vec!["-ldflags", "-s -w"];
         arguments.extend(plugins.iter().map(String::as_str));
-        go_build(&arguments, &cni, false)?;
+        go_build(MODULE, "build", &arguments, &cni, false)?;
         let runc = "github.com/opencontainers/runc";
         let version = required(MODULE, runc)?;
         let flags = format!("-s -w -extldflags=-static -X main.version={}", version.trim_start_matches('v'));
-        go_build(&["-tags", "seccomp,netgo,osusergo", "-ldflags", &flags, runc], dir, true)?;
-        go_build(&["-ldflags", "-s -w", "./cmd/echo", "./cmd/pause", "./cmd/xdpprep"], dir, false)?;
+        go_build(MODULE, "build", &["-tags", "seccomp,netgo,osusergo", "-ldflags", &flags, runc], dir, true)?;
+        let own = ["-ldflags", "-s -w", "./cmd/echo", "./cmd/pause", "./cmd/xdpprep"];
+        go_build(MODULE, "build", &own, dir, false)?;
         for (name, user) in IMAGES {
             let program = Program { name, version: "1", user };
             let names = [format!("{IMAGE_PREFIX}{name}:1")];
@@ -113,6 +115,53 @@ pub fn gateway_crds() -> Result<PathBuf> {
         run(Command::new("cp").args(["-r", "--no-preserve=mode"]).arg(Path::new(source).join("config")).arg(dir))
     })?;
     Ok(dir.join("config/crd"))
+}
+
+/// The program of the suite, in the directory that [`conformance`] returns.
+pub const SUITE: &str = "gateway.test";
+/// What the suite's pods run: all but those of the mesh.
+const ECHO: &str = "echo-basic";
+
+/// The directory with Gateway API's conformance suite, [`SUITE`], and `images/*.tar`, which its pods run.
+///
+/// # Errors
+/// Go is missing, or the build fails.
+pub fn conformance() -> Result<PathBuf> {
+    cached(GATEWAY_MODULE, "conformance", &["."], "about two minutes", |dir| {
+        go_build(GATEWAY_MODULE, "test", &["-c", "-ldflags", "-s -w", "."], &dir.join(SUITE), false)?;
+        let images = "sigs.k8s.io/gateway-api-conformance-images";
+        go_build(GATEWAY_MODULE, "build", &["-ldflags", "-s -w", &format!("{images}/{ECHO}")], dir, false)?;
+        let names = images_of_suite()?;
+        let program = Program { name: ECHO, version: "1", user: "65532:65532" };
+        image::write_program(program, &dir.join(ECHO), &names, &dir.join(format!("images/{ECHO}.tar")))?;
+        Ok(())
+    })
+}
+
+/// The names under which the suite's manifests want [`ECHO`]: whoever serves them, the nodes have them already.
+fn images_of_suite() -> Result<Vec<String>> {
+    let suite = "sigs.k8s.io/gateway-api/conformance";
+    let mut list = go(GATEWAY_MODULE)?;
+    let dir = output(list.args(["list", "-m", "-f", "{{.Dir}}", suite])).context("ask Go where the suite is")?;
+    let mut names = BTreeSet::new();
+    let mut dirs = vec![PathBuf::from(&dir)];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == "yaml") {
+                let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+                let images =
+                    text.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("image: "));
+                names.extend(images.filter(|name| name.contains(&format!("/{ECHO}:"))).map(str::to_owned));
+            }
+        }
+    }
+    if names.is_empty() {
+        bail!("no manifest below {dir} runs {ECHO}");
+    }
+    Ok(names.into_iter().collect())
 }
 
 /// The directory `name-<hash>` of the cache; `build` fills a new one when there is none.
@@ -165,14 +214,16 @@ fn go(module: &str) -> Result<Command> {
     Ok(go)
 }
 
-/// `go build`, with a line now and then that says how far it is.
-fn go_build(arguments: &[&str], into: &Path, cgo: bool) -> Result<()> {
-    let mut command = go(MODULE)?;
-    // With a slash at its end it is a directory, and may be given several programs.
-    command.args(["build", "-v", "-trimpath", "-o"]).arg(into.join("")).args(arguments);
+/// `go build` or `go test` in a module of ours, with a line now and then that says how far it is. `into` is a directory, which
+/// may be given several programs, or the file of one.
+fn go_build(module: &str, verb: &str, arguments: &[&str], into: &Path, cgo: bool) -> Result<()> {
+    let mut command = go(module)?;
+    // With a slash at its end it is a directory.
+    let into = if into.is_dir() { into.join("") } else { into.to_owned() };
+    command.args([verb, "-v", "-trimpath", "-o"]).arg(into).args(arguments);
     command.env("CGO_ENABLED", if cgo { "1" } else { "0" });
     // What is in Go's own cache is not compiled, and not counted: then it is quicker than it says.
-    let mut progress = Progress::new("packages", packages(arguments)?);
+    let mut progress = Progress::new("packages", packages(module, verb, arguments)?);
     let child = command.stderr(Stdio::piped()).spawn().context("start go")?;
     let mut said = Vec::new();
     let status = progress::follow(child, |line| {
@@ -184,22 +235,25 @@ fn go_build(arguments: &[&str], into: &Path, cgo: bool) -> Result<()> {
         progress.tick();
     })?;
     if !status.success() {
-        bail!("go build {} ended with {status}:\n{}", arguments.join(" "), said.join("\n"));
+        bail!("go {verb} {} ended with {status}:\n{}", arguments.join(" "), said.join("\n"));
     }
     Ok(())
 }
 
 /// The packages that a `go build` with these arguments compiles on a machine that has none. The modules are downloaded for it.
-fn packages(arguments: &[&str]) -> Result<usize> {
-    let mut list = go(MODULE)?;
+fn packages(module: &str, verb: &str, arguments: &[&str]) -> Result<usize> {
+    let mut list = go(module)?;
     list.args(["list", "-deps"]);
+    if verb == "test" {
+        list.arg("-test");
+    }
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
-        // What the linker is told concerns no package.
-        if *word == "-ldflags" {
-            words.next();
-        } else {
-            list.arg(word);
+        match *word {
+            // What the linker is told concerns no package.
+            "-ldflags" => drop(words.next()),
+            "-c" => {}
+            word => drop(list.arg(word)),
         }
     }
     eprintln!("      downloading what it is built from");

@@ -11,8 +11,8 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   demo [--keep]         show the main job in network namespaces; installs and builds what it needs (root)
-  test [LEVEL]...       run the tests: unit, packets, netns, cluster; no LEVEL: all of them (root but for unit);
-                        words after `--` select tests by name
+  test [LEVEL]...       run the tests: unit, packets, netns, cluster, conformance; no LEVEL: all of them (root but for
+                        unit); words after `--` select tests by name
   cluster up [--nodes N]  start a real Kubernetes, built from source; `cluster kubectl ...`, `cluster exec N ...`,
                         `cluster load FILE`, `cluster logs [PART]`, and `cluster down` (root)
   check                 format, lints, documentation, sizes: what must hold before a push
@@ -23,6 +23,7 @@ cargo xtask COMMAND
                         --name NAME:TAG (again for more), --binary PATH (a static one), --profile release|dist
   generate [--check]    write what of deploy/ is made from code: RBAC rules, the Helm chart
   bench control         measure the control plane (root); --services N, --json FILE
+  bench l7              measure what a request costs the proxy, beside nginx and HAProxy (root); --help says more
   bench heads           measure what the worst request heads cost the proxy, in microseconds
 ";
 

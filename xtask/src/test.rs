@@ -26,6 +26,8 @@ pub enum Level {
     Netns,
     /// A real Kubernetes.
     Cluster,
+    /// The official suite of Gateway API, on a real Kubernetes.
+    Conformance,
 }
 
 impl Level {
@@ -42,7 +44,8 @@ impl FromStr for Level {
             "packets" => Self::Packets,
             "netns" => Self::Netns,
             "cluster" => Self::Cluster,
-            other => bail!("test level {other:?}: want unit, packets, netns or cluster"),
+            "conformance" => Self::Conformance,
+            other => bail!("test level {other:?}: want unit, packets, netns, cluster or conformance"),
         })
     }
 }
@@ -56,8 +59,9 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
     if privileged && !is_root() {
         bail!("all levels but unit load eBPF programs and make network namespaces: run them as root");
     }
-    let cluster = levels.contains(&Level::Cluster);
-    let mut steps = Steps::new(levels.len() + 2 + 2 * usize::from(cluster));
+    let conformance = levels.contains(&Level::Conformance);
+    let cluster = conformance || levels.contains(&Level::Cluster);
+    let mut steps = Steps::new(levels.len() + 2 + 2 * usize::from(cluster) + usize::from(conformance));
     if cluster {
         // First, because an ordinary build then puts its own binary in place again, which costs one more link.
         steps.step("build the agent's image", || image::for_tests().map(drop))?;
@@ -65,6 +69,9 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
     prepare(&mut steps, privileged)?;
     if cluster {
         steps.step("build Kubernetes", build_kubernetes)?;
+    }
+    if conformance {
+        steps.step("build the conformance suite", || kubernetes::conformance().map(drop))?;
     }
     for level in levels {
         match level {
@@ -79,6 +86,9 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
             })?,
             Level::Cluster => steps.step("cluster: a real Kubernetes", || {
                 suite("--package sluice-tests --test cluster --test nodes", &TWO, filter)
+            })?,
+            Level::Conformance => steps.step("conformance: the official suite of Gateway API", || {
+                suite("--package sluice-tests --test conformance", &[], filter)
             })?,
         }
     }
@@ -140,7 +150,7 @@ fn build_kubernetes() -> Result<()> {
     kubernetes::gateway_crds().map(drop)
 }
 
-/// Runs a benchmark: `control` or `heads`; `arguments` go to it.
+/// Runs a benchmark: `control`, `l7` or `heads`; `arguments` go to it.
 ///
 /// # Errors
 /// Not root, no such benchmark, or it finds a wrong answer.
@@ -153,15 +163,18 @@ pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
         })?;
         return steps.step("bench heads", || run(release("bench_heads").args(arguments)));
     }
-    if name != "control" {
-        bail!("benchmark {name:?}: want control or heads");
+    if !matches!(name, "control" | "l7") {
+        bail!("benchmark {name:?}: want control, l7 or heads");
     }
     if !is_root() {
         bail!("the benchmarks make network namespaces and load eBPF programs: run them as root");
     }
     let mut steps = Steps::new(3);
     prepare(&mut steps, true)?;
-    steps.step("bench control", || run(release("bench_control").args(arguments)))
+    if name == "l7" {
+        install::http_peers()?;
+    }
+    steps.step(&format!("bench {name}"), || run(release(&format!("bench_{name}")).args(arguments)))
 }
 
 /// Builds the binary as it ships.

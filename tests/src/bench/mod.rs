@@ -9,6 +9,7 @@ mod expose;
 mod feed;
 mod figures;
 mod heads;
+mod l7;
 mod manifests;
 mod objects;
 mod wire;
@@ -23,6 +24,7 @@ use anyhow::ensure;
 use crate::netns::{Maps, maps};
 use figures::Figures;
 pub use heads::heads;
+pub use l7::{L7Options, l7, l7_rows};
 
 /// How long a change may take to arrive.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@
 use crate::api::gateway_class::SupportedFeature;
 
 /// The names, in the order that the API asks for: sorted.
-const FEATURES: [&str; 22] = [
+const FEATURES: &[&str] = &[
     "Gateway",
     "GatewayAddressEmpty",
     "GatewayHTTPListenerIsolation",

@@ -1,0 +1,159 @@
+//! How the proxies are configured: the same routes in three languages.
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// The address of the endpoint and of the peers.
+pub(super) const HOST: &str = "10.9.0.1";
+/// The port of the endpoint: `/k` is a file of 1 KiB, `/m` one of 1 MiB.
+pub(super) const ENDPOINT: u16 = 9001;
+/// The address of our Gateway.
+pub(super) const VIP: &str = "203.0.113.10";
+
+/// Which routes there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// One, for everything.
+    One,
+    /// A thousand that differ in the value of one header, and one for everything.
+    Headers,
+    /// Five thousand, each for a host name of its own.
+    Hosts,
+}
+
+impl Variant {
+    /// How many routes there are beside that for everything.
+    const fn routes(self) -> usize {
+        match self {
+            Self::One => 0,
+            Self::Headers => 1000,
+            Self::Hosts => 5000,
+        }
+    }
+
+    /// The field that a request has to meet a route in the middle: name and value.
+    pub(super) fn field(self) -> Option<String> {
+        match self {
+            Self::One => None,
+            Self::Headers => Some("x-route: value-900".to_owned()),
+            Self::Hosts => Some("host: host-4321.example".to_owned()),
+        }
+    }
+}
+
+/// The endpoint's.
+pub(super) fn endpoint(dir: &Path) -> String {
+    let server = format!("server {{ listen {HOST}:{ENDPOINT} backlog=8192; root {}/www; }}", dir.display());
+    nginx_with(dir, "endpoint", &format!("sendfile on; tcp_nopush on; {server}"))
+}
+
+/// nginx as a proxy. `port` speaks HTTP/1.1, the next one HTTP/2 in clear text.
+pub(super) fn nginx(dir: &Path, variant: Variant, port: u16) -> String {
+    let count = variant.routes();
+    let (map, to) = match variant {
+        Variant::Headers => {
+            let values: String = (0..count).map(|i| format!("value-{i} up; ")).collect();
+            let sizes = "map_hash_max_size 8192; map_hash_bucket_size 128;";
+            (format!("{sizes} map $http_x_route $to {{ default up; {values} }}"), "$to")
+        }
+        Variant::Hosts => ("server_names_hash_max_size 32768; server_names_hash_bucket_size 64;".to_owned(), "up"),
+        Variant::One => (String::new(), "up"),
+    };
+    let location = format!(
+        "location / {{ proxy_pass http://{to}; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+         proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; }}"
+    );
+    let server = |listen: &str, name: &str| format!("server {{ listen {HOST}:{listen}; {name} {location} }}\n");
+    let mut servers = server(&format!("{} http2", port + 1), "");
+    if variant == Variant::Hosts {
+        servers.extend((0..count).map(|i| server(&port.to_string(), &format!("server_name host-{i}.example;"))));
+    } else {
+        servers.push_str(&server(&format!("{port} backlog=8192"), ""));
+    }
+    let upstream = format!("upstream up {{ server {HOST}:{ENDPOINT}; keepalive 256; keepalive_requests 100000000; }}");
+    nginx_with(dir, "nginx", &format!("{map} {upstream} {servers}"))
+}
+
+fn nginx_with(dir: &Path, name: &str, http: &str) -> String {
+    let dir = dir.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|kind| format!("{kind}_temp_path {dir}/{name}-{kind}; "))
+        .collect();
+    format!(
+        "worker_processes 1; daemon off; user root; pid {dir}/{name}.pid; error_log {dir}/{name}.log crit; \
+         worker_rlimit_nofile 20000;\nevents {{ worker_connections 8192; }}\n\
+         http {{ access_log off; keepalive_requests 100000000; {temporary} {http} }}\n"
+    )
+}
+
+/// HAProxy's, and its map of values, which belongs into `dir/haproxy.map`. Ports as for nginx.
+pub(super) fn haproxy(dir: &Path, variant: Variant, port: u16) -> (String, String) {
+    let map = dir.join("haproxy.map");
+    let (rule, prefix, suffix) = match variant {
+        Variant::One => (String::new(), "", ""),
+        Variant::Headers => (format!("use_backend %[req.hdr(x-route),map_str({},up)]", map.display()), "value-", ""),
+        Variant::Hosts => {
+            let rule = format!("use_backend %[req.hdr(host),field(1,:),lower,map_str({},up)]", map.display());
+            (rule, "host-", ".example")
+        }
+    };
+    let values: String = (0..variant.routes()).map(|i| format!("{prefix}{i}{suffix} up\n")).collect();
+    let text = format!(
+        "global\n  maxconn 8000\n  nbthread 1\ndefaults\n  mode http\n  http-reuse always\n  timeout connect 5s\n  \
+         timeout client 60s\n  timeout server 60s\nfrontend f\n  bind {HOST}:{port} backlog 8192\n  bind {HOST}:{h2} proto h2\n  \
+         option forwardfor\n  {rule}\n  default_backend up\nbackend up\n  server s1 {HOST}:{ENDPOINT}\n",
+        h2 = port + 1,
+    );
+    (text, values)
+}
+
+/// Ours.
+pub(super) fn manifests(variant: Variant) -> Vec<Value> {
+    let gateway = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": { "name": "front", "namespace": "default" },
+        "spec": {
+            "gatewayClassName": "sluice",
+            "addresses": [{ "type": "IPAddress", "value": VIP }],
+            "listeners": [{ "name": "http", "protocol": "HTTP", "port": 80 }],
+        },
+    });
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "up", "namespace": "default" },
+        "spec": { "ports": [{ "name": "http", "port": 80 }] },
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": "up-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "up" },
+        },
+        "ports": [{ "name": "http", "port": ENDPOINT, "protocol": "TCP" }],
+        "endpoints": [{ "addresses": [HOST], "conditions": { "ready": true }, "nodeName": "node1" }],
+    });
+    let mut all = vec![gateway, service, slice];
+    if variant != Variant::Hosts {
+        all.push(route("default", None, None));
+    }
+    all.extend((0..variant.routes()).map(|i| match variant {
+        Variant::Hosts => route(&format!("h{i}"), Some(format!("host-{i}.example")), None),
+        _ => route(&format!("h{i}"), None, Some(format!("value-{i}"))),
+    }));
+    all
+}
+
+fn route(name: &str, host: Option<String>, value: Option<String>) -> Value {
+    let mut rule = json!({ "backendRefs": [{ "name": "up", "port": 80 }] });
+    if let Some(value) = value {
+        rule["matches"] = json!([{ "headers": [{ "name": "x-route", "value": value }] }]);
+    }
+    let mut route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "parentRefs": [{ "name": "front" }], "rules": [rule] },
+    });
+    if let Some(host) = host {
+        route["spec"]["hostnames"] = json!([host]);
+    }
+    route
+}

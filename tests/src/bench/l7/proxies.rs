@@ -1,0 +1,180 @@
+//! The processes: the endpoint, the peers and the agent, each on its processor.
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+
+use super::config::{self, ENDPOINT, HOST, VIP, Variant};
+use crate::{
+    cluster::process::Process,
+    netns::{Agent, AgentSpec, Datapath, Lab, LabSpec, Namespace, addr},
+};
+
+/// Where the proxies run.
+const PROXIES: &str = "1";
+/// Where load and endpoint run.
+pub(super) const LOAD: &str = "0";
+/// How long a process may take until it accepts connections.
+const READY: Duration = Duration::from_secs(20);
+
+/// A proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proxy {
+    /// nginx.
+    Nginx,
+    /// HAProxy.
+    Haproxy,
+    /// Ours, with one worker.
+    Sluice,
+}
+
+impl Proxy {
+    /// All, in the order of a turn.
+    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Sluice];
+
+    /// Its name in the table.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+            Self::Sluice => "Sluice",
+        }
+    }
+
+    /// Where it listens: the peers have a port of its own for HTTP/2.
+    pub(super) fn address(self, http2: bool) -> String {
+        match self {
+            Self::Sluice => format!("{VIP}:80"),
+            Self::Nginx => format!("{HOST}:{}", 8100 + u16::from(http2)),
+            Self::Haproxy => format!("{HOST}:{}", 8200 + u16::from(http2)),
+        }
+    }
+}
+
+/// All of them, running.
+pub(super) struct Stand {
+    pub(super) space: Namespace,
+    nginx: Process,
+    haproxy: Process,
+    agent: Agent,
+    _endpoint: Process,
+    _lab: Lab,
+}
+
+impl Stand {
+    /// Starts everything with these routes, and waits until all accept connections.
+    pub(super) fn build(variant: Variant) -> anyhow::Result<Self> {
+        let lab = Lab::build(&LabSpec { kind: "bench".to_owned(), pods: Vec::new(), xdp: false })?;
+        let space = Namespace::open(lab.node1.name())?;
+        space.net(async |net| net.address("lo", addr::ip(HOST), 32).await)?;
+        // Otherwise ports run out with what has just been closed.
+        for (key, value) in [
+            ("net/ipv4/ip_local_port_range", "1024 65000"),
+            ("net/ipv4/tcp_tw_reuse", "1"),
+            ("net/core/somaxconn", "65535"),
+        ] {
+            space.sysctl(key, value)?;
+        }
+        let dir = lab.dir().join("l7");
+        fs::create_dir_all(dir.join("www")).with_context(|| format!("create {}", dir.display()))?;
+        let write = |name: &str, text: &[u8]| -> anyhow::Result<PathBuf> {
+            let path = dir.join(name);
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            Ok(path)
+        };
+        write("www/k", &[b'x'; 1 << 10])?;
+        write("www/m", &vec![b'x'; 1 << 20])?;
+        let start = |name: &str, cpu: &str, command: &[&str]| {
+            let mut pinned = Command::new("taskset");
+            pinned.args(["-c", cpu]).args(command);
+            Process::start(&space, pinned, &dir.join(format!("{name}.out")))
+        };
+        let endpoint = write("endpoint.conf", config::endpoint(&dir).as_bytes())?.display().to_string();
+        let nginx = write("nginx.conf", config::nginx(&dir, variant, 8100).as_bytes())?.display().to_string();
+        let (haproxy, map) = config::haproxy(&dir, variant, 8200);
+        write("haproxy.map", map.as_bytes())?;
+        let haproxy = write("haproxy.cfg", haproxy.as_bytes())?.display().to_string();
+        let endpoint = start("endpoint", LOAD, &["nginx", "-c", &endpoint])?;
+        let nginx = start("nginx", PROXIES, &["nginx", "-c", &nginx])?;
+        let haproxy = start("haproxy", PROXIES, &["haproxy", "-db", "-f", &haproxy])?;
+        let mut spec = AgentSpec::new(Datapath::Tc).pools(&["203.0.113.0/24"]);
+        spec.extra.push("--proxy-workers=1".to_owned());
+        let mut agent = Agent::prepare(&lab, spec)?;
+        agent.write("all.yaml", &config::manifests(variant))?;
+        agent.launch()?;
+        let pid = agent.pid().context("the agent does not run")?.to_string();
+        let pinned =
+            Command::new("taskset").args(["-a", "-c", "-p", PROXIES, &pid]).output().context("start taskset")?;
+        ensure!(pinned.status.success(), "taskset: {}", String::from_utf8_lossy(&pinned.stderr));
+        let stand = Self { space, nginx, haproxy, agent, _endpoint: endpoint, _lab: lab };
+        stand.until_listening(&format!("{HOST}:{ENDPOINT}"))?;
+        for proxy in Proxy::ALL {
+            stand.until_listening(&proxy.address(false))?;
+        }
+        Ok(stand)
+    }
+
+    fn until_listening(&self, address: &str) -> anyhow::Result<()> {
+        let began = Instant::now();
+        loop {
+            match self.space.enter(|| std::net::TcpStream::connect(address)) {
+                Ok(_) => return Ok(()),
+                Err(error) if began.elapsed() > READY => {
+                    let said = format!("{}\n{}", self.nginx.tail(), self.haproxy.tail());
+                    return Err(error).with_context(|| format!("connect to {address}\n{said}"));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// The process of a proxy; nginx has a child that does the work.
+    fn pid(&self, proxy: Proxy) -> anyhow::Result<u32> {
+        match proxy {
+            Proxy::Nginx => Ok(self.nginx.pid().as_raw().cast_unsigned()),
+            Proxy::Haproxy => Ok(self.haproxy.pid().as_raw().cast_unsigned()),
+            Proxy::Sluice => self.agent.pid().context("the agent does not run"),
+        }
+    }
+
+    /// A proxy's processor time so far, user and system.
+    pub(super) fn cpu(&self, proxy: Proxy) -> anyhow::Result<Duration> {
+        let mut total = 0;
+        for pid in family(self.pid(proxy)?)? {
+            for task in fs::read_dir(format!("/proc/{pid}/task")).context("read /proc")? {
+                // A thread may end meanwhile. The first number is the time on a processor, in nanoseconds.
+                let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+                total += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+            }
+        }
+        Ok(Duration::from_nanos(total))
+    }
+
+    /// The memory that belongs to a proxy alone, and its share of what it shares. Units: bytes.
+    pub(super) fn memory(&self, proxy: Proxy) -> anyhow::Result<u64> {
+        let mut total = 0;
+        for pid in family(self.pid(proxy)?)? {
+            let path = format!("/proc/{pid}/smaps_rollup");
+            let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+            let line = text.lines().find_map(|l| l.strip_prefix("Pss:")).context("smaps_rollup has no Pss")?;
+            total += 1024 * line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).context("no number")?;
+        }
+        Ok(total)
+    }
+}
+
+/// A process and those below it.
+fn family(pid: u32) -> anyhow::Result<Vec<u32>> {
+    let mut all = vec![pid];
+    for task in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))? {
+        let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|c| c.parse().ok()) {
+            all.extend(family(child).unwrap_or_default());
+        }
+    }
+    Ok(all)
+}

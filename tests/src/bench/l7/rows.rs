@@ -1,0 +1,139 @@
+//! The rows of the table: what is asked, and what of it counts.
+use std::{net::TcpStream, time::Duration};
+
+use anyhow::Context as _;
+
+use super::{
+    L7Options,
+    config::Variant,
+    load::Load,
+    proxies::{Proxy, Stand},
+};
+use crate::bench::figures::Figures;
+
+/// A row.
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) what: &'static str,
+    pub(super) variant: Variant,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Processor time for a request, as a ratio to each peer; the goals for nginx and for HAProxy.
+    Cpu(Load, [Option<f64>; 2]),
+    /// What an answer waits beyond nginx's and HAProxy's: ratios of the median and of the 99th percentile.
+    Latency(Load),
+    /// Memory for each connection that is idle, and its goal in KiB.
+    Idle(f64),
+}
+
+/// Connections that are held open and idle.
+const IDLE: usize = 1000;
+/// So many connections at once.
+const BUSY: u32 = 64;
+
+/// All rows.
+pub(super) const ROWS: [Row; 9] = [
+    row("h1", "1 KiB over kept connections, saturated", Variant::One, Kind::Cpu(SMALL, [Some(0.9), None])),
+    row("rate", "1 KiB at 8,000 requests a second", Variant::One, Kind::Cpu(Load::Rate, [Some(0.9), None])),
+    row("latency", "waits at 8,000 requests a second", Variant::One, Kind::Latency(Load::Rate)),
+    row("headers", "1,000 rules that differ in a header", Variant::Headers, Kind::Cpu(SMALL, [None, None])),
+    row("hosts", "5,000 host names", Variant::Hosts, Kind::Cpu(SMALL, [None, None])),
+    row("connections", "a connection for each request", Variant::One, Kind::Cpu(NEW, [Some(1.0), None])),
+    row("h2", "HTTP/2 from the client", Variant::One, Kind::Cpu(Load::Http2, [None, Some(1.0)])),
+    row("large", "responses of 1 MiB", Variant::One, Kind::Cpu(Load::KeepAlive(8, "/m"), [Some(0.3), None])),
+    row("idle", "a connection that is idle after one request", Variant::One, Kind::Idle(4.0)),
+];
+
+const SMALL: Load = Load::KeepAlive(BUSY, "/k");
+const NEW: Load = Load::NewConnections;
+
+const fn row(name: &'static str, what: &'static str, variant: Variant, kind: Kind) -> Row {
+    Row { name, what, variant, kind }
+}
+
+/// One slice of one proxy.
+struct Slice {
+    /// Processor time for a request. Units: microseconds.
+    cpu: f64,
+    latency: Option<[f64; 2]>,
+}
+
+/// Measures a row and prints it.
+pub(super) fn measure(row: &Row, stand: &Stand, options: &L7Options, figures: &mut Figures) -> anyhow::Result<()> {
+    let (load, is_latency) = match row.kind {
+        Kind::Idle(goal) => return idle(row, stand, goal, figures),
+        Kind::Cpu(load, _) => (load, false),
+        Kind::Latency(load) => (load, true),
+    };
+    let mut slices: [Vec<Slice>; 3] = [const { Vec::new() }; 3];
+    for round in 0..=options.rounds {
+        for (index, proxy) in Proxy::ALL.into_iter().enumerate() {
+            let before = stand.cpu(proxy)?;
+            let served = load.run(stand, proxy, row.variant, options.seconds)?;
+            let cpu = (stand.cpu(proxy)? - before).as_secs_f64() * 1e6 / served.requests;
+            // The first round fills pools and caches.
+            if round > 0 {
+                slices[index].push(Slice { cpu, latency: served.latency });
+            }
+        }
+    }
+    let [nginx, haproxy, sluice] = &slices;
+    let name = row.name;
+    let cpu = |all: &[Slice]| median(all.iter().map(|slice| slice.cpu));
+    for (proxy, all) in Proxy::ALL.into_iter().zip(&slices) {
+        figures.at_most(&format!("{name}: CPU of {} for a request", proxy.name()), cpu(all), None, "us");
+    }
+    let ratio = |peer: &[Slice], of: fn(&Slice) -> f64| median(sluice.iter().zip(peer).map(|(a, b)| of(a) / of(b)));
+    for (index, (peer, all)) in [("nginx", nginx), ("HAProxy", haproxy)].into_iter().enumerate() {
+        if let Kind::Cpu(_, goals) = row.kind {
+            figures.at_most(&format!("{name}: CPU, ratio to {peer}"), ratio(all, |s| s.cpu), goals[index], "x");
+        }
+        if is_latency {
+            let goal = (peer == "HAProxy").then_some(1.0);
+            let p50 = ratio(all, |s| s.latency.map_or(f64::NAN, |l| l[0]));
+            let p99 = ratio(all, |s| s.latency.map_or(f64::NAN, |l| l[1]));
+            figures.at_most(&format!("{name}: p50, ratio to {peer}"), p50, goal, "x");
+            figures.at_most(&format!("{name}: p99, ratio to {peer}"), p99, goal, "x");
+        }
+    }
+    Ok(())
+}
+
+/// What connections cost that have had one request each.
+fn idle(row: &Row, stand: &Stand, goal: f64, figures: &mut Figures) -> anyhow::Result<()> {
+    for proxy in Proxy::ALL {
+        let address = proxy.address(false);
+        let open = || -> anyhow::Result<TcpStream> {
+            use std::io::{Read as _, Write as _};
+            let mut stream = TcpStream::connect(&address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.write_all(b"GET /k HTTP/1.1\r\nhost: b\r\n\r\n")?;
+            let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+            while !answer.ends_with(&[b'x'; 1 << 10]) {
+                let n = stream.read(&mut buffer)?;
+                anyhow::ensure!(n > 0, "the connection ended after {} bytes", answer.len());
+                answer.extend_from_slice(&buffer[..n]);
+            }
+            Ok(stream)
+        };
+        // What one connection brings with it is not counted.
+        let first = stand.space.enter(open).with_context(|| format!("ask {}", proxy.name()))?;
+        let before = stand.memory(proxy)?;
+        let all = stand.space.enter(|| (0..IDLE).map(|_| open()).collect::<anyhow::Result<Vec<_>>>())?;
+        std::thread::sleep(Duration::from_secs(1));
+        let after = stand.memory(proxy)?;
+        drop((first, all));
+        let each = after.saturating_sub(before) as f64 / 1024.0 / IDLE as f64;
+        let goal = (proxy == Proxy::Sluice).then_some(goal);
+        figures.at_most(&format!("{}: memory of {}", row.name, proxy.name()), each, goal, "KiB");
+    }
+    Ok(())
+}
+
+fn median(all: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = all.collect();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+}
