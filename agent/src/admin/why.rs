@@ -46,13 +46,18 @@ const KINDS: [Known; 15] = [
     known("EndpointSlice", &["endpointslices"], true, Reading::Beside("its endpoints are those of its Service")),
     known("Namespace", &["namespaces", "ns"], false, Reading::Beside("selectors look at its labels")),
     known("Node", &["nodes", "no"], false, Reading::Beside("its addresses and its state are looked at")),
+    known(
+        "ReferenceGrant",
+        &["referencegrants", "refgrant"],
+        true,
+        Reading::Beside("what it permits is looked up where another namespace refers to something of its own"),
+    ),
     known("GRPCRoute", &["grpcroutes"], true, Reading::NotServed),
     known("TLSRoute", &["tlsroutes"], true, Reading::NotServed),
     known("TCPRoute", &["tcproutes"], true, Reading::NotServed),
     known("UDPRoute", &["udproutes"], true, Reading::NotServed),
     known("ListenerSet", &["listenersets", "lset"], true, Reading::NotServed),
     known("BackendTLSPolicy", &["backendtlspolicies", "btlspolicy"], true, Reading::NotServed),
-    known("ReferenceGrant", &["referencegrants", "refgrant"], true, Reading::NotServed),
 ];
 
 /// What became of an object.
@@ -178,6 +183,7 @@ fn names(snapshot: &Snapshot, kind: &str) -> Vec<ObjectName> {
         "HTTPRoute" => snapshot.http_routes.keys().cloned().collect(),
         "AddressPool" => snapshot.pools.keys().map(bare).collect(),
         "EndpointSlice" => snapshot.slices.keys().cloned().collect(),
+        "ReferenceGrant" => snapshot.grants.keys().cloned().collect(),
         "Namespace" => snapshot.namespaces.keys().map(bare).collect(),
         "Node" => snapshot.nodes.keys().map(bare).collect(),
         _ => Vec::new(),

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Lease, Namespace, Node, ObjectMeta, ObjectName,
-    OpenShiftRoute, Service,
+    OpenShiftRoute, ReferenceGrant, Service,
     endpoint_slice::{MANAGED_BY_LABEL, MANAGER},
 };
 
@@ -90,6 +90,7 @@ kinds! {
     Gateway, "Gateway"; "gateway.networking.k8s.io", "v1", "gateways", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
     GatewayClass, "GatewayClass"; "gateway.networking.k8s.io", "v1", "gatewayclasses", true, true, false, String, by_name, [spec];
     HttpRoute, "HTTPRoute"; "gateway.networking.k8s.io", "v1", "httproutes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
+    ReferenceGrant, "ReferenceGrant"; "gateway.networking.k8s.io", "v1beta1", "referencegrants", true, false, true, ObjectName, ObjectMeta::object_name, [spec];
     AddressPool, "AddressPool"; "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name, [spec];
     OpenShiftRoute, "Route"; "route.openshift.io", "v1", "routes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
 }

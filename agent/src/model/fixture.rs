@@ -30,6 +30,7 @@ pub(crate) fn add(to: &mut Snapshot, object: &Value) -> serde_json::Result<()> {
         "Namespace" => drop(to.namespaces.insert(name.name, Arc::new(serde_json::from_value(read)?))),
         "Gateway" => drop(to.gateways.insert(name, Arc::new(serde_json::from_value(read)?))),
         "HTTPRoute" => drop(to.http_routes.insert(name, Arc::new(serde_json::from_value(read)?))),
+        "ReferenceGrant" => drop(to.grants.insert(name, Arc::new(serde_json::from_value(read)?))),
         "Service" => drop(to.services.insert(name, Arc::new(serde_json::from_value(read)?))),
         "EndpointSlice" => drop(to.slices.insert(name, Arc::new(serde_json::from_value(read)?))),
         other => panic!("{other}"),

@@ -70,6 +70,7 @@ impl Memo {
             && self.has_same_guests(snapshot)
             && self.has_same_claims(snapshot)
             && quiet::all(&last.http_routes, &snapshot.http_routes)
+            && quiet::all(&last.grants, &snapshot.grants)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_skipped(snapshot, node, &touched)
             && self.has_same_pools(snapshot, node);

@@ -11,6 +11,7 @@ pub mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod gateway;
+pub mod grants;
 pub mod host;
 pub mod http;
 pub mod ipam;

@@ -21,7 +21,7 @@ use super::{
     http::{Action, Hostname, HttpEntry, ServicePort, Share, ShareTarget},
     listener::{GROUP, Served},
     report::{Fault, ParentReport, RouteReport, RouteReports, Subject},
-    rule::{self, About, CompiledRule, Faults},
+    rule::{self, About, CompiledRule, Faults, World},
     service::Targets,
 };
 use crate::{
@@ -50,8 +50,9 @@ pub(super) fn attach(
     model: &mut Model,
 ) -> Clusters {
     let mut reports = RouteReports::new();
+    let world = World::of(snapshot);
     for (name, route) in by_age(snapshot) {
-        let (verdict, report) = attach_one(snapshot, name, route, listeners);
+        let (verdict, report) = attach_one(&world, name, route, listeners);
         model.judge(ObjectRef::new("HTTPRoute", name.clone()), verdict);
         if !report.parents.is_empty() {
             reports.insert(name.clone(), report);
@@ -128,7 +129,7 @@ enum Parent {
 }
 
 fn attach_one(
-    snapshot: &Snapshot,
+    world: &World<'_>,
     name: &ObjectName,
     route: &HttpRoute,
     listeners: &mut Listeners<'_>,
@@ -139,7 +140,7 @@ fn attach_one(
     let (mut parents, mut foreign, mut served) = (Vec::new(), 0, false);
     for parent in &route.spec.parent_refs {
         let gateway = ObjectName::new(parent.namespace.as_deref().unwrap_or(&name.ns), &parent.name);
-        let (attached, accepted) = match ask(snapshot, parent, &gateway, listeners, name, &hostnames) {
+        let (attached, accepted) = match ask(world.snapshot, parent, &gateway, listeners, name, &hostnames) {
             Parent::Attached(indices) => (indices, Ok(())),
             Parent::No(fault, indices) => (indices, Err(fault)),
             Parent::Missing(fault) => {
@@ -162,7 +163,7 @@ fn attach_one(
         let verdict = Verdict { outcome: Outcome::Ignored, reason: "NoMatchingParent", messages };
         return (verdict, RouteReport { subject, resolved: Ok(()), partial: None, parents });
     }
-    let rules = rule::compile(snapshot, name, route, &mut faults);
+    let rules = rule::compile(world, name, route, &mut faults);
     for (gateway, index) in targets {
         if let Some(served) = listeners.get_mut(&gateway).and_then(|all| all.get_mut(index)) {
             served.attached += 1;

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::{
     Port, filter,
+    grants::{Grants, GroupKind},
     http::{
         Action, HeaderEdits, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts, claim,
         matching::{HeaderMatch, PathMatch, ValueMatch},
@@ -50,17 +51,34 @@ pub struct CompiledRule {
     pub rule: Arc<HttpRule>,
 }
 
+/// What the references of a route are looked up in.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// The objects.
+    pub snapshot: &'a Snapshot,
+    /// Which of them other namespaces may refer to.
+    pub grants: Grants<'a>,
+}
+
+impl<'a> World<'a> {
+    /// A snapshot with its grants.
+    #[must_use]
+    pub fn of(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, grants: Grants::of(snapshot) }
+    }
+}
+
 /// Compiles the rules of a route, in order.
 #[must_use]
-pub fn compile(snapshot: &Snapshot, name: &ObjectName, route: &HttpRoute, faults: &mut Faults) -> Vec<CompiledRule> {
+pub fn compile(world: &World<'_>, name: &ObjectName, route: &HttpRoute, faults: &mut Faults) -> Vec<CompiledRule> {
     let default = [HttpRouteRule::default()];
     // As the API server defaults it: one rule that matches everything.
     let rules = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
-    rules.iter().enumerate().map(|(i, rule)| compile_one(snapshot, name, i, rule, faults)).collect()
+    rules.iter().enumerate().map(|(i, rule)| compile_one(world, name, i, rule, faults)).collect()
 }
 
 fn compile_one(
-    snapshot: &Snapshot,
+    world: &World<'_>,
     route: &ObjectName,
     index: usize,
     spec: &HttpRouteRule,
@@ -113,7 +131,7 @@ fn compile_one(
             if let Some(redirect) = filters.redirect {
                 rule.action = Action::Redirect(redirect);
             } else if !spec.backend_refs.is_empty() {
-                let share = |spec| share(snapshot, route, spec, index, faults);
+                let share = |spec| share(world, route, spec, index, faults);
                 rule.action = Action::Forward(spec.backend_refs.iter().map(share).collect());
             }
         }
@@ -121,9 +139,9 @@ fn compile_one(
     CompiledRule { matches, rule: Arc::new(rule) }
 }
 
-fn share(snapshot: &Snapshot, route: &ObjectName, spec: &HttpBackendRef, index: usize, faults: &mut Faults) -> Share {
+fn share(world: &World<'_>, route: &ObjectName, spec: &HttpBackendRef, index: usize, faults: &mut Faults) -> Share {
     let weight = u32::try_from(spec.weight.unwrap_or(1).clamp(0, 1_000_000)).unwrap_or(0);
-    let found = backend(snapshot, route, spec).map_err(|fault| (About::Backend, fault)).and_then(|port| {
+    let found = backend(world, route, spec).map_err(|fault| (About::Backend, fault)).and_then(|port| {
         let (request, response) = edits(spec).map_err(|fault| (About::Rule(index), fault))?;
         Ok(Share { weight, to: ShareTarget::Service(port), request, response })
     });
@@ -146,7 +164,7 @@ fn edits(spec: &HttpBackendRef) -> Result<(HeaderEdits, HeaderEdits), Fault> {
 }
 
 /// The Service port that a reference names. A reference across namespaces is refused whether or not it exists.
-fn backend(snapshot: &Snapshot, route: &ObjectName, spec: &HttpBackendRef) -> Result<ServicePort, Fault> {
+fn backend(world: &World<'_>, route: &ObjectName, spec: &HttpBackendRef) -> Result<ServicePort, Fault> {
     let (group, kind) = (spec.group.as_deref().unwrap_or(""), spec.kind.as_deref().unwrap_or("Service"));
     if (group, kind) != ("", "Service") {
         let slash = if group.is_empty() { "" } else { "/" };
@@ -156,11 +174,15 @@ fn backend(snapshot: &Snapshot, route: &ObjectName, spec: &HttpBackendRef) -> Re
         ));
     }
     let name = ObjectName::new(spec.namespace.as_deref().unwrap_or(&route.ns), &spec.name);
-    if name.ns != route.ns {
-        let why = format!("backendRef {name} is in another namespace; ReferenceGrants are not read yet");
+    let to = (GroupKind::core("Service"), name.ns.as_str(), name.name.as_str());
+    if !world.grants.permits((GroupKind::gateway("HTTPRoute"), &route.ns), to) {
+        let why = format!(
+            "backendRef {name} is in another namespace, want a ReferenceGrant there from HTTPRoutes of {:?} to it",
+            route.ns
+        );
         return Err(Fault::new("RefNotPermitted", why));
     }
-    let Some(service) = snapshot.services.get(&name) else {
+    let Some(service) = world.snapshot.services.get(&name) else {
         return Err(Fault::new("BackendNotFound", format!("Service {name} does not exist")));
     };
     if service.spec.type_ == "ExternalName" {

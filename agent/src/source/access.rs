@@ -102,6 +102,7 @@ pub const ACCESS: &[Access] = &[
     leader(GATEWAY, "gateways/status", &["patch", "update"], "addresses and conditions"),
     agents(GATEWAY, "httproutes", READ, "routes"),
     leader(GATEWAY, "httproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
+    agents(GATEWAY, "referencegrants", READ, "which references across namespaces are permitted"),
     agents(POOLS, "addresspools", READ, "where addresses come from"),
     leader(POOLS, "addresspools/status", &["patch", "update"], "counts and conditions"),
     Access {
@@ -169,7 +170,7 @@ fn head(text: &mut String, kind: &str, scope: Scope, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{EndpointSlice, Gateway, HttpRoute, Kind, Lease, OpenShiftRoute, Service};
+    use crate::api::{EndpointSlice, Gateway, HttpRoute, Kind, Lease, OpenShiftRoute, ReferenceGrant, Service};
 
     fn assert_read<T: Kind>(scope: Scope) {
         for verb in READ {
@@ -183,6 +184,7 @@ mod tests {
         assert_read::<EndpointSlice>(Scope::Cluster);
         assert_read::<Gateway>(Scope::Cluster);
         assert_read::<HttpRoute>(Scope::Cluster);
+        assert_read::<ReferenceGrant>(Scope::Cluster);
         assert_read::<OpenShiftRoute>(Scope::Cluster);
         assert_read::<Lease>(Scope::Own);
     }

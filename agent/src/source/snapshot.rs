@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{
         AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectName, OpenShiftRoute,
-        Service,
+        ReferenceGrant, Service,
     },
     shared::SharedMap,
 };
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub gateways: SharedMap<ObjectName, Arc<Gateway>>,
     /// HTTPRoutes.
     pub http_routes: SharedMap<ObjectName, Arc<HttpRoute>>,
+    /// ReferenceGrants.
+    pub grants: SharedMap<ObjectName, Arc<ReferenceGrant>>,
     /// Up to where the API server was followed; all 0 from manifests.
     pub seen: Seen,
     /// AddressPools, by name.
@@ -60,6 +62,7 @@ impl Snapshot {
             gateway_classes,
             gateways,
             http_routes,
+            grants,
             seen: _,
             pools,
             namespaces,
@@ -72,6 +75,7 @@ impl Snapshot {
             && gateway_classes.is_same(&other.gateway_classes)
             && gateways.is_same(&other.gateways)
             && http_routes.is_same(&other.http_routes)
+            && grants.is_same(&other.grants)
             && pools.is_same(&other.pools)
             && namespaces.is_same(&other.namespaces)
             && nodes.is_same(&other.nodes)

@@ -59,6 +59,8 @@ enum Event {
     /// The labels of the namespace of all objects.
     Namespace(Option<u8>),
     Route(u8, Option<u8>),
+    /// A grant to `default` of what is in `default`, or of another namespace to it: whether routes may go to `other/s0`.
+    Grant(u8, Option<bool>),
     /// A pool, cluster-wide.
     Pool(u8, Option<usize>),
     /// A node: its last number and whether it is cordoned, which no pool looks at.
@@ -74,11 +76,11 @@ enum Event {
     /// The addresses given are read back from disk.
     Restart,
     /// Somebody writes every object of some kinds, and changes nothing that counts.
-    Touch(u8),
+    Touch(u16),
 }
 
 /// Writes every object of the kinds in the bits of `kinds`: another revision, and another status.
-fn touch(snapshot: &mut Snapshot, kinds: u8) {
+fn touch(snapshot: &mut Snapshot, kinds: u16) {
     fn all<T: crate::api::Kind + Clone>(
         objects: &mut SharedMap<T::Key, Arc<T>>,
         metadata: impl Fn(&mut T) -> &mut ObjectMeta,
@@ -92,6 +94,9 @@ fn touch(snapshot: &mut Snapshot, kinds: u8) {
             meta.finalizers.push("example.com/another".to_owned());
             status(object);
         }
+    }
+    if kinds & 1 << 8 != 0 {
+        all(&mut snapshot.grants, |g| &mut g.metadata, |_| {});
     }
     let is_on = |bit: u8| kinds & 1 << bit != 0;
     let told = || crate::api::condition::Condition { reason: "Told".into(), ..Default::default() };
@@ -132,6 +137,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => prop::option::of(0..2_u8).prop_map(Event::Class),
         1 => prop::option::of(0..2_u8).prop_map(Event::Namespace),
         1 => (0..2_u8, prop::option::of(0..4_u8)).prop_map(|(n, v)| Event::Route(n, v)),
+        2 => (0..2_u8, prop::option::of(any::<bool>())).prop_map(|(n, v)| Event::Grant(n, v)),
         1 => (0..2_u8, prop::option::weighted(0.8, 0..POOL_SPECS.len())).prop_map(|(n, v)| Event::Pool(n, v)),
         1 => (1..3_u8, any::<Option<bool>>()).prop_map(|(n, v)| Event::Node(n, v)),
         2 => (0..4_u8, prop::option::of(1..5_u8)).prop_map(|(n, v)| Event::Allocated(n, v)),
@@ -139,7 +145,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::Role),
         1 => prop::option::of(1..3_u8).prop_map(Event::Zone),
         1 => Just(Event::Restart),
-        3 => (1..=u8::MAX).prop_map(Event::Touch),
+        3 => (1..512_u16).prop_map(Event::Touch),
     ]
 }
 
@@ -200,11 +206,26 @@ impl Event {
                 let name = format!("r{n}");
                 let new = variant.map(|v| {
                     let text = format!(
-                        "{{spec: {{parentRefs: [{{name: g0}}], rules: [{{backendRefs: [{{name: s{v}, port: 80}}]}}]}}}}"
+                        "{{spec: {{parentRefs: [{{name: g0}}], rules: [{{backendRefs: [{{name: s{v}, port: 80}}, \
+                         {{name: s{v}, namespace: other, port: 80}}]}}]}}}}"
                     );
                     object::<crate::api::HttpRoute>(&name, &text, |r| &mut r.metadata)
                 });
                 set(&mut snapshot.http_routes, ObjectName::new("default", name), new);
+            }
+            Self::Grant(n, variant) => {
+                let name = format!("t{n}");
+                let new = variant.map(|is_good| {
+                    let from = if is_good { "default" } else { "other" };
+                    let text = format!(
+                        "{{spec: {{from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: {from}}}], \
+                         to: [{{kind: Service}}]}}}}"
+                    );
+                    let mut grant = object::<crate::api::ReferenceGrant>(&name, &text, |g| &mut g.metadata);
+                    Arc::make_mut(&mut grant).metadata.namespace = "other".to_owned();
+                    grant
+                });
+                set(&mut snapshot.grants, ObjectName::new("other", name), new);
             }
             Self::Pool(n, variant) => {
                 let name = format!("p{n}");
@@ -331,6 +352,7 @@ fn one_of_each(node: &mut Node) -> Snapshot {
         Event::Class(Some(0)),
         Event::Gateway(0, Some(2)),
         Event::Route(0, Some(0)),
+        Event::Grant(0, Some(true)),
         Event::Pool(0, Some(1)),
         Event::Namespace(Some(1)),
         Event::Node(1, Some(false)),
@@ -345,7 +367,7 @@ fn a_change_that_counts_for_nothing_compiles_nothing_whatever_the_kind() {
     let mut snapshot = one_of_each(&mut node);
     let first = memo.compile(&Arc::new(snapshot.clone()), &node);
     assert_eq!(memo.work(), Work { whole: 1, services: 0 });
-    for bit in 0..8 {
+    for bit in 0..9 {
         touch(&mut snapshot, 1 << bit);
         let model = memo.compile(&Arc::new(snapshot.clone()), &node);
         assert_eq!(memo.work(), Work { whole: 1, services: 0 }, "kind {bit}");
@@ -366,8 +388,13 @@ fn a_change_that_counts_for_nothing_compiles_nothing_whatever_the_kind() {
     memo.compile(&Arc::new(snapshot.clone()), &node);
     assert_eq!(memo.work(), Work { whole: 1, services: 1 }, "a slice costs its Service");
     Event::Route(0, Some(1)).happen(&mut snapshot, &mut node, &first);
-    memo.compile(&Arc::new(snapshot), &node);
+    memo.compile(&Arc::new(snapshot.clone()), &node);
     assert_eq!(memo.work().whole, 2, "and a rule counts");
+    Event::Grant(0, None).happen(&mut snapshot, &mut node, &first);
+    let model = memo.compile(&Arc::new(snapshot), &node);
+    assert_eq!(memo.work().whole, 3, "and so does a grant");
+    let route = ObjectRef::new("HTTPRoute", ObjectName::new("default", "r0"));
+    assert_eq!(model.routes[&route.object].resolved.as_ref().unwrap_err().reason, "RefNotPermitted");
 }
 
 #[test]

@@ -242,6 +242,30 @@ fn references_are_checked_for_leave_before_existence() {
     }
 }
 
+/// Issue 9: a reference across namespaces is permitted by a grant there, and by nothing else.
+#[test]
+fn a_grant_permits_a_backend_of_another_namespace() {
+    let grant = |ns: &str, from: &str| {
+        json!({"kind": "ReferenceGrant", "metadata": {"name": "g", "namespace": ns}, "spec": {
+            "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": from}],
+            "to": [{"group": "", "kind": "Service", "name": "s"}, {"group": "", "kind": "Service", "name": "none"}]}})
+    };
+    let outcome = |name: &str, grant: Value| {
+        let rules = json!({"rules": [{"backendRefs": [{"name": name, "namespace": "other", "port": 80}]}]});
+        let mut there = service("s");
+        there["metadata"]["namespace"] = json!("other");
+        let route = route("r", json!({"name": "gw"}), rules);
+        let model = compile(json!([gateway(json!([http("a", json!({}))])), route, there, grant]));
+        let services: Vec<String> = model.http.services.keys().map(ToString::to_string).collect();
+        (verdict(&model, "HTTPRoute", "r").reason, services)
+    };
+    assert_eq!(outcome("s", grant("other", "default")), ("Accepted", vec!["other/s:80".to_owned()]));
+    assert_eq!(outcome("none", grant("other", "default")), ("BackendNotFound", vec![]));
+    assert_eq!(outcome("s", grant("other", "guest")), ("RefNotPermitted", vec![]));
+    assert_eq!(outcome("s", grant("default", "default")), ("RefNotPermitted", vec![]));
+    assert_eq!(outcome("third", grant("other", "default")), ("RefNotPermitted", vec![]));
+}
+
 #[test]
 fn what_cannot_be_obeyed_is_said_and_never_skipped() {
     let rules = json!([

@@ -14,85 +14,21 @@
 //! Service: the edit may have been to shut somebody out. Its last good form keeps its addresses, and the model refuses it
 //! until it is mended. Any other fault leaves open what is open: a slip elsewhere must not take a service away.
 mod check;
+mod object;
 mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::Cell, collections::HashMap, sync::Arc};
+use std::{cell::Cell, collections::HashMap};
 
 use check::{MAX_VALUES, Report};
+pub(super) use object::Object;
 use plan::{Head, Plan};
 use serde::de::{DeserializeSeed, IgnoredAny};
 use serde_path_to_error::Segment;
 
-use crate::api::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectMeta, ObjectName, Service,
-};
-
 /// Characters of a line that a reason repeats at most.
 const FOUND_CHARS: usize = 40;
-
-/// One object of a kind that the model reads.
-#[derive(Clone, Debug)]
-pub(super) enum Object {
-    Service(Arc<Service>),
-    Slice(Arc<EndpointSlice>),
-    GatewayClass(Arc<GatewayClass>),
-    Gateway(Arc<Gateway>),
-    HttpRoute(Arc<HttpRoute>),
-    Pool(Arc<AddressPool>),
-    Namespace(Arc<Namespace>),
-    Node(Arc<Node>),
-}
-
-impl Object {
-    /// Whether it is the very same object.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Service(a), Self::Service(b)) => Arc::ptr_eq(a, b),
-            (Self::Slice(a), Self::Slice(b)) => Arc::ptr_eq(a, b),
-            (Self::GatewayClass(a), Self::GatewayClass(b)) => Arc::ptr_eq(a, b),
-            (Self::Gateway(a), Self::Gateway(b)) => Arc::ptr_eq(a, b),
-            (Self::HttpRoute(a), Self::HttpRoute(b)) => Arc::ptr_eq(a, b),
-            (Self::Pool(a), Self::Pool(b)) => Arc::ptr_eq(a, b),
-            (Self::Namespace(a), Self::Namespace(b)) => Arc::ptr_eq(a, b),
-            (Self::Node(a), Self::Node(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        }
-    }
-
-    /// The same object, to which nobody may connect; where it is a Service.
-    pub(super) fn closed(self, reason: &str) -> Self {
-        match self {
-            Self::Service(mut service) => {
-                Arc::make_mut(&mut service).spec.unread_sources = Some(reason.to_owned());
-                Self::Service(service)
-            }
-            other => other,
-        }
-    }
-
-    /// `Service default/web`, as flaws name it.
-    pub(super) fn name(&self) -> String {
-        let (kind, name) = self.describe();
-        format!("{kind} {name}")
-    }
-
-    /// Kind and name; that of a cluster-scoped object has no namespace.
-    pub(super) fn describe(&self) -> (&'static str, ObjectName) {
-        let scoped = |metadata: &ObjectMeta| ObjectName::new("", &metadata.name);
-        match self {
-            Self::Service(o) => ("Service", o.metadata.object_name()),
-            Self::Slice(o) => ("EndpointSlice", o.metadata.object_name()),
-            Self::GatewayClass(o) => ("GatewayClass", scoped(&o.metadata)),
-            Self::Gateway(o) => ("Gateway", o.metadata.object_name()),
-            Self::HttpRoute(o) => ("HTTPRoute", o.metadata.object_name()),
-            Self::Pool(o) => ("AddressPool", scoped(&o.metadata)),
-            Self::Namespace(o) => ("Namespace", scoped(&o.metadata)),
-            Self::Node(o) => ("Node", scoped(&o.metadata)),
-        }
-    }
-}
 
 /// One document that could be read.
 #[derive(Clone, Debug, Default)]

@@ -176,7 +176,7 @@ impl Tree {
             let documents = self.files.get_mut(*path).into_iter().flat_map(|f| &mut f.documents);
             for (object, old) in documents.flat_map(|d| &mut d.objects).zip(old) {
                 if !object.is(old) {
-                    insert(&mut next, &self.snapshot, &object.describe().1, object);
+                    object.insert(&mut next, &self.snapshot);
                 }
             }
         }
@@ -280,7 +280,7 @@ impl Tree {
                     match origins.entry((kind, name.clone())) {
                         Entry::Vacant(free) => {
                             free.insert((path, *line));
-                            insert(&mut next, &self.snapshot, &name, object);
+                            object.insert(&mut next, &self.snapshot);
                         }
                         Entry::Occupied(winner) => {
                             let (winner, at) = winner.get();
@@ -365,30 +365,6 @@ impl File {
         for document in &mut self.documents {
             document.close(|name| closing.iter().find_map(|flaw| flaw.of_closed(name)));
         }
-    }
-}
-
-/// Inserts an object; one that equals the last snapshot's is that one.
-fn insert(into: &mut Snapshot, last: &Snapshot, name: &ObjectName, object: &mut Object) {
-    fn keep<T: PartialEq>(last: Option<&Arc<T>>, object: &mut Arc<T>) -> Arc<T> {
-        if let Some(last) = last.filter(|last| !Arc::ptr_eq(last, object) && ***last == **object) {
-            *object = Arc::clone(last);
-        }
-        Arc::clone(object)
-    }
-    match object {
-        Object::Service(o) => drop(into.services.insert(name.clone(), keep(last.services.get(name), o))),
-        Object::Slice(o) => drop(into.slices.insert(name.clone(), keep(last.slices.get(name), o))),
-        Object::GatewayClass(o) => {
-            drop(into.gateway_classes.insert(name.name.clone(), keep(last.gateway_classes.get(&name.name), o)));
-        }
-        Object::Gateway(o) => drop(into.gateways.insert(name.clone(), keep(last.gateways.get(name), o))),
-        Object::HttpRoute(o) => drop(into.http_routes.insert(name.clone(), keep(last.http_routes.get(name), o))),
-        Object::Pool(o) => drop(into.pools.insert(name.name.clone(), keep(last.pools.get(&name.name), o))),
-        Object::Namespace(o) => {
-            drop(into.namespaces.insert(name.name.clone(), keep(last.namespaces.get(&name.name), o)));
-        }
-        Object::Node(o) => drop(into.nodes.insert(name.name.clone(), keep(last.nodes.get(&name.name), o))),
     }
 }
 

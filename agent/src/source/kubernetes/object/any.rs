@@ -4,7 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::Received;
 use crate::{
-    api::{AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Kind, Lease, Namespace, Node, Service},
+    api::{
+        AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Kind, Lease, Namespace, Node, ReferenceGrant,
+        Service,
+    },
     membership::{Members, Report},
     model::{self, Role, fixture::node},
     source::Snapshot,
@@ -189,6 +192,7 @@ proptest! {
         read::<GatewayClass>(&value);
         read::<Gateway>(&value);
         read::<HttpRoute>(&value);
+        read::<ReferenceGrant>(&value);
         read::<AddressPool>(&value);
         read::<Namespace>(&value);
         read::<Node>(&value);
@@ -208,7 +212,7 @@ proptest! {
                 )*};
             }
             take!(Service: services, EndpointSlice: slices, GatewayClass: gateway_classes, Gateway: gateways,
-                HttpRoute: http_routes, AddressPool: pools, Namespace: namespaces, Node: nodes);
+                HttpRoute: http_routes, ReferenceGrant: grants, AddressPool: pools, Namespace: namespaces, Node: nodes);
         }
         let good = json!({
             "metadata": {"name": "good", "namespace": "shop", "annotations": {"sluice.dev/allocated": "198.18.0.1"}},

@@ -1,16 +1,14 @@
 //! What a document is, read first, and the seed that then reads it as that.
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::Object;
-use crate::api::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectName, Service,
-    wire::or_default,
-};
+pub(super) use super::object::Kind;
+use super::object::Object;
+use crate::api::{ObjectName, wire::or_default};
 
 /// What a document is, read before the rest.
 #[derive(Debug, Default, Deserialize)]
@@ -83,41 +81,6 @@ pub(super) enum Plan {
     Unknown(String),
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum Kind {
-    Service,
-    Slice,
-    GatewayClass,
-    Gateway,
-    HttpRoute,
-    Pool,
-    Namespace,
-    Node,
-}
-
-impl Kind {
-    /// As the API names it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Service => "Service",
-            Self::Slice => "EndpointSlice",
-            Self::GatewayClass => "GatewayClass",
-            Self::Gateway => "Gateway",
-            Self::HttpRoute => "HTTPRoute",
-            Self::Pool => "AddressPool",
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-        }
-    }
-
-    fn is_cluster_scoped(self) -> bool {
-        match self {
-            Self::Service | Self::Slice | Self::Gateway | Self::HttpRoute => false,
-            Self::GatewayClass | Self::Pool | Self::Namespace | Self::Node => true,
-        }
-    }
-}
-
 impl Plan {
     pub(super) fn of(head: &Head, place: &str) -> Result<Self, String> {
         let Head { api_version, kind, metadata, items } = head;
@@ -136,19 +99,11 @@ impl Plan {
             };
             return items.iter().enumerate().map(element).collect::<Result<_, _>>().map(Self::List);
         }
-        let known = match (api_version.as_str(), kind.as_str()) {
-            ("v1", "List") => return Ok(Self::List(Vec::new())),
-            ("v1", "Service") => Kind::Service,
-            ("v1", "Namespace") => Kind::Namespace,
-            ("v1", "Node") => Kind::Node,
-            ("sluice.dev/v1alpha1", "AddressPool") => Kind::Pool,
-            ("discovery.k8s.io/v1", "EndpointSlice") => Kind::Slice,
-            ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "GatewayClass") => {
-                Kind::GatewayClass
-            }
-            ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "Gateway") => Kind::Gateway,
-            ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "HTTPRoute") => Kind::HttpRoute,
-            _ => return Ok(Self::Unknown(format!("{api_version} {kind}"))),
+        if (api_version.as_str(), kind.as_str()) == ("v1", "List") {
+            return Ok(Self::List(Vec::new()));
+        }
+        let Some(known) = Kind::of(api_version, kind) else {
+            return Ok(Self::Unknown(format!("{api_version} {kind}")));
         };
         if metadata.name.is_empty() {
             return Err(format!("{place}metadata.name: missing in a {kind}, want a name"));
@@ -223,28 +178,11 @@ impl<'de> DeserializeSeed<'de> for &Plan {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Object>, D::Error> {
         match self {
-            Plan::Object(kind, _) => Ok(vec![match kind {
-                Kind::Service => Object::Service(Arc::new(Service::deserialize(deserializer)?)),
-                Kind::Slice => Object::Slice(Arc::new(with_defaults(EndpointSlice::deserialize(deserializer)?))),
-                Kind::GatewayClass => Object::GatewayClass(Arc::new(GatewayClass::deserialize(deserializer)?)),
-                Kind::Gateway => Object::Gateway(Arc::new(Gateway::deserialize(deserializer)?)),
-                Kind::HttpRoute => Object::HttpRoute(Arc::new(HttpRoute::deserialize(deserializer)?)),
-                Kind::Pool => Object::Pool(Arc::new(AddressPool::deserialize(deserializer)?)),
-                Kind::Namespace => Object::Namespace(Arc::new(Namespace::deserialize(deserializer)?)),
-                Kind::Node => Object::Node(Arc::new(Node::deserialize(deserializer)?)),
-            }]),
+            Plan::Object(kind, _) => Ok(vec![kind.read(deserializer)?]),
             Plan::List(items) => deserializer.deserialize_map(ListVisitor(items)),
             Plan::Unknown(_) => IgnoredAny::deserialize(deserializer).map(|_| Vec::new()),
         }
     }
-}
-
-/// As the API server writes it: an absent port name is "".
-fn with_defaults(mut slice: EndpointSlice) -> EndpointSlice {
-    for port in &mut slice.ports {
-        port.name.get_or_insert_default();
-    }
-    slice
 }
 
 /// Reads `items` of a list, each as planned.

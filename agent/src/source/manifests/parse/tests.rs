@@ -1,4 +1,7 @@
+use std::sync::Arc;
+
 use super::*;
+use crate::api::ObjectName;
 
 fn yaml(text: &str) -> (Vec<Document>, Vec<Flaw>) {
     parse(text, Format::Yaml, &[])
@@ -163,6 +166,21 @@ fn cluster_scoped_kinds_are_known_by_their_name_alone() {
 }
 
 #[test]
+fn a_reference_grant_is_read_at_both_of_its_versions() {
+    for version in ["v1", "v1beta1"] {
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/{version}\nkind: ReferenceGrant\nmetadata: {{name: g, namespace: infra}}\n\
+             spec: {{from: [{{group: g.k8s.io, kind: HTTPRoute, namespace: a}}], to: [{{group: '', kind: Service}}]}}\n"
+        );
+        let (documents, flaws) = yaml(&text);
+        assert_eq!(flaws, []);
+        let [Object::ReferenceGrant(grant)] = &documents[0].objects[..] else { panic!("{documents:?}") };
+        assert_eq!((grant.spec.from[0].namespace.as_str(), grant.spec.to[0].name.as_deref()), ("a", None));
+        assert_eq!(documents[0].objects[0].describe(), ("ReferenceGrant", ObjectName::new("infra", "g")));
+    }
+}
+
+#[test]
 fn a_gateway_class_belongs_to_no_namespace() {
     let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: edge, namespace: odd}\nspec: {controllerName: sluice.dev/gateway}\n";
     let (documents, flaws) = parse(text, Format::Yaml, &[]);
@@ -223,6 +241,11 @@ fn a_field_that_does_not_exist_is_a_fault_with_its_path_and_the_nearest_name() {
         (
             format!("{ROUTE}rules: [{{backendRef: [{{name: a}}]}}]}}"),
             "spec.rules[0].backendRef: unknown field, did you mean backendRefs?",
+        ),
+        (
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g}\nspec: {from: [{namespaces: a}]}\n"
+                .to_owned(),
+            "spec.from[0].namespaces: unknown field, did you mean namespace?",
         ),
         (
             "apiVersion: sluice.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: p}\nspec: {autoasign: false}\n".to_owned(),

@@ -31,7 +31,7 @@ const ENUMERATIONS: [(&str, &str, &[&str]); 9] = [
 const HEAD: &str = "\
 # Fields and enumerations of the kinds that manifests may hold. Written by `sluice generate fields FILE...` from
 #   api/openapi-spec/v3/{api__v1,apis__discovery.k8s.io__v1}_openapi.json of the Go module k8s.io/kubernetes v1.36.0
-#   config/crd/experimental/gateway.networking.k8s.io_{gatewayclasses,gateways,httproutes}.yaml of sigs.k8s.io/gateway-api v1.7.0
+#   config/crd/experimental/gateway.networking.k8s.io_*.yaml of sigs.k8s.io/gateway-api v1.7.0
 ";
 
 /// A schema cannot be used.

@@ -6,8 +6,17 @@ fn shape(kind: &str, path: &[&str]) -> Shape {
 
 #[test]
 fn each_kind_that_is_read_has_its_fields() {
-    for kind in ["Service", "EndpointSlice", "Namespace", "Node", "GatewayClass", "Gateway", "HTTPRoute", "AddressPool"]
-    {
+    for kind in [
+        "Service",
+        "EndpointSlice",
+        "Namespace",
+        "Node",
+        "GatewayClass",
+        "Gateway",
+        "HTTPRoute",
+        "ReferenceGrant",
+        "AddressPool",
+    ] {
         let fields = &of_kind(kind).unwrap().fields;
         assert!(fields.contains_key("apiVersion") && fields.contains_key("kind"), "{kind}");
         assert!(fields["metadata"].fields["ownerReferences"].fields.contains_key("uid"), "{kind}");
