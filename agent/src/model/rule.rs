@@ -7,10 +7,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{
-    Port, filter,
+    Port,
+    filter::{self, Place},
     grants::{Grants, GroupKind},
     http::{
-        Action, HeaderEdits, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts, claim,
+        Action, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts, claim,
         matching::{HeaderMatch, PathMatch, ValueMatch},
         path,
         query::QueryMatch,
@@ -109,14 +110,12 @@ fn compile_one(
     let mut rule = HttpRule {
         route: route.clone(),
         index,
-        request: HeaderEdits::default(),
-        response: HeaderEdits::default(),
-        rewrite: None,
+        filters: Vec::new(),
         timeouts: Timeouts::default(),
         action: Action::Refuse("the rule has no backendRefs".to_owned()),
     };
-    let prefixes_only = matches.iter().all(|m| matches!(m.path, PathMatch::Prefix(_)));
-    let filters = filter::compile(&spec.filters, prefixes_only);
+    let prefixes = matches.iter().all(|m| matches!(m.path, PathMatch::Prefix(_)));
+    let filters = filter::compile(&spec.filters, Place::Rule, prefixes);
     let timeouts = timeouts(spec.timeouts.as_ref());
     match filters.and_then(|f| timeouts.map(|t| (f, t))) {
         Err(fault) => {
@@ -125,13 +124,11 @@ fn compile_one(
         }
         Ok((filters, timeouts)) => {
             rule.timeouts = timeouts;
-            rule.request = filters.request;
-            rule.response = filters.response;
-            rule.rewrite = filters.rewrite;
+            rule.filters = filters.list;
             if let Some(redirect) = filters.redirect {
                 rule.action = Action::Redirect(redirect);
             } else if !spec.backend_refs.is_empty() {
-                let share = |spec| share(world, route, spec, index, faults);
+                let share = |spec| share(world, route, (index, prefixes), spec, faults);
                 rule.action = Action::Forward(spec.backend_refs.iter().map(share).collect());
             }
         }
@@ -139,28 +136,25 @@ fn compile_one(
     CompiledRule { matches, rule: Arc::new(rule) }
 }
 
-fn share(world: &World<'_>, route: &ObjectName, spec: &HttpBackendRef, index: usize, faults: &mut Faults) -> Share {
+/// One backendRef. `prefixes` says whether every match of the rule, which is the `index`th, is a path prefix.
+fn share(
+    world: &World<'_>,
+    route: &ObjectName,
+    (index, prefixes): (usize, bool),
+    spec: &HttpBackendRef,
+    faults: &mut Faults,
+) -> Share {
     let weight = u32::try_from(spec.weight.unwrap_or(1).clamp(0, 1_000_000)).unwrap_or(0);
     let found = backend(world, route, spec).map_err(|fault| (About::Backend, fault)).and_then(|port| {
-        let (request, response) = edits(spec).map_err(|fault| (About::Rule(index), fault))?;
-        Ok(Share { weight, to: ShareTarget::Service(port), request, response })
+        let filters = filter::compile(&spec.filters, Place::Backend, prefixes);
+        let filters = filters.map_err(|fault| (About::Rule(index), fault))?;
+        Ok(Share { weight, to: ShareTarget::Service(port), filters: filters.list })
     });
     found.unwrap_or_else(|(about, fault)| {
         let to = ShareTarget::Invalid(fault.message.clone());
         faults.push((about, fault.at(&format!("rule {index}"))));
-        Share { weight, to, request: HeaderEdits::default(), response: HeaderEdits::default() }
+        Share { weight, to, filters: Vec::new() }
     })
-}
-
-/// The filters of a backendRef: changes of the request's and the response's headers.
-fn edits(spec: &HttpBackendRef) -> Result<(HeaderEdits, HeaderEdits), Fault> {
-    let filters = filter::compile(&spec.filters, false)?;
-    match (filters.redirect, filters.rewrite) {
-        (None, None) => Ok((filters.request, filters.response)),
-        _ => {
-            Err(Fault::new("UnsupportedValue", "RequestRedirect and URLRewrite of a backendRef are not supported yet"))
-        }
-    }
 }
 
 /// The Service port that a reference names. A reference across namespaces is refused whether or not it exists.

@@ -12,12 +12,13 @@ use hyper::{
 use super::{
     Shared,
     body::{Flow, RequestBody, ResponseBody},
+    filters,
     framing::{self, End},
     headers,
-    hops::{HopFault, Hops},
+    hops::Hops,
     io::{Active, Activity},
     request::{self, Arrival, Canonical},
-    respond,
+    respond::{self, LocalReply},
     router::Routed,
     socket::Socket,
     stats::add,
@@ -26,7 +27,7 @@ use super::{
     unread::Unread,
     upstream::{self, Sent},
 };
-use crate::model::http::{Action, HttpMatch, HttpRule, RequestHead, Share, ShareTarget};
+use crate::model::http::{Action, HttpMatch, HttpRule, Redirect, RequestHead, Share, ShareTarget};
 
 /// A client's connection, as far as its requests need it.
 #[derive(Debug)]
@@ -70,82 +71,65 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
 }
 
 /// The answer; `body` is taken where it goes upstream.
-async fn answer(connection: &Connection, mut parts: Parts, body: &mut Option<Incoming>) -> Response<ResponseBody> {
+async fn answer(connection: &Connection, parts: Parts, body: &mut Option<Incoming>) -> Response<ResponseBody> {
+    forward(connection, parts, body).await.unwrap_or_else(|reply| {
+        add(&connection.shared.stats.own_responses);
+        reply.response()
+    })
+}
+
+/// One request, step by step.
+///
+/// # Errors
+/// With what the client is told, where the request goes no further.
+async fn forward(
+    connection: &Connection,
+    mut parts: Parts,
+    body: &mut Option<Incoming>,
+) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let arrival = Arrival {
-        peer: connection.peer,
-        local: connection.local,
-        has_body: body.as_ref().is_some_and(|body| !body.is_end_stream()),
-        max_fields: shared.settings.max_headers,
-    };
-    let canonical = match request::canonicalise(&mut parts, arrival) {
-        Ok(canonical) => canonical,
-        Err(refusal) => {
-            add(&shared.stats.refused_requests);
-            add(&shared.stats.own_responses);
-            return respond::closing(respond::plain(refusal.status, refusal.reason));
-        }
-    };
-    let own = |status, reason: &str| {
-        add(&shared.stats.own_responses);
-        respond::plain(status, reason)
-    };
-    let hops = match Hops::of(&parts.headers) {
-        Ok(hops) => hops,
-        Err(HopFault::Loop) => return own(StatusCode::LOOP_DETECTED, "the request has come by here too often"),
-        Err(HopFault::Long) => return own(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "cdn-loop is too long"),
-    };
+    let canonical = canonical(connection, &mut parts, body.as_ref())?;
+    let hops = Hops::of(&parts.headers)?;
     let table = shared.table.load_full();
-    let Some((matches, rule)) = route(&table, connection.local, &canonical, &parts) else {
-        return own(StatusCode::NOT_FOUND, "no route matches the request");
-    };
+    let (matches, rule) = route(&table, connection.local, &canonical, &parts)?;
     let share = match &rule.action {
-        Action::Forward(shares) => match choose(shares) {
-            Some(share) => share,
-            None => return own(StatusCode::INTERNAL_SERVER_ERROR, "no backend of the route has a weight"),
-        },
-        Action::Redirect(to) => {
-            add(&shared.stats.own_responses);
-            let mut response =
-                respond::redirect(to, &canonical.host, &parts.uri, &matches.path, connection.local.port());
-            rule.response.apply(response.headers_mut());
-            return response;
-        }
-        Action::Refuse(_) => return own(StatusCode::INTERNAL_SERVER_ERROR, "the route cannot be served"),
+        Action::Forward(shares) => choose(shares)?,
+        Action::Redirect(to) => return Ok(redirect(connection, to, &canonical, &parts, (&matches, &rule))),
+        Action::Refuse(_) => return Err(LocalReply::misconfigured("the route cannot be served")),
     };
     let ShareTarget::Service(service) = &share.to else {
-        return own(StatusCode::INTERNAL_SERVER_ERROR, "a backend of the route is not valid");
+        return Err(LocalReply::misconfigured("a backend of the route is not valid"));
     };
     let version = parts.version;
     request::leave_hop(&mut parts.headers, canonical.trailers, shared.settings.start_traces);
-    change(&mut parts, &rule, share, &matches);
+    filters::change_request(&mut parts, &rule.filters, &share.filters, &matches.path);
     hops.write(&mut parts.headers);
     let websocket = upgrade.filter(|_| canonical.websocket);
-    if websocket.is_some() {
-        parts.headers.remove(header::TE);
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    }
+    upstream_form(&mut parts, websocket.is_some());
     let asked = Asked { version, trailers: canonical.trailers, websocket, flow: Flow::default() };
-    let body = body.take().map_or_else(RequestBody::empty, |body| {
-        RequestBody::new(body, shared.settings.body_timeout, asked.flow.clone())
-    });
+    let body = upstream_body(connection, body.take(), &asked);
     let end = framing::frame_request(&mut parts, &body);
-    match upstream::send(shared, &table, service, parts, body, rule.timeouts).await {
-        Ok(mut sent) => {
-            // Asked to switch, a backend may have done so whatever it answers.
-            if end == End::Uncertain || asked.websocket.is_some() {
-                sent.lease.invalidate();
-            }
-            finish(connection, sent, asked, share, &rule)
-        }
-        Err(failure) => {
-            let (status, reason) = failure.answer();
-            // The request's body may be half read.
-            respond::closing(own(status, reason))
-        }
+    let mut sent = upstream::send(shared, &table, service, parts, body, rule.timeouts).await?;
+    // Asked to switch, a backend may have done so whatever it answers.
+    if end == End::Uncertain || asked.websocket.is_some() {
+        sent.lease.invalidate();
     }
+    finish(connection, sent, asked, share, &rule)
+}
+
+/// Brings a request's head into its one form.
+fn canonical(connection: &Connection, parts: &mut Parts, body: Option<&Incoming>) -> Result<Canonical, LocalReply> {
+    let arrival = Arrival {
+        peer: connection.peer,
+        local: connection.local,
+        has_body: body.is_some_and(|body| !body.is_end_stream()),
+        max_fields: connection.shared.settings.max_headers,
+    };
+    request::canonicalise(parts, arrival).map_err(|refusal| {
+        add(&connection.shared.stats.refused_requests);
+        refusal.into()
+    })
 }
 
 fn route(
@@ -153,54 +137,70 @@ fn route(
     local: SocketAddr,
     canonical: &Canonical,
     parts: &Parts,
-) -> Option<(Arc<HttpMatch>, Arc<HttpRule>)> {
+) -> Result<(Arc<HttpMatch>, Arc<HttpRule>), LocalReply> {
     let head = RequestHead {
         method: &parts.method,
         path: parts.uri.path(),
         query: parts.uri.query(),
         headers: &parts.headers,
     };
-    match table.site(local)?.route(&canonical.host, &head) {
-        Routed::Entry(entry) => Some((Arc::clone(&entry.matches), Arc::clone(&entry.rule))),
-        Routed::NoListener | Routed::NoEntry => None,
+    match table.site(local).map(|site| site.route(&canonical.host, &head)) {
+        Some(Routed::Entry(entry)) => Ok((Arc::clone(&entry.matches), Arc::clone(&entry.rule))),
+        Some(Routed::NoListener | Routed::NoEntry) | None => {
+            Err(LocalReply::new(StatusCode::NOT_FOUND, "no route matches the request"))
+        }
     }
 }
 
-/// By weight, at random; `None` when nobody has one.
-fn choose(shares: &[Share]) -> Option<&Share> {
+/// Sends the client elsewhere, as the rule wants it.
+fn redirect(
+    connection: &Connection,
+    to: &Redirect,
+    canonical: &Canonical,
+    parts: &Parts,
+    (matches, rule): (&HttpMatch, &HttpRule),
+) -> Response<ResponseBody> {
+    add(&connection.shared.stats.own_responses);
+    let port = connection.local.port();
+    let mut response = respond::redirect(to, &canonical.host, &parts.uri, &matches.path, port);
+    filters::change_response(response.headers_mut(), &rule.filters);
+    response
+}
+
+/// By weight, at random.
+fn choose(shares: &[Share]) -> Result<&Share, LocalReply> {
+    let nobody = LocalReply::misconfigured("no backend of the route has a weight");
     let total: u64 = shares.iter().map(|s| u64::from(s.weight)).sum();
     if total == 0 {
-        return None;
+        return Err(nobody);
     }
     let mut left = fastrand::u64(..total);
-    shares.iter().find(|share| {
+    let chosen = shares.iter().find(|share| {
         let weight = u64::from(share.weight);
         let chosen = left < weight;
         left = left.saturating_sub(weight);
         chosen
-    })
+    });
+    chosen.ok_or(nobody)
 }
 
-/// Changes the request as the rule and the share want it, and gives it the form of HTTP/1.1.
-fn change(parts: &mut Parts, rule: &HttpRule, share: &Share, matches: &HttpMatch) {
-    rule.request.apply(&mut parts.headers);
-    share.request.apply(&mut parts.headers);
+/// Gives a request the form in which it goes upstream: that of HTTP/1.1.
+fn upstream_form(parts: &mut Parts, websocket: bool) {
     // A filter may have added one.
     request::join_cookies(&mut parts.headers);
-    if let Some(rewrite) = &rule.rewrite {
-        if let Some(host) = &rewrite.hostname {
-            parts.headers.insert(header::HOST, host.clone());
-        }
-        if let Some(path) = &rewrite.path {
-            let path = respond::changed(path, parts.uri.path(), &matches.path);
-            let target = parts.uri.query().map_or_else(|| path.clone(), |q| format!("{path}?{q}"));
-            if let Ok(target) = http::uri::PathAndQuery::try_from(target) {
-                parts.uri = target.into();
-            }
-        }
-    }
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
+    if websocket {
+        parts.headers.remove(header::TE);
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+/// The request's body as it goes upstream.
+fn upstream_body(connection: &Connection, body: Option<Incoming>, asked: &Asked) -> RequestBody {
+    let limit = connection.shared.settings.body_timeout;
+    body.map_or_else(RequestBody::empty, |body| RequestBody::new(body, limit, asked.flow.clone()))
 }
 
 /// What the form of a response depends on, of the request.
@@ -214,17 +214,25 @@ struct Asked {
 }
 
 /// Brings a response into its form for the client.
-fn finish(connection: &Connection, sent: Sent, asked: Asked, share: &Share, rule: &HttpRule) -> Response<ResponseBody> {
+///
+/// # Errors
+/// What the backend sent is no response to this request.
+fn finish(
+    connection: &Connection,
+    sent: Sent,
+    asked: Asked,
+    share: &Share,
+    rule: &HttpRule,
+) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
     let Sent { mut response, mut lease, pending, deadline } = sent;
     let change = |headers: &mut HeaderMap| {
-        share.response.apply(headers);
-        rule.response.apply(headers);
+        filters::change_response(headers, &share.filters);
+        filters::change_response(headers, &rule.filters);
     };
     let broken = |reason| {
         add(&shared.stats.upstream_errors);
-        add(&shared.stats.own_responses);
-        respond::plain(StatusCode::BAD_GATEWAY, reason)
+        Err(LocalReply::new(StatusCode::BAD_GATEWAY, reason))
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let agreed = headers::has_token(response.headers(), &header::UPGRADE, "websocket");
@@ -236,7 +244,7 @@ fn finish(connection: &Connection, sent: Sent, asked: Asked, share: &Share, rule
         let mut response = tunnel::open(shared, client, socket, response, (pending, active, lease));
         // As Envoy and HAProxy do; nginx leaves 101 out. What belongs to the connection no filter changes.
         change(response.headers_mut());
-        return response;
+        return Ok(response);
     }
     match framing::check_response(response.status(), response.headers_mut()) {
         Ok(End::Certain) => {}
@@ -258,7 +266,7 @@ fn finish(connection: &Connection, sent: Sent, asked: Asked, share: &Share, rule
             None => body,
         }
     });
-    if early { respond::closing(response) } else { response }
+    Ok(if early { respond::closing(response) } else { response })
 }
 
 /// Whether a backend has answered before the request was over and will not read the rest: it says so, or it has refused or

@@ -26,6 +26,7 @@ mod body;
 mod bounds;
 mod connection;
 mod exchange;
+mod filters;
 mod framing;
 mod headers;
 mod hops;

@@ -1,8 +1,61 @@
-//! Responses of the proxy's own.
+//! Local replies: responses of the proxy's own.
 use http::{HeaderValue, Response, StatusCode, Uri, header};
 
-use super::body::ResponseBody;
-use crate::model::http::{PathChange, Redirect, matching::PathMatch};
+use super::{body::ResponseBody, filters::changed, hops::HopFault, request::Refusal, upstream::Failure};
+use crate::model::http::{Redirect, matching::PathMatch};
+
+/// Why a request goes no further: what the client is told instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LocalReply {
+    /// The status.
+    pub status: StatusCode,
+    /// For the client.
+    pub reason: &'static str,
+    /// The client's connection ends with it: what is left of the request is not read.
+    pub closes: bool,
+}
+
+impl LocalReply {
+    /// One after which the connection stays.
+    pub(super) const fn new(status: StatusCode, reason: &'static str) -> Self {
+        Self { status, reason, closes: false }
+    }
+
+    /// The rule cannot be obeyed, or its backend cannot be used.
+    pub(super) const fn misconfigured(reason: &'static str) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, reason)
+    }
+
+    /// As a response.
+    #[must_use]
+    pub(super) fn response(self) -> Response<ResponseBody> {
+        let response = plain(self.status, self.reason);
+        if self.closes { closing(response) } else { response }
+    }
+}
+
+impl From<Refusal> for LocalReply {
+    fn from(Refusal { status, reason }: Refusal) -> Self {
+        Self { status, reason, closes: true }
+    }
+}
+
+impl From<HopFault> for LocalReply {
+    fn from(fault: HopFault) -> Self {
+        match fault {
+            HopFault::Loop => Self::new(StatusCode::LOOP_DETECTED, "the request has come by here too often"),
+            HopFault::Long => Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "cdn-loop is too long"),
+        }
+    }
+}
+
+impl From<Failure> for LocalReply {
+    fn from(failure: Failure) -> Self {
+        let (status, reason) = failure.answer();
+        // The request's body may be half read.
+        Self { status, reason, closes: true }
+    }
+}
 
 /// An answer with one line of text.
 #[must_use]
@@ -55,44 +108,10 @@ pub(super) fn redirect(to: &Redirect, host: &str, uri: &Uri, matched: &PathMatch
     response
 }
 
-/// A path after a change.
-#[must_use]
-pub(super) fn changed(change: &PathChange, path: &str, matched: &PathMatch) -> String {
-    let prefix = match (change, matched) {
-        (PathChange::Full(new), _) => return new.clone(),
-        (PathChange::Prefix(_), PathMatch::Exact(_) | PathMatch::Regex(_)) => return path.to_owned(),
-        (PathChange::Prefix(new), PathMatch::Prefix(old)) => (new, old),
-    };
-    let rest = path.strip_prefix(prefix.1.as_str()).unwrap_or(path);
-    match (prefix.0.as_str(), rest) {
-        ("", "") => "/".to_owned(),
-        (new, rest) => format!("{new}{rest}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Port;
-
-    #[test]
-    fn h103_a_prefix_is_replaced_with_single_slashes() {
-        for (old, new, path, want) in [
-            ("/foo", "", "/foo", "/"),
-            ("/foo", "", "/foo/bar", "/bar"),
-            ("/foo", "/xyz", "/foo/bar", "/xyz/bar"),
-            ("/foo", "/xyz", "/foo", "/xyz"),
-            ("/foo", "/xyz", "/foo/", "/xyz/"),
-            ("", "/xyz", "/", "/xyz/"),
-            ("", "/xyz", "/a", "/xyz/a"),
-        ] {
-            assert_eq!(
-                changed(&PathChange::Prefix(new.into()), path, &PathMatch::Prefix(old.into())),
-                want,
-                "{old} {path}"
-            );
-        }
-    }
+    use crate::model::{Port, http::PathChange};
 
     #[test]
     fn h102_redirects_keep_the_query_and_drop_default_ports() {

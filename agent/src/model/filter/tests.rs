@@ -1,10 +1,18 @@
 //! What filters may change, and what is said where they may not.
+use http::{HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::http::PathChange;
 
-fn compiled(filter: Value) -> Result<Filters, String> {
-    compile(&[serde_json::from_value(filter).unwrap()], true).map_err(|fault| fault.message)
+fn compiled(filter: Value) -> Result<Filter, String> {
+    let filters = compile(&[serde_json::from_value(filter).unwrap()], Place::Rule, true);
+    filters.map(|mut filters| filters.list.remove(0)).map_err(|fault| fault.message)
+}
+
+fn path_of(filter: Filter) -> PathChange {
+    let Filter::Rewrite(rewrite) = filter else { panic!("{filter:?}") };
+    rewrite.path.unwrap()
 }
 
 fn modifier(kind: &str, edits: Value) -> Value {
@@ -45,14 +53,14 @@ fn no_filter_touches_the_framing_the_connection_or_a_pseudo_header() {
 #[test]
 fn a_request_has_one_host_whatever_its_filters_are() {
     let host = |value: &str| json!([{"name": "Host", "value": value}]);
-    let of = |edits: Value| compiled(modifier("RequestHeaderModifier", edits)).map(|f| f.request);
+    let of = |edits: Value| compiled(modifier("RequestHeaderModifier", edits));
     let one = vec![(header::HOST, HeaderValue::from_static("a.example:81"))];
     for edits in [
         json!({"add": host("a.example:81")}),
         json!({"set": host("a.example:81")}),
         json!({"set": host("b.example"), "add": host("a.example:81")}),
     ] {
-        let edits = of(edits).unwrap();
+        let Filter::RequestHeaders(edits) = of(edits).unwrap() else { panic!() };
         assert_eq!((edits.set, edits.add), (one.clone(), vec![]));
     }
     let why = of(json!({"remove": ["Host"]})).unwrap_err();
@@ -69,7 +77,7 @@ fn a_request_has_one_host_whatever_its_filters_are() {
 fn a_rewritten_path_is_in_normal_form_or_refused() {
     let full = |path: &str| {
         let rewrite = json!({"path": {"type": "ReplaceFullPath", "replaceFullPath": path}});
-        compiled(json!({"type": "URLRewrite", "urlRewrite": rewrite})).map(|f| f.rewrite.unwrap().path.unwrap())
+        compiled(json!({"type": "URLRewrite", "urlRewrite": rewrite})).map(path_of)
     };
     assert_eq!(full("/a/../%62"), Ok(PathChange::Full("/b".into())));
     for bad in ["a", "", "/%zz", "/%00", "/..;/a", "/..%2fa", "/a?b", "/a#b", "/a b", "/<"] {
@@ -77,7 +85,7 @@ fn a_rewritten_path_is_in_normal_form_or_refused() {
     }
     let prefix = |path: &str| {
         let rewrite = json!({"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": path}});
-        compiled(json!({"type": "URLRewrite", "urlRewrite": rewrite})).map(|f| f.rewrite.unwrap().path.unwrap())
+        compiled(json!({"type": "URLRewrite", "urlRewrite": rewrite})).map(path_of)
     };
     for (given, want) in [("", ""), ("/", ""), ("/a/", "/a"), ("/a/..", ""), ("/%61", "/a")] {
         assert_eq!(prefix(given), Ok(PathChange::Prefix(want.into())), "{given:?}");

@@ -3,7 +3,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget};
+use super::{Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget};
 
 /// One entry of one listener. Rows of a listener are in the order in which they are tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ impl HttpModel {
 
     fn backend_rows(&self, rule: &HttpRule) -> Vec<BackendRow> {
         let Action::Forward(shares) = &rule.action else { return Vec::new() };
-        let row = |Share { weight, to, request: _, response: _ }: &Share| match to {
+        let row = |Share { weight, to, filters: _ }: &Share| match to {
             ShareTarget::Service(service) => BackendRow {
                 service: service.to_string(),
                 weight: *weight,
@@ -148,21 +148,31 @@ impl RouteRow {
     }
 }
 
-fn actions(rule: &HttpRule) -> Vec<String> {
-    let mut out = Vec::new();
-    let changed = |path: &PathChange| match path {
+fn changed(path: &PathChange) -> String {
+    match path {
         PathChange::Full(path) => format!("path {path}"),
         PathChange::Prefix(prefix) => format!("prefix {prefix:?}"),
+    }
+}
+
+/// What a filter does, in words: one entry for each thing that it changes.
+fn words(filter: &Filter) -> Vec<String> {
+    let (edits, of) = match filter {
+        Filter::RequestHeaders(edits) => (edits, "request"),
+        Filter::ResponseHeaders(edits) => (edits, "response"),
+        Filter::Rewrite(to) => {
+            let host = to.hostname.iter().map(|h| format!("rewrite host {}", String::from_utf8_lossy(h.as_bytes())));
+            return host.chain(to.path.iter().map(|p| format!("rewrite {}", changed(p)))).collect();
+        }
     };
-    for (edits, of) in [(&rule.request, "request"), (&rule.response, "response")] {
-        out.extend(edits.set.iter().map(|(name, _)| format!("set {of} header {name}")));
-        out.extend(edits.add.iter().map(|(name, _)| format!("add {of} header {name}")));
-        out.extend(edits.remove.iter().map(|name| format!("remove {of} header {name}")));
-    }
-    if let Some(rewrite) = &rule.rewrite {
-        out.extend(rewrite.hostname.iter().map(|h| format!("rewrite host {}", String::from_utf8_lossy(h.as_bytes()))));
-        out.extend(rewrite.path.iter().map(|p| format!("rewrite {}", changed(p))));
-    }
+    let set = edits.set.iter().map(|(name, _)| format!("set {of} header {name}"));
+    let add = edits.add.iter().map(|(name, _)| format!("add {of} header {name}"));
+    let remove = edits.remove.iter().map(|name| format!("remove {of} header {name}"));
+    set.chain(add).chain(remove).collect()
+}
+
+fn actions(rule: &HttpRule) -> Vec<String> {
+    let mut out: Vec<String> = rule.filters.iter().flat_map(words).collect();
     out.extend(rule.timeouts.request.iter().map(|t| format!("request timeout {t:?}")));
     out.extend(rule.timeouts.backend.iter().map(|t| format!("backend timeout {t:?}")));
     match &rule.action {

@@ -10,6 +10,7 @@
 //! - Paths are compared in the normal form of [`path::normalise`], on both sides.
 pub mod claim;
 mod escape;
+pub mod filter;
 pub mod host;
 pub mod listing;
 pub mod matching;
@@ -19,9 +20,9 @@ pub(crate) mod work;
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
+pub use filter::{Filter, HeaderEdits, PathChange, Redirect, Rewrite};
 pub use host::Hostname;
 pub use matching::{HttpMatch, Pattern, RequestHead};
 
@@ -68,12 +69,8 @@ pub struct HttpRule {
     pub route: ObjectName,
     /// Which of its rules, from 0.
     pub index: usize,
-    /// Changes of the request's headers.
-    pub request: HeaderEdits,
-    /// Changes of the response's headers.
-    pub response: HeaderEdits,
-    /// Changes of host and path.
-    pub rewrite: Option<Rewrite>,
+    /// What is changed on the way, in this order.
+    pub filters: Vec<Filter>,
     /// How long it may take.
     pub timeouts: Timeouts,
     /// Where it goes.
@@ -98,10 +95,8 @@ pub struct Share {
     pub weight: u32,
     /// Who gets it.
     pub to: ShareTarget,
-    /// Changes of the request's headers on the way to this backend, after those of the rule.
-    pub request: HeaderEdits,
-    /// Changes of the response's headers on the way back, before those of the rule.
-    pub response: HeaderEdits,
+    /// What is changed on the way to this backend, after the rule's filters, and on the way back, before them.
+    pub filters: Vec<Filter>,
 }
 
 /// Who gets a share.
@@ -126,65 +121,6 @@ impl fmt::Display for ServicePort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.service, self.port)
     }
-}
-
-/// Changes of headers: first `set`, then `add`, then `remove`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct HeaderEdits {
-    /// Exactly this value.
-    pub set: Vec<(HeaderName, HeaderValue)>,
-    /// One value more.
-    pub add: Vec<(HeaderName, HeaderValue)>,
-    /// None.
-    pub remove: Vec<HeaderName>,
-}
-
-impl HeaderEdits {
-    /// Makes the changes.
-    pub fn apply(&self, headers: &mut http::HeaderMap) {
-        for (name, value) in &self.set {
-            headers.insert(name, value.clone());
-        }
-        for (name, value) in &self.add {
-            headers.append(name, value.clone());
-        }
-        for name in &self.remove {
-            headers.remove(name);
-        }
-    }
-}
-
-/// Changes of host and path.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rewrite {
-    /// The new host.
-    pub hostname: Option<HeaderValue>,
-    /// The new path.
-    pub path: Option<PathChange>,
-}
-
-/// A change of a path. The query stays.
-#[derive(Clone, Debug, PartialEq)]
-pub enum PathChange {
-    /// All of it.
-    Full(String),
-    /// The prefix that matched.
-    Prefix(String),
-}
-
-/// An answer that sends the client elsewhere. What is `None` stays as in the request.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Redirect {
-    /// `http` or `https`.
-    pub scheme: Option<&'static str>,
-    /// The host.
-    pub hostname: Option<String>,
-    /// The port.
-    pub port: Option<Port>,
-    /// The path.
-    pub path: Option<PathChange>,
-    /// The status.
-    pub status: StatusCode,
 }
 
 /// How long a request may take; `None` is for ever.
