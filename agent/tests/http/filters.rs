@@ -67,3 +67,65 @@ async fn a_request_has_one_host_and_one_cookie_whatever_filters_add() {
     }
     assert!(a.untouched());
 }
+
+/// A URLRewrite with this path change.
+fn rewrite(kind: &str, path: &str) -> Value {
+    let field = format!("{}{}", kind[..1].to_ascii_lowercase(), &kind[1..]);
+    json!({"type": "URLRewrite", "urlRewrite": {"path": {"type": kind, field: path}}})
+}
+
+/// The target and the host that a backend saw.
+fn target_and_host(seen: &str) -> (&str, &str) {
+    (seen.split(' ').nth(1).unwrap(), header(seen, "host").unwrap())
+}
+
+#[tokio::test]
+async fn a_backend_ref_rewrites_what_goes_to_it_and_to_no_other() {
+    let (mut a, mut b) = (Origin::named("a").await, Origin::named("b").await);
+    let host = json!({"type": "URLRewrite", "urlRewrite": {"hostname": "inner.example"}});
+    let weighted = |a: u32, b: u32| {
+        json!([{"name": "a", "port": 80, "weight": a, "filters": [rewrite("ReplaceFullPath", "/new-a")]},
+            {"name": "b", "port": 80, "weight": b, "filters": [host]}])
+    };
+    let rule = |prefix: &str, filters: Value, refs: Value| json!({"matches": [{"path": {"value": prefix}}], "filters": filters, "backendRefs": refs});
+    let of_a = |filters: Value| json!([{"name": "a", "port": 80, "filters": filters}]);
+    let rules = json!([
+        rule("/to-a", json!([]), weighted(1, 0)),
+        rule("/to-b", json!([]), weighted(0, 1)),
+        rule("/prefix", json!([]), of_a(json!([rewrite("ReplacePrefixMatch", "/new")]))),
+        rule(
+            "/both",
+            json!([rewrite("ReplacePrefixMatch", "/rule")]),
+            of_a(json!([rewrite("ReplacePrefixMatch", "/backend")]))
+        ),
+        rule("/rule", json!([rewrite("ReplacePrefixMatch", "/new")]), of_a(json!([host]))),
+    ]);
+    let bed = Bed::new(any_listener(), route(rules), &[("a", &[a.addr]), ("b", &[b.addr])]).await;
+    for (path, name, want) in [
+        ("/to-a/x?q=1", "a", ("/new-a?q=1", "outer.example")),
+        ("/to-b/x?q=1", "b", ("/to-b/x?q=1", "inner.example")),
+        ("/prefix/x?q=1", "a", ("/new/x?q=1", "outer.example")),
+        ("/prefix", "a", ("/new", "outer.example")),
+        // The prefix is that of the path which was matched, and what is nearer to the backend counts.
+        ("/both/x", "a", ("/backend/x", "outer.example")),
+        ("/rule/x", "a", ("/new/x", "inner.example")),
+    ] {
+        assert_eq!(status(&bed.get(path, "outer.example", "").await), 200, "{path}");
+        let origin = if name == "a" { &mut a } else { &mut b };
+        assert_eq!(target_and_host(&origin.next().await), want, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn filters_run_in_the_order_in_which_they_are_written() {
+    let mut a = Origin::named("a").await;
+    let set = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "Host", "value": "set.example"}]}});
+    let host = json!({"type": "URLRewrite", "urlRewrite": {"hostname": "rewritten.example"}});
+    let at = |path: &str, filters: Value| json!({"matches": [{"path": {"value": path}}], "filters": filters, "backendRefs": to("a")});
+    let rules = json!([at("/1", json!([set, host])), at("/2", json!([host, set]))]);
+    let bed = Bed::new(any_listener(), route(rules), &[("a", &[a.addr])]).await;
+    for (path, want) in [("/1", "rewritten.example"), ("/2", "set.example")] {
+        assert_eq!(status(&bed.get(path, "outer.example", "").await), 200);
+        assert_eq!(header(&a.next().await, "host"), Some(want), "{path}");
+    }
+}
