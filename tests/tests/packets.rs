@@ -13,6 +13,7 @@ mod packets {
     mod priority;
     mod programs;
     mod refused;
+    mod shares;
     mod sides;
     mod sources;
     mod tracking;

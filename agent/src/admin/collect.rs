@@ -21,7 +21,7 @@ use crate::{
         sides::SideStatus,
     },
     discovery::Directory,
-    model::{Frontend, Model, ObjectRef, Outcome, Target, Verdict, http::listing::RouteRow},
+    model::{EndpointShare, Frontend, Model, ObjectRef, Outcome, Target, Verdict, http::listing::RouteRow},
     proxy::{
         self,
         explain::{Asked, Explanation, explain},
@@ -161,11 +161,22 @@ impl Stages {
         let mut rows = Vec::new();
         for (frontend, target) in &model.frontends {
             let Target::Endpoints(endpoints) = target else { continue };
-            let active = endpoints.backends.iter().map(|b| (b, "active"));
-            for (backend, state) in active.chain(endpoints.draining.iter().map(|b| (b, "draining"))) {
+            let service = |share: &EndpointShare| share.service.to_string();
+            let active = endpoints.shares.iter().flat_map(|share| {
+                let weight = (endpoints.route.is_some()).then_some(share.weight);
+                share.backends.iter().map(move |backend| (backend, "active", service(share), weight))
+            });
+            // Of several Services it is not told whose an endpoint was.
+            let whose = match &endpoints.shares[..] {
+                [share] => service(share),
+                _ => String::new(),
+            };
+            let draining = endpoints.draining.iter().map(|backend| (backend, "draining", whose.clone(), None));
+            for (backend, state, service, weight) in active.chain(draining) {
                 rows.push(view::Backend {
                     frontend: frontend.to_string(),
-                    service: endpoints.service.to_string(),
+                    service,
+                    weight,
                     backend: SocketAddr::new(backend.addr, backend.port.get()).to_string(),
                     locality: format!("{:?}", backend.locality).to_lowercase(),
                     state: state.to_owned(),
@@ -214,7 +225,7 @@ fn service(
     let mut total = FrontendCount::default();
     for (frontend, target) in frontends {
         if let Target::Endpoints(e) = target {
-            backends.get_or_insert_default().extend(e.backends.iter().map(|b| (b.addr, b.port.get())));
+            backends.get_or_insert_default().extend(e.backends().map(|b| (b.addr, b.port.get())));
         }
         if let Some(count) = counts.get(frontend) {
             total.flows += count.flows;

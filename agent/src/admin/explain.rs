@@ -6,7 +6,9 @@ use std::{
 };
 
 use crate::datapath::probe::Holder;
-use crate::model::{EndpointTarget, Frontend, Locality, Model, ObjectRef, Target, WhenEmpty, sources::everybody};
+use crate::model::{
+    Backend, EndpointTarget, Frontend, Locality, Model, ObjectRef, Target, WhenEmpty, sources::everybody,
+};
 
 /// Sentences for people: one for each address, one for the clients where not all may come, one for each frontend.
 pub(super) fn lines(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, object: &ObjectRef) -> Vec<String> {
@@ -22,7 +24,7 @@ pub(super) fn lines(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, object:
 pub(super) fn endpoints(model: &Model, object: &ObjectRef) -> BTreeSet<IpAddr> {
     let targets = model.frontends.iter().map(|(_, target)| target).filter(|target| target.owner() == *object);
     let of = |target: &Target| match target {
-        Target::Endpoints(endpoints) => endpoints.backends.iter().map(|backend| backend.addr).collect(),
+        Target::Endpoints(endpoints) => endpoints.backends().map(|backend| backend.addr).collect(),
         Target::Proxy { .. } => Vec::new(),
     };
     targets.flat_map(of).collect()
@@ -67,7 +69,8 @@ fn where_to(frontend: &Frontend, target: &Target) -> String {
         Target::Proxy { gateway, .. } => return format!("to the proxy, for Gateway {gateway}"),
         Target::Endpoints(endpoints) => endpoints,
     };
-    let EndpointTarget { backends, draining, when_empty, .. } = &**endpoints;
+    let EndpointTarget { draining, when_empty, .. } = &**endpoints;
+    let backends: BTreeSet<&Backend> = endpoints.backends().collect();
     let left = match draining.len() {
         0 => String::new(),
         n => format!("; {n} more keep the flows that they have"),

@@ -153,8 +153,11 @@ pub struct Families {
 pub struct Backend {
     /// `203.0.113.1:80/TCP`.
     pub frontend: String,
-    /// `namespace/name`.
+    /// `namespace/name`; empty for what drains behind several Services.
     pub service: String,
+    /// The weight of that Service among those of the route; `None` where there is no route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
     /// `10.244.1.2:8080`.
     pub backend: String,
     /// `local`, `remote` or `unknown`.

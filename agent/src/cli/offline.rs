@@ -52,6 +52,7 @@ pub(super) fn backends(pins: &Path) -> Result<Vec<view::Backend>, TableError> {
             view::Backend {
                 frontend: frontend.to_string(),
                 service: UNNAMED.to_owned(),
+                weight: None,
                 backend: SocketAddr::new(ip(addr), port).to_string(),
                 locality: locality.to_owned(),
                 state: "active".to_owned(),

@@ -230,10 +230,17 @@ fn announced(s: &view::Service) -> String {
 /// `sluice backends`.
 #[must_use]
 pub fn backends(backends: &[view::Backend]) -> String {
-    let rows = backends
-        .iter()
-        .map(|b| vec![b.frontend.clone(), b.service.clone(), b.backend.clone(), b.locality.clone(), b.state.clone()]);
-    let header = ["FRONTEND", "SERVICE", "BACKEND", "WHERE", "STATE"];
+    let is_weighted = backends.iter().any(|b| b.weight.is_some());
+    let rows = backends.iter().map(|b| {
+        let weight = b.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
+        let weight = is_weighted.then_some(weight);
+        let (frontend, service) = (b.frontend.clone(), if b.service.is_empty() { "-" } else { &b.service }.to_owned());
+        let rest = [b.backend.clone(), b.locality.clone(), b.state.clone()];
+        [frontend, service].into_iter().chain(weight).chain(rest).collect::<Vec<_>>()
+    });
+    let weight = is_weighted.then_some("WEIGHT");
+    let header: Vec<&str> =
+        ["FRONTEND", "SERVICE"].into_iter().chain(weight).chain(["BACKEND", "WHERE", "STATE"]).collect();
     or_none(backends.len(), "no frontend has a backend", table(&header, rows))
 }
 

@@ -187,7 +187,7 @@ impl Desired {
         self.left_out = left_out;
         for (frontend, target) in &self.model.frontends {
             let Target::Endpoints(endpoints) = target else { continue };
-            if !endpoints.backends.iter().map(BackendRow::new).any(|row| changed.contains(&place_of(&row))) {
+            if !endpoints.backends().map(BackendRow::new).any(|row| changed.contains(&place_of(&row))) {
                 continue;
             }
             let (key, row) = (frontend_key(frontend), row_without(target, &self.left_out));
@@ -210,7 +210,7 @@ impl Desired {
         }
         for (_, target) in &self.model.frontends {
             let Target::Endpoints(endpoints) = target else { continue };
-            let rows = endpoints.backends.iter().map(BackendRow::new).map(|row| place_of(&row));
+            let rows = endpoints.backends().map(BackendRow::new).map(|row| place_of(&row));
             let mut out = rows.filter(|place| self.left_out.contains(place)).map(|(ip, _)| ip);
             if let Some((ip, sentence)) = out.find_map(|ip| Some((ip, left_out.get(&ip)?))) {
                 lacking.entry(target.owner().to_string()).or_insert_with(|| format!("{ip}: {sentence}"));
@@ -338,13 +338,13 @@ fn place_of(row: &BackendRow) -> Place {
 /// The row of a frontend without what cannot be reached.
 fn row_without(target: &Target, left_out: &BTreeSet<Place>) -> FrontendRow {
     let mut row = FrontendRow::new(target);
-    row.backends.retain(|backend| backend.flags & BACKEND_LOCAL != 0 || !left_out.contains(&place_of(backend)));
+    row.retain(|backend| backend.flags & BACKEND_LOCAL != 0 || !left_out.contains(&place_of(backend)));
     row
 }
 
 /// The backends that a target names.
 fn named(target: &EndpointTarget) -> impl Iterator<Item = BackendRow> {
-    target.backends.iter().chain(&target.draining).map(BackendRow::new)
+    target.backends().chain(&target.draining).map(BackendRow::new)
 }
 
 /// The backends that a frontend had and has no more, wherever they run.

@@ -204,7 +204,10 @@ impl Memory {
             assert!(ids.insert(frontend.id), "two frontends have the id {}", frontend.id);
             let is_limited = frontend.flags & sluice_ebpf::FRONTEND_SOURCES != 0;
             assert_eq!(is_limited, frontend.sources != 0, "a list without a flag, or a flag without a list");
-            assert!(self.slots(frontend).iter().all(|id| self.backends.contains_key(id)), "a slot without a backend");
+            assert!(
+                self.slots(frontend).iter().all(|id| *id == 0 || self.backends.contains_key(id)),
+                "a slot without a backend"
+            );
             for chunk in 0..chunks(frontend.table_slots) {
                 assert!(used.insert(frontend.table_chunk + chunk), "two tables in one place");
             }
@@ -213,7 +216,8 @@ impl Memory {
 
     /// The distinct backends that a frontend's table leads to.
     pub(crate) fn places(&self, key: &FrontendKey) -> Vec<(Addr, u16)> {
-        let ids: std::collections::BTreeSet<u32> = self.slots(&self.frontends[key]).into_iter().collect();
+        let ids: std::collections::BTreeSet<u32> =
+            self.slots(&self.frontends[key]).into_iter().filter(|id| *id != 0).collect();
         let mut places: Vec<_> = ids.iter().map(|id| (self.backends[id].addr, self.backends[id].port)).collect();
         places.sort_unstable();
         places

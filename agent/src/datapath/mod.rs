@@ -8,6 +8,7 @@
 //! [`sweep`] and [`observe`] read the flows and counters.
 //!
 //! Invariant: the kernel forwards without us. Maps and links are pinned; a start adopts them, an end leaves them.
+mod adopted;
 pub mod announce;
 pub mod applied;
 mod census;

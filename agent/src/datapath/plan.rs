@@ -15,9 +15,10 @@ use sluice_ebpf::{
 };
 
 use super::{
+    adopted::{FOREIGN, Found, backend_row},
     desired::Touched,
     lists::Lists,
-    rendezvous::{self, Place},
+    rendezvous,
     rows::{BackendRow, FrontendRow, Rows},
     space::{Run, Space},
     table::{Table, chunks},
@@ -88,7 +89,9 @@ pub struct State {
     left: BTreeMap<Seat, u64>,
     /// Frontends that were found in the maps and that no model has named since.
     adopted: BTreeSet<FrontendKey>,
-    /// Whether those stay.
+    /// The tables among those that are not of equal shares.
+    found: Found,
+    /// Whether frontends that were found stay.
     keep_adopted: bool,
 }
 
@@ -113,9 +116,6 @@ struct Kept {
     vips: BTreeSet<Addr>,
     backends: BTreeSet<BackendRow>,
 }
-
-/// The flags of a row whose table is not ours: no desired row equals it.
-const FOREIGN: u32 = u32::MAX;
 
 /// Chunks that only the smallest tables get: where space is short, many frontends have small tables and not a few large ones.
 const RESERVE: u32 = MAX_CHUNKS / 8;
@@ -143,18 +143,20 @@ impl State {
             unwanted: BTreeMap::new(),
             left: observed.left.iter().map(|seat| (*seat, 0)).collect(),
             adopted: observed.frontends.keys().copied().collect(),
+            found: Found::default(),
             keep_adopted: false,
         };
         for (&id, backend) in &observed.backends {
             state.backend_ids.reserve(one(id));
-            state.backends.insert(observed_backend(backend), id);
+            state.backends.insert(backend_row(backend), id);
         }
         for (&key, (frontend, slots)) in &observed.frontends {
             state.frontend_ids.reserve(one(frontend.id));
             state.chunks.reserve(Run { start: frontend.table_chunk, len: chunks(frontend.table_slots) });
             let is_limited = frontend.flags & FRONTEND_SOURCES != 0 && frontend.sources != 0;
             let sources = is_limited.then(|| state.lists.adopt(frontend.sources));
-            state.frontends.insert(key, (observed_row(frontend, slots, &observed.backends, sources), *frontend));
+            let row = state.found.row(key, (frontend, slots), &observed.backends, sources);
+            state.frontends.insert(key, (row, *frontend));
         }
         state.lists.settle(state.tick);
         state
@@ -271,10 +273,10 @@ impl State {
 
     fn put_frontend(&mut self, key: FrontendKey, row: &FrontendRow, ops: &mut Vec<Op>) -> Result<(), String> {
         // A backend that found no id is left out of the table until it has one; `put_backends` has said so.
-        let has_id = |row: &&BackendRow| self.backends.contains_key(row);
-        let row = FrontendRow { backends: row.backends.iter().filter(has_id).copied().collect(), ..row.clone() };
+        let mut row = row.clone();
+        row.retain(|backend| self.backends.contains_key(backend));
         let before = self.frontends.get(&key).cloned();
-        let kept = before.as_ref().filter(|(old, _)| old.flags != FOREIGN && old.backends == row.backends);
+        let kept = before.as_ref().filter(|(old, value)| self.has_table(&key, (old, value), &row));
         let kept = kept.map(|(_, value)| (value.table_chunk, value.table_slots));
         let id = before.as_ref().map(|(_, value)| value.id);
         let claimed = self.claim(&row, id, kept);
@@ -284,8 +286,7 @@ impl State {
             ops.push(Op::ResetCounters(id));
         }
         if kept.is_none() && slots > 0 {
-            let ids = row.backends.iter().filter_map(|row| Some((row.place, *self.backends.get(row)?)));
-            ops.push(Op::WriteTable(run.start, Table::new(ids.collect(), slots)));
+            ops.push(Op::WriteTable(run.start, self.table(&row, slots)));
         }
         ops.extend(list);
         if let Some((_, old)) = &before {
@@ -296,10 +297,30 @@ impl State {
         }
         let backends = count(row.backends.len());
         let value = Frontend { id, flags: row.flags, backends, table_chunk: run.start, table_slots: slots, sources };
-        ops.push(Op::PutFrontend(key, value));
+        if before.is_none_or(|(_, old)| old != value) {
+            ops.push(Op::PutFrontend(key, value));
+        }
         self.frontends.insert(key, (row, value));
         self.adopted.remove(&key);
         Ok(())
+    }
+
+    /// The table of a frontend, with the backends' ids.
+    fn table(&self, row: &FrontendRow, slots: u32) -> Table {
+        let ids = row.backends.iter().filter_map(|row| Some((row.place, *self.backends.get(row)?)));
+        Table::new(ids.collect(), row.split.clone(), slots)
+    }
+
+    /// Whether the table that a frontend has is the one that this row asks for.
+    fn has_table(&mut self, key: &FrontendKey, (old, value): (&FrontendRow, &Frontend), row: &FrontendRow) -> bool {
+        if old.flags != FOREIGN {
+            return old.backends == row.backends && old.split == row.split;
+        }
+        let slots = value.table_slots;
+        slots == rendezvous::slots(row.split.sized_for(row.backends.len())) && {
+            let table = self.table(row, slots);
+            self.found.is(key, &table)
+        }
     }
 
     /// Takes what a frontend needs that has none of it yet (`id`) or keeps its table (`kept`): all of it or, with the reason why
@@ -310,7 +331,7 @@ impl State {
         }
         let (run, slots) = match kept {
             Some((start, slots)) => (Run { start, len: chunks(slots) }, slots),
-            None => self.take_table(row.backends.len()).ok_or("no space for its table")?,
+            None => self.take_table(row.split.sized_for(row.backends.len())).ok_or("no space for its table")?,
         };
         let mut list = Vec::new();
         let claimed = match id.or_else(|| self.frontend_ids.take_one()) {
@@ -397,6 +418,7 @@ impl State {
             }
             if let Some((_, value)) = self.frontends.remove(key) {
                 ops.push(Op::DeleteFrontend(*key));
+                self.found.forget(key);
                 self.forget_left(|seat, _| seat.frontend == value.id, ops);
                 self.frontend_ids.release(one(value.id));
                 self.retire(&value);
@@ -451,34 +473,6 @@ impl State {
     pub fn occupancy(&self) -> (usize, usize, u32, usize) {
         (self.frontends.len(), self.backends.len(), MAX_CHUNKS - self.chunks.available(), self.lists.used())
     }
-}
-
-/// The row that would have led to what was found. A table that we would not have written is no row of ours: its
-/// frontend is written again.
-fn observed_row(
-    frontend: &Frontend,
-    slots: &[u32],
-    backends: &BTreeMap<u32, Backend>,
-    sources: Option<Ranges>,
-) -> FrontendRow {
-    let ids: BTreeSet<u32> = slots.iter().copied().collect();
-    let mut rows: Vec<BackendRow> = ids.iter().filter_map(|id| backends.get(id)).map(observed_backend).collect();
-    rows.sort_unstable();
-    let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
-    let table = rendezvous::table(&places, frontend.table_slots);
-    let same = table.len() == slots.len()
-        && table.iter().zip(slots).all(|(index, id)| {
-            backends.get(id).is_some_and(|b| places.get(*index as usize) == Some(&(b.addr, b.port)))
-        });
-    if same {
-        FrontendRow { flags: frontend.flags, backends: rows, sources }
-    } else {
-        FrontendRow { flags: FOREIGN, ..FrontendRow::default() }
-    }
-}
-
-fn observed_backend(backend: &Backend) -> BackendRow {
-    BackendRow { place: (backend.addr, backend.port), flags: backend.flags }
 }
 
 fn one(id: u32) -> Run {

@@ -1,8 +1,9 @@
 //! Lookup tables: which backend a hash leads to. Pure.
 //!
-//! Input: the distinct backends of a frontend, by address and port. Output: for each slot the index of a backend. The
-//! same backends give the same table on every node and in every run, so that a flow survives a change of node; one backend
-//! more or less moves about one of n slots, at all numbers of backends and also where the size of the table changes.
+//! Input: the distinct backends of a frontend, by address and port, and how flows are split over them ([`split`]). Output: for
+//! each slot the index of a backend, or none: a flow that comes to such a slot is refused. The same input gives the same table on
+//! every node and in every run, so that a flow survives a change of node; one backend more or less moves about one of n slots,
+//! at all numbers of backends and also where the size of the table changes.
 //!
 //! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998 (highest random weight);
 //! Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads", SODA 2018.
@@ -19,8 +20,11 @@
 //! - A hundred slots for each backend of a full size; that sizes the array, [`sluice_ebpf::MAX_CHUNKS`].
 use sluice_ebpf::Addr;
 
+pub mod split;
 #[cfg(test)]
 mod tests;
+
+pub use split::{Share, Split};
 
 /// A backend as the tables know it: address and port, host order.
 pub type Place = (Addr, u16);
@@ -62,23 +66,43 @@ pub fn table(backends: &[Place], slots: u32) -> Vec<u32> {
     }
     let seeds: Vec<u64> = backends.iter().map(seed).collect();
     let keys = Keys::new(backends.len(), slots);
-    let room = room(&seeds, slots);
+    let room = room(&seeds, slots as usize, slack(seeds.len()));
+    let held = assign(keys.slots(slots), |slot| keys.of(slot), &seeds, equal, &room);
+    let mut table = vec![0; slots as usize];
+    for (index, held) in (0_u32..).zip(&held) {
+        held.iter().for_each(|bid| table[bid.slot as usize] = index);
+    }
+    table
+}
+
+/// The rank of a candidate whose share is as large as the others', by its seed.
+fn equal(seed: &u64, key: u64) -> u64 {
+    fold(*seed ^ key)
+}
+
+/// Gives each slot to the candidate that its key ranks highest and that has room; slots with one key, one after the other, are
+/// ranked once. There must be room for all.
+fn assign<C>(
+    slots: impl Iterator<Item = u32>,
+    key: impl Fn(u32) -> u64,
+    candidates: &[C],
+    rank: impl Fn(&C, u64) -> u64,
+    room: &[usize],
+) -> Vec<Vec<Bid>> {
     let mut held: Vec<Vec<Bid>> = room.iter().map(|room| Vec::with_capacity(room * 5 / 4)).collect();
-    for part in 0..keys.coarse {
-        let all = (part..slots).step_by(keys.coarse as usize);
-        if keys.is_split(part) {
-            for slot in all {
-                let (weight, index) = best(&seeds, keys.of(slot), ANY);
-                held[index as usize].push(Bid::new(weight, slot));
-            }
-        } else {
-            let (weight, index) = best(&seeds, keys.of(part), ANY);
-            held[index as usize].extend(all.map(|slot| Bid::new(weight, slot)));
-        }
+    let mut last = None;
+    for slot in slots {
+        let key = key(slot);
+        let (weight, index) = match last {
+            Some((ranked, found)) if ranked == key => found,
+            _ => best(candidates, &rank, key, ANY),
+        };
+        last = Some((key, (weight, index)));
+        held[index as usize].push(Bid::new(weight, slot));
     }
     let mut refused: Vec<(u32, Bid)> = Vec::new();
     loop {
-        for ((index, held), room) in (0_u32..).zip(&mut held).zip(&room) {
+        for ((index, held), room) in (0_u32..).zip(&mut held).zip(room) {
             if held.len() > *room {
                 // Those that rank it highest stay.
                 held.select_nth_unstable_by(*room, |a, b| b.cmp(a));
@@ -86,18 +110,13 @@ pub fn table(backends: &[Place], slots: u32) -> Vec<u32> {
             }
         }
         if refused.is_empty() {
-            break;
+            return held;
         }
         for (index, bid) in refused.drain(..) {
-            let (weight, next) = best(&seeds, keys.of(bid.slot), (bid.weight, index));
+            let (weight, next) = best(candidates, &rank, key(bid.slot), (bid.weight, index));
             held[next as usize].push(Bid::new(weight, bid.slot));
         }
     }
-    let mut table = vec![0; slots as usize];
-    for (index, held) in (0_u32..).zip(&held) {
-        held.iter().for_each(|bid| table[bid.slot as usize] = index);
-    }
-    table
 }
 
 /// What a slot offers to a backend; the greater one is taken.
@@ -118,12 +137,12 @@ impl Bid {
 /// Before the first choice: a bid that no bid reaches.
 const ANY: (u64, u32) = (u64::MAX, u32::MAX);
 
-/// The backend that a key ranks highest below `last`, with its weight. There always is one, for there is room for all slots; were
+/// The candidate that a key ranks highest below `last`, with its rank. There always is one, for there is room for all slots; were
 /// there none, it would be the first.
-fn best(seeds: &[u64], key: u64, last: (u64, u32)) -> (u64, u32) {
+fn best<C>(candidates: &[C], rank: impl Fn(&C, u64) -> u64, key: u64, last: (u64, u32)) -> (u64, u32) {
     let mut found = (0, 0);
-    for (index, seed) in (0_u32..).zip(seeds) {
-        let bid = (fold(*seed ^ key), index);
+    for (index, candidate) in (0_u32..).zip(candidates) {
+        let bid = (rank(candidate, key), index);
         if bid > found && bid < last {
             found = bid;
         }
@@ -131,11 +150,11 @@ fn best(seeds: &[u64], key: u64, last: (u64, u32)) -> (u64, u32) {
     found
 }
 
-/// How many slots each backend has room for: its share, to the slot, and the slack.
+/// How many of `slots` slots each candidate of an equal share has room for: its share, to the slot, and the slack.
 ///
 /// Who has the one slot more that a share is rounded by is told by a hash, so that it changes for few when a share changes.
-fn room(seeds: &[u64], slots: u32) -> Vec<usize> {
-    let all = slots as usize + slots as usize * slack(seeds.len()) / 1_000;
+fn room(seeds: &[u64], slots: usize, slack: usize) -> Vec<usize> {
+    let all = slots + slots * slack / 1_000;
     let (share, more) = (all / seeds.len(), all % seeds.len());
     let mut order: Vec<usize> = (0..seeds.len()).collect();
     order.sort_unstable_by_key(|index| (mix(!seeds[*index]), *index));
@@ -176,7 +195,13 @@ impl Keys {
         self.coarse != self.fine && mix(u64::from(self.coarse) << 32 | u64::from(part)) >> 32 < self.split
     }
 
-    /// Of slots, and of whole parts.
+    /// All slots, those of one part one after the other.
+    fn slots(&self, slots: u32) -> impl Iterator<Item = u32> + use<> {
+        let coarse = self.coarse;
+        (0..coarse).flat_map(move |part| (part..slots).step_by(coarse as usize))
+    }
+
+    /// By what a slot ranks: by its own, or by that of its part.
     fn of(&self, slot: u32) -> u64 {
         let part = slot % self.coarse;
         let (size, at) = if self.is_split(part) { (self.fine, slot) } else { (self.coarse, part) };

@@ -14,8 +14,8 @@ use sluice_ebpf::{
     FrontendKey, SOURCE_BITS, Source, TCP, UDP, Vip,
 };
 
-use super::rendezvous::Place;
-use crate::model::{Backend, Frontend, Locality, Proto, Ranges, Target, WhenEmpty};
+use super::rendezvous::{Place, Share, Split};
+use crate::model::{Backend, EndpointShare, Frontend, Locality, Proto, Ranges, Target, WhenEmpty};
 
 /// What must be in the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct FrontendRow {
     pub flags: u32,
     /// The backends in its table, sorted, of distinct places.
     pub backends: Vec<BackendRow>,
+    /// How flows are split over them.
+    pub split: Split,
     /// From where clients may come; `None`: from everywhere.
     pub sources: Option<Ranges>,
 }
@@ -72,16 +74,40 @@ impl FrontendRow {
         let sources = target.sources().cloned();
         let limited = if sources.is_some() { FRONTEND_SOURCES } else { 0 };
         let endpoints = match target {
-            Target::Proxy { .. } => return Self { flags: FRONTEND_PROXY | limited, backends: Vec::new(), sources },
+            Target::Proxy { .. } => return Self { flags: FRONTEND_PROXY | limited, sources, ..Self::default() },
             Target::Endpoints(endpoints) => endpoints,
         };
         let affinity = if endpoints.affinity { FRONTEND_AFFINITY } else { 0 };
         let drop = if endpoints.when_empty == WhenEmpty::Drop { FRONTEND_DROP } else { 0 };
-        let mut backends: Vec<BackendRow> = endpoints.backends.iter().map(BackendRow::new).collect();
+        let mut backends: Vec<BackendRow> = endpoints.backends().map(BackendRow::new).collect();
         backends.sort_unstable();
         backends.dedup_by_key(|row| row.place);
-        Self { flags: affinity | drop | limited, backends, sources }
+        let split = match &endpoints.shares[..] {
+            [_] if endpoints.refused == 0 => Split::Equal,
+            shares => {
+                // References without a name are one share, whatever they are.
+                let refused = Share { seed: 0, weight: endpoints.refused, members: Vec::new() };
+                Split::of(shares.iter().map(share).chain([refused]))
+            }
+        };
+        Self { flags: affinity | drop | limited, backends, split, sources }
     }
+
+    /// Leaves backends out that cannot be had.
+    pub fn retain(&mut self, is_there: impl Fn(&BackendRow) -> bool) {
+        let before = self.backends.len();
+        self.backends.retain(is_there);
+        if self.backends.len() < before {
+            let Self { backends, split, .. } = self;
+            split.retain(|place| backends.binary_search_by_key(place, |row| row.place).is_ok());
+        }
+    }
+}
+
+fn share(share: &EndpointShare) -> Share {
+    let EndpointShare { weight, service, port, port_name: _, backends } = share;
+    let seed = Share::seed(&service.ns, &service.name, port.get());
+    Share { seed, weight: *weight, members: backends.iter().map(place).collect() }
 }
 
 /// A backend as the maps know it.

@@ -4,36 +4,41 @@
 //! It is worked out when it is written, not when it is planned: a start writes thousands of them, each of some kilobytes.
 use sluice_ebpf::{CHUNK_SLOTS, TableChunk};
 
-use super::rendezvous::{self, Place};
+use super::rendezvous::{Place, Split};
 
 /// A table that is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its backends with their ids, sorted and distinct.
     backends: Vec<(Place, u32)>,
+    split: Split,
     slots: u32,
 }
 
 impl Table {
-    /// The table of these backends, which must be sorted and distinct.
+    /// The table of these backends, which must be sorted and distinct, and have all members of the shares.
     #[must_use]
-    pub fn new(backends: Vec<(Place, u32)>, slots: u32) -> Self {
-        Self { backends, slots }
+    pub fn new(backends: Vec<(Place, u32)>, split: Split, slots: u32) -> Self {
+        Self { backends, split, slots }
+    }
+
+    /// Its slots: in each the id of a backend, or 0 where there is none.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u32> {
+        let places: Vec<Place> = self.backends.iter().map(|(place, _)| *place).collect();
+        let table = self.split.table(&places, self.slots);
+        table.into_iter().map(|index| index.map_or(0, |index| self.backends[index as usize].1)).collect()
     }
 
     /// Its chunks, one after the other.
     #[must_use]
     pub fn chunks(&self) -> Vec<TableChunk> {
-        let places: Vec<Place> = self.backends.iter().map(|(place, _)| *place).collect();
-        let table = rendezvous::table(&places, self.slots);
         let chunk = |part: &[u32]| {
             let mut chunk = TableChunk::default();
-            for (id, index) in chunk.ids.iter_mut().zip(part) {
-                *id = self.backends[*index as usize].1;
-            }
+            chunk.ids[..part.len()].copy_from_slice(part);
             chunk
         };
-        table.chunks(CHUNK_SLOTS as usize).map(chunk).collect()
+        self.ids().chunks(CHUNK_SLOTS as usize).map(chunk).collect()
     }
 }
 

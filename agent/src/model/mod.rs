@@ -215,7 +215,7 @@ impl Target {
     #[must_use]
     pub fn owner(&self) -> ObjectRef {
         match self {
-            Self::Endpoints(e) => ObjectRef::new("Service", e.service.clone()),
+            Self::Endpoints(e) => e.owner.clone(),
             Self::Proxy { gateway: _, service: Some(service), sources: _ } => {
                 ObjectRef::new("Service", service.clone())
             }
@@ -237,21 +237,48 @@ impl Target {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointTarget {
-    /// The Service.
-    pub service: ObjectName,
-    /// The port's name in the Service; empty for the only one.
-    pub port_name: String,
-    /// Those that new flows may go to, distinct, in order.
-    pub backends: Vec<Backend>,
+    /// The object that the frontend belongs to: a Service, or a Gateway with a listener of TCP or UDP.
+    pub owner: ObjectRef,
+    /// The route that says where flows go; `None` for a Service, and for a listener without a route.
+    pub route: Option<ObjectRef>,
+    /// How new flows are split; one share, of any weight, for a Service. What has weight 0 is not among them.
+    pub shares: Vec<EndpointShare>,
+    /// The weight of references that name no Service port: this part of new flows is refused, as is that of shares without
+    /// backends.
+    pub refused: u32,
     /// Those that keep the flows they have: they left the set but still serve.
     pub draining: Vec<Backend>,
-    /// What happens to a new flow when `backends` is empty.
+    /// What happens to a new flow when there is no backend at all.
     pub when_empty: WhenEmpty,
     /// `sessionAffinity: ClientIP`.
     pub affinity: bool,
     /// From where clients may come; `None`: from everywhere.
     #[serde(skip)]
     pub sources: Option<Ranges>,
+}
+
+/// A Service port's part of the flows of a layer 4 frontend. Without backends, for there is no endpoint, no such Service or no
+/// permission to use it, its part is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointShare {
+    /// Its part, of the sum of all.
+    pub weight: u32,
+    /// The Service.
+    pub service: ObjectName,
+    /// The Service's port.
+    pub port: Port,
+    /// The port's name in the Service; empty for the only one.
+    pub port_name: String,
+    /// Those that new flows may go to, distinct, in order.
+    pub backends: Vec<Backend>,
+}
+
+impl EndpointTarget {
+    /// All that new flows may go to; those of several Services may be there more than once.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.shares.iter().flat_map(|share| &share.backends)
+    }
 }
 
 /// What happens to a flow that has nowhere to go.

@@ -16,7 +16,8 @@ pub use demand::CLASS;
 use demand::Demand;
 
 use super::{
-    Backend, EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, WhenEmpty,
+    Backend, EndpointShare, EndpointTarget, Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict,
+    WhenEmpty,
     chain::Links,
     endpoints::{self, Family, SliceIndex},
     ipam::{self, Claim},
@@ -278,10 +279,14 @@ impl<'a> Compiler<'a> {
                 WhenEmpty::Drop => format!("{at} has no endpoint on this node: connections are dropped here"),
             });
         }
+        let name = service.metadata.object_name();
+        let share =
+            EndpointShare { weight: 1, service: name.clone(), port: at.port, port_name: port.name.clone(), backends };
         let target = EndpointTarget {
-            service: service.metadata.object_name(),
-            port_name: port.name.clone(),
-            backends,
+            owner: ObjectRef::new("Service", name),
+            route: None,
+            shares: vec![share],
+            refused: 0,
             draining,
             when_empty,
             affinity: service.spec.session_affinity.is(SessionAffinity::ClientIp),
@@ -373,7 +378,7 @@ fn usable_ports<'a>(service: &'a Service, report: &mut Report) -> Vec<(&'a Servi
 /// Whether a frontend is a Service's own.
 fn is_of(target: &Target, service: &ObjectName) -> bool {
     match target {
-        Target::Endpoints(endpoints) => endpoints.service == *service,
+        Target::Endpoints(endpoints) => endpoints.owner.kind == "Service" && endpoints.owner.object == *service,
         Target::Proxy { gateway: _, service: of, sources: _ } => of.as_ref() == Some(service),
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     api::ObjectName,
     datapath::plan::{Observed, State},
-    model::{Backend, Locality, Port, Proto, Ranges, WhenEmpty},
+    model::{Backend, EndpointShare, Locality, ObjectRef, Port, Proto, Ranges, WhenEmpty},
 };
 
 fn backend((n, locality): &(u8, u8)) -> Backend {
@@ -31,6 +31,11 @@ fn sources(n: u8) -> Option<Ranges> {
     (n > 0).then(|| (1..n).map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect())
 }
 
+fn share<'a>(service: &str, weight: u32, backends: impl Iterator<Item = &'a (u8, u8)>) -> EndpointShare {
+    let (service, port) = (ObjectName::new("default", service), Port::try_new(80).unwrap());
+    EndpointShare { weight, service, port, port_name: String::new(), backends: backends.map(backend).collect() }
+}
+
 fn model(drawn: &Drawn) -> Arc<Model> {
     let name = ObjectName::new("default", "web");
     let frontends = drawn.iter().map(|((vip, is_udp), (backends, draining, flags, list))| {
@@ -39,9 +44,18 @@ fn model(drawn: &Drawn) -> Arc<Model> {
         let target = match flags {
             0 => Target::Proxy { gateway: name.clone(), service: None, sources: sources(*list) },
             flags => Target::Endpoints(Arc::new(EndpointTarget {
-                service: name.clone(),
-                port_name: String::new(),
-                backends: backends.iter().map(backend).collect(),
+                owner: ObjectRef::new("Service", name.clone()),
+                route: None,
+                shares: if flags & 4 > 0 {
+                    // Every other backend is of another Service.
+                    vec![
+                        share("web", 70, backends.iter().step_by(2)),
+                        share("api", 30, backends.iter().skip(1).step_by(2)),
+                    ]
+                } else {
+                    vec![share("web", 1, backends.iter())]
+                },
+                refused: u32::from(flags & 4) * 5,
                 draining: draining.iter().map(backend).collect(),
                 when_empty: if flags & 2 > 0 { WhenEmpty::Drop } else { WhenEmpty::Reject },
                 affinity: flags & 1 > 0,
@@ -55,7 +69,7 @@ fn model(drawn: &Drawn) -> Arc<Model> {
 
 fn any_model() -> impl Strategy<Value = Drawn> {
     let backends = || prop::collection::vec((0..6_u8, 0..3_u8), 0..5);
-    prop::collection::btree_map((0..4_u8, any::<bool>()), (backends(), backends(), 0..4_u8, 0..4_u8), 0..6)
+    prop::collection::btree_map((0..4_u8, any::<bool>()), (backends(), backends(), 0..8_u8, 0..4_u8), 0..6)
 }
 
 /// Endpoints that cannot be reached, of other nodes or of unknown place.
@@ -70,7 +84,7 @@ fn rows(model: &Model, left_out: &BTreeSet<Place>) -> Rows {
     for (frontend, target) in &model.frontends {
         let key = frontend_key(frontend);
         let mut row = FrontendRow::new(target);
-        row.backends.retain(|b| {
+        row.retain(|b| {
             b.flags & BACKEND_LOCAL != 0 || !left_out.contains(&(ip(b.place.0), b.flags & BACKEND_REMOTE != 0))
         });
         rows.frontends.insert(key, row);
@@ -84,7 +98,7 @@ fn rows(model: &Model, left_out: &BTreeSet<Place>) -> Rows {
         vip.flags |= if matches!(target, Target::Proxy { .. }) { VIP_PROXY } else { 0 };
         vip.frontends += 1;
         let Target::Endpoints(endpoints) = target else { continue };
-        rows.backends.extend(endpoints.backends.iter().chain(&endpoints.draining).map(BackendRow::new));
+        rows.backends.extend(endpoints.backends().chain(&endpoints.draining).map(BackendRow::new));
     }
     rows
 }

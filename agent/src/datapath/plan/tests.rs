@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use sluice_ebpf::{BACKEND_LOCAL, FRONTEND_PROXY, FRONTEND_SOURCES, TCP};
 
 use super::*;
-use crate::datapath::maps::Memory;
+use crate::datapath::{
+    maps::Memory,
+    rendezvous::{Place, Share, Split},
+};
 
 fn place(n: u8) -> Place {
     (Addr::v4([10, 244, 1, n]), 8080)
@@ -53,7 +56,7 @@ fn a_frontend_is_written_after_its_backends_and_its_table() {
         Op::PutBackend(0, Backend::default()),
         Op::PutBackend(0, Backend::default()),
         Op::ResetCounters(0),
-        Op::WriteTable(0, Table::new(Vec::new(), 0)),
+        Op::WriteTable(0, Table::new(Vec::new(), Split::Equal, 0)),
         Op::PutFrontend(key(1), Frontend::default()),
         Op::PutVip(Addr::NONE, Vip::default()),
     ];
@@ -115,6 +118,59 @@ fn a_table_of_another_make_is_replaced() {
     observed.frontends.values_mut().for_each(|(_, slots)| slots.reverse());
     let (ops, _) = State::new(&observed).plan(&desired);
     assert!(matches!(ops[..], [Op::WriteTable(..), Op::PutFrontend(..)]), "{ops:?}");
+}
+
+/// Splits a frontend's backends by weight: the odd ones get as much as the even ones and the refused together.
+fn weigh(desired: &mut Rows, n: u8, refused: u32) {
+    let row = desired.frontends.get_mut(&key(n)).unwrap();
+    let of = |odd| row.backends.iter().map(|row| row.place).filter(|(addr, _)| addr.last4()[3] % 2 == odd).collect();
+    let share = |name, weight, members| Share { seed: Share::seed("default", name, 80), weight, members };
+    let refuses = share("c", refused, Vec::new());
+    row.split = Split::of([share("a", 10 - refused, of(0)), share("b", 10, of(1)), refuses]);
+}
+
+#[test]
+fn a_weight_that_changes_costs_one_table_and_one_frontend() {
+    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
+    let mut desired = rows(&[(1, &[1, 2, 3]), (2, &[1])]);
+    weigh(&mut desired, 1, 0);
+    run(&mut memory, &state.plan(&desired).0);
+    weigh(&mut desired, 1, 5);
+    let (ops, _) = state.plan(&desired);
+    assert!(matches!(ops[..], [Op::WriteTable(..), Op::PutFrontend(..)]), "{ops:?}");
+    run(&mut memory, &ops);
+    let slots = &memory.observed().frontends[&key(1)].1;
+    assert_eq!((slots.iter().filter(|id| **id == 0).count(), slots.len()), (251, 1_004), "5 of 20 are refused");
+    assert_eq!(state.plan(&desired), (vec![], vec![]));
+}
+
+#[test]
+fn a_restart_knows_a_table_by_weights_and_writes_it_only_where_the_weights_are_others() {
+    let mut desired = rows(&[(1, &[1, 2, 3]), (2, &[1])]);
+    weigh(&mut desired, 1, 2);
+    let mut memory = Memory::default();
+    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
+    let mut restarted = State::new(&memory.observed());
+    assert_eq!(restarted.plan(&desired), (vec![], vec![]));
+    assert_eq!(restarted.plan(&desired), (vec![], vec![]));
+    weigh(&mut desired, 1, 3);
+    let (ops, _) = State::new(&memory.observed()).plan(&desired);
+    assert!(matches!(ops[..], [Op::WriteTable(..), Op::PutFrontend(..)]), "{ops:?}");
+}
+
+#[test]
+fn a_table_by_weights_that_no_model_has_named_yet_keeps_its_backends() {
+    let mut desired = rows(&[(1, &[1, 2, 3])]);
+    weigh(&mut desired, 1, 2);
+    let mut memory = Memory::default();
+    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
+    let mut restarted = State::new(&memory.observed());
+    restarted.keep_adopted(true);
+    run(&mut memory, &restarted.plan(&Rows::default()).0);
+    for _ in 0..=KEEP_TICKS {
+        run(&mut memory, &restarted.tick());
+    }
+    assert_eq!((memory.frontends.len(), memory.backends.len()), (1, 3));
 }
 
 #[test]
@@ -343,8 +399,8 @@ fn a_restart_removes_lists_that_no_frontend_names() {
     assert!(memory.sources.keys().eq([&1]), "{:?}", memory.sources);
 }
 
-fn any_rows() -> impl Strategy<Value = BTreeMap<u8, (Vec<u8>, u8)>> {
-    proptest::collection::btree_map(0_u8..6, (proptest::collection::vec(0_u8..12, 0..12), 0_u8..4), 0..6)
+fn any_rows() -> impl Strategy<Value = BTreeMap<u8, (Vec<u8>, u8, u8)>> {
+    proptest::collection::btree_map(0_u8..6, (proptest::collection::vec(0_u8..12, 0..12), 0_u8..4, 0_u8..5), 0..6)
 }
 
 proptest! {
@@ -353,9 +409,12 @@ proptest! {
     fn s143_the_maps_are_whole_after_every_operation(history in proptest::collection::vec((any_rows(), 0_u8..4), 1..8), restart in any::<bool>()) {
         let (mut memory, mut state) = (Memory::default(), State::new(&Observed::default()));
         for (wanted, ticks) in history {
-            let listed: Vec<(u8, &[u8])> = wanted.iter().map(|(n, (b, _))| (*n, b.as_slice())).collect();
+            let listed: Vec<(u8, &[u8])> = wanted.iter().map(|(n, (b, ..))| (*n, b.as_slice())).collect();
             let mut desired = rows(&listed);
-            wanted.iter().for_each(|(n, (_, sources))| limit(&mut desired, *n, list(*sources)));
+            wanted.iter().for_each(|(n, (_, sources, _))| limit(&mut desired, *n, list(*sources)));
+            for (n, (.., refused)) in wanted.iter().filter(|(_, (.., refused))| *refused > 0) {
+                weigh(&mut desired, *n, u32::from(*refused) - 1);
+            }
             let (ops, faults) = state.plan(&desired);
             prop_assert!(faults.is_empty(), "{faults:?}");
             run(&mut memory, &ops);
@@ -368,6 +427,8 @@ proptest! {
                 prop_assert_eq!(memory.places(key), row.backends.iter().map(|row| row.place).collect::<Vec<_>>());
                 prop_assert_eq!(memory.ranges(key), row.sources.as_ref().map(|ranges| ranges.to_vec()));
             }
+            let (again, _) = State::new(&memory.observed()).plan(&desired);
+            prop_assert!(!again.iter().any(|op| matches!(op, Op::WriteTable(..))), "a restart: {again:?}");
             if restart {
                 state = State::new(&memory.observed());
             }

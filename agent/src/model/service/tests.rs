@@ -42,6 +42,10 @@ fn target<'a>(model: &'a Model, frontend: &str) -> &'a EndpointTarget {
     }
 }
 
+fn backends(target: &EndpointTarget) -> Vec<Backend> {
+    target.backends().cloned().collect()
+}
+
 fn addrs(backends: &[Backend]) -> Vec<String> {
     backends.iter().map(|b| format!("{}:{}", b.addr, b.port)).collect()
 }
@@ -103,8 +107,8 @@ fn a_service_of_ours_gets_an_address_and_its_ports_lead_to_its_endpoints() {
         let model = compile_all(&snapshot);
         assert_eq!(frontends(&model), ["192.0.2.1:80/TCP"]);
         let target = target(&model, "192.0.2.1:80/TCP");
-        assert_eq!(addrs(&target.backends), ["10.0.0.1:8080", "10.0.0.2:8080"]);
-        assert_eq!((target.affinity, target.port_name.as_str()), (false, "http"));
+        assert_eq!(addrs(&backends(target)), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+        assert_eq!((target.affinity, target.shares[0].port_name.as_str()), (false, "http"));
         assert_eq!(verdict(&model, "web"), ("Accepted Accepted".into(), String::new()));
         assert_eq!(model.allocations[&object("web")], ["192.0.2.1".parse::<IpAddr>().unwrap()]);
     }
@@ -119,8 +123,8 @@ fn s9_services_of_one_name_in_two_namespaces_do_not_meet() {
         "{metadata: {name: web, namespace: other}, spec: {type: LoadBalancer, ports: [{name: http, port: 80}]}}",
     );
     let model = compile_all(&snapshot);
-    assert_eq!(target(&model, "192.0.2.1:80/TCP").backends.len(), 1);
-    assert_eq!(target(&model, "192.0.2.2:80/TCP").backends.len(), 0);
+    assert_eq!(target(&model, "192.0.2.1:80/TCP").backends().count(), 1);
+    assert_eq!(target(&model, "192.0.2.2:80/TCP").backends().count(), 0);
 }
 
 #[test]
@@ -179,7 +183,7 @@ fn s60_s61_nothing_at_all_is_rejected_and_nothing_here_is_dropped() {
         add_slice(&mut snapshot, "web-a", endpoints);
         let model = compile_all(&snapshot);
         let target = target(&model, "192.0.2.1:80/TCP").clone();
-        (addrs(&target.backends), addrs(&target.draining), target.when_empty, verdict(&model, "web").1)
+        (addrs(&backends(&target)), addrs(&target.draining), target.when_empty, verdict(&model, "web").1)
     };
     let (here, there) = ("{addresses: [10.0.0.1], nodeName: n1}", "{addresses: [10.0.0.2], nodeName: n2}");
     let (one, two) = ("10.0.0.1:8080".to_owned(), "10.0.0.2:8080".to_owned());
@@ -204,7 +208,7 @@ fn s30_s36_endpoints_that_nothing_may_go_to_are_named_in_the_verdict_and_the_oth
         ["{addresses: [127.0.0.1]}", "{addresses: [192.0.2.1]}", "{addresses: [192.0.2.2]}", "{addresses: [10.0.0.1]}"];
     add_slice_like(&mut snapshot, "web-a", slice, &endpoints);
     let model = compile_all(&snapshot);
-    assert_eq!(addrs(&target(&model, "192.0.2.2:80/TCP").backends), ["10.0.0.1:8080"]);
+    assert_eq!(addrs(&backends(target(&model, "192.0.2.2:80/TCP"))), ["10.0.0.1:8080"]);
     let (outcome, messages) = verdict(&model, "web");
     assert_eq!(outcome, "Accepted Accepted");
     let messages = messages.lines().collect::<Vec<_>>();
@@ -294,7 +298,7 @@ fn s75_one_frontend_claimed_twice_is_the_older_objects_and_the_verdict_names_it(
     add("stranger", "2026-02-01T00:00:00Z", 90, "other");
     let model = compile_all(&snapshot);
     assert_eq!(frontends(&model), ["192.0.2.9:80/TCP", "192.0.2.9:81/TCP", "192.0.2.9:82/TCP"]);
-    assert_eq!(target(&model, "192.0.2.9:81/TCP").service, ObjectName::new("default", "old"));
+    assert_eq!(target(&model, "192.0.2.9:81/TCP").owner, object("old"));
     let (outcome, messages) = verdict(&model, "young");
     assert_eq!(outcome, "Partial PortConflict");
     assert!(messages.contains("192.0.2.9:81/TCP belongs to Service default/old; want another port"), "{messages}");
@@ -426,9 +430,9 @@ proptest! {
         for (frontend, target) in &model.frontends {
             prop_assert!(vips.contains(&frontend.vip));
             if let Target::Endpoints(endpoints) = target {
-                let EndpointTarget { backends, draining, .. } = &**endpoints;
-                let all = backends.iter().chain(draining).collect::<BTreeSet<_>>();
-                prop_assert_eq!(all.len(), backends.len() + draining.len(), "distinct");
+                let draining = &endpoints.draining;
+                let all = endpoints.backends().chain(draining).collect::<BTreeSet<_>>();
+                prop_assert_eq!(all.len(), endpoints.backends().count() + draining.len(), "distinct");
                 for backend in all {
                     prop_assert!(endpoints::unusable(backend.addr).is_none() && !vips.contains(&backend.addr));
                     prop_assert_eq!(backend.addr.is_ipv4(), frontend.vip.is_ipv4());
@@ -474,7 +478,11 @@ fn a_thousand_services_compile_within_the_budget_of_an_event() {
         let start = Instant::now();
         let model = compile_with(&snapshot, &node);
         assert_eq!(
-            model.frontends.values().filter(|t| matches!(t, Target::Endpoints(e) if e.backends.len() == 10)).count(),
+            model
+                .frontends
+                .values()
+                .filter(|t| matches!(t, Target::Endpoints(e) if e.backends().count() == 10))
+                .count(),
             1_000
         );
         start.elapsed()
