@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     headers,
+    http1::Trailers,
     io::Active,
     pool::{Lease, Pending},
 };
@@ -66,6 +67,7 @@ pub(super) struct RequestBody {
     response: Flow,
     /// How often the response had moved when the clock was set.
     seen: u64,
+    trailing: Trailing,
 }
 
 impl RequestBody {
@@ -73,13 +75,27 @@ impl RequestBody {
     #[must_use]
     pub(super) fn new(inner: Incoming, limit: Duration, response: Flow) -> Self {
         response.0.is_read.store(inner.is_end_stream(), Relaxed);
-        Self { inner: Some(inner).filter(|b| !b.is_end_stream()), limit, stall: None, response, seen: 0 }
+        let inner = Some(inner).filter(|b| !b.is_end_stream());
+        Self { inner, limit, stall: None, response, seen: 0, trailing: Trailing::default() }
+    }
+
+    /// The client takes trailers, so they pass upstream too.
+    #[must_use]
+    pub(super) fn passing_trailers(mut self, pass: bool) -> Self {
+        self.trailing.pass = pass && self.size_hint().exact().is_none();
+        self
+    }
+
+    /// The body goes over an HTTP/1.1 connection, and its trailers here.
+    pub(super) fn trail_in(&mut self, trailers: &Trailers) {
+        self.trailing.to = self.trailing.pass.then(|| trailers.clone());
     }
 
     /// No body.
     #[must_use]
     pub(super) fn empty() -> Self {
-        Self { inner: None, limit: Duration::ZERO, stall: None, response: Flow::default(), seen: 0 }
+        let (response, trailing) = (Flow::default(), Trailing::default());
+        Self { inner: None, limit: Duration::ZERO, stall: None, response, seen: 0, trailing }
     }
 }
 
@@ -89,6 +105,7 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = &mut *self;
+        ready!(this.trailing.poll_due(cx));
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(frame) => {
@@ -96,7 +113,7 @@ impl Body for RequestBody {
                 if frame.is_none() || inner.is_end_stream() {
                     this.response.0.is_read.store(true, Relaxed);
                 }
-                Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers).map_err(BodyFault::Broken)))
+                this.trailing.poll_frame(frame, cx)
             }
             Poll::Pending => {
                 let (limit, moved) = (this.limit, this.response.0.moved.load(Relaxed));
@@ -125,8 +142,54 @@ impl Body for RequestBody {
     }
 }
 
-/// Pseudo headers in trailers of HTTP/2 do not come here: the `h2` crate drops them. Envoy and HAProxy refuse the stream
-/// (RFC 9113 part 8.1), which needs what `h2` does not show; nothing of them crosses.
+/// What becomes of a body's trailers.
+#[derive(Debug, Default)]
+struct Trailing {
+    /// They pass, whichever the version of HTTP.
+    pass: bool,
+    /// Where they are written, for HTTP/1.1; without it hyper gets them.
+    to: Option<Trailers>,
+    /// They were given, and the body ends when what was before is flushed.
+    given: bool,
+}
+
+impl Trailing {
+    /// Pending while the end of the body must wait.
+    fn poll_due(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.to {
+            Some(to) if self.given => to.poll_due(cx),
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// What hyper gets of a frame.
+    fn poll_frame(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let frame = match frame {
+            Some(Ok(frame)) => without_forbidden_trailers(frame),
+            Some(Err(error)) => return Poll::Ready(Some(Err(BodyFault::Broken(error)))),
+            None => return Poll::Ready(None),
+        };
+        match (&self.to, frame.trailers_ref()) {
+            (Some(_), Some(none)) if none.is_empty() => Poll::Ready(None),
+            (Some(to), Some(trailers)) => {
+                to.give(trailers, cx);
+                self.given = true;
+                Poll::Pending
+            }
+            _ => Poll::Ready(Some(Ok(frame))),
+        }
+    }
+}
+
+/// Pseudo headers in trailers of HTTP/2 do not come here: `h2` parses them into a field of the frame and drops that where it
+/// hands trailers on (0.4.20: `Recv::recv_trailers`, `Headers::into_fields`), without an error, an event or a setting.
+/// Envoy and HAProxy reset the stream (RFC 9113 part 8.1.1); to see what `h2` drops, one would have to decode HPACK below
+/// it a second time, from the first frame of each connection on. So this is a limit, and a safe one: whoever sends them
+/// gets an answer instead of a reset, and nothing of them crosses.
 fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
@@ -143,6 +206,7 @@ pub(super) struct ResponseBody {
     source: Source,
     flow: Flow,
     deadline: Option<Pin<Box<Sleep>>>,
+    trailing: Trailing,
     _pending: Option<Pending>,
     _active: Option<Active>,
 }
@@ -162,7 +226,8 @@ impl ResponseBody {
     #[must_use]
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
         let text = Some(text.into()).filter(|t| !t.is_empty());
-        Self { source: Source::Own(text), flow: Flow::default(), deadline: None, _pending: None, _active: None }
+        let (source, trailing) = (Source::Own(text), Trailing::default());
+        Self { source, flow: Flow::default(), deadline: None, trailing, _pending: None, _active: None }
     }
 
     /// A body from upstream.
@@ -176,7 +241,7 @@ impl ResponseBody {
         }
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let (source, flow) = (Source::Upstream(inner, lease), Flow::default());
-        Self { source, flow, deadline, _pending: Some(pending), _active: None }
+        Self { source, flow, deadline, trailing: Trailing::default(), _pending: Some(pending), _active: None }
     }
 
     /// Shows the request's body that the response moves.
@@ -194,6 +259,13 @@ impl ResponseBody {
         self
     }
 
+    /// The body goes to the client in chunks, and its trailers here.
+    #[must_use]
+    pub(super) fn trailing_in(mut self, trailers: Trailers) -> Self {
+        self.trailing.to = Some(trailers).filter(|_| self.size_hint().exact().is_none());
+        self
+    }
+
     /// Counts the request as active until the body is gone.
     #[must_use]
     pub(super) fn counted(mut self, active: Active) -> Self {
@@ -208,6 +280,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = &mut *self;
+        ready!(this.trailing.poll_due(cx));
         let (inner, lease) = match &mut this.source {
             Source::Own(text) => return Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
             Source::Absent(_) => return Poll::Ready(None),
@@ -226,7 +299,7 @@ impl Body for ResponseBody {
         {
             lease.give_back();
         }
-        Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers).map_err(BodyFault::Broken)))
+        this.trailing.poll_frame(frame, cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     Shared,
     exchange::{self, Connection},
+    http1::{Announced, RequestLines, SLACK, TrailerWriter, Trailers},
     io::{Activity, ClientStream, HEAD_TIMED_OUT},
     socket::Socket,
     stats::add,
@@ -47,6 +48,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>, peer: Socket
         local,
         activity: Arc::clone(&activity),
         socket: Arc::clone(&socket),
+        trailers: Trailers::default(),
     });
     let served = async {
         if http2 {
@@ -84,7 +86,11 @@ async fn sniff(socket: &Socket) -> Option<Bytes> {
 }
 
 async fn serve_http1(shared: &Shared, io: ClientStream, connection: Arc<Connection>) {
+    let announced = Arc::new(Announced::default());
+    let io = RequestLines::new(io, Arc::clone(&announced), shared.settings.max_head);
+    let io = TrailerWriter::new(io, connection.trailers.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
+        announced.announce(&request);
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(exchange::serve(connection, request).await) }
     });
@@ -94,7 +100,7 @@ async fn serve_http1(shared: &Shared, io: ClientStream, connection: Arc<Connecti
         .header_read_timeout(None)
         .timer(TokioTimer::new())
         .max_headers(shared.settings.max_headers)
-        .max_buf_size(shared.settings.max_head);
+        .max_buf_size(shared.settings.max_head + SLACK);
     let serving = server.serve_connection(TokioIo::new(io), service).with_upgrades();
     tokio::pin!(serving);
     let result = tokio::select! {

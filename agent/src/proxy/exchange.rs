@@ -16,6 +16,7 @@ use super::{
     framing::{self, End},
     headers,
     hops::Hops,
+    http1::Trailers,
     io::{Active, Activity},
     request::{self, Arrival, Canonical},
     respond::{self, LocalReply},
@@ -42,6 +43,8 @@ pub(super) struct Connection {
     pub activity: Arc<Activity>,
     /// Its socket.
     pub socket: Arc<Socket>,
+    /// Where the trailers of responses are written, if it speaks HTTP/1.1.
+    pub trailers: Trailers,
 }
 
 /// Answers one request.
@@ -200,7 +203,9 @@ fn upstream_form(parts: &mut Parts, websocket: bool) {
 /// The request's body as it goes upstream.
 fn upstream_body(connection: &Connection, body: Option<Incoming>, asked: &Asked) -> RequestBody {
     let limit = connection.shared.settings.body_timeout;
-    body.map_or_else(RequestBody::empty, |body| RequestBody::new(body, limit, asked.flow.clone()))
+    body.map_or_else(RequestBody::empty, |body| {
+        RequestBody::new(body, limit, asked.flow.clone()).passing_trailers(asked.trailers)
+    })
 }
 
 /// What the form of a response depends on, of the request.
@@ -259,8 +264,13 @@ fn finish(
     *response.version_mut() = Version::HTTP_11;
     let length = response.headers().get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
     let absent = length.filter(|_| response.status() == StatusCode::NOT_MODIFIED && asked.version != Version::HTTP_2);
+    // hyper encodes such a body in chunks; HTTP/2 has frames for trailers.
+    let in_chunks = asked.version == Version::HTTP_11 && !response.headers().contains_key(header::CONTENT_LENGTH);
     let response = response.map(|body| {
-        let body = ResponseBody::upstream(body, Some(lease), pending, deadline).showing(asked.flow);
+        let mut body = ResponseBody::upstream(body, Some(lease), pending, deadline).showing(asked.flow);
+        if asked.trailers && in_chunks {
+            body = body.trailing_in(connection.trailers.clone());
+        }
         match absent {
             Some(length) => body.absent(length),
             None => body,

@@ -105,9 +105,8 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
 
 /// What `Trailer` of the next hop says, of what it says on this one; `None` when nothing of it may be a trailer.
 ///
-/// hyper sends the trailers that are declared and no others, so trailers cross HTTP/1.1 where the sender declares them
-/// (RFC 9110 part 6.6.2) and the client has said `TE: trailers`. HAProxy passes them like that, Envoy and nginx when told
-/// to. To an HTTP/2 client they go in any case: gRPC lives by them.
+/// Trailers cross HTTP/1.1 where the client has said `TE: trailers`, declared (RFC 9110 part 6.6.2) or not. HAProxy passes
+/// them like that, Envoy and nginx when told to. To an HTTP/2 client they go in any case: gRPC lives by them.
 #[must_use]
 pub(super) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
     let values = headers.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());

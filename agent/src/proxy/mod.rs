@@ -30,6 +30,7 @@ mod filters;
 mod framing;
 mod headers;
 mod hops;
+mod http1;
 mod io;
 mod pool;
 mod request;

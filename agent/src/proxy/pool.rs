@@ -24,6 +24,7 @@ use tokio::{net::TcpStream, task::AbortHandle};
 use super::{
     body::RequestBody,
     bounds::{Bounds, Load},
+    http1::{TrailerWriter, Trailers},
     settings::Settings,
     socket::{self, Held, Socket, UpstreamStream},
     stats::{Counted, Counters, Stats, add, sub},
@@ -95,6 +96,7 @@ struct Idle {
 struct Link {
     sender: SendRequest<RequestBody>,
     driver: Driver,
+    trailers: Trailers,
 }
 
 /// The task that moves a connection's bytes; it ends when this is dropped, and the socket is closed.
@@ -177,8 +179,9 @@ impl Upstream {
             sub(&pool.stats.idle_upstream);
             if link.sender.is_ready() && since.elapsed() < max_idle {
                 self.set_well();
-                let Link { sender, driver } = link;
-                return Some(Lease { upstream: Arc::clone(self), worker, sender, driver, reused: true, certain: true });
+                let Link { sender, driver, trailers } = link;
+                let upstream = Arc::clone(self);
+                return Some(Lease { upstream, worker, sender, driver, trailers, reused: true, certain: true });
             }
         }
         None
@@ -230,7 +233,9 @@ impl Upstream {
         self.set_well();
         socket::configure(&SockRef::from(&stream)).map_err(ConnectError::Endpoint)?;
         let counted = Counted::new(stats, |stats| &stats.open_upstream);
+        let trailers = Trailers::default();
         let stream = UpstreamStream(Socket::new(stream, Held { place, share, counted }));
+        let stream = TrailerWriter::new(stream, trailers.clone());
         let handshake = http1::Builder::new().max_headers(self.max_headers).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|e| ConnectError::Endpoint(io::Error::other(e)))?;
         add(&stats.upstream_connects);
@@ -241,7 +246,7 @@ impl Upstream {
             }
         });
         let driver = Driver(driver.abort_handle());
-        Ok(Lease { upstream: Arc::clone(self), worker, sender, driver, reused: false, certain: true })
+        Ok(Lease { upstream: Arc::clone(self), worker, sender, driver, trailers, reused: false, certain: true })
     }
 
     fn put(&self, worker: usize, link: Link) {
@@ -284,6 +289,8 @@ pub(super) struct Lease {
     /// The connection.
     pub sender: SendRequest<RequestBody>,
     driver: Driver,
+    /// Where the trailers of requests are written.
+    pub trailers: Trailers,
     /// It served requests before: the other side may close it at any moment.
     pub reused: bool,
     /// Both sides agree where this exchange ends. The next one must not share a connection with one of which they may not.
@@ -301,16 +308,16 @@ impl Lease {
 
     /// Gives the connection back after a response that was read to its end.
     pub(super) fn give_back(self) {
-        let Self { upstream, worker, mut sender, driver, reused: _, certain } = self;
+        let Self { upstream, worker, mut sender, driver, trailers, reused: _, certain } = self;
         if !certain {
             return;
         }
         if sender.is_ready() {
-            upstream.put(worker, Link { sender, driver });
+            upstream.put(worker, Link { sender, driver, trailers });
         } else if !sender.is_closed() {
             tokio::spawn(async move {
                 match tokio::time::timeout(READY_TIMEOUT, sender.ready()).await {
-                    Ok(Ok(())) => upstream.put(worker, Link { sender, driver }),
+                    Ok(Ok(())) => upstream.put(worker, Link { sender, driver, trailers }),
                     Ok(Err(_)) => {}
                     // The endpoint answered long before it had the whole body, which it may still want.
                     Err(_) => drop((sender.ready().await, driver)),

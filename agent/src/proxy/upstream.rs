@@ -143,6 +143,7 @@ pub(super) async fn send(
                 }
             },
         };
+        request.body_mut().trail_in(&lease.trailers);
         let spare = (lease.reused && repeatable).then(|| copy(&request));
         let mut error = match within(shared, deadline, lease.sender.try_send_request(request)).await? {
             Ok(response) => return Ok(Sent { response, lease, pending, deadline }),

@@ -61,22 +61,48 @@ async fn trailers(lines: &str) -> (String, String) {
     let bed = Bed::to(origin.addr).await;
     let head =
         format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-In, Host\r\n{lines}\r\n");
-    let response = bed.raw(format!("{head}2\r\nhi\r\n0\r\nX-In: 1\r\nHost: evil\r\n\r\n")).await;
+    let response = bed.raw(format!("{head}2\r\nhi\r\n0\r\nX-In: 1\r\nHost: evil\r\nX-Else: 4\r\n\r\n")).await;
     (origin.next().await, response)
 }
 
 #[tokio::test]
-async fn trailers_cross_http1_where_they_are_declared_and_taken() {
+async fn trailers_cross_http1_where_they_are_taken_declared_or_not() {
     let (request, response) = trailers("Connection: close, TE\r\nTE: trailers\r\n").await;
     assert_eq!((header(&request, "te"), header(&request, "connection")), (Some("trailers"), Some("te")), "{request}");
     assert_eq!(header(&request, "trailer"), Some("x-in"));
-    assert!(request.ends_with("\r\n0\r\nx-in: 1\r\n\r\n") && !request.contains("evil"), "{request}");
+    assert!(request.ends_with("\r\n0\r\nx-in: 1\r\nx-else: 4\r\n\r\n") && !request.contains("evil"), "{request}");
     assert_eq!(header(&response, "trailer"), Some("x-out"));
-    assert!(response.ends_with("\r\n0\r\nx-out: 2\r\n\r\n"), "{response}");
+    assert!(response.ends_with("\r\n0\r\nx-out: 2\r\nx-undeclared: 3\r\n\r\n"), "{response}");
 
     let (request, response) = trailers("Connection: close\r\n").await;
     assert!(!request.contains("x-in") && header(&request, "te").is_none(), "{request}");
     assert!(!response.contains("x-out"), "{response}");
+}
+
+#[tokio::test]
+async fn undeclared_trailers_leave_the_connections_as_they_are() {
+    let trailing = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-T: 1\r\n\r\n";
+    let mut origin = Origin::start(move |mut client: Client, seen| async move {
+        loop {
+            let _ = seen.send(request(&mut client).await);
+            client.send(trailing).await;
+        }
+    })
+    .await;
+    let bed = Bed::to(origin.addr).await;
+    let mut client = bed.connect().await;
+    let post = "POST / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE\r\nTransfer-Encoding: chunked\r\n\r\n";
+    // Pipelined, with bodies and without, trailers that are all forbidden among them.
+    let bodies = ["1\r\nb\r\n0\r\nX-In: 2\r\n\r\n", "0\r\nX-In: 2\r\n\r\n", "1\r\nb\r\n0\r\nHost: evil\r\n\r\n"];
+    client.send(bodies.map(|body| format!("{post}{body}")).concat()).await;
+    for body in bodies {
+        let response = client.until("\r\nx-t: 1\r\n\r\n").await;
+        assert!(status(&response) == 200 && response.ends_with("\r\n\r\n1\r\na\r\n0\r\nx-t: 1\r\n\r\n"), "{response}");
+        let seen = origin.next().await;
+        let want = body.replace("X-In", "x-in").replace("Host: evil\r\n", "");
+        assert!(seen.ends_with(&format!("\r\n\r\n{want}")), "{seen}");
+    }
+    assert_eq!(origin.connections.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
@@ -103,9 +129,40 @@ async fn utf_8_in_a_query_arrives_escaped() {
     let odd = "GET /?q=%C3%A9&r=|{}[]\\^`'!;*~ HTTP/1.1\r\n";
     assert_eq!(status(&bed.get(odd.split(' ').nth(1).unwrap(), "x", "").await), 200);
     assert!(origin.next().await.starts_with(odd));
-    // RFC 9112 part 3.2: an invalid request line is not repaired.
-    for query in ["<", ">", "\""] {
-        assert_eq!(status(&bed.get(&format!("/?q={query}"), "x", "").await), 400, "{query}");
+}
+
+#[tokio::test]
+async fn raw_angle_brackets_and_quotes_in_a_target_arrive_escaped() {
+    let mut origin = Origin::named("a").await;
+    let mut route = catch_all();
+    route["spec"]["rules"][0]["matches"] =
+        json!([{"path": {"value": "/%3C%3E%60"}, "queryParams": [{"name": "q", "value": "<a href=\"b\">"}]}]);
+    let bed = Bed::new(any_listener(), json!([route]), &[("a", &[origin.addr])]).await;
+    let mut client = bed.connect().await;
+    let target = "/<>`?q=<a%20href=\"b\">";
+    let escaped = "/%3C%3E%60?q=%3Ca%20href=%22b%22%3E";
+    // At the beginning of a connection, between messages, behind bodies, and pipelined.
+    for framing in
+        ["\r\n", "Content-Length: 3\r\n\r\n<?\"", "Transfer-Encoding: chunked\r\n\r\n3;<\r\n<?\"\r\n0\r\n\r\n"]
+    {
+        let request = format!("POST {target} HTTP/1.1\r\nHost: x\r\n{framing}");
+        client.send([&request[..], &request].concat()).await;
+        for _ in 0..2 {
+            assert_eq!(status(&client.response().await), 200, "{framing:?}");
+            let seen = origin.next().await;
+            assert!(seen.starts_with(&format!("POST {escaped} HTTP/1.1\r\n")), "{seen}");
+            assert_eq!(seen.matches("<?\"").count(), usize::from(framing.len() > 2), "{seen}");
+        }
+    }
+    // Byte by byte.
+    for byte in format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").bytes() {
+        client.send([byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&client.response().await), 200);
+    // A target with an authority is not repaired (RFC 9112 part 3.2), nor one with many of them.
+    for target in ["http://x/<".to_owned(), format!("/{}", "<".repeat(1025))] {
+        assert_eq!(status(&bed.get(&target, "x", "").await), 400);
     }
 }
 

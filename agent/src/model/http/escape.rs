@@ -22,7 +22,7 @@ pub(super) fn decode(bytes: &[u8], at: usize) -> Option<u8> {
 
 /// A byte escaped, in upper case.
 #[inline]
-pub(super) const fn encode(byte: u8) -> [u8; 3] {
+pub(crate) const fn encode(byte: u8) -> [u8; 3] {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     [b'%', DIGITS[(byte >> 4) as usize], DIGITS[(byte & 15) as usize]]
 }

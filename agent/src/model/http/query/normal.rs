@@ -27,9 +27,8 @@ pub enum QueryFault {
 ///
 /// nginx and HAProxy pass such bytes as they are, Envoy likewise; servers that read RFC 3986 to the letter get a query
 /// that they can read. `|`, `{`, `}`, `[`, `]`, `\`, `^` and the backtick, which that RFC does not allow either, go on as
-/// they are, as through all three. `<`, `>` and `"` do not come here: the `http` crate takes them for no target, hyper
-/// answers 400, as RFC 9112 part 3.2 advises, and shows nobody what it refused. To escape them before it reads them one
-/// would have to know where each head of a connection begins, which only hyper's own parser knows.
+/// they are, as through all three. `<`, `>` and `"`, which the `http` crate takes for no part of a query, are escaped before
+/// it reads them (`proxy::http1`); from an HTTP/2 client `h2` refuses them.
 ///
 /// # Errors
 /// When it is none, or too large.
