@@ -178,6 +178,33 @@ pub struct HttpRouteFilter {
     /// Changes of host and path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_rewrite: Option<HttpUrlRewrite>,
+    /// Which pages of other origins may use the responses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<HttpCorsFilter>,
+}
+
+/// Cross-origin resource sharing: what pages of other origins may do.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpCorsFilter {
+    /// Origins, `*` in the place of the host or of its first labels; `*` alone for all.
+    #[serde(deserialize_with = "or_default")]
+    pub allow_origins: Vec<String>,
+    /// Whether cookies and the like may come along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_credentials: Option<bool>,
+    /// Methods, or `*`.
+    #[serde(deserialize_with = "or_default")]
+    pub allow_methods: Vec<String>,
+    /// Fields of requests, or `*`.
+    #[serde(deserialize_with = "or_default")]
+    pub allow_headers: Vec<String>,
+    /// Fields of responses that pages may read, or `*`.
+    #[serde(deserialize_with = "or_default")]
+    pub expose_headers: Vec<String>,
+    /// How long a preflight's answer may be kept; 5 when absent. Units: seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<i64>,
 }
 
 /// Changes of headers: `set` replaces, `add` appends, `remove` deletes.

@@ -3,6 +3,7 @@
 //! # Design
 //! - No filter makes a message that this proxy would refuse from a client: one `Host` that is an authority, paths in normal
 //!   form, and the fields of the connection and of the framing stay the proxy's own. Envoy and HAProxy keep them likewise.
+mod cors;
 mod headers;
 mod url;
 
@@ -71,6 +72,14 @@ pub fn compile(specs: &[HttpRouteFilter], place: Place, prefixes: bool) -> Resul
             "URLRewrite" => {
                 let spec = spec.url_rewrite.as_ref().ok_or_else(empty)?;
                 out.list.push(Filter::Rewrite(url::rewrite(spec, prefixes)?));
+            }
+            "CORS" if place == Place::Backend => {
+                // A preflight is answered before a backend is chosen.
+                return Err(bad("filter CORS of a backendRef is not supported: want it in the rule"));
+            }
+            "CORS" => {
+                let spec = spec.cors.as_ref().ok_or_else(empty)?;
+                out.list.push(Filter::Cors(cors::cors(spec)?));
             }
             other => return Err(bad(format!("filter {other} is not supported yet"))),
         }

@@ -212,7 +212,7 @@ pub fn service_port(service: &Service, port: Port) -> Option<&service::ServicePo
 }
 
 /// The methods that a match may name. Source: `HTTPMethod` of the Gateway API.
-const METHODS: [Method; 9] = [
+pub(super) const METHODS: [Method; 9] = [
     Method::GET,
     Method::HEAD,
     Method::POST,
@@ -224,7 +224,7 @@ const METHODS: [Method; 9] = [
     Method::PATCH,
 ];
 
-fn join(methods: &[Method]) -> String {
+pub(super) fn join(methods: &[Method]) -> String {
     methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
 }
 

@@ -12,6 +12,7 @@ use hyper::{
 use super::{
     Shared,
     body::{Flow, RequestBody, ResponseBody},
+    cors::Grant,
     filters,
     framing::{self, End},
     headers,
@@ -20,7 +21,7 @@ use super::{
     io::{Active, Activity},
     request::{self, Arrival, Canonical},
     respond::{self, LocalReply},
-    router::Routed,
+    router,
     socket::Socket,
     stats::add,
     table::Table,
@@ -75,13 +76,53 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
 
 /// The answer; `body` is taken where it goes upstream.
 async fn answer(connection: &Connection, parts: Parts, body: &mut Option<Incoming>) -> Response<ResponseBody> {
-    forward(connection, parts, body).await.unwrap_or_else(|reply| {
-        add(&connection.shared.stats.own_responses);
-        reply.response()
-    })
+    routed(connection, parts, body).await.unwrap_or_else(|reply| local(connection, reply))
 }
 
-/// One request, step by step.
+/// An answer of the proxy's own.
+fn local(connection: &Connection, reply: LocalReply) -> Response<ResponseBody> {
+    add(&connection.shared.stats.own_responses);
+    reply.response()
+}
+
+/// Finds the rule for a request and does what it says.
+///
+/// # Errors
+/// With what the client is told, where there is none.
+async fn routed(
+    connection: &Connection,
+    mut parts: Parts,
+    body: &mut Option<Incoming>,
+) -> Result<Response<ResponseBody>, LocalReply> {
+    let shared = &connection.shared;
+    let canonical = canonical(connection, &mut parts, body.as_ref())?;
+    let hops = Hops::of(&parts.headers)?;
+    let table = shared.table.load_full();
+    let (matches, rule) = route(&table, connection.local, &canonical, &parts)?;
+    let routed = Routed { table: &table, canonical, hops, matches, rule: &rule };
+    let grant = Grant::of(&rule.filters, &parts.headers);
+    if let Some(response) = grant.as_ref().and_then(|grant| grant.preflight(&parts)) {
+        add(&shared.stats.own_responses);
+        return Ok(response);
+    }
+    Ok(forward(connection, parts, body, routed, grant.as_ref()).await.unwrap_or_else(|reply| {
+        let mut response = local(connection, reply);
+        // Pages read what went wrong only if they may.
+        grant.iter().for_each(|grant| grant.apply(response.headers_mut()));
+        response
+    }))
+}
+
+/// A request with its rule.
+struct Routed<'a> {
+    table: &'a Table,
+    canonical: Canonical,
+    hops: Hops,
+    matches: Arc<HttpMatch>,
+    rule: &'a HttpRule,
+}
+
+/// Does what a rule says, step by step.
 ///
 /// # Errors
 /// With what the client is told, where the request goes no further.
@@ -89,22 +130,20 @@ async fn forward(
     connection: &Connection,
     mut parts: Parts,
     body: &mut Option<Incoming>,
+    routed: Routed<'_>,
+    grant: Option<&Grant<'_>>,
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
-    let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let canonical = canonical(connection, &mut parts, body.as_ref())?;
-    let hops = Hops::of(&parts.headers)?;
-    let table = shared.table.load_full();
-    let (matches, rule) = route(&table, connection.local, &canonical, &parts)?;
-    let share = match &rule.action {
+    let share = match &routed.rule.action {
         Action::Forward(shares) => choose(shares)?,
-        Action::Redirect(to) => return Ok(redirect(connection, to, &canonical, &parts, (&matches, &rule))),
+        Action::Redirect(to) => return Ok(redirect(connection, to, &parts, &routed, grant)),
         Action::Refuse(_) => return Err(LocalReply::misconfigured("the route cannot be served")),
     };
     let ShareTarget::Service(service) = &share.to else {
         return Err(LocalReply::misconfigured("a backend of the route is not valid"));
     };
-    let version = parts.version;
+    let Routed { table, canonical, hops, matches, rule } = routed;
+    let (version, upgrade) = (parts.version, parts.extensions.remove::<OnUpgrade>());
     request::leave_hop(&mut parts.headers, canonical.trailers, shared.settings.start_traces);
     filters::change_request(&mut parts, &rule.filters, &share.filters, &matches.path);
     hops.write(&mut parts.headers);
@@ -113,12 +152,15 @@ async fn forward(
     let asked = Asked { version, trailers: canonical.trailers, websocket, flow: Flow::default() };
     let body = upstream_body(connection, body.take(), &asked);
     let end = framing::frame_request(&mut parts, &body);
-    let mut sent = upstream::send(shared, &table, service, parts, body, rule.timeouts).await?;
+    let mut sent = upstream::send(shared, table, service, parts, body, rule.timeouts).await?;
     // Asked to switch, a backend may have done so whatever it answers.
     if end == End::Uncertain || asked.websocket.is_some() {
         sent.lease.invalidate();
     }
-    finish(connection, sent, asked, share, &rule)
+    finish(connection, sent, asked, |headers| {
+        filters::change_response(headers, &share.filters, None);
+        filters::change_response(headers, &rule.filters, grant);
+    })
 }
 
 /// Brings a request's head into its one form.
@@ -148,8 +190,8 @@ fn route(
         headers: &parts.headers,
     };
     match table.site(local).map(|site| site.route(&canonical.host, &head)) {
-        Some(Routed::Entry(entry)) => Ok((Arc::clone(&entry.matches), Arc::clone(&entry.rule))),
-        Some(Routed::NoListener | Routed::NoEntry) | None => {
+        Some(router::Routed::Entry(entry)) => Ok((Arc::clone(&entry.matches), Arc::clone(&entry.rule))),
+        Some(router::Routed::NoListener | router::Routed::NoEntry) | None => {
             Err(LocalReply::new(StatusCode::NOT_FOUND, "no route matches the request"))
         }
     }
@@ -159,14 +201,14 @@ fn route(
 fn redirect(
     connection: &Connection,
     to: &Redirect,
-    canonical: &Canonical,
     parts: &Parts,
-    (matches, rule): (&HttpMatch, &HttpRule),
+    routed: &Routed<'_>,
+    grant: Option<&Grant<'_>>,
 ) -> Response<ResponseBody> {
     add(&connection.shared.stats.own_responses);
-    let port = connection.local.port();
-    let mut response = respond::redirect(to, &canonical.host, &parts.uri, &matches.path, port);
-    filters::change_response(response.headers_mut(), &rule.filters);
+    let (host, port) = (&routed.canonical.host, connection.local.port());
+    let mut response = respond::redirect(to, host, &parts.uri, &routed.matches.path, port);
+    filters::change_response(response.headers_mut(), &routed.rule.filters, grant);
     response
 }
 
@@ -218,7 +260,7 @@ struct Asked {
     flow: Flow,
 }
 
-/// Brings a response into its form for the client.
+/// Brings a response into its form for the client. `change` is what the filters do to its head.
 ///
 /// # Errors
 /// What the backend sent is no response to this request.
@@ -226,15 +268,10 @@ fn finish(
     connection: &Connection,
     sent: Sent,
     asked: Asked,
-    share: &Share,
-    rule: &HttpRule,
+    change: impl FnOnce(&mut HeaderMap),
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
     let Sent { mut response, mut lease, pending, deadline } = sent;
-    let change = |headers: &mut HeaderMap| {
-        filters::change_response(headers, &share.filters);
-        filters::change_response(headers, &rule.filters);
-    };
     let broken = |reason| {
         add(&shared.stats.upstream_errors);
         Err(LocalReply::new(StatusCode::BAD_GATEWAY, reason))

@@ -4,6 +4,7 @@
 //! Nothing here can fail, and nothing makes a head that the proxy would refuse from a client.
 use http::{HeaderMap, Uri, header, request::Parts, uri::PathAndQuery};
 
+use super::cors::Grant;
 use crate::model::http::{Filter, PathChange, Rewrite, matching::PathMatch};
 
 /// Changes a request: first as the rule wants it, then as the backendRef does. `matched` is the path match that led to the
@@ -15,16 +16,17 @@ pub(super) fn change_request(parts: &mut Parts, rule: &[Filter], backend: &[Filt
         match filter {
             Filter::RequestHeaders(edits) => edits.apply(&mut parts.headers),
             Filter::Rewrite(to) => rewrite(parts, to, &mut asked, matched),
-            Filter::ResponseHeaders(_) => {}
+            Filter::ResponseHeaders(_) | Filter::Cors(_) => {}
         }
     }
 }
 
-/// Changes a response's head by the filters of one place.
-pub(super) fn change_response(headers: &mut HeaderMap, filters: &[Filter]) {
+/// Changes a response's head by the filters of one place. `grant` is what its CORS filter says of the request.
+pub(super) fn change_response(headers: &mut HeaderMap, filters: &[Filter], grant: Option<&Grant<'_>>) {
     for filter in filters {
         match filter {
             Filter::ResponseHeaders(edits) => edits.apply(headers),
+            Filter::Cors(_) => grant.into_iter().for_each(|grant| grant.apply(headers)),
             Filter::RequestHeaders(_) | Filter::Rewrite(_) => {}
         }
     }

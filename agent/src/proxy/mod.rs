@@ -25,6 +25,7 @@ pub mod stats;
 mod body;
 mod bounds;
 mod connection;
+mod cors;
 mod exchange;
 mod filters;
 mod framing;

@@ -5,6 +5,7 @@ mod bodies;
 mod bounds;
 mod clients;
 mod conventions;
+mod cors;
 mod filters;
 mod framing;
 mod harness;

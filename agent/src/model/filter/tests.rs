@@ -92,3 +92,102 @@ fn a_rewritten_path_is_in_normal_form_or_refused() {
     }
     assert!(prefix("/%").is_err() && prefix("a").is_err());
 }
+
+fn cors(spec: Value) -> Result<crate::model::http::cors::Cors, String> {
+    compiled(json!({"type": "CORS", "cors": spec})).map(|filter| match filter {
+        Filter::Cors(cors) => cors,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn origins_are_those_that_the_api_means() {
+    let admits = |patterns: Value, origin: &str| {
+        let cors = cors(json!({"allowOrigins": patterns})).unwrap();
+        cors.admits(&HeaderValue::from_bytes(origin.as_bytes()).unwrap())
+    };
+    for (pattern, yes, no) in [
+        (
+            "https://www.foo.com",
+            &["https://www.foo.com", "https://www.foo.com:443", "https://WWW.foo.com"][..],
+            &[
+                "http://www.foo.com",
+                "https://www.foo.com:444",
+                "https://www.foo.com.evil",
+                "https://foo.com",
+                "null",
+                "",
+            ][..],
+        ),
+        (
+            "http://foo.com:8080",
+            &["http://foo.com:8080"],
+            &["http://foo.com", "http://foo.com:80", "https://foo.com:8080"],
+        ),
+        (
+            "https://*.bar.com",
+            &["https://www.bar.com", "https://a.b.bar.com"],
+            &[
+                "https://bar.com",
+                "https://foobar.com",
+                "https://x.bar.com:1",
+                "https://evil/.bar.com",
+                "https://a@x.bar.com",
+            ],
+        ),
+        (
+            "http://*",
+            &["http://a", "http://192.0.2.1", "http://[2001:db8::1]"],
+            &["https://a", "http://a:81", "http://"],
+        ),
+        ("https://*:444", &["https://a:444"], &["https://a"]),
+        ("https://192.0.2.1", &["https://192.0.2.1"], &["https://192.0.2.2"]),
+        (
+            "*",
+            &["https://a", "http://a:1", "chrome-extension://abc", "null"],
+            &["a", "://a", "https://a b", "https://a, https://b"],
+        ),
+    ] {
+        for origin in yes {
+            assert!(admits(json!([pattern]), origin), "{pattern} {origin}");
+        }
+        for origin in no {
+            assert!(!admits(json!([pattern]), origin), "{pattern} {origin}");
+        }
+    }
+    assert!(!admits(json!([]), "https://a"), "nobody is let where nobody is named");
+    assert!(admits(json!(["http://a", "https://b"]), "https://b"));
+    assert!(!admits(json!(["http://a"]), "http://\u{e4}"));
+}
+
+#[test]
+fn a_cors_filter_that_makes_no_sense_says_what_it_wants() {
+    for (spec, want) in [
+        (json!({"allowOrigins": ["foo.com"]}), "foo.com"),
+        (json!({"allowOrigins": ["ftp://foo.com"]}), "ftp://foo.com"),
+        (json!({"allowOrigins": ["http://"]}), "http://"),
+        (json!({"allowOrigins": ["http://foo.com/a"]}), "http://foo.com/a"),
+        (json!({"allowOrigins": ["http://foo.com:0"]}), "foo.com:0"),
+        (json!({"allowOrigins": ["http://foo.com:65536"]}), "65536"),
+        (json!({"allowOrigins": ["http://foo.com:x"]}), "foo.com:x"),
+        (json!({"allowOrigins": ["http://foo.*.com"]}), "foo.*.com"),
+        (json!({"allowOrigins": ["http://*foo.com"]}), "*foo.com"),
+        (json!({"allowOrigins": ["null"]}), "null"),
+        (json!({"allowOrigins": ["*", "http://foo.com"]}), "\"*\" and others"),
+        (json!({"allowOrigins": vec!["http://a"; 65]}), "65 entries"),
+        (json!({"allowMethods": ["get"]}), "\"get\""),
+        (json!({"allowMethods": ["*", "GET"]}), "\"*\" and others"),
+        (json!({"allowHeaders": ["a b"]}), "a b"),
+        (json!({"allowHeaders": ["a\r\nset-cookie: b"]}), "allowHeaders"),
+        (json!({"exposeHeaders": [""]}), "exposeHeaders"),
+        (json!({"maxAge": -1}), "maxAge -1"),
+        (json!({"maxAge": 1_i64 << 40}), "maxAge"),
+    ] {
+        let why = cors(spec.clone()).expect_err(&spec.to_string());
+        assert!(why.contains(want), "{spec}: {why}");
+    }
+    assert!(compiled(json!({"type": "CORS"})).unwrap_err().contains("empty"));
+    let filter = serde_json::from_value(json!({"type": "CORS", "cors": {}})).unwrap();
+    let why = compile(&[filter], Place::Backend, true).unwrap_err().message;
+    assert!(why.contains("want it in the rule"), "{why}");
+}

@@ -8,6 +8,7 @@
 //! - A prefix is replaced in the path that was matched, and of two that change the path the backendRef's counts.
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use super::cors::Cors;
 use crate::model::Port;
 
 /// One filter of a rule or a backendRef.
@@ -19,6 +20,8 @@ pub enum Filter {
     ResponseHeaders(HeaderEdits),
     /// Changes of host and path.
     Rewrite(Rewrite),
+    /// Which pages of other origins may use the responses.
+    Cors(Cors),
 }
 
 /// Changes of headers: first `set`, then `add`, then `remove`.

@@ -160,6 +160,7 @@ fn words(filter: &Filter) -> Vec<String> {
     let (edits, of) = match filter {
         Filter::RequestHeaders(edits) => (edits, "request"),
         Filter::ResponseHeaders(edits) => (edits, "response"),
+        Filter::Cors(_) => return vec!["answer CORS".to_owned()],
         Filter::Rewrite(to) => {
             let host = to.hostname.iter().map(|h| format!("rewrite host {}", String::from_utf8_lossy(h.as_bytes())));
             return host.chain(to.path.iter().map(|p| format!("rewrite {}", changed(p)))).collect();

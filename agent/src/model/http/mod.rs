@@ -9,6 +9,7 @@
 //!   entries from the first to the last. `proxy::router` answers the same question faster; a property test compares.
 //! - Paths are compared in the normal form of [`path::normalise`], on both sides.
 pub mod claim;
+pub mod cors;
 pub(crate) mod escape;
 pub mod filter;
 pub mod host;

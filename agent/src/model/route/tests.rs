@@ -269,7 +269,7 @@ fn a_grant_permits_a_backend_of_another_namespace() {
 #[test]
 fn what_cannot_be_obeyed_is_said_and_never_skipped() {
     let rules = json!([
-        {"filters": [{"type": "CORS"}], "backendRefs": [{"name": "s", "port": 80}]},
+        {"filters": [{"type": "ExtensionRef"}], "backendRefs": [{"name": "s", "port": 80}]},
         {"matches": [{"path": {"type": "RegularExpression", "value": "("}}], "backendRefs": [{"name": "s", "port": 80}]},
         {"retry": {"attempts": 2}, "matches": [{"path": {"value": "/r"}}], "backendRefs": [{"name": "s", "port": 80}]},
         {"timeouts": {"request": "soon"}, "matches": [{"path": {"value": "/t"}}], "backendRefs": [{"name": "s", "port": 80}]},
