@@ -6,7 +6,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{condition::Condition, meta::ObjectMeta, wire::or_default};
+use super::{
+    meta::ObjectMeta,
+    route::{ParentRef, Route, RouteKind, RouteStatus},
+    wire::or_default,
+};
 
 /// A `HTTPRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -20,32 +24,23 @@ pub struct HttpRoute {
     pub spec: HttpRouteSpec,
     /// What became of it.
     #[serde(deserialize_with = "or_default")]
-    pub status: HttpRouteStatus,
+    pub status: RouteStatus,
 }
 
-/// `status` of a HTTPRoute.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HttpRouteStatus {
-    /// One for each controller and parent, a [`RouteParentStatus`] as written: those of others are written back as they
-    /// were, with whatever is in them.
-    #[serde(deserialize_with = "or_default")]
-    pub parents: Vec<Value>,
-}
+impl Route for HttpRoute {
+    const ROUTE: RouteKind = RouteKind::Http;
 
-/// What one controller says of a route at one of its parents.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct RouteParentStatus {
-    /// The parent, as the route names it.
-    #[serde(deserialize_with = "or_default")]
-    pub parent_ref: ParentRef,
-    /// Whose entry it is.
-    #[serde(deserialize_with = "or_default")]
-    pub controller_name: String,
-    /// `Accepted`, `ResolvedRefs`, `PartiallyInvalid`.
-    #[serde(deserialize_with = "or_default")]
-    pub conditions: Vec<Condition>,
+    fn parent_refs(&self) -> &[ParentRef] {
+        &self.spec.parent_refs
+    }
+
+    fn hostnames(&self) -> &[String] {
+        &self.spec.hostnames
+    }
+
+    fn status(&self) -> &RouteStatus {
+        &self.status
+    }
 }
 
 /// `spec` of a HTTPRoute.
@@ -61,30 +56,6 @@ pub struct HttpRouteSpec {
     /// The rules, in order.
     #[serde(deserialize_with = "or_default")]
     pub rules: Vec<HttpRouteRule>,
-}
-
-/// A reference to a Gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ParentRef {
-    /// The API group; gateway.networking.k8s.io when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// The kind; `Gateway` when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// The namespace; the route's own when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    /// The name.
-    #[serde(deserialize_with = "or_default")]
-    pub name: String,
-    /// The listener's name; all listeners when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub section_name: Option<String>,
-    /// The listener's port; all ports when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<i64>,
 }
 
 /// One rule: matches, filters, backends.

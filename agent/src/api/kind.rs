@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use serde::de::DeserializeOwned;
 
 use super::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Lease, Namespace, Node, ObjectMeta, ObjectName,
-    OpenShiftRoute, ReferenceGrant, Service,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Lease, Namespace, Node, ObjectMeta,
+    ObjectName, OpenShiftRoute, ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
     endpoint_slice::{MANAGED_BY_LABEL, MANAGER},
 };
 
@@ -90,6 +90,10 @@ kinds! {
     Gateway, "Gateway"; "gateway.networking.k8s.io", "v1", "gateways", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
     GatewayClass, "GatewayClass"; "gateway.networking.k8s.io", "v1", "gatewayclasses", true, true, false, String, by_name, [spec];
     HttpRoute, "HTTPRoute"; "gateway.networking.k8s.io", "v1", "httproutes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
+    GrpcRoute, "GRPCRoute"; "gateway.networking.k8s.io", "v1", "grpcroutes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
+    TlsRoute, "TLSRoute"; "gateway.networking.k8s.io", "v1", "tlsroutes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
+    TcpRoute, "TCPRoute"; "gateway.networking.k8s.io", "v1", "tcproutes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
+    UdpRoute, "UDPRoute"; "gateway.networking.k8s.io", "v1", "udproutes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
     ReferenceGrant, "ReferenceGrant"; "gateway.networking.k8s.io", "v1beta1", "referencegrants", true, false, true, ObjectName, ObjectMeta::object_name, [spec];
     AddressPool, "AddressPool"; "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name, [spec];
     OpenShiftRoute, "Route"; "route.openshift.io", "v1", "routes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];

@@ -13,7 +13,7 @@ use super::{
     endpoints::{Family, SliceIndex},
     http::{HttpListener, HttpModel},
     ipam::Claim,
-    listener::{Open, Served},
+    listener::{Open, Protocol, Served},
     ownership,
     pool::Pools,
     report::{Fault, GatewayReport, GatewayReports, Subject},
@@ -21,7 +21,7 @@ use super::{
     service::Targets,
 };
 use crate::{
-    api::{Gateway, GatewayClass, ObjectName},
+    api::{Gateway, GatewayClass, ObjectName, gateway::Listener},
     source::Snapshot,
     spelling::nearest,
 };
@@ -42,6 +42,10 @@ pub type Planes = BTreeMap<(ObjectName, Port), Arc<Vec<HttpListener>>>;
 /// What the Gateways that are ours claim.
 #[must_use]
 pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
+    let port = |listener: &Listener| {
+        let proto = Protocol::of(&listener.protocol).map_or(Proto::Tcp, Protocol::transport);
+        Some((Port::try_new(listener.port)?, proto))
+    };
     let claim = |(name, gateway): (&ObjectName, &Arc<Gateway>)| {
         let Gateway { metadata, spec, status: _ } = gateway.as_ref();
         let requested = requested(gateway).ok()?;
@@ -52,7 +56,7 @@ pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
             in_status,
             is_of_our_class: true,
             requested,
-            ports: spec.listeners.iter().filter_map(|l| Some((Port::try_new(l.port)?, Proto::Tcp))).collect(),
+            ports: spec.listeners.iter().filter_map(port).collect(),
             ..Claim::of(object(name), metadata, pools)
         })
     };
@@ -213,7 +217,7 @@ fn program(
     for (index, one) in served.into_iter().enumerate() {
         let place = format!("listener {:?}", one.spec.name);
         match one.open().cloned() {
-            Ok(Open { port, hostname }) => {
+            Ok(Open { protocol: _, port, hostname }) => {
                 faults.extend(one.resolved.err().map(|fault| fault.at(&place)));
                 of_port.entry(port).or_default().push(index);
                 ports.entry(port).or_default().push(HttpListener {

@@ -2,16 +2,20 @@
 //!
 //! Whether it can be served and which routes it admits are told apart: routes are counted at a listener that is not
 //! served as well. Source: `ListenerStatus.attachedRoutes`.
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Port,
+    Port, Proto,
     http::{Hostname, HttpEntry},
     report::{Fault, ListenerReport},
+    stream_route::StreamEntry,
 };
 use crate::{
     api::{
-        Gateway, LabelSelector,
+        Gateway, LabelSelector, RouteKind,
         gateway::{AllowedRoutes, Listener, RouteGroupKind},
     },
     source::Snapshot,
@@ -19,10 +23,87 @@ use crate::{
 
 /// The API group of Gateways and routes.
 pub const GROUP: &str = "gateway.networking.k8s.io";
-/// The kinds of routes that an HTTP listener takes.
-const HTTP_KINDS: &[&str] = &["HTTPRoute"];
 /// The label that every namespace has: its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// What a listener speaks. Source: `ProtocolType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `HTTP`.
+    Http,
+    /// `HTTPS`.
+    Https,
+    /// `TLS`.
+    Tls,
+    /// `TCP`.
+    Tcp,
+    /// `UDP`.
+    Udp,
+}
+
+impl Protocol {
+    const ALL: [Self; 5] = [Self::Http, Self::Https, Self::Tls, Self::Tcp, Self::Udp];
+
+    /// The protocol with this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| protocol.name() == name)
+    }
+
+    /// As the API names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Https => "HTTPS",
+            Self::Tls => "TLS",
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
+    /// Whether listeners of this protocol are served; one of another protocol is refused with `UnsupportedProtocol`.
+    #[must_use]
+    pub const fn is_served(self) -> bool {
+        match self {
+            Self::Http => true,
+            Self::Https | Self::Tls | Self::Tcp | Self::Udp => false,
+        }
+    }
+
+    /// The kinds of routes that fit it. Source: `AllowedRoutes.kinds`.
+    #[must_use]
+    pub const fn kinds(self) -> &'static [RouteKind] {
+        match self {
+            Self::Http | Self::Https => &[RouteKind::Http],
+            Self::Tls => &[RouteKind::Tls],
+            Self::Tcp => &[RouteKind::Tcp],
+            Self::Udp => &[RouteKind::Udp],
+        }
+    }
+
+    /// Whose port it takes.
+    #[must_use]
+    pub const fn transport(self) -> Proto {
+        match self {
+            Self::Http | Self::Https | Self::Tls | Self::Tcp => Proto::Tcp,
+            Self::Udp => Proto::Udp,
+        }
+    }
+
+    /// Whether clients say which host they want, so that listeners may share a port.
+    const fn has_hostname(self) -> bool {
+        match self {
+            Self::Http | Self::Https | Self::Tls => true,
+            Self::Tcp | Self::Udp => false,
+        }
+    }
+
+    /// Whether both may be at one port, where their host names are distinct.
+    fn shares_port(self, other: Self) -> bool {
+        matches!((self, other), (Self::Http, Self::Http) | (Self::Https | Self::Tls, Self::Https | Self::Tls))
+    }
+}
 
 /// A listener as far as it was understood.
 #[derive(Debug)]
@@ -36,20 +117,24 @@ pub struct Served<'a> {
     /// Whether it knows all kinds of routes that it asks for.
     pub resolved: Result<(), Fault>,
     /// The kinds of routes that it takes.
-    pub kinds: &'static [&'static str],
+    pub kinds: Vec<RouteKind>,
     /// The namespaces whose routes it takes.
-    pub guests: Guests<'a>,
+    pub allowed: AllowedNamespaces<'a>,
     /// Its host name; `None` when it is none.
     pub hostname: Option<Hostname>,
     /// How many routes were attached.
     pub attached: usize,
-    /// The entries of those that are served.
+    /// The entries of the HTTPRoutes, where it is served.
     pub entries: Vec<HttpEntry>,
+    /// The TLSRoutes, TCPRoutes or UDPRoutes, oldest first, where it is served.
+    pub streams: Vec<StreamEntry>,
 }
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
+    /// What it speaks.
+    pub protocol: Protocol,
     /// Its port.
     pub port: Port,
     /// Its host name.
@@ -58,7 +143,7 @@ pub struct Open {
 
 /// From which namespaces routes may attach.
 #[derive(Clone, Copy, Debug)]
-pub enum Guests<'a> {
+pub enum AllowedNamespaces<'a> {
     /// That of the Gateway.
     Same,
     /// All.
@@ -69,18 +154,18 @@ pub enum Guests<'a> {
     Selected(&'a LabelSelector),
 }
 
-impl Guests<'_> {
-    fn of(spec: &AllowedRoutes) -> Result<Guests<'_>, Fault> {
+impl AllowedNamespaces<'_> {
+    fn of(spec: &AllowedRoutes) -> Result<AllowedNamespaces<'_>, Fault> {
         let bad = |what: String| Err(Fault::new("UnsupportedValue", format!("allowedRoutes.namespaces.{what}")));
         match spec.namespaces.from.as_deref() {
-            None | Some("Same") => Ok(Guests::Same),
-            Some("All") => Ok(Guests::All),
-            Some("None") => Ok(Guests::None),
+            None | Some("Same") => Ok(AllowedNamespaces::Same),
+            Some("All") => Ok(AllowedNamespaces::All),
+            Some("None") => Ok(AllowedNamespaces::None),
             Some("Selector") => match &spec.namespaces.selector {
                 None => bad("selector is missing, want it with from Selector".to_owned()),
                 Some(selector) => match selector.fault() {
                     Some(fault) => bad(format!("selector.{fault}")),
-                    None => Ok(Guests::Selected(selector)),
+                    None => Ok(AllowedNamespaces::Selected(selector)),
                 },
             },
             Some(other) => bad(format!("from {other:?}, want \"Same\", \"All\", \"Selector\" or \"None\"")),
@@ -125,20 +210,20 @@ impl<'a> Served<'a> {
     }
 
     fn of(spec: &'a Listener, all: &[Listener]) -> Self {
-        let hostname = match spec.hostname.as_deref() {
-            None | Some("") => Some(Hostname::Any),
-            Some(text) => Hostname::try_new(text),
-        };
-        let guests = Guests::of(&spec.allowed_routes);
+        let protocol = Protocol::of(&spec.protocol);
+        let hostname = hostname(spec, protocol);
+        let allowed = AllowedNamespaces::of(&spec.allowed_routes);
+        let fitting = protocol.filter(|protocol| protocol.is_served()).map(Protocol::kinds);
         let (kinds, resolved) =
-            if spec.protocol == "HTTP" { route_kinds(&spec.allowed_routes.kinds) } else { (&[][..], Ok(())) };
-        let conflict = hostname.as_ref().and_then(|hostname| conflict(spec, hostname, all));
-        let accepted = open(spec, hostname.as_ref()).and_then(|open| match (&guests, &conflict) {
+            fitting.map_or((Vec::new(), Ok(())), |fitting| route_kinds(&spec.allowed_routes.kinds, fitting));
+        let conflict = protocol.zip(hostname.as_ref()).and_then(|own| conflict(spec, own, all));
+        let accepted = open(spec, protocol, hostname.as_ref()).and_then(|open| match (&allowed, &conflict) {
             (Err(fault), _) | (Ok(_), Some(fault)) => Err(fault.clone()),
             (Ok(_), None) => Ok(open),
         });
-        let guests = guests.unwrap_or(Guests::None);
-        Self { spec, accepted, conflict, resolved, kinds, guests, hostname, attached: 0, entries: Vec::new() }
+        let allowed = allowed.unwrap_or(AllowedNamespaces::None);
+        let (entries, streams) = (Vec::new(), Vec::new());
+        Self { spec, accepted, conflict, resolved, kinds, allowed, hostname, attached: 0, entries, streams }
     }
 
     /// Where it takes requests, or why it takes none.
@@ -161,61 +246,72 @@ impl<'a> Served<'a> {
             accepted: self.accepted.as_ref().map(drop).map_err(Clone::clone),
             conflict: self.conflict.clone(),
             resolved: self.resolved.clone(),
-            kinds: self.kinds,
+            kinds: self.kinds.clone(),
             attached: self.attached,
         }
     }
 }
 
-fn open(spec: &Listener, hostname: Option<&Hostname>) -> Result<Open, Fault> {
+/// The host name that a listener serves; `None` when what is written is none. Of TCP and UDP it is not looked at.
+fn hostname(spec: &Listener, protocol: Option<Protocol>) -> Option<Hostname> {
+    let written = spec.hostname.as_deref().filter(|_| protocol.is_none_or(Protocol::has_hostname));
+    match written {
+        None | Some("") => Some(Hostname::Any),
+        Some(text) => Hostname::try_new(text),
+    }
+}
+
+fn open(spec: &Listener, protocol: Option<Protocol>, hostname: Option<&Hostname>) -> Result<Open, Fault> {
     let port = Port::try_new(spec.port)
         .ok_or_else(|| Fault::new("PortUnavailable", format!("port {}, want 1 to 65535", spec.port)))?;
-    match spec.protocol.as_str() {
-        "HTTP" => {}
-        known @ ("HTTPS" | "TLS" | "TCP" | "UDP") => {
-            let why = format!("protocol {known} is not supported yet, want HTTP");
+    let served = Protocol::ALL.into_iter().filter(|p| p.is_served()).map(Protocol::name).collect::<Vec<_>>();
+    let served = served.join(" or ");
+    let protocol = match protocol {
+        Some(protocol) if protocol.is_served() => protocol,
+        Some(known) => {
+            let why = format!("protocol {} is not supported yet, want {served}", known.name());
             return Err(Fault::new("UnsupportedProtocol", why));
         }
-        other => return Err(Fault::new("UnsupportedProtocol", format!("protocol {other:?}, want \"HTTP\""))),
-    }
+        None => {
+            let why = format!("protocol {:?}, want {served}", spec.protocol);
+            return Err(Fault::new("UnsupportedProtocol", why));
+        }
+    };
     let hostname = hostname.cloned().ok_or_else(|| {
         let text = spec.hostname.as_deref().unwrap_or_default();
         Fault::new("UnsupportedValue", format!("hostname {text:?} is neither a DNS name nor \"*.\" and one"))
     })?;
-    Ok(Open { port, hostname })
+    Ok(Open { protocol, port, hostname })
 }
 
-/// The kinds that an HTTP listener takes of those that it asks for, and which of these nobody knows.
-fn route_kinds(asked: &[RouteGroupKind]) -> (&'static [&'static str], Result<(), Fault>) {
-    let is_known =
-        |k: &RouteGroupKind| k.group.as_deref().unwrap_or(GROUP) == GROUP && HTTP_KINDS.contains(&k.kind.as_str());
-    let unknown: BTreeSet<&str> = asked.iter().filter(|k| !is_known(k)).map(|k| k.kind.as_str()).collect();
-    let kinds = if asked.is_empty() || asked.iter().any(is_known) { HTTP_KINDS } else { &[] };
+/// The kinds that a listener takes of those that it asks for, and which of these do not fit its protocol.
+fn route_kinds(asked: &[RouteGroupKind], fitting: &[RouteKind]) -> (Vec<RouteKind>, Result<(), Fault>) {
+    let is =
+        |k: &RouteGroupKind, kind: RouteKind| k.group.as_deref().unwrap_or(GROUP) == GROUP && k.kind == kind.name();
+    let unknown: BTreeSet<&str> =
+        asked.iter().filter(|k| !fitting.iter().any(|kind| is(k, *kind))).map(|k| k.kind.as_str()).collect();
+    let is_asked = |kind: &RouteKind| asked.is_empty() || asked.iter().any(|k| is(k, *kind));
+    let kinds = fitting.iter().copied().filter(is_asked).collect();
     if unknown.is_empty() {
         return (kinds, Ok(()));
     }
-    let why = format!("allowedRoutes.kinds has {unknown:?}, want \"HTTPRoute\" alone");
+    let want = fitting.iter().map(|kind| format!("{:?}", kind.name())).collect::<Vec<_>>().join(" or ");
+    let why = format!("allowedRoutes.kinds has {unknown:?}, want {want} alone");
     (kinds, Err(Fault::new("InvalidRouteKinds", why)))
 }
 
-/// Why an HTTP listener cannot share its port with the others of its Gateway. No party wins.
-fn conflict(spec: &Listener, hostname: &Hostname, all: &[Listener]) -> Option<Fault> {
-    // UDP ports are others; what is no protocol is not listened to.
-    let is_stream = |l: &Listener| matches!(l.protocol.as_str(), "HTTP" | "HTTPS" | "TLS" | "TCP");
-    let beside = |other: &&Listener| !std::ptr::eq(*other, spec) && other.port == spec.port && is_stream(other);
-    if !is_stream(spec) {
-        return None;
-    }
-    let others = || all.iter().filter(beside);
-    if let Some(other) = others().find(|other| other.protocol != spec.protocol) {
-        let why = format!("port {} is also the {} listener {:?}", spec.port, other.protocol, other.name);
+/// Why a listener cannot share its port with the others of its Gateway. No party wins. Source: `GatewaySpec.listeners`.
+fn conflict(spec: &Listener, (protocol, hostname): (Protocol, &Hostname), all: &[Listener]) -> Option<Fault> {
+    // UDP ports are others than those of TCP; what is no protocol is not listened to.
+    let beside = all.iter().filter(|other| !std::ptr::eq(*other, spec) && other.port == spec.port);
+    let beside = beside.filter_map(|other| Some((other, Protocol::of(&other.protocol)?)));
+    let beside: Vec<_> = beside.filter(|(_, of)| of.transport() == protocol.transport()).collect();
+    if let Some((other, of)) = beside.iter().find(|(_, of)| !protocol.shares_port(*of)) {
+        let why = format!("port {} is also the {} listener {:?}", spec.port, of.name(), other.name);
         return Some(Fault::new("ProtocolConflict", why));
     }
-    let same = |other: &&Listener| match other.hostname.as_deref() {
-        None | Some("") => *hostname == Hostname::Any,
-        Some(text) => Hostname::try_new(text).as_ref() == Some(hostname),
-    };
-    others().find(same).map(|other| {
+    let same = |(other, of): &&(&Listener, Protocol)| self::hostname(other, Some(*of)).as_ref() == Some(hostname);
+    beside.iter().find(same).map(|(other, _)| {
         let why = format!("port {} and hostname {hostname} are also those of listener {:?}", spec.port, other.name);
         Fault::new("HostnameConflict", why)
     })

@@ -67,9 +67,13 @@ impl Memo {
         let last = &self.snapshot;
         let only_slices = self.node.as_ref() == Some(node)
             && quiet::all(&last.gateway_classes, &snapshot.gateway_classes)
-            && self.has_same_guests(snapshot)
+            && self.has_same_allowed_namespaces(snapshot)
             && self.has_same_claims(snapshot)
             && quiet::all(&last.http_routes, &snapshot.http_routes)
+            && quiet::all(&last.grpc_routes, &snapshot.grpc_routes)
+            && quiet::all(&last.tls_routes, &snapshot.tls_routes)
+            && quiet::all(&last.tcp_routes, &snapshot.tcp_routes)
+            && quiet::all(&last.udp_routes, &snapshot.udp_routes)
             && quiet::all(&last.grants, &snapshot.grants)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_skipped(snapshot, node, &touched)
@@ -135,7 +139,7 @@ impl Memo {
     }
 
     /// Whether no namespace changed that a listener may look at.
-    fn has_same_guests(&self, snapshot: &Snapshot) -> bool {
+    fn has_same_allowed_namespaces(&self, snapshot: &Snapshot) -> bool {
         quiet::all(&self.snapshot.namespaces, &snapshot.namespaces) || !listener::uses_namespaces(snapshot)
     }
 

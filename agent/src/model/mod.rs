@@ -4,6 +4,8 @@
 //! are ordered: same input, same output. [`Memo`] does the same in less time, from one snapshot to the next.
 pub mod addr;
 pub mod announce;
+pub mod attach;
+pub mod backend_ref;
 pub mod candidates;
 pub mod chain;
 pub mod endpoints;
@@ -25,6 +27,7 @@ pub mod route;
 pub mod rule;
 pub mod service;
 pub mod sources;
+pub mod stream_route;
 pub mod verdict;
 
 use std::{

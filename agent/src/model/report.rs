@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 
 use super::{Outcome, Verdict};
-use crate::api::{ObjectMeta, ObjectName, http_route::ParentRef};
+use crate::api::{ObjectMeta, ObjectName, RouteKind, route::ParentRef};
 
 /// The reports on all Gateways that are ours.
 pub type GatewayReports = BTreeMap<ObjectName, GatewayReport>;
 /// The reports on all routes that name a Gateway of ours.
-pub type RouteReports = BTreeMap<ObjectName, RouteReport>;
+pub type RouteReports = BTreeMap<(RouteKind, ObjectName), RouteReport>;
 
 /// Why something does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub struct ListenerReport {
     /// Whether all that it refers to is known.
     pub resolved: Result<(), Fault>,
     /// The kinds of routes that it takes.
-    pub kinds: &'static [&'static str],
+    pub kinds: Vec<RouteKind>,
     /// How many routes are attached, whether or not they or the listener are accepted. Source: `ListenerStatus`.
     pub attached: usize,
 }

@@ -7,9 +7,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{
-    Port,
+    Port, Proto,
+    backend_ref::{self, Referrer},
     filter::{self, Place},
-    grants::{Grants, GroupKind},
+    grants::Grants,
     http::{
         Action, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts, claim,
         matching::{HeaderMatch, PathMatch, ValueMatch},
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     api::{
-        HttpRoute, ObjectName, Service,
+        HttpRoute, ObjectName, RouteKind, Service,
         http_route::{HttpBackendRef, HttpRouteMatch, HttpRouteRule, HttpRouteTimeouts, HttpValueMatch},
         service,
     },
@@ -144,7 +145,7 @@ fn share(
     spec: &HttpBackendRef,
     faults: &mut Faults,
 ) -> Share {
-    let weight = u32::try_from(spec.weight.unwrap_or(1).clamp(0, 1_000_000)).unwrap_or(0);
+    let weight = backend_ref::weight(spec.weight);
     let found = backend(world, route, spec).map_err(|fault| (About::Backend, fault)).and_then(|port| {
         let filters = filter::compile(&spec.filters, Place::Backend, prefixes);
         let filters = filters.map_err(|fault| (About::Rule(index), fault))?;
@@ -159,42 +160,16 @@ fn share(
 
 /// The Service port that a reference names. A reference across namespaces is refused whether or not it exists.
 fn backend(world: &World<'_>, route: &ObjectName, spec: &HttpBackendRef) -> Result<ServicePort, Fault> {
-    let (group, kind) = (spec.group.as_deref().unwrap_or(""), spec.kind.as_deref().unwrap_or("Service"));
-    if (group, kind) != ("", "Service") {
-        let slash = if group.is_empty() { "" } else { "/" };
-        return Err(Fault::new(
-            "InvalidKind",
-            format!("backendRef {:?} is a {group}{slash}{kind}, want a Service", spec.name),
-        ));
-    }
-    let name = ObjectName::new(spec.namespace.as_deref().unwrap_or(&route.ns), &spec.name);
-    let to = (GroupKind::core("Service"), name.ns.as_str(), name.name.as_str());
-    if !world.grants.permits((GroupKind::gateway("HTTPRoute"), &route.ns), to) {
-        let why = format!(
-            "backendRef {name} is in another namespace, want a ReferenceGrant there from HTTPRoutes of {:?} to it",
-            route.ns
-        );
-        return Err(Fault::new("RefNotPermitted", why));
-    }
-    let Some(service) = world.snapshot.services.get(&name) else {
-        return Err(Fault::new("BackendNotFound", format!("Service {name} does not exist")));
-    };
-    if service.spec.type_ == "ExternalName" {
-        return Err(Fault::new("UnsupportedValue", format!("Service {name} is of type ExternalName")));
-    }
-    let Some(number) = spec.port else {
-        return Err(Fault::new("UnsupportedValue", format!("backendRef {name} has no port")));
-    };
-    let port = Port::try_new(number).and_then(|port| Some((port, service_port(service, port)?)));
-    let Some((port, found)) = port else {
-        return Err(Fault::new("BackendNotFound", format!("Service {name} has no TCP port {number}")));
-    };
+    let from = Referrer { kind: RouteKind::Http, route };
+    let (port, found) = backend_ref::resolve(world, from, spec.into(), Proto::Tcp)?;
     if let Some(named) = found.app_protocol.as_deref().filter(|named| !is_spoken(named)) {
-        let why =
-            format!("Service {name} port {port}: appProtocol {named:?} is not spoken, want one of {SPOKEN:?} or none");
+        let why = format!(
+            "Service {} port {}: appProtocol {named:?} is not spoken, want one of {SPOKEN:?} or none",
+            port.service, port.port
+        );
         return Err(Fault::new("UnsupportedProtocol", why));
     }
-    Ok(ServicePort { service: name, port })
+    Ok(port)
 }
 
 /// What `appProtocol` of a port may say, all of it HTTP/1.1 in clear text; whatever else it says, requests would be sent
@@ -208,7 +183,7 @@ fn is_spoken(app_protocol: &str) -> bool {
 /// The TCP port of a Service with this number.
 #[must_use]
 pub fn service_port(service: &Service, port: Port) -> Option<&service::ServicePort> {
-    service.spec.ports.iter().find(|p| p.port == i64::from(port.get()) && p.protocol() == "TCP")
+    backend_ref::port_of(service, port, Proto::Tcp)
 }
 
 /// The methods that a match may name. Source: `HTTPMethod` of the Gateway API.

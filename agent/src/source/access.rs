@@ -102,6 +102,14 @@ pub const ACCESS: &[Access] = &[
     leader(GATEWAY, "gateways/status", &["patch", "update"], "addresses and conditions"),
     agents(GATEWAY, "httproutes", READ, "routes"),
     leader(GATEWAY, "httproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
+    agents(GATEWAY, "grpcroutes", READ, "routes"),
+    leader(GATEWAY, "grpcroutes/status", &["patch", "update"], "conditions, among those of other controllers"),
+    agents(GATEWAY, "tlsroutes", READ, "routes"),
+    leader(GATEWAY, "tlsroutes/status", &["patch", "update"], "conditions, among those of other controllers"),
+    agents(GATEWAY, "tcproutes", READ, "routes"),
+    leader(GATEWAY, "tcproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
+    agents(GATEWAY, "udproutes", READ, "routes"),
+    leader(GATEWAY, "udproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
     agents(GATEWAY, "referencegrants", READ, "which references across namespaces are permitted"),
     agents(POOLS, "addresspools", READ, "where addresses come from"),
     leader(POOLS, "addresspools/status", &["patch", "update"], "counts and conditions"),
@@ -170,7 +178,10 @@ fn head(text: &mut String, kind: &str, scope: Scope, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{EndpointSlice, Gateway, HttpRoute, Kind, Lease, OpenShiftRoute, ReferenceGrant, Service};
+    use crate::api::{
+        EndpointSlice, Gateway, GrpcRoute, HttpRoute, Kind, Lease, OpenShiftRoute, ReferenceGrant, Service, TcpRoute,
+        TlsRoute, UdpRoute,
+    };
 
     fn assert_read<T: Kind>(scope: Scope) {
         for verb in READ {
@@ -184,6 +195,10 @@ mod tests {
         assert_read::<EndpointSlice>(Scope::Cluster);
         assert_read::<Gateway>(Scope::Cluster);
         assert_read::<HttpRoute>(Scope::Cluster);
+        assert_read::<GrpcRoute>(Scope::Cluster);
+        assert_read::<TlsRoute>(Scope::Cluster);
+        assert_read::<TcpRoute>(Scope::Cluster);
+        assert_read::<UdpRoute>(Scope::Cluster);
         assert_read::<ReferenceGrant>(Scope::Cluster);
         assert_read::<OpenShiftRoute>(Scope::Cluster);
         assert_read::<Lease>(Scope::Own);

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{
-        AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, Node, ObjectName, OpenShiftRoute,
-        ReferenceGrant, Service,
+        AddressPool, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Namespace, Node, ObjectName,
+        OpenShiftRoute, ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
     },
     shared::SharedMap,
 };
@@ -28,6 +28,14 @@ pub struct Snapshot {
     pub gateways: SharedMap<ObjectName, Arc<Gateway>>,
     /// HTTPRoutes.
     pub http_routes: SharedMap<ObjectName, Arc<HttpRoute>>,
+    /// GRPCRoutes.
+    pub grpc_routes: SharedMap<ObjectName, Arc<GrpcRoute>>,
+    /// TLSRoutes.
+    pub tls_routes: SharedMap<ObjectName, Arc<TlsRoute>>,
+    /// TCPRoutes.
+    pub tcp_routes: SharedMap<ObjectName, Arc<TcpRoute>>,
+    /// UDPRoutes.
+    pub udp_routes: SharedMap<ObjectName, Arc<UdpRoute>>,
     /// ReferenceGrants.
     pub grants: SharedMap<ObjectName, Arc<ReferenceGrant>>,
     /// Up to where the API server was followed; all 0 from manifests.
@@ -62,6 +70,10 @@ impl Snapshot {
             gateway_classes,
             gateways,
             http_routes,
+            grpc_routes,
+            tls_routes,
+            tcp_routes,
+            udp_routes,
             grants,
             seen: _,
             pools,
@@ -75,6 +87,10 @@ impl Snapshot {
             && gateway_classes.is_same(&other.gateway_classes)
             && gateways.is_same(&other.gateways)
             && http_routes.is_same(&other.http_routes)
+            && grpc_routes.is_same(&other.grpc_routes)
+            && tls_routes.is_same(&other.tls_routes)
+            && tcp_routes.is_same(&other.tcp_routes)
+            && udp_routes.is_same(&other.udp_routes)
             && grants.is_same(&other.grants)
             && pools.is_same(&other.pools)
             && namespaces.is_same(&other.namespaces)

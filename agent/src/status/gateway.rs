@@ -1,4 +1,4 @@
-//! What `status` of GatewayClasses, Gateways and HTTPRoutes should say.
+//! What `status` of GatewayClasses, Gateways and routes of every kind should say.
 //!
 //! In: the object as it is, and the model's report on it. Out: its status with our part as it should be, or `None` when it
 //! is so already; all else in it is as it was. Pure. What comes out is written with the revision of the object that went
@@ -23,10 +23,10 @@ use super::{
 };
 use crate::{
     api::{
-        Gateway, GatewayClass, ObjectName,
+        Gateway, GatewayClass, ObjectName, RouteKind,
         gateway::{GatewayAddress, GatewayStatus, ListenerStatus, RouteGroupKind},
         gateway_class::GatewayClassStatus,
-        http_route::{HttpRouteStatus, ParentRef, RouteParentStatus},
+        route::{ParentRef, Route, RouteParentStatus, RouteStatus},
     },
     model::{
         Model, ObjectRef,
@@ -152,7 +152,7 @@ fn listener_status(
     let ours = wanted.each_ref().map(|w| w.type_);
     let present = gateway.status.listeners.iter().find(|l| l.name == report.name);
     let present = present.map(|l| l.conditions.as_slice()).unwrap_or_default();
-    let kind = |kind: &&str| RouteGroupKind { group: Some(GROUP.to_owned()), kind: (*kind).to_owned() };
+    let kind = |kind: &RouteKind| RouteGroupKind { group: Some(GROUP.to_owned()), kind: kind.name().to_owned() };
     ListenerStatus {
         name: report.name.clone(),
         supported_kinds: report.kinds.iter().map(kind).collect(),
@@ -173,12 +173,12 @@ fn addresses(gateway: &Gateway, model: &Model, name: &ObjectName, is_programmed:
     has.iter().filter(is_shown).map(address).collect()
 }
 
-/// The status of a HTTPRoute; `None` when it is so already. One that names no Gateway of ours keeps no entry of ours.
+/// The status of a route; `None` when it is so already. One that names no Gateway of ours keeps no entry of ours.
 #[must_use]
-pub fn route_status(snapshot: &Snapshot, model: &Model, name: &ObjectName, now: &str) -> Option<HttpRouteStatus> {
-    let route = snapshot.http_routes.get(name)?;
-    let report = model.routes.get(name);
-    if route.metadata.deletion_timestamp.is_some() || report.is_some_and(|r| r.subject.uid != route.metadata.uid) {
+pub fn route_status<T: Route>(route: &T, model: &Model, name: &ObjectName, now: &str) -> Option<RouteStatus> {
+    let report = model.routes.get(&(T::ROUTE, name.clone()));
+    let (metadata, status) = (route.metadata(), route.status());
+    if metadata.deletion_timestamp.is_some() || report.is_some_and(|r| r.subject.uid != metadata.uid) {
         return None;
     }
     let mut left: Vec<(Key<'_>, &ParentReport)> = Vec::new();
@@ -188,8 +188,8 @@ pub fn route_status(snapshot: &Snapshot, model: &Model, name: &ObjectName, now: 
             left.push((key, parent));
         }
     }
-    let mut parents = Vec::with_capacity(route.status.parents.len() + left.len());
-    for value in &route.status.parents {
+    let mut parents = Vec::with_capacity(status.parents.len() + left.len());
+    for value in &status.parents {
         if value.get("controllerName").and_then(Value::as_str) != Some(CONTROLLER) {
             parents.push(value.clone());
             continue;
@@ -206,7 +206,7 @@ pub fn route_status(snapshot: &Snapshot, model: &Model, name: &ObjectName, now: 
         .take(room)
         .filter_map(|(_, parent)| parent_status(report?, parent, &RouteParentStatus::default(), now));
     parents.extend(missing);
-    Some(HttpRouteStatus { parents }).filter(|status| *status != route.status)
+    Some(RouteStatus { parents }).filter(|new| new != status)
 }
 
 /// What a parentRef means: group, kind, namespace, name, section, port.

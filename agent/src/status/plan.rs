@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::{NOW, gateway, openshift, service, slices, version::Bundle, view::View, write::Write};
 use crate::{
-    api::{AddressPool, Gateway, GatewayClass, HttpRoute, Kind, ObjectMeta, ObjectName, Service},
+    api::{AddressPool, Gateway, GatewayClass, Kind, ObjectMeta, ObjectName, Route, Service},
     model::{ObjectRef, ipam, pool::pool_status},
+    shared::SharedMap,
     source::Snapshot,
 };
 
@@ -62,10 +63,11 @@ fn every<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Pla
         .gateways
         .iter()
         .map(move |(name, g)| Plan::new::<Gateway>(g, move |g| gateway_of(g, name, snapshot, &view)));
-    let routes = snapshot
-        .http_routes
-        .iter()
-        .map(move |(name, r)| Plan::new::<HttpRoute>(r, move |r| route(r, name, snapshot, &view)));
+    let routes = routes(&snapshot.http_routes, view)
+        .chain(routes(&snapshot.grpc_routes, view))
+        .chain(routes(&snapshot.tls_routes, view))
+        .chain(routes(&snapshot.tcp_routes, view))
+        .chain(routes(&snapshot.udp_routes, view));
     let pools = snapshot.pools.values().map(move |p| Plan::new::<AddressPool>(p, move |p| pool(p, &view)));
     let slices = slices::plan(snapshot, view.model).into_iter().map(Plan::of);
     let openshift = openshift::plan(snapshot, &view).into_iter().map(Plan::of);
@@ -81,8 +83,15 @@ fn class(class: &GatewayClass, bundle: &Bundle) -> Option<Write> {
     status::<GatewayClass>(&class.metadata, gateway::class_status(class, bundle, NOW)?)
 }
 
-fn route(route: &HttpRoute, name: &ObjectName, snapshot: &Snapshot, view: &View<'_>) -> Option<Write> {
-    status::<HttpRoute>(&route.metadata, gateway::route_status(snapshot, view.model, name, NOW)?)
+fn routes<'a, T: Route>(
+    all: &'a SharedMap<ObjectName, Arc<T>>,
+    view: View<'a>,
+) -> impl Iterator<Item = Plan<'a>> + use<'a, T> {
+    all.iter().map(move |(name, route)| {
+        let write =
+            move |route: &T| status::<T>(route.metadata(), gateway::route_status(route, view.model, name, NOW)?);
+        Plan::new::<T>(route, write)
+    })
 }
 
 /// First the address on the object, then, when it is programmed, the status.

@@ -1,10 +1,13 @@
 //! What people are told, as Events, of objects that do not work or not as they may think: pure.
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::{service, write::Note};
 use crate::{
-    api::{AddressPool, Gateway, GatewayClass, HttpRoute, Kind, Service},
+    api::{AddressPool, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, Service, TcpRoute, TlsRoute, UdpRoute},
     model::{ObjectRef, Outcome, Verdict, service::unknown_annotations},
+    shared::SharedMap,
     source::Snapshot,
 };
 
@@ -34,22 +37,16 @@ pub(super) fn warning(object: &ObjectRef, verdict: &Verdict, snapshot: &Snapshot
 /// An object as an Event names it: with its identity, without which `kubectl describe` does not show the Event.
 pub(super) fn reference(object: &ObjectRef, snapshot: Option<&Snapshot>) -> ObjectReference {
     let name = &object.object;
-    let of = |uid: Option<&String>, api_version: String| (uid.cloned(), api_version);
-    let (uid, api_version) = match (object.kind.as_str(), snapshot) {
-        (Gateway::KIND, s) => {
-            of(s.and_then(|s| s.gateways.get(name)).map(|o| &o.metadata.uid), api_version::<Gateway>())
-        }
-        (HttpRoute::KIND, s) => {
-            of(s.and_then(|s| s.http_routes.get(name)).map(|o| &o.metadata.uid), api_version::<HttpRoute>())
-        }
-        (GatewayClass::KIND, s) => of(
-            s.and_then(|s| s.gateway_classes.get(&name.name)).map(|o| &o.metadata.uid),
-            api_version::<GatewayClass>(),
-        ),
-        (AddressPool::KIND, s) => {
-            of(s.and_then(|s| s.pools.get(&name.name)).map(|o| &o.metadata.uid), api_version::<AddressPool>())
-        }
-        (_, s) => of(s.and_then(|s| s.services.get(name)).map(|o| &o.metadata.uid), api_version::<Service>()),
+    let (uid, api_version) = match object.kind.as_str() {
+        Gateway::KIND => identity(snapshot.map(|s| &s.gateways), name),
+        HttpRoute::KIND => identity(snapshot.map(|s| &s.http_routes), name),
+        GrpcRoute::KIND => identity(snapshot.map(|s| &s.grpc_routes), name),
+        TlsRoute::KIND => identity(snapshot.map(|s| &s.tls_routes), name),
+        TcpRoute::KIND => identity(snapshot.map(|s| &s.tcp_routes), name),
+        UdpRoute::KIND => identity(snapshot.map(|s| &s.udp_routes), name),
+        GatewayClass::KIND => identity(snapshot.map(|s| &s.gateway_classes), &name.name),
+        AddressPool::KIND => identity(snapshot.map(|s| &s.pools), &name.name),
+        _ => identity(snapshot.map(|s| &s.services), name),
     };
     ObjectReference {
         api_version: Some(api_version),
@@ -59,6 +56,12 @@ pub(super) fn reference(object: &ObjectRef, snapshot: Option<&Snapshot>) -> Obje
         uid,
         ..ObjectReference::default()
     }
+}
+
+/// The identity of an object, where it is known, and the version that its kind is read at.
+fn identity<T: Kind>(objects: Option<&SharedMap<T::Key, Arc<T>>>, key: &T::Key) -> (Option<String>, String) {
+    let uid = objects.and_then(|objects| objects.get(key)).map(|object| object.metadata().uid.clone());
+    (uid, api_version::<T>())
 }
 
 fn api_version<T: Kind>() -> String {

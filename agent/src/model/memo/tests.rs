@@ -393,8 +393,11 @@ fn a_change_that_counts_for_nothing_compiles_nothing_whatever_the_kind() {
     Event::Grant(0, None).happen(&mut snapshot, &mut node, &first);
     let model = memo.compile(&Arc::new(snapshot), &node);
     assert_eq!(memo.work().whole, 3, "and so does a grant");
-    let route = ObjectRef::new("HTTPRoute", ObjectName::new("default", "r0"));
-    assert_eq!(model.routes[&route.object].resolved.as_ref().unwrap_err().reason, "RefNotPermitted");
+    let route = ObjectName::new("default", "r0");
+    assert_eq!(
+        model.routes[&(crate::api::RouteKind::Http, route)].resolved.as_ref().unwrap_err().reason,
+        "RefNotPermitted"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{self, Frontend, Proto, Target, fixture::snapshot};
+use crate::model::{self, Frontend, Outcome, Proto, Target, Verdict, fixture::snapshot};
 
 fn compile(objects: Value) -> Model {
     compile_with(objects, &["192.0.2.0/24"])

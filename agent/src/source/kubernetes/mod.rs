@@ -109,6 +109,10 @@ pub async fn watch(
         crate::api::GatewayClass: gateway_classes, Expected, "layer 7", |_, _| ();
         crate::api::Gateway: gateways, Expected, "layer 7", |s, at| s.seen.gateways = s.seen.gateways.max(at);
         crate::api::HttpRoute: http_routes, Expected, "layer 7", |_, _| ();
+        crate::api::GrpcRoute: grpc_routes, Expected, "layer 7", |_, _| ();
+        crate::api::TlsRoute: tls_routes, Expected, "layer 7", |_, _| ();
+        crate::api::TcpRoute: tcp_routes, Expected, "layer 7", |_, _| ();
+        crate::api::UdpRoute: udp_routes, Expected, "layer 7", |_, _| ();
         crate::api::ReferenceGrant: grants, Expected, "references across namespaces", |_, _| ();
         // Addresses that were given stay without it; new ones come from --pool alone.
         crate::api::AddressPool: pools, Expected, "giving addresses from pools", |_, _| ();

@@ -66,8 +66,8 @@ impl World {
         gateway_status(&self.snapshot, &self.model(), &name("gw"), nodes, now)
     }
 
-    fn route(&self, of: &str, now: &str) -> Option<HttpRouteStatus> {
-        route_status(&self.snapshot, &self.model(), &name(of), now)
+    fn route(&self, of: &str, now: &str) -> Option<RouteStatus> {
+        route_status(self.snapshot.http_routes.get(&name(of))?.as_ref(), &self.model(), &name(of), now)
     }
 
     /// Writes the Gateway's status; returns it, which then is as it should be.
@@ -372,7 +372,7 @@ fn a_report_on_another_object_of_the_same_name_is_not_written() {
     world.put(again);
     world.put(newer);
     assert_eq!(gateway_status(&world.snapshot, &model, &name("gw"), Ok(()), T0), None);
-    let status = route_status(&world.snapshot, &model, &name("r"), T0).unwrap();
+    let status = route_status(world.snapshot.http_routes[&name("r")].as_ref(), &model, &name("r"), T0).unwrap();
     assert_eq!(status.parents[0]["conditions"][0]["observedGeneration"], 5, "what was looked at, not what there is");
 
     let mut leaving = gateway(json!([http("web", json!({}))]));

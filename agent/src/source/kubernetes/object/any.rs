@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::Received;
 use crate::{
     api::{
-        AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Kind, Lease, Namespace, Node, ReferenceGrant,
-        Service,
+        AddressPool, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, Lease, Namespace, Node,
+        ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
     },
     membership::{Members, Report},
     model::{self, Role, fixture::node},
@@ -192,6 +192,10 @@ proptest! {
         read::<GatewayClass>(&value);
         read::<Gateway>(&value);
         read::<HttpRoute>(&value);
+        read::<GrpcRoute>(&value);
+        read::<TlsRoute>(&value);
+        read::<TcpRoute>(&value);
+        read::<UdpRoute>(&value);
         read::<ReferenceGrant>(&value);
         read::<AddressPool>(&value);
         read::<Namespace>(&value);
@@ -212,7 +216,7 @@ proptest! {
                 )*};
             }
             take!(Service: services, EndpointSlice: slices, GatewayClass: gateway_classes, Gateway: gateways,
-                HttpRoute: http_routes, ReferenceGrant: grants, AddressPool: pools, Namespace: namespaces, Node: nodes);
+                HttpRoute: http_routes, GrpcRoute: grpc_routes, TlsRoute: tls_routes, TcpRoute: tcp_routes, UdpRoute: udp_routes, ReferenceGrant: grants, AddressPool: pools, Namespace: namespaces, Node: nodes);
         }
         let good = json!({
             "metadata": {"name": "good", "namespace": "shop", "annotations": {"sluice.dev/allocated": "198.18.0.1"}},

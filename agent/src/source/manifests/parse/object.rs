@@ -99,6 +99,10 @@ objects! {
     GatewayClass: GatewayClass, gateway_classes, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
     Gateway: Gateway, gateways, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
     HttpRoute: HttpRoute, http_routes, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+    GrpcRoute: GrpcRoute, grpc_routes, ["gateway.networking.k8s.io/v1"];
+    TlsRoute: TlsRoute, tls_routes, ["gateway.networking.k8s.io/v1"];
+    TcpRoute: TcpRoute, tcp_routes, ["gateway.networking.k8s.io/v1"];
+    UdpRoute: UdpRoute, udp_routes, ["gateway.networking.k8s.io/v1"];
     ReferenceGrant: ReferenceGrant, grants, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
 }
 

@@ -14,6 +14,10 @@ fn each_kind_that_is_read_has_its_fields() {
         "GatewayClass",
         "Gateway",
         "HTTPRoute",
+        "GRPCRoute",
+        "TLSRoute",
+        "TCPRoute",
+        "UDPRoute",
         "ReferenceGrant",
         "AddressPool",
     ] {

@@ -50,7 +50,8 @@ fn a_parent_that_does_not_take_the_route_says_why_and_does_not_count_it() {
     let mut guest = route("r", json!({"parentRefs": [{"name": "gw", "namespace": "default"}]}));
     guest["metadata"]["namespace"] = json!("guest");
     let world = World::new(json!([gateway(one()), guest]));
-    let status = route_status(&world.snapshot, &world.model(), &ObjectName::new("guest", "r"), T0).unwrap();
+    let guest = ObjectName::new("guest", "r");
+    let status = route_status(world.snapshot.http_routes[&guest].as_ref(), &world.model(), &guest, T0).unwrap();
     assert_eq!(parent_says(&status.parents)[0], "Accepted=False/NotAllowedByListeners");
     assert_eq!(status.parents[0]["parentRef"]["namespace"], "default");
 }
@@ -108,4 +109,45 @@ fn more_parents_than_there_is_room_for_are_left_out() {
     object["status"] = json!({"parents": vec![json!({"controllerName": "example.com/other"}); 20]});
     let mut world = World::new(json!([gateway(json!([http("web", json!({}))])), service(), object]));
     assert_eq!(world.write_route("r", T0).len(), MAX_PARENTS);
+}
+
+/// The status of the route of a kind, over the entries that it has.
+fn of_kind<T: Route + serde::de::DeserializeOwned>(parents: &Value) -> Option<Vec<Value>> {
+    let spec = json!({"parentRefs": [{"name": "gw"}, {"name": "gw", "sectionName": "web"}],
+        "rules": [{"backendRefs": [{"name": "s", "port": 80}]}]});
+    let object = json!({"kind": T::KIND, "metadata": {"name": "r", "uid": "u", "generation": 5}, "spec": spec,
+        "status": {"parents": parents}});
+    let world = World::new(json!([gateway(json!([http("web", json!({}))])), service(), object]));
+    let route: T = serde_json::from_value(object).unwrap();
+    route_status(&route, &world.model(), &name("r"), T0).map(|status| status.parents)
+}
+
+/// Issue 9: one entry for each declared parentRef, those of others untouched, whatever the kind of the route.
+#[test]
+fn routes_of_every_kind_have_their_status_through_one_path() {
+    fn check<T: Route + serde::de::DeserializeOwned>() {
+        let theirs = json!({"parentRef": {"name": "gone", "odd": 1}, "controllerName": "example.com/other",
+            "conditions": [{"type": "Accepted", "status": "Unknown", "lastTransitionTime": "2020-01-01T00:00:00Z"}]});
+        let written = of_kind::<T>(&json!([theirs])).unwrap_or_else(|| panic!("{}", T::KIND));
+        assert_eq!(written[0], theirs, "{}", T::KIND);
+        let ours: Vec<RouteParentStatus> =
+            written[1..].iter().map(|parent| serde_json::from_value(parent.clone()).unwrap()).collect();
+        let sections: Vec<_> = ours.iter().map(|parent| parent.parent_ref.section_name.as_deref()).collect();
+        assert_eq!(sections, [None, Some("web")], "{}", T::KIND);
+        for parent in &ours {
+            assert_eq!(parent.parent_ref.kind.as_deref(), Some("Gateway"), "{}", T::KIND);
+            let accepted = if crate::model::listener::Protocol::Http.kinds().contains(&T::ROUTE) {
+                "Accepted=True/Accepted"
+            } else {
+                "Accepted=False/NotAllowedByListeners"
+            };
+            assert_eq!(says(&parent.conditions, 5)[0], accepted, "{}", T::KIND);
+        }
+        assert_eq!(of_kind::<T>(&json!(written)), None, "{}: a second write", T::KIND);
+    }
+    check::<crate::api::HttpRoute>();
+    check::<crate::api::GrpcRoute>();
+    check::<crate::api::TlsRoute>();
+    check::<crate::api::TcpRoute>();
+    check::<crate::api::UdpRoute>();
 }
