@@ -15,7 +15,7 @@ use crate::{
     model::{Port, host::Host},
 };
 
-pub use cluster::{ApiArgs, ClusterArgs};
+pub use cluster::{ApiArgs, ClusterArgs, ProcessArgs};
 pub use controller::ControllerArgs;
 
 /// A load balancer for Kubernetes: addresses, eBPF forwarding and a layer 7 proxy in one binary.
@@ -156,6 +156,9 @@ pub struct AgentArgs {
     /// What must be the same on all nodes.
     #[command(flatten)]
     pub cluster: ClusterArgs,
+    /// What concerns the process itself.
+    #[command(flatten)]
+    pub process: ProcessArgs,
     /// Who leads, and so writes: addresses, conditions, EndpointSlices and Routes of Services
     #[arg(help_heading = "Source", long, value_name = "WHO", value_enum, default_value_t, env = "SLUICE_LEADER")]
     pub leader: Leader,

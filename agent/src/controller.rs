@@ -18,7 +18,7 @@ use crate::{
     config::{Classless, ControllerArgs},
     host, membership,
     membership::Members,
-    model::{Model, Node, Role, host::Host},
+    model::{Model, Node, Role, host::Host, tls::references},
     source::{Snapshot, kubernetes},
     status::{route_hosts::RouteHosts, writer},
     until_told,
@@ -29,6 +29,7 @@ use crate::{
 /// # Errors
 /// It cannot start, or a stage ends on its own.
 pub async fn run(args: ControllerArgs) -> Result<(), RunError> {
+    args.process.prepare();
     args.cluster.check_pools()?;
     let name = args.own_name()?;
     let (first, last) = args.cluster.snat_ports;
@@ -46,9 +47,10 @@ pub async fn run(args: ControllerArgs) -> Result<(), RunError> {
         host: Arc::new(Host { snat_ports: Some(first..=last), ..Host::default() }),
         addresses: Arc::default(),
     };
-    let client = kubernetes::client(args.api.kubeconfig.clone()).await?;
+    let connector = kubernetes::connector(args.api.kubeconfig).await?;
+    let client = connector.client()?;
     // As with agents: a Lease must not wait behind a list of everything.
-    let leases = kubernetes::client(args.api.kubeconfig).await?;
+    let leases = connector.client()?;
 
     let (snapshot_out, snapshots) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let (model_out, models) = watch::channel::<Arc<Model>>(Arc::default());
@@ -63,7 +65,10 @@ pub async fn run(args: ControllerArgs) -> Result<(), RunError> {
     let writes = writer::Inputs { snapshots, models, members, health, route_hosts };
     let mut tasks = Tasks::default();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), name, namespace = args.api.namespace, "controller started");
-    tasks.spawn("source", kubernetes::watch(client.clone(), snapshot_out, health_out, cancel.clone()));
+    tasks.spawn(
+        "source",
+        kubernetes::watch((client.clone(), connector), references, snapshot_out, health_out, cancel.clone()),
+    );
     tasks.spawn("compiler", Compiler::new(node, std::path::PathBuf::new()).run(inputs, model_out, cancel.clone()));
     tasks.spawn("membership", membership::observe(leases, args.api.namespace.clone(), members_out, leave.clone()));
     tasks.spawn("status", writer::run(client, args.api.namespace, name, writes, leave.clone()));

@@ -26,6 +26,7 @@ pub mod membership;
 pub mod model;
 pub mod printable;
 pub mod proxy;
+pub mod secrecy;
 pub mod shared;
 pub mod source;
 pub mod spelling;
@@ -53,7 +54,7 @@ use crate::{
     datapath::{Applied, Datapath, DatapathError, network::Network},
     discovery::Directory,
     membership::{Members, Membership},
-    model::{Model, Node, Role},
+    model::{Model, Node, Role, tls::references},
     proxy::Proxy,
     source::{Snapshot, allocations, kubernetes, manifests},
     status::route_hosts::RouteHosts,
@@ -98,6 +99,7 @@ pub enum RunError {
 /// # Errors
 /// It cannot start, or a stage ends on its own.
 pub async fn run(args: AgentArgs) -> Result<(), RunError> {
+    args.process.prepare();
     args.cluster.check_pools()?;
     config::warn_of_port_overlap(args.cluster.snat_ports);
     let name = args.node_name()?;
@@ -120,10 +122,10 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     // The renewal of a Lease must not wait behind a list of everything: its connection is another one.
     let clients = match &args.manifests {
         Some(_) => None,
-        None => Some((
-            kubernetes::client(args.api.kubeconfig.clone()).await?,
-            kubernetes::client(args.api.kubeconfig.clone()).await?,
-        )),
+        None => {
+            let connector = kubernetes::connector(args.api.kubeconfig.clone()).await?;
+            Some((connector.client()?, connector.client()?, connector))
+        }
     };
 
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
@@ -186,7 +188,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         let listener = admin::server::bind_tcp("--discovery-addr", addr).await?;
         tasks.spawn("discovery API", admin::server::serve_discovery(listener, stages));
     }
-    let watcher = clients.as_ref().map(|(client, _)| client.clone());
+    let watcher = clients.as_ref().map(|(client, ..)| client.clone());
     let (applied, about) = (inputs.applied.clone(), Path::new(status::node::TERMINATION_LOG));
     tasks.spawn("node events", status::node::run(watcher, name.clone(), applied, about));
     let (addresses_out, addresses) = watch::channel(None);
@@ -213,14 +215,17 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), node = name, manifests = %dir.display(), "agent started");
             tasks.spawn_fallible("source", manifests::watch(dir, snapshot_out, cancel.clone()));
         }
-        (None, Some((client, leases))) => {
+        (None, Some((client, leases, connector))) => {
             tracing::info!(
                 version = env!("CARGO_PKG_VERSION"),
                 node = name,
                 namespace = args.api.namespace,
                 "agent started"
             );
-            tasks.spawn("source", kubernetes::watch(client.clone(), snapshot_out, health_out, cancel.clone()));
+            tasks.spawn(
+                "source",
+                kubernetes::watch((client.clone(), connector), references, snapshot_out, health_out, cancel.clone()),
+            );
             if leads {
                 let route_hosts = Arc::new(RouteHosts(args.cluster.route_hosts));
                 let (snapshots, models) = (snapshots.clone(), models.clone());

@@ -148,7 +148,8 @@ fn the_policies_judge_the_agents_and_cover_what_rbac_lets_them_write() {
 fn everything_that_a_kustomization_names_is_there() {
     let mut checked = 0;
     let overlays = fs::read_dir(deploy().join("overlays")).unwrap().map(|entry| entry.unwrap().path());
-    for dir in overlays.chain([deploy(), deploy().join("base"), deploy().join("gateway")]) {
+    let component = deploy().join("components/tls-namespaces");
+    for dir in overlays.chain([component, deploy(), deploy().join("base"), deploy().join("gateway")]) {
         let text = fs::read_to_string(dir.join("kustomization.yaml")).unwrap();
         let kustomization = documents(&text).remove(0);
         let patches = kustomization["patches"].as_array().into_iter().flatten().map(|p| &p["path"]);
@@ -180,11 +181,13 @@ fn render(values: &Value, namespace: &str, has_gateway_api: bool) -> String {
         all.push_str("\n---\n");
         // `with` and `if` that are open: whether their lines are kept, and what `.` is.
         let mut open: Vec<(bool, Value)> = Vec::new();
-        for line in text.lines() {
+        for line in unrolled(&text, values).lines() {
             let word = line.trim();
             if let Some(path) = word.strip_prefix("{{- with .Values.").and_then(|w| w.strip_suffix(" }}")) {
                 let value = lookup(values, path);
                 open.push((value.as_array().is_some_and(|a| !a.is_empty()), value));
+            } else if let Some(path) = word.strip_prefix("{{- if not .Values.").and_then(|w| w.strip_suffix(" }}")) {
+                open.push((lookup(values, path).as_array().is_some_and(Vec::is_empty), Value::Null));
             } else if word.starts_with("{{- if ") {
                 assert_eq!(
                     word,
@@ -201,6 +204,15 @@ fn render(values: &Value, namespace: &str, has_gateway_api: bool) -> String {
         assert!(open.is_empty(), "{}", file.display());
     }
     all
+}
+
+/// The lines of each `range` once for each of its values, which stands for `.`.
+fn unrolled(text: &str, values: &Value) -> String {
+    let Some((before, rest)) = text.split_once("{{- range .Values.") else { return text.to_owned() };
+    let (path, rest) = rest.split_once(" }}\n").unwrap();
+    let (body, after) = rest.split_once("{{- end }}\n").unwrap();
+    let each = strings(&lookup(values, path)).into_iter().map(|value| body.replace("{{ . }}", &value));
+    format!("{before}{}{after}", each.collect::<String>())
 }
 
 fn render_line(line: &str, values: &Value, namespace: &str, dot: Option<&Value>) -> String {
@@ -228,7 +240,7 @@ fn render_line(line: &str, values: &Value, namespace: &str, dot: Option<&Value>)
                 other => out.push_str(&other.to_string()),
             },
             None => {
-                assert_eq!(name, ".Release.Namespace", "{line}");
+                assert!([".Release.Namespace", "$.Release.Namespace"].contains(&name), "{line}");
                 out.push_str(namespace);
             }
         }
@@ -254,12 +266,13 @@ fn the_chart_with_its_own_values_is_the_base() {
     let files = [
         "base/service-account.yaml",
         "base/rbac.yaml",
+        "base/rbac-tls.yaml",
         "base/admission.yaml",
         "base/daemonset.yaml",
         "gateway/gateway-class.yaml",
     ];
     let base = by_name(files.into_iter().flat_map(read).collect());
-    assert_eq!(base.len(), 15);
+    assert_eq!(base.len(), 17);
     let values = read("chart/values.yaml").remove(0);
     let rendered = by_name(documents(&render(&values, "sluice-system", true)));
     assert_eq!(rendered, base);
@@ -306,9 +319,33 @@ fn the_chart_takes_values_and_the_namespace_of_the_release() {
 }
 
 #[test]
+fn the_chart_lets_certificates_be_read_everywhere_or_in_the_namespaces_that_are_named() {
+    let mut values = read("chart/values.yaml").remove(0);
+    let bindings = |values: &Value| {
+        let of_tls =
+            documents(&render(values, "lb", true)).into_iter().filter(|d| d["roleRef"]["name"] == "sluice-tls");
+        of_tls.map(|d| (d["kind"].clone(), d["metadata"]["namespace"].clone(), d["subjects"][0]["namespace"].clone()))
+    };
+    assert_eq!(bindings(&values).collect::<Vec<_>>(), [(json!("ClusterRoleBinding"), Value::Null, json!("lb"))]);
+    values["tlsNamespaces"] = json!(["shop", "infra"]);
+    let named = ["shop", "infra"].map(|ns| (json!("RoleBinding"), json!(ns), json!("lb")));
+    assert_eq!(bindings(&values).collect::<Vec<_>>(), named);
+}
+
+#[test]
+fn the_component_limits_certificates_to_namespaces() {
+    let role_of = |file: &str| read(file).remove(0)["roleRef"].clone();
+    assert_eq!(role_of("components/tls-namespaces/role-bindings.yaml"), role_of("base/rbac-tls.yaml"));
+    let deleted = read("components/tls-namespaces/cluster-wide.yaml").remove(0);
+    let base = read("base/rbac-tls.yaml").remove(0);
+    assert_eq!((&deleted["kind"], &deleted["metadata"]["name"]), (&base["kind"], &base["metadata"]["name"]));
+    assert_eq!(deleted["$patch"], "delete");
+}
+
+#[test]
 fn the_chart_has_no_gateway_class_where_gateway_api_is_missing() {
     let values = read("chart/values.yaml").remove(0);
     let kinds: Vec<_> = documents(&render(&values, "lb", false)).iter().map(|d| d["kind"].clone()).collect();
     assert!(!kinds.contains(&json!("GatewayClass")), "{kinds:?}");
-    assert_eq!(kinds.len(), 14);
+    assert_eq!(kinds.len(), 16);
 }

@@ -8,6 +8,7 @@ mod netns {
     mod flood;
     mod forward;
     mod http;
+    mod https;
     mod input;
     mod kernel;
     mod lab;

@@ -37,7 +37,7 @@ const fn known(kind: &'static str, names: &'static [&'static str], is_namespaced
     Known { kind, names, is_namespaced, reading }
 }
 
-const KINDS: [Known; 15] = [
+const KINDS: [Known; 17] = [
     known("Service", &["services", "svc"], true, Reading::Judged),
     known("Gateway", &["gateways", "gtw"], true, Reading::Judged),
     known("GatewayClass", &["gatewayclasses", "gc"], false, Reading::Judged),
@@ -52,6 +52,8 @@ const KINDS: [Known; 15] = [
         true,
         Reading::Beside("what it permits is looked up where another namespace refers to something of its own"),
     ),
+    known("Secret", &["secrets"], true, Reading::Beside("its certificate is that of the listeners that refer to it")),
+    known("ConfigMap", &["configmaps", "cm"], true, Reading::Beside("its authorities are those of what refers to it")),
     known("GRPCRoute", &["grpcroutes"], true, Reading::Judged),
     known("TLSRoute", &["tlsroutes"], true, Reading::Judged),
     known("TCPRoute", &["tcproutes"], true, Reading::Judged),

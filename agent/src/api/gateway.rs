@@ -4,7 +4,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{LabelSelector, condition::Condition, meta::ObjectMeta, wire::or_default};
+use super::{
+    LabelSelector,
+    condition::Condition,
+    gateway_tls::{GatewayTls, ListenerTls},
+    meta::ObjectMeta,
+    wire::or_default,
+};
 
 /// A `Gateway`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -37,6 +43,9 @@ pub struct GatewaySpec {
     /// What is wanted of what serves it.
     #[serde(deserialize_with = "or_default")]
     pub infrastructure: GatewayInfrastructure,
+    /// TLS beside the listeners'.
+    #[serde(deserialize_with = "or_default")]
+    pub tls: GatewayTls,
 }
 
 /// `spec.infrastructure` of a Gateway, as far as it is read.
@@ -112,6 +121,9 @@ pub struct Listener {
     /// Which routes may attach.
     #[serde(deserialize_with = "or_default")]
     pub allowed_routes: AllowedRoutes,
+    /// For HTTPS and TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
 }
 
 /// Which routes may attach to a listener.

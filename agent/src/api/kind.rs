@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use serde::de::DeserializeOwned;
 
 use super::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Lease, Namespace, Node, ObjectMeta,
-    ObjectName, OpenShiftRoute, ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
+    AddressPool, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Lease, Namespace, Node,
+    ObjectMeta, ObjectName, OpenShiftRoute, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
     endpoint_slice::{MANAGED_BY_LABEL, MANAGER},
 };
 
@@ -96,6 +96,8 @@ kinds! {
     UdpRoute, "UDPRoute"; "gateway.networking.k8s.io", "v1", "udproutes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
     ReferenceGrant, "ReferenceGrant"; "gateway.networking.k8s.io", "v1beta1", "referencegrants", true, false, true, ObjectName, ObjectMeta::object_name, [spec];
     AddressPool, "AddressPool"; "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name, [spec];
+    Secret, "Secret"; "", "v1", "secrets", false, false, true, ObjectName, ObjectMeta::object_name, [kind, data];
+    ConfigMap, "ConfigMap"; "", "v1", "configmaps", false, false, true, ObjectName, ObjectMeta::object_name, [data];
     OpenShiftRoute, "Route"; "route.openshift.io", "v1", "routes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
 }
 

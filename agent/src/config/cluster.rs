@@ -5,7 +5,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{Classless, ConfigError, METADATA, pool, port_range};
-use crate::{model::pool as pools, status::route_hosts::RouteHost};
+use crate::{model::pool as pools, secrecy, status::route_hosts::RouteHost};
 
 /// Flags of whoever speaks to the API server.
 #[derive(Debug, Args)]
@@ -22,6 +22,23 @@ pub struct ApiArgs {
         env = "SLUICE_NAMESPACE"
     )]
     pub namespace: String,
+}
+
+/// Flags about the process itself.
+#[derive(Debug, Args)]
+pub struct ProcessArgs {
+    /// Let a crash leave a core dump: the private keys of listeners are in it
+    #[arg(help_heading = "Logs", long, env = "SLUICE_CORE_DUMPS")]
+    pub core_dumps: bool,
+}
+
+impl ProcessArgs {
+    /// Does what they say, before anything is read that is secret.
+    pub fn prepare(&self) {
+        if !self.core_dumps {
+            secrecy::forbid_core_dumps();
+        }
+    }
 }
 
 /// Flags that decide what becomes of objects: the same on all nodes, and at the controller.

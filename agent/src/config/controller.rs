@@ -1,7 +1,7 @@
 //! Flags of `sluice controller`.
 use clap::Args;
 
-use super::{ApiArgs, ClusterArgs, ConfigError, LogFormat};
+use super::{ApiArgs, ClusterArgs, ConfigError, LogFormat, ProcessArgs};
 
 /// What `--help` says at the end.
 pub(super) const HELP: &str = "\
@@ -25,6 +25,9 @@ pub struct ControllerArgs {
     /// What must be the same on all nodes.
     #[command(flatten)]
     pub cluster: ClusterArgs,
+    /// What concerns the process itself.
+    #[command(flatten)]
+    pub process: ProcessArgs,
     /// Log format
     #[arg(help_heading = "Logs", long, value_name = "FORMAT", value_enum, default_value_t, env = "SLUICE_LOG_FORMAT")]
     pub log_format: LogFormat,

@@ -35,6 +35,8 @@ pub(crate) fn add(to: &mut Snapshot, object: &Value) -> serde_json::Result<()> {
         "TCPRoute" => drop(to.tcp_routes.insert(name, Arc::new(serde_json::from_value(read)?))),
         "UDPRoute" => drop(to.udp_routes.insert(name, Arc::new(serde_json::from_value(read)?))),
         "ReferenceGrant" => drop(to.grants.insert(name, Arc::new(serde_json::from_value(read)?))),
+        "Secret" => drop(to.secrets.insert(name, Arc::new(serde_json::from_value(read)?))),
+        "ConfigMap" => drop(to.config_maps.insert(name, Arc::new(serde_json::from_value(read)?))),
         "Service" => drop(to.services.insert(name, Arc::new(serde_json::from_value(read)?))),
         "EndpointSlice" => drop(to.slices.insert(name, Arc::new(serde_json::from_value(read)?))),
         other => panic!("{other}"),

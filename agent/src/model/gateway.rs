@@ -9,8 +9,9 @@ use std::{
 };
 
 use super::{
-    Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict,
+    Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, certificate,
     endpoints::{Family, SliceIndex},
+    grants::Grants,
     http::{HttpListener, HttpModel},
     ipam::Claim,
     listener::{Open, Protocol, Served},
@@ -19,6 +20,7 @@ use super::{
     report::{Fault, GatewayReport, GatewayReports, Subject},
     route::{self, Clusters, Skipped},
     service::Targets,
+    tls::Security,
 };
 use crate::{
     api::{Gateway, GatewayClass, ObjectName, gateway::Listener},
@@ -80,10 +82,16 @@ impl<'a> Compiler<'a> {
         snapshot: &'a Snapshot,
         endpoints: (&SliceIndex, &Targets),
         node: &'a Node,
+        certificates: &mut certificate::Store,
         model: &mut Model,
     ) -> Self {
         let listeners = ours(snapshot).map(|(name, gateway)| (name.clone(), Served::all(gateway)));
         let mut listeners: Listeners<'a> = listeners.collect();
+        let grants = Grants::of(snapshot);
+        for (name, all) in &mut listeners {
+            all.iter_mut().for_each(|served| served.secure((snapshot, &grants), name, certificates));
+        }
+        certificates.forget_unused();
         let Clusters { backends: services, skipped } = route::attach(snapshot, endpoints, node, &mut listeners, model);
         let http = HttpModel { frontends: BTreeMap::new(), services };
         let (planes, reports) = (Planes::new(), GatewayReports::new());
@@ -219,11 +227,17 @@ fn program(
         match one.open().cloned() {
             Ok(Open { protocol: _, port, hostname }) => {
                 faults.extend(one.resolved.err().map(|fault| fault.at(&place)));
+                let tls = match one.security {
+                    Security::Plain => None,
+                    Security::Terminate(termination) => Some(termination),
+                    Security::Unready => continue,
+                };
                 of_port.entry(port).or_default().push(index);
                 ports.entry(port).or_default().push(HttpListener {
                     gateway: name.clone(),
                     name: one.spec.name.clone(),
                     hostname,
+                    tls,
                     entries: one.entries,
                 });
             }

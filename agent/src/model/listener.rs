@@ -8,14 +8,16 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Port, Proto,
+    Port, Proto, certificate,
+    grants::Grants,
     http::{Hostname, HttpEntry},
     report::{Fault, ListenerReport},
     stream_route::StreamEntry,
+    tls::{self, Security},
 };
 use crate::{
     api::{
-        Gateway, LabelSelector, RouteKind,
+        Gateway, LabelSelector, ObjectName, RouteKind,
         gateway::{AllowedRoutes, Listener, RouteGroupKind},
     },
     source::Snapshot,
@@ -66,8 +68,8 @@ impl Protocol {
     #[must_use]
     pub const fn is_served(self) -> bool {
         match self {
-            Self::Http => true,
-            Self::Https | Self::Tls | Self::Tcp | Self::Udp => false,
+            Self::Http | Self::Https => true,
+            Self::Tls | Self::Tcp | Self::Udp => false,
         }
     }
 
@@ -114,8 +116,10 @@ pub struct Served<'a> {
     pub accepted: Result<Open, Fault>,
     /// With which other it conflicts; then it is not accepted.
     pub conflict: Option<Fault>,
-    /// Whether it knows all kinds of routes that it asks for.
+    /// Whether it knows all kinds of routes that it asks for, and has all certificates.
     pub resolved: Result<(), Fault>,
+    /// Whether it terminates TLS, and how.
+    pub security: Security,
     /// The kinds of routes that it takes.
     pub kinds: Vec<RouteKind>,
     /// The namespaces whose routes it takes.
@@ -223,7 +227,25 @@ impl<'a> Served<'a> {
         });
         let allowed = allowed.unwrap_or(AllowedNamespaces::None);
         let (entries, streams) = (Vec::new(), Vec::new());
-        Self { spec, accepted, conflict, resolved, kinds, allowed, hostname, attached: 0, entries, streams }
+        let security = if protocol == Some(Protocol::Https) { Security::Unready } else { Security::Plain };
+        Self { spec, accepted, conflict, resolved, security, kinds, allowed, hostname, attached: 0, entries, streams }
+    }
+
+    /// Gets a listener that terminates TLS its certificates.
+    pub(super) fn secure(
+        &mut self,
+        world: (&Snapshot, &Grants<'_>),
+        gateway: &ObjectName,
+        store: &mut certificate::Store,
+    ) {
+        if self.spec.protocol != "HTTPS" {
+            return;
+        }
+        let (security, certificates) = tls::terminate(world, gateway, self.spec, store);
+        self.security = security;
+        if self.resolved.is_ok() {
+            self.resolved = certificates;
+        }
     }
 
     /// Where it takes requests, or why it takes none.
@@ -246,6 +268,7 @@ impl<'a> Served<'a> {
             accepted: self.accepted.as_ref().map(drop).map_err(Clone::clone),
             conflict: self.conflict.clone(),
             resolved: self.resolved.clone(),
+            is_secured: !matches!(self.security, Security::Unready),
             kinds: self.kinds.clone(),
             attached: self.attached,
         }
@@ -277,6 +300,9 @@ fn open(spec: &Listener, protocol: Option<Protocol>, hostname: Option<&Hostname>
             return Err(Fault::new("UnsupportedProtocol", why));
         }
     };
+    if protocol == Protocol::Https {
+        tls::check(spec)?;
+    }
     let hostname = hostname.cloned().ok_or_else(|| {
         let text = spec.hostname.as_deref().unwrap_or_default();
         Fault::new("UnsupportedValue", format!("hostname {text:?} is neither a DNS name nor \"*.\" and one"))

@@ -21,6 +21,7 @@ use std::{
 use super::{
     Model, Node, ObjectRef, Role,
     candidates::announcers,
+    certificate,
     chain::{self, Links},
     endpoints::{Family, SliceIndex},
     gateway, ipam, listener,
@@ -45,6 +46,7 @@ pub struct Memo {
     links: Links,
     sources: sources::Lists,
     targets: service::Targets,
+    certificates: certificate::Store,
     /// Endpoints that routes say something about.
     skipped: route::Skipped,
     model: Arc<Model>,
@@ -58,6 +60,8 @@ pub struct Work {
     pub whole: u64,
     /// Services that were compiled for their slices alone.
     pub services: u64,
+    /// Certificates that were parsed.
+    pub certificates: u64,
 }
 
 impl Memo {
@@ -77,7 +81,10 @@ impl Memo {
             && quiet::all(&last.grants, &snapshot.grants)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_skipped(snapshot, node, &touched)
-            && self.has_same_pools(snapshot, node);
+            && self.has_same_pools(snapshot, node)
+            && quiet::all(&last.secrets, &snapshot.secrets)
+            && quiet::all(&last.config_maps, &snapshot.config_maps)
+            && last.unread == snapshot.unread;
         let mut model = if only_slices {
             self.follow_slices(snapshot, node, &touched)
         } else {
@@ -98,7 +105,7 @@ impl Memo {
     /// What was compiled so far.
     #[must_use]
     pub fn work(&self) -> Work {
-        self.work
+        Work { certificates: self.certificates.parsed(), ..self.work }
     }
 
     /// Whether no Service and no Gateway that changed claims anything else.
@@ -248,7 +255,8 @@ impl Memo {
         self.links = chain::links(snapshot, &self.slices, &model.verdicts);
         let services = service::by_age(snapshot);
         self.sources = sources::Lists::compile(&services, &model.allocations, &self.sources);
-        let mut gateways = gateway::Compiler::new(snapshot, (&self.slices, &self.targets), node, &mut model);
+        let mut gateways =
+            gateway::Compiler::new(snapshot, (&self.slices, &self.targets), node, &mut self.certificates, &mut model);
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
         for object in ownership::by_age(snapshot, &services) {

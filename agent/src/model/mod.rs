@@ -7,6 +7,7 @@ pub mod announce;
 pub mod attach;
 pub mod backend_ref;
 pub mod candidates;
+pub mod certificate;
 pub mod chain;
 pub mod endpoints;
 pub mod filter;
@@ -28,6 +29,7 @@ pub mod rule;
 pub mod service;
 pub mod sources;
 pub mod stream_route;
+pub mod tls;
 pub mod verdict;
 
 use std::{

@@ -96,6 +96,8 @@ pub struct ListenerReport {
     pub conflict: Option<Fault>,
     /// Whether all that it refers to is known.
     pub resolved: Result<(), Fault>,
+    /// Whether it needs no certificate, or has one at least.
+    pub is_secured: bool,
     /// The kinds of routes that it takes.
     pub kinds: Vec<RouteKind>,
     /// How many routes are attached, whether or not they or the listener are accepted. Source: `ListenerStatus`.
@@ -106,7 +108,7 @@ impl ListenerReport {
     /// Whether requests are taken from it, once it is programmed.
     #[must_use]
     pub fn is_served(&self) -> bool {
-        self.accepted.is_ok() && !self.kinds.is_empty()
+        self.accepted.is_ok() && !self.kinds.is_empty() && self.is_secured
     }
 }
 

@@ -8,11 +8,13 @@ use tokio::time::Instant;
 
 use super::{
     Shared,
-    exchange::{self, Connection},
+    exchange::{self, Connection, ServerName},
     http1::{Announced, RequestLines, SLACK, TrailerWriter, Trailers},
     io::{Activity, ClientStream, HEAD_TIMED_OUT},
     socket::Socket,
     stats::add,
+    tls,
+    transport::Transport,
 };
 
 /// What an HTTP/2 client says first. Source: RFC 9113 part 3.4.
@@ -25,27 +27,48 @@ const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs
 /// How much of a response is kept per HTTP/2 stream while the client does not take it. Units: bytes.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// Serves a connection until it ends, its client is gone or, after the drain began, its requests are done.
-pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>, peer: SocketAddr, local: SocketAddr) {
-    let sniffed = tokio::select! {
-        head = tokio::time::timeout(shared.settings.header_timeout, sniff(&socket)) => head,
-        () = shared.drain.cancelled() => return,
-    };
-    let head = match sniffed {
-        Ok(Some(head)) => head,
-        Ok(None) => return,
+/// What is known of a connection before its first request.
+struct Opened {
+    transport: Transport,
+    /// What was read already.
+    head: Bytes,
+    http2: bool,
+    tls: Option<ServerName>,
+}
+
+/// Makes the TLS handshake where a listener wants one, else finds out the protocol. `None` when there is nobody to serve.
+async fn open(shared: &Shared, socket: &Arc<Socket>, local: SocketAddr) -> Option<Opened> {
+    let site = shared.table.load().site(local).map(Arc::clone)?;
+    if site.is_secured() {
+        let tls::Handshaken { stream, server_name, http2 } = tls::accept(shared, socket, &site).await?;
+        let transport = Transport::Tls(Arc::clone(socket), stream);
+        return Some(Opened { transport, head: Bytes::new(), http2, tls: Some(ServerName(server_name)) });
+    }
+    let head = match tokio::time::timeout(shared.settings.header_timeout, sniff(socket)).await {
+        Ok(head) => head?,
         Err(_) => {
             let _ = socket.try_write(HEAD_TIMED_OUT);
-            return;
+            return None;
         }
     };
     let http2 = head.starts_with(PREFACE);
+    Some(Opened { transport: Transport::Plain(Arc::clone(socket)), head, http2, tls: None })
+}
+
+/// Serves a connection until it ends, its client is gone or, after the drain began, its requests are done.
+pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>, peer: SocketAddr, local: SocketAddr) {
+    let opened = tokio::select! {
+        opened = open(&shared, &socket, local) => opened,
+        () = shared.drain.cancelled() => return,
+    };
+    let Some(Opened { transport, head, http2, tls }) = opened else { return };
     let activity = Arc::new(Activity::default());
-    let io = ClientStream::new(Arc::clone(&socket), head, Arc::clone(&activity), !http2, &shared.settings);
+    let io = ClientStream::new(transport, head, Arc::clone(&activity), !http2, &shared.settings);
     let connection = Arc::new(Connection {
         shared: Arc::clone(&shared),
         peer,
         local,
+        tls,
         activity: Arc::clone(&activity),
         socket: Arc::clone(&socket),
         trailers: Trailers::default(),

@@ -19,7 +19,7 @@ use super::{
     hops::Hops,
     http1::Trailers,
     io::{Active, Activity},
-    request::{self, Arrival, Canonical},
+    request::{self, Arrival, Canonical, Scheme},
     respond::{self, LocalReply},
     router,
     socket::Socket,
@@ -40,12 +40,24 @@ pub(super) struct Connection {
     pub peer: SocketAddr,
     /// The address it dialled.
     pub local: SocketAddr,
+    /// The server name of its TLS handshake; `None` in clear text.
+    pub tls: Option<ServerName>,
     /// What the connection is doing.
     pub activity: Arc<Activity>,
     /// Its socket.
     pub socket: Arc<Socket>,
     /// Where the trailers of responses are written, if it speaks HTTP/1.1.
     pub trailers: Trailers,
+}
+
+/// The server name that a client asked for in its TLS handshake, if it did.
+#[derive(Debug)]
+pub(super) struct ServerName(pub Option<Box<str>>);
+
+impl Connection {
+    fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
 }
 
 /// Answers one request.
@@ -98,6 +110,10 @@ async fn routed(
     let canonical = canonical(connection, &mut parts, body.as_ref())?;
     let hops = Hops::of(&parts.headers)?;
     let table = shared.table.load_full();
+    if is_misdirected(&table, connection, &canonical.host) {
+        add(&shared.stats.misdirected);
+        return Err(LocalReply::new(StatusCode::MISDIRECTED_REQUEST, "the connection was made for another host"));
+    }
     let (matches, rule) = route(&table, connection.local, &canonical, &parts)?;
     let routed = Routed { table: &table, canonical, hops, matches, rule: &rule };
     let grant = Grant::of(&rule.filters, &parts.headers);
@@ -168,6 +184,7 @@ fn canonical(connection: &Connection, parts: &mut Parts, body: Option<&Incoming>
     let arrival = Arrival {
         peer: connection.peer,
         local: connection.local,
+        scheme: connection.scheme(),
         has_body: body.is_some_and(|body| !body.is_end_stream()),
         max_fields: connection.shared.settings.max_headers,
     };
@@ -175,6 +192,13 @@ fn canonical(connection: &Connection, parts: &mut Parts, body: Option<&Incoming>
         add(&connection.shared.stats.refused_requests);
         refusal.into()
     })
+}
+
+/// Whether a request is for another listener than the one whose certificate the client has seen. Clients use a connection for
+/// every name that its certificate has (RFC 9113 part 9.1.1), and other listeners may ask for more of their clients.
+fn is_misdirected(table: &Table, connection: &Connection, host: &str) -> bool {
+    let (Some(ServerName(name)), Some(site)) = (&connection.tls, table.site(connection.local)) else { return false };
+    site.listener_of(name.as_deref()) != site.listener_of(Some(host))
 }
 
 fn route(
@@ -206,8 +230,8 @@ fn redirect(
     grant: Option<&Grant<'_>>,
 ) -> Response<ResponseBody> {
     add(&connection.shared.stats.own_responses);
-    let (host, port) = (&routed.canonical.host, connection.local.port());
-    let mut response = respond::redirect(to, host, &parts.uri, &routed.matches.path, port);
+    let (host, listener) = (&routed.canonical.host, (connection.scheme(), connection.local.port()));
+    let mut response = respond::redirect(to, host, &parts.uri, &routed.matches.path, listener);
     filters::change_response(response.headers_mut(), &routed.rule.filters, grant);
     response
 }

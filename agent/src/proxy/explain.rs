@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use asked::Asked;
 
 use super::{
-    request::{self, Arrival},
+    request::{self, Arrival, Scheme},
     router::{Routed, Site},
     settings::Settings,
 };
@@ -106,7 +106,9 @@ fn at(model: &HttpModel, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &
     };
     let peer = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
     let max_fields = Settings::default().max_headers;
-    let arrival = Arrival { peer, local: out.frontends[0], has_body: false, max_fields };
+    let is_secured = listeners.iter().any(|listener| listener.tls.is_some());
+    let scheme = if is_secured { Scheme::Https } else { Scheme::Http };
+    let arrival = Arrival { peer, local: out.frontends[0], scheme, has_body: false, max_fields };
     let mut parts = asked.parts();
     let canonical = match request::canonicalise(&mut parts, arrival) {
         Ok(canonical) => canonical,

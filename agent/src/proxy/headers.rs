@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::request::Scheme;
 use crate::model::http::{claim::is_claim, work::work};
 
 /// Headers of one hop. Source: RFC 9110 part 7.6.1, and those that came before it.
@@ -119,7 +120,11 @@ pub(super) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Replaces what the client says about itself by what the connection shows.
-pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local: SocketAddr, authority: &HeaderValue) {
+pub(super) fn set_forwarded(
+    headers: &mut HeaderMap,
+    (peer, local, scheme): (SocketAddr, SocketAddr, Scheme),
+    authority: &HeaderValue,
+) {
     let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
     for name in claims {
         headers.remove(name);
@@ -128,7 +133,7 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local: So
         headers.insert("x-real-ip", ip.clone());
         headers.insert("x-forwarded-for", ip);
     }
-    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme.as_str()));
     headers.insert("x-forwarded-host", authority.clone());
     headers.insert("x-forwarded-port", HeaderValue::from(local.port()));
 }

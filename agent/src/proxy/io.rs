@@ -22,8 +22,8 @@ use tokio::{
 
 use super::{
     settings::Settings,
-    socket::Socket,
     stats::{Stats, add, sub},
+    transport::Transport,
 };
 
 /// The answer to a head that took too long; hyper cannot write it, since it has no request to answer.
@@ -99,7 +99,7 @@ enum State {
 /// A client's stream.
 #[derive(Debug)]
 pub(super) struct ClientStream {
-    socket: Arc<Socket>,
+    transport: Transport,
     /// What was read to find out the protocol.
     head: Bytes,
     activity: Arc<Activity>,
@@ -109,6 +109,8 @@ pub(super) struct ClientStream {
     watch_reads: bool,
     read_clock: Pin<Box<Sleep>>,
     write_clock: Option<Pin<Box<Sleep>>>,
+    /// The bytes that the kernel had taken when the clock was set.
+    written: u64,
     header_timeout: Duration,
     idle_timeout: Duration,
     write_timeout: Duration,
@@ -118,14 +120,14 @@ impl ClientStream {
     /// A stream of which `head` was read already.
     #[must_use]
     pub(super) fn new(
-        socket: Arc<Socket>,
+        transport: Transport,
         head: Bytes,
         activity: Arc<Activity>,
         watch_reads: bool,
         limits: &Settings,
     ) -> Self {
         Self {
-            socket,
+            transport,
             state: if head.is_empty() { State::Idle } else { State::Head },
             head,
             activity,
@@ -133,6 +135,7 @@ impl ClientStream {
             watch_reads,
             read_clock: Box::pin(sleep(limits.header_timeout)),
             write_clock: None,
+            written: 0,
             header_timeout: limits.header_timeout,
             idle_timeout: limits.idle_timeout,
             write_timeout: limits.write_timeout,
@@ -159,7 +162,7 @@ impl ClientStream {
         std::task::ready!(self.read_clock.as_mut().poll(cx));
         if self.state == State::Head {
             // Best effort: a client that slow may not read it either.
-            let _ = self.socket.try_write(HEAD_TIMED_OUT);
+            self.transport.write_now(cx, HEAD_TIMED_OUT);
         }
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
@@ -170,7 +173,19 @@ impl ClientStream {
             return result;
         }
         let limit = self.write_timeout;
+        let written = self.transport.socket().written();
+        if self.write_clock.is_none() {
+            self.written = written;
+        }
         let clock = self.write_clock.get_or_insert_with(|| Box::pin(sleep(limit)));
+        std::task::ready!(clock.as_mut().poll(cx));
+        if self.written == written {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        // A record of TLS may take the client several steps: each of them is progress.
+        self.written = written;
+        clock.as_mut().reset(Instant::now() + limit);
+        // The clock wakes whoever polls it, and has just rung.
         std::task::ready!(clock.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -185,7 +200,7 @@ impl AsyncRead for ClientStream {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match this.socket.poll_read(cx, buf) {
+        match Pin::new(&mut this.transport).poll_read(cx, buf) {
             Poll::Pending if this.watch_reads => this.poll_read_clock(cx).map(Err),
             Poll::Pending => Poll::Pending,
             Poll::Ready(result) => {
@@ -203,7 +218,7 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = self.socket.poll_write(cx, &[io::IoSlice::new(buf)]);
+        let result = Pin::new(&mut self.transport).poll_write(cx, buf);
         self.poll_write_clock(cx, result)
     }
 
@@ -212,7 +227,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = self.socket.poll_write(cx, bufs);
+        let result = Pin::new(&mut self.transport).poll_write_vectored(cx, bufs);
         self.poll_write_clock(cx, result)
     }
 
@@ -220,11 +235,13 @@ impl AsyncWrite for ClientStream {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.transport).poll_flush(cx);
+        self.poll_write_clock(cx, result)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.socket.shutdown())
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.transport).poll_shutdown(cx);
+        self.poll_write_clock(cx, result)
     }
 }

@@ -1,8 +1,8 @@
 //! The layer 7 proxy: [`Model`] -> HTTP served at every VIP and port that is a Gateway's listener.
 //!
 //! The `sk_lookup` program steers each frontend to one group of listening sockets, of which each [`worker`] has one, and the
-//! local address of an accepted connection says which frontend the client dialled. HTTP/1.1 and HTTP/2 with prior knowledge come
-//! in, HTTP/1.1 goes out over pooled connections.
+//! local address of an accepted connection says which frontend the client dialled. HTTP/1.1 and HTTP/2 come in, in clear text and
+//! under TLS, HTTP/1.1 goes out over pooled connections.
 //!
 //! ```text
 //! worker -> connection (protocol, clocks) -> exchange --+-- request   checks, one form of every head
@@ -40,6 +40,8 @@ mod router;
 mod settings;
 mod socket;
 mod table;
+mod tls;
+mod transport;
 mod tunnel;
 mod unread;
 mod upstream;
@@ -59,7 +61,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use settings::Settings;
 pub use stats::{Counters, Stats};
 
-use self::{bounds::Bounds, stats::add, table::Table};
+use self::{bounds::Bounds, stats::add, table::Table, tls::UnderWay};
 use crate::model::{Model, http::HttpModel};
 
 /// How many connections may wait to be accepted. Beyond it the kernel drops SYNs.
@@ -86,6 +88,8 @@ struct Shared {
     bounds: Arc<Bounds>,
     stats: Arc<Stats>,
     table: Arc<ArcSwap<Table>>,
+    /// Handshakes of this worker.
+    handshakes: Arc<UnderWay>,
     /// Cancelled when no new request is wanted.
     drain: CancellationToken,
     /// Cancelled when no request is waited for.
@@ -127,6 +131,7 @@ impl Proxy {
                 bounds: Arc::clone(&bounds),
                 stats: Arc::clone(counters.of(worker)),
                 table: Arc::clone(&table),
+                handshakes: UnderWay::new(settings.max_handshakes.div_ceil(settings.workers)),
                 drain: drain.clone(),
                 kill: kill.clone(),
                 tasks: tasks.clone(),

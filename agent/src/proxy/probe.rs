@@ -9,7 +9,7 @@ use http::{StatusCode, request::Parts};
 
 use super::{
     hops::{HopFault, Hops},
-    request::{self, Arrival},
+    request::{self, Arrival, Scheme},
     router::{Routed, Site},
     settings::Settings,
 };
@@ -28,7 +28,8 @@ impl Probe {
     pub fn new(model: &HttpModel) -> Option<Self> {
         let (&local, listeners) = model.frontends.first_key_value()?;
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let arrival = Arrival { peer, local, has_body: false, max_fields: Settings::default().max_headers };
+        let arrival =
+            Arrival { peer, local, scheme: Scheme::Http, has_body: false, max_fields: Settings::default().max_headers };
         Some(Self { site: Site::new(listeners.clone()), arrival })
     }
 

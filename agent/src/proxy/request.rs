@@ -46,6 +46,25 @@ pub(super) struct Canonical {
     pub trailers: bool,
 }
 
+/// What a connection speaks underneath HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// Clear text.
+    Http,
+    /// TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As in a URL.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 /// What is known about a request beside its head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival {
@@ -53,6 +72,8 @@ pub(super) struct Arrival {
     pub peer: SocketAddr,
     /// The address it dialled.
     pub local: SocketAddr,
+    /// What the connection speaks.
+    pub scheme: Scheme,
     /// A body follows the head.
     pub has_body: bool,
     /// How many fields a head may have, cookies counted once. Beyond it 431.
@@ -79,14 +100,14 @@ const AUTHORITY_LIMIT: usize = 255 + 1 + ":65535".len();
 ///
 /// Cost: linear in the head. HTTP/1.1 heads are bounded in fields by hyper, HTTP/2 heads only here.
 pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canonical, Refusal> {
-    let Arrival { peer, local, has_body, max_fields } = arrival;
+    let Arrival { peer, local, scheme, has_body, max_fields } = arrival;
     method(&parts.method)?;
     fields(&parts.headers, max_fields)?;
     if framing::is_chunked(&parts.headers).is_err() {
         return bad("transfer coding other than chunked");
     }
     expectation(&parts.headers)?;
-    let authority = authority(parts, local)?;
+    let authority = authority(parts, local, scheme)?;
     let text = Some(&authority).filter(|a| a.len() <= AUTHORITY_LIMIT).and_then(|a| a.to_str().ok());
     let Some(host) = text.and_then(Authority::try_new) else { return bad("malformed host") };
     let host = host.host.into_owned();
@@ -95,7 +116,7 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canoni
 
     let websocket = websocket(parts, has_body)?;
     join_cookies(&mut parts.headers);
-    headers::set_forwarded(&mut parts.headers, peer, local, &authority);
+    headers::set_forwarded(&mut parts.headers, (peer, local, scheme), &authority);
     let trailers = headers::has_token(&parts.headers, &header::TE, "trailers");
     Ok(Canonical { host, authority, websocket, trailers })
 }
@@ -168,15 +189,18 @@ fn expectation(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// The one authority of the request. In an absolute target it beats `Host` (RFC 9112 part 3.2.2); `:authority` must
 /// not contradict it (RFC 9113 part 8.3.1).
-fn authority(parts: &Parts, local: SocketAddr) -> Result<HeaderValue, Refusal> {
+fn authority(parts: &Parts, local: SocketAddr, scheme: Scheme) -> Result<HeaderValue, Refusal> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return bad("more than one host");
     }
     let http2 = parts.version == Version::HTTP_2;
-    if parts.uri.scheme_str().is_some_and(|s| !s.eq_ignore_ascii_case("http")) {
-        return bad("scheme other than http");
+    if parts.uri.scheme_str().is_some_and(|s| !s.eq_ignore_ascii_case(scheme.as_str())) {
+        return bad(match scheme {
+            Scheme::Http => "scheme other than http",
+            Scheme::Https => "scheme other than https",
+        });
     }
     match (parts.uri.authority(), host) {
         (Some(target), Some(host)) if http2 && !host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes()) => {

@@ -1,7 +1,13 @@
 //! Local replies: responses of the proxy's own.
 use http::{HeaderValue, Response, StatusCode, Uri, header};
 
-use super::{body::ResponseBody, filters::changed, hops::HopFault, request::Refusal, upstream::Failure};
+use super::{
+    body::ResponseBody,
+    filters::changed,
+    hops::HopFault,
+    request::{Refusal, Scheme},
+    upstream::Failure,
+};
 use crate::model::http::{Redirect, matching::PathMatch};
 
 /// Why a request goes no further: what the client is told instead.
@@ -84,10 +90,17 @@ pub(super) fn is_closing(response: &Response<ResponseBody>) -> bool {
     response.headers().get(header::CONNECTION).is_some_and(|value| value == "close")
 }
 
-/// The answer of a RequestRedirect filter. `matched` is the path match that led to it, `port` the listener's.
+/// The answer of a RequestRedirect filter. `matched` is the path match that led to it, `scheme` is the request's, `port` the
+/// listener's.
 #[must_use]
-pub(super) fn redirect(to: &Redirect, host: &str, uri: &Uri, matched: &PathMatch, port: u16) -> Response<ResponseBody> {
-    let scheme = to.scheme.unwrap_or("http");
+pub(super) fn redirect(
+    to: &Redirect,
+    host: &str,
+    uri: &Uri,
+    matched: &PathMatch,
+    (scheme, port): (Scheme, u16),
+) -> Response<ResponseBody> {
+    let scheme = to.scheme.unwrap_or(scheme.as_str());
     // Source: HTTPRequestRedirectFilter.port: the given one, else that of the given scheme, else the listener's.
     let known = if scheme == "https" { 443 } else { 80 };
     let port = match (to.port, to.scheme) {
@@ -119,7 +132,7 @@ mod tests {
         let root = PathMatch::Prefix(String::new());
         let uri = Uri::from_static("/a?b=c");
         let location = |to: &Redirect, port| {
-            let response = redirect(to, "h.example", &uri, &root, port);
+            let response = redirect(to, "h.example", &uri, &root, (Scheme::Http, port));
             response.headers()[header::LOCATION].to_str().unwrap().to_owned()
         };
         assert_eq!(location(&base, 8080), "http://h.example:8080/a?b=c");

@@ -20,11 +20,15 @@ use std::{collections::HashMap, sync::Arc};
 use http::{HeaderMap, HeaderName};
 
 use self::{patterns::Patterns, tree::Tree};
-use crate::model::http::{
-    Hostname, HttpEntry, HttpListener, RequestHead,
-    matching::{PathMatch, ValueMatch, joined},
-    query::{Names, Query},
-    work::work,
+use super::tls::TlsListener;
+use crate::{
+    api::ObjectName,
+    model::http::{
+        Hostname, HttpEntry, HttpListener, RequestHead,
+        matching::{PathMatch, ValueMatch, joined},
+        query::{Names, Query},
+        work::work,
+    },
 };
 
 /// From how many entries on a bucket is split by header value.
@@ -36,6 +40,8 @@ pub(super) struct Site {
     /// What it was made from.
     listeners: Arc<Vec<HttpListener>>,
     by_host: ByHost<Routes>,
+    /// What TLS is terminated with, by listener; empty in clear text.
+    tls: Vec<Option<Arc<TlsListener>>>,
     /// The query parameters that some rule asks for.
     parameters: Names,
 }
@@ -55,13 +61,54 @@ impl Site {
     /// Indexes the listeners of a frontend. Cost: proportional to the number of entries.
     #[must_use]
     pub(super) fn new(listeners: Arc<Vec<HttpListener>>) -> Self {
+        Self::secured(listeners, |_| None)
+    }
+
+    /// The same, with what TLS is terminated with at those listeners that do.
+    #[must_use]
+    pub(super) fn secured(
+        listeners: Arc<Vec<HttpListener>>,
+        tls: impl FnMut(&HttpListener) -> Option<Arc<TlsListener>>,
+    ) -> Self {
+        let is_secured = listeners.iter().any(|listener| listener.tls.is_some());
+        let tls = if is_secured { listeners.iter().map(tls).collect() } else { Vec::new() };
         let mut by_host = ByHost::default();
         for (index, listener) in listeners.iter().enumerate() {
             *by_host.slot(&listener.hostname) = Some(Routes::new(index, &listener.entries));
         }
         let matches = listeners.iter().flat_map(|listener| &listener.entries).map(|entry| &entry.matches);
         let parameters = matches.flat_map(|matches| &matches.query).map(|q| q.name.as_str()).collect();
-        Self { listeners, by_host, parameters }
+        Self { listeners, by_host, tls, parameters }
+    }
+
+    /// Whether clients speak TLS here.
+    #[must_use]
+    pub(super) fn is_secured(&self) -> bool {
+        !self.tls.is_empty()
+    }
+
+    /// What TLS is terminated with for a client that asks for this server name; `None` where no listener has it.
+    #[must_use]
+    pub(super) fn tls_listener(&self, server_name: Option<&str>) -> Option<&Arc<TlsListener>> {
+        self.tls.get(self.listener_of(server_name)?)?.as_ref()
+    }
+
+    /// What TLS is terminated with, by Gateway and listener.
+    pub(super) fn secured_listeners(&self) -> impl Iterator<Item = ((ObjectName, String), Arc<TlsListener>)> {
+        let with_name = |(listener, tls): (&HttpListener, &Option<Arc<TlsListener>>)| {
+            Some(((listener.gateway.clone(), listener.name.clone()), Arc::clone(tls.as_ref()?)))
+        };
+        self.listeners.iter().zip(&self.tls).filter_map(with_name)
+    }
+
+    /// Which listener has a host; without one, which has all.
+    #[must_use]
+    pub(super) fn listener_of(&self, host: Option<&str>) -> Option<usize> {
+        let routes = match host {
+            Some(host) => self.by_host.most_specific_first(host).next(),
+            None => self.by_host.any.as_ref(),
+        };
+        routes.map(|routes| routes.listener)
     }
 
     /// What it was made from.

@@ -16,6 +16,10 @@ pub struct Settings {
     /// Connections to endpoints at a time, used and unused. At the bound an unused one is closed, else the request waits as
     /// long as for a connection, then 503. One endpoint of several has half of them.
     pub max_upstreams: usize,
+    /// TLS handshakes under way at a time. At the bound the one that has taken longest is ended for a new one.
+    pub max_handshakes: usize,
+    /// How long a TLS handshake may take, from the connection's first moment on. Then the connection is closed.
+    pub handshake_timeout: Duration,
     /// How long a client may take for a request's head once it has begun, and for the first byte of a connection.
     /// Then 408 and close.
     pub header_timeout: Duration,
@@ -59,6 +63,8 @@ impl Default for Settings {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             max_connections: MOST_CONNECTIONS,
             max_upstreams: MOST_CONNECTIONS,
+            max_handshakes: 2048,
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),

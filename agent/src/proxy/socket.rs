@@ -66,6 +66,7 @@ pub(super) struct Socket {
     // First, so that it is closed before its place is given away.
     stream: TcpStream,
     moved: AtomicU64,
+    written: AtomicU64,
     _held: Held,
 }
 
@@ -82,7 +83,7 @@ impl Socket {
     /// A connection that holds this.
     #[must_use]
     pub(super) fn new(stream: TcpStream, held: Held) -> Self {
-        Self { stream, moved: AtomicU64::new(0), _held: held }
+        Self { stream, moved: AtomicU64::new(0), written: AtomicU64::new(0), _held: held }
     }
 
     /// Returns when the peer is gone for good; after FIN, when no byte has moved in either direction for `half_closed`.
@@ -139,7 +140,12 @@ impl Socket {
     /// # Errors
     /// It takes nothing, or the connection broke.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.count(self.stream.try_write(bytes))
+        self.count_written(self.stream.try_write(bytes))
+    }
+
+    /// How many bytes the kernel has taken.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -172,7 +178,7 @@ impl Socket {
             ready!(self.stream.poll_write_ready(cx))?;
             match self.stream.try_write_vectored(bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(self.count(result)),
+                result => return Poll::Ready(self.count_written(result)),
             }
         }
     }
@@ -182,6 +188,13 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             result => result,
         }
+    }
+
+    fn count_written(&self, result: io::Result<usize>) -> io::Result<usize> {
+        if let Ok(n) = result {
+            self.written.fetch_add(n as u64, Relaxed);
+        }
+        self.count(result)
     }
 
     fn count(&self, result: io::Result<usize>) -> io::Result<usize> {

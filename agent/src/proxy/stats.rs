@@ -28,6 +28,20 @@ pub struct Stats {
     pub gateway_refusals: AtomicU64,
     /// Connections ended because the client was gone: reset, given up by the kernel, or silent after FIN.
     pub clients_gone: AtomicU64,
+    /// TLS handshakes that were made.
+    pub tls_handshakes: AtomicU64,
+    /// Those among them that went on from an earlier session.
+    pub tls_resumed: AtomicU64,
+    /// TLS handshakes that failed: the client and we do not agree, or it has gone.
+    pub tls_failures: AtomicU64,
+    /// Those among them whose server name no listener has.
+    pub tls_unknown_names: AtomicU64,
+    /// TLS handshakes that took too long.
+    pub tls_timeouts: AtomicU64,
+    /// TLS handshakes that were ended because too many were under way.
+    pub tls_evicted: AtomicU64,
+    /// Requests whose host is not one of the listener that the TLS handshake was made with: 421.
+    pub misdirected: AtomicU64,
     /// Requests whose response is not finished yet.
     pub active_requests: AtomicU64,
     /// Responses by status class, 1xx to 5xx; the proxy's own ones are among them.
@@ -102,6 +116,13 @@ impl Counters {
             accept_waiting: sum(|s| &s.accept_waiting),
             gateway_refusals: sum(|s| &s.gateway_refusals),
             clients_gone: sum(|s| &s.clients_gone),
+            tls_handshakes: sum(|s| &s.tls_handshakes),
+            tls_resumed: sum(|s| &s.tls_resumed),
+            tls_failures: sum(|s| &s.tls_failures),
+            tls_unknown_names: sum(|s| &s.tls_unknown_names),
+            tls_timeouts: sum(|s| &s.tls_timeouts),
+            tls_evicted: sum(|s| &s.tls_evicted),
+            misdirected: sum(|s| &s.misdirected),
             active_requests: sum(|s| &s.active_requests),
             responses: std::array::from_fn(|class| AtomicU64::new(self.sum(|s| &s.responses[class]))),
             own_responses: sum(|s| &s.own_responses),

@@ -14,10 +14,11 @@ use super::{
     router::Site,
     settings::Settings,
     stats::Counters,
+    tls::{Local, TlsListener},
 };
 use crate::{
     api::ObjectName,
-    model::http::{HttpModel, ServicePort},
+    model::http::{HttpListener, HttpModel, ServicePort},
 };
 
 /// What the proxy knows at one moment.
@@ -26,6 +27,10 @@ pub(super) struct Table {
     sites: HashMap<SocketAddr, (Arc<Site>, Arc<Load>)>,
     /// The connections of each Gateway's clients.
     gateways: BTreeMap<ObjectName, Arc<Load>>,
+    /// What TLS is terminated with, by Gateway and listener.
+    tls: BTreeMap<(ObjectName, String), Arc<TlsListener>>,
+    /// What tickets are sealed with that no other process takes.
+    local: Local,
     clusters: HashMap<ServicePort, Vec<Arc<Upstream>>>,
     upstreams: BTreeMap<SocketAddr, Arc<Upstream>>,
 }
@@ -43,16 +48,19 @@ impl Table {
         let mut sites = HashMap::with_capacity(model.frontends.len());
         let mut gateways: BTreeMap<ObjectName, Arc<Load>> = BTreeMap::new();
         let mut made: Vec<Arc<Site>> = Vec::new();
+        let mut tls = BTreeMap::new();
         for (frontend, listeners) in &model.frontends {
             let known = made.iter().find(|site| Arc::ptr_eq(site.listeners(), listeners)).cloned();
             let old = || self.sites.get(frontend).map(|(site, _)| site).filter(|s| s.listeners() == listeners);
             let known = known.or_else(|| old().cloned());
             let site = known.unwrap_or_else(|| {
-                let site = Arc::new(Site::new(Arc::clone(listeners)));
+                let secured = |listener: &HttpListener| self.secured(listener);
+                let site = Arc::new(Site::secured(Arc::clone(listeners), secured));
                 made.push(Arc::clone(&site));
                 site
             });
             // The listeners of a frontend are one Gateway's.
+            tls.extend(site.secured_listeners());
             let Some(owner) = listeners.first().map(|listener| &listener.gateway) else { continue };
             let load =
                 gateways.entry(owner.clone()).or_insert_with(|| self.gateways.get(owner).cloned().unwrap_or_default());
@@ -70,7 +78,24 @@ impl Table {
             move |(key, service)| (key, cluster(service))
         });
         let clusters = clusters.collect();
-        Self { sites, gateways, clusters, upstreams }
+        Self { sites, gateways, tls, local: self.local.clone(), clusters, upstreams }
+    }
+
+    /// What TLS is terminated with at a listener: the same as before while that is equal.
+    fn secured(&self, listener: &HttpListener) -> Option<Arc<TlsListener>> {
+        let termination = listener.tls.as_ref()?;
+        let known = self.tls.get(&(listener.gateway.clone(), listener.name.clone()));
+        if let Some(known) = known.filter(|known| known.is_of(termination)) {
+            return Some(Arc::clone(known));
+        }
+        match TlsListener::try_new(listener, termination, &self.local) {
+            Ok(made) => Some(Arc::new(made)),
+            Err(error) => {
+                let HttpListener { gateway, name, .. } = listener;
+                tracing::error!(%gateway, listener = name, %error, "TLS cannot be terminated, handshakes are refused");
+                None
+            }
+        }
     }
 
     /// Closes the idle connections of addresses that `next` does not have.

@@ -20,6 +20,8 @@ pub enum Holder {
     Agents,
     /// Whoever leads: an agent, unless a controller does.
     Leader,
+    /// Every agent, and whoever leads: what TLS needs, in all namespaces or in some. The binding is `deploy/`'s, not of this table.
+    Tls,
 }
 
 impl Holder {
@@ -28,6 +30,7 @@ impl Holder {
         match self {
             Self::Agents => "sluice",
             Self::Leader => "sluice-leader",
+            Self::Tls => "sluice-tls",
         }
     }
 }
@@ -111,6 +114,16 @@ pub const ACCESS: &[Access] = &[
     agents(GATEWAY, "udproutes", READ, "routes"),
     leader(GATEWAY, "udproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
     agents(GATEWAY, "referencegrants", READ, "which references across namespaces are permitted"),
+    Access {
+        holder: Holder::Tls,
+        ..agents(
+            "",
+            "secrets",
+            READ,
+            "certificates of listeners: watched one by one, by the names that Gateways refer to",
+        )
+    },
+    Access { holder: Holder::Tls, ..agents("", "configmaps", READ, "authorities likewise") },
     agents(POOLS, "addresspools", READ, "where addresses come from"),
     leader(POOLS, "addresspools/status", &["patch", "update"], "counts and conditions"),
     Access {
@@ -136,11 +149,13 @@ pub fn rbac() -> String {
     let mut text =
         String::from("# Written by `cargo xtask generate` from agent/src/source/access.rs: edit the table there.\n");
     for (kind, scope) in [("ClusterRole", Scope::Cluster), ("Role", Scope::Own)] {
-        for holder in [Holder::Agents, Holder::Leader] {
+        for holder in [Holder::Agents, Holder::Leader, Holder::Tls] {
             let rows: Vec<&Access> = ACCESS.iter().filter(|a| (a.holder, a.scope) == (holder, scope)).collect();
             if !rows.is_empty() {
                 role(&mut text, kind, scope, holder.role(), &rows);
-                binding(&mut text, kind, scope, holder.role());
+                if holder != Holder::Tls {
+                    binding(&mut text, kind, scope, holder.role());
+                }
             }
         }
     }
@@ -179,8 +194,8 @@ fn head(text: &mut String, kind: &str, scope: Scope, name: &str) {
 mod tests {
     use super::*;
     use crate::api::{
-        EndpointSlice, Gateway, GrpcRoute, HttpRoute, Kind, Lease, OpenShiftRoute, ReferenceGrant, Service, TcpRoute,
-        TlsRoute, UdpRoute,
+        ConfigMap, EndpointSlice, Gateway, GrpcRoute, HttpRoute, Kind, Lease, OpenShiftRoute, ReferenceGrant, Secret,
+        Service, TcpRoute, TlsRoute, UdpRoute,
     };
 
     fn assert_read<T: Kind>(scope: Scope) {
@@ -200,6 +215,8 @@ mod tests {
         assert_read::<TcpRoute>(Scope::Cluster);
         assert_read::<UdpRoute>(Scope::Cluster);
         assert_read::<ReferenceGrant>(Scope::Cluster);
+        assert_read::<Secret>(Scope::Cluster);
+        assert_read::<ConfigMap>(Scope::Cluster);
         assert_read::<OpenShiftRoute>(Scope::Cluster);
         assert_read::<Lease>(Scope::Own);
     }
@@ -209,8 +226,13 @@ mod tests {
         assert!(ACCESS.iter().all(|a| !a.resource.contains('*') && !a.verbs.contains(&"*")));
         assert!(ACCESS.iter().all(|a| !a.why.is_empty() && !a.verbs.is_empty()));
         // Whoever could write these would have the cluster.
-        for resource in ["secrets", "pods", "serviceaccounts", "clusterroles"] {
+        for resource in ["pods", "serviceaccounts", "clusterroles"] {
             assert!(ACCESS.iter().all(|a| a.resource != resource), "{resource}");
+        }
+        // Secrets are read for TLS, by a role of their own: whoever installs says where it holds.
+        for of_tls in ACCESS.iter().filter(|a| a.resource.starts_with("secrets") || a.holder == Holder::Tls) {
+            assert_eq!((of_tls.holder, of_tls.verbs, of_tls.group), (Holder::Tls, READ, ""));
+            assert!(["secrets", "configmaps"].contains(&of_tls.resource), "{}", of_tls.resource);
         }
         // Leases elsewhere are those of other controllers.
         assert!(!is_granted(Scope::Cluster, "coordination.k8s.io", "leases", "patch"));

@@ -1,12 +1,12 @@
 //! Everything that the API (or the manifests directory) says, at one moment.
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{
-        AddressPool, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Namespace, Node, ObjectName,
-        OpenShiftRoute, ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
+        AddressPool, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Namespace, Node,
+        ObjectName, OpenShiftRoute, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
     },
     shared::SharedMap,
 };
@@ -48,6 +48,12 @@ pub struct Snapshot {
     pub nodes: SharedMap<String, Arc<Node>>,
     /// Routes of OpenShift.
     pub openshift_routes: SharedMap<ObjectName, Arc<OpenShiftRoute>>,
+    /// Secrets that were asked for by name, or all of the manifests.
+    pub secrets: SharedMap<ObjectName, Arc<Secret>>,
+    /// ConfigMaps likewise.
+    pub config_maps: SharedMap<ObjectName, Arc<ConfigMap>>,
+    /// Why one that was asked for is not there. What is in neither map nor here does not exist.
+    pub unread: BTreeMap<(NamedKind, ObjectName), Unread>,
     /// The resources of which nothing is known, `routes.route.openshift.io`: what depends on them is off.
     pub off: BTreeMap<String, Off>,
     /// What could not be read. The objects last read from there, if any, are still in the maps above.
@@ -59,6 +65,14 @@ impl Snapshot {
     #[must_use]
     pub fn accepts(&self, namespace: &str) -> bool {
         self.namespaces.get(namespace).is_none_or(|ns| ns.metadata.deletion_timestamp.is_none())
+    }
+
+    /// Whether both have the same objects of the kinds that refer to Secrets and ConfigMaps, or say who may.
+    #[must_use]
+    pub fn refers_alike(&self, other: &Self) -> bool {
+        self.gateway_classes.is_same(&other.gateway_classes)
+            && self.gateways.is_same(&other.gateways)
+            && self.grants.is_same(&other.grants)
     }
 
     /// Whether nothing but EndpointSlices differs, up to where the API server was followed aside.
@@ -80,6 +94,9 @@ impl Snapshot {
             namespaces,
             nodes,
             openshift_routes,
+            secrets,
+            config_maps,
+            unread,
             off,
             faults,
         } = self;
@@ -96,6 +113,9 @@ impl Snapshot {
             && namespaces.is_same(&other.namespaces)
             && nodes.is_same(&other.nodes)
             && openshift_routes.is_same(&other.openshift_routes)
+            && secrets.is_same(&other.secrets)
+            && config_maps.is_same(&other.config_maps)
+            && *unread == other.unread
             && *off == other.off
             && *faults == other.faults
     }
@@ -110,6 +130,35 @@ pub enum Off {
     Forbidden,
     /// The API server has not said yet.
     Unread,
+}
+
+/// A kind whose objects are read one by one, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NamedKind {
+    /// `Secret`.
+    Secret,
+    /// `ConfigMap`.
+    ConfigMap,
+}
+
+impl fmt::Display for NamedKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        })
+    }
+}
+
+/// Why nothing is known of an object that was asked for by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// The API server has not said yet.
+    Pending,
+    /// The agent may not read it.
+    Forbidden(String),
+    /// It cannot be asked for.
+    Failing(String),
 }
 
 /// Revisions of the API server's store: every write up to there is in the snapshot, or in what was made of it.

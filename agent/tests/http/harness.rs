@@ -39,6 +39,7 @@ pub(crate) struct Bed {
     pub cancel: CancellationToken,
     pub task: JoinHandle<()>,
     models: watch::Sender<Arc<Model>>,
+    secrets: Value,
 }
 
 impl Bed {
@@ -69,23 +70,48 @@ impl Bed {
         routes: Value,
         backends: &[(&str, &[SocketAddr])],
     ) -> Self {
+        Self::secured(workers, settings, json!([]), listeners, routes, backends).await
+    }
+
+    /// With these Secrets beside the Gateway.
+    pub(crate) async fn secured(
+        workers: usize,
+        settings: Settings,
+        secrets: Value,
+        listeners: Value,
+        routes: Value,
+        backends: &[(&str, &[SocketAddr])],
+    ) -> Self {
         let proxy = Proxy::bind_with(Settings { workers, ..settings }).unwrap();
         let port = proxy.socket().local_addr().unwrap().port();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let (models, receiver) = watch::channel(Arc::new(compile(addr, listeners, routes, backends)));
+        let model = compile(addr, &secrets, listeners, routes, backends);
+        let (models, receiver) = watch::channel(Arc::new(model));
         let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.counters(), proxy.applied());
         let task = tokio::spawn(proxy.run(receiver, cancel.clone()));
         applied.wait_for(|rev| *rev > 0).await.unwrap();
-        Self { addr, stats, cancel, task, models }
+        Self { addr, stats, cancel, task, models, secrets }
     }
 
     /// Changes what is served and waits until it is.
     pub(crate) async fn serve(&self, listeners: Value, routes: Value, backends: &[(&str, &[SocketAddr])]) {
         let before = self.stats.sum(|s| &s.tables);
-        self.models.send_replace(Arc::new(compile(self.addr, listeners, routes, backends)));
+        self.models.send_replace(Arc::new(compile(self.addr, &self.secrets, listeners, routes, backends)));
         while self.stats.sum(|s| &s.tables) == before {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// The same with other Secrets.
+    pub(crate) async fn exchange(
+        &mut self,
+        secrets: Value,
+        listeners: Value,
+        routes: Value,
+        backends: &[(&str, &[SocketAddr])],
+    ) {
+        self.secrets = secrets;
+        self.serve(listeners, routes, backends).await;
     }
 
     /// Serves a Gateway `other` in the same way, at another address of the proxy's socket.
@@ -139,8 +165,9 @@ pub(crate) fn catch_all() -> Value {
 }
 
 /// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint.
-pub(crate) fn compile(
+fn compile(
     addr: SocketAddr,
+    secrets: &Value,
     mut listeners: Value,
     routes: Value,
     backends: &[(&str, &[SocketAddr])],
@@ -156,6 +183,10 @@ pub(crate) fn compile(
     for route in routes.as_array().unwrap() {
         let route: sluice::api::HttpRoute = serde_json::from_value(route.clone()).unwrap();
         snapshot.http_routes.insert(name(&route.metadata), Arc::new(route));
+    }
+    for secret in secrets.as_array().unwrap() {
+        let secret: sluice::api::Secret = serde_json::from_value(secret.clone()).unwrap();
+        snapshot.secrets.insert(name(&secret.metadata), Arc::new(secret));
     }
     for (service, _) in backends {
         let service = json!({"metadata": {"name": service}, "spec": {"ports": [{"port": 80}]}});

@@ -13,5 +13,6 @@ mod http2;
 mod local;
 mod proxying;
 mod routing;
+mod tls;
 mod vanish;
 mod workers;

@@ -166,7 +166,7 @@ pub fn install(plane: &ControlPlane) -> anyhow::Result<()> {
     let deploy = xtask::root().join("deploy");
     let of = |path: &str| deploy.join(path).display().to_string();
     plane.kubectl(&["apply", "-k", &of("crds")], "")?;
-    for file in ["namespace", "service-account", "rbac"] {
+    for file in ["namespace", "service-account", "rbac", "rbac-tls"] {
         plane.kubectl(&["apply", "-f", &of(&format!("base/{file}.yaml"))], "")?;
     }
     plane.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/addresspools.sluice.dev"], "")?;

@@ -43,6 +43,7 @@ pub fn generate(deploy: &Path) -> Result<Files> {
     add("templates/daemonset.yaml", namespaced(&daemon.text)?);
     add("templates/service-account.yaml", namespaced(&read("base/service-account.yaml")?)?);
     add("templates/rbac.yaml", namespaced(&read("base/rbac.yaml")?)?);
+    add("templates/rbac-tls.yaml", namespaced(&by_namespace(&read("base/rbac-tls.yaml")?)?)?);
     add("templates/admission.yaml", namespaced(&read("base/admission.yaml")?)?);
     let class = read("gateway/gateway-class.yaml")?;
     add(
@@ -51,7 +52,8 @@ pub fn generate(deploy: &Path) -> Result<Files> {
             "{HEADER}{{{{- if .Capabilities.APIVersions.Has \"gateway.networking.k8s.io/v1/GatewayClass\" }}}}\n{class}{{{{- end }}}}\n"
         ),
     );
-    add("values.yaml", format!("{HEADER}{}", daemon.values));
+    let named = "# The namespaces in which Secrets and ConfigMaps may be read; empty: in all.\ntlsNamespaces: []\n";
+    add("values.yaml", format!("{HEADER}{}{named}", daemon.values));
     add("Chart.yaml", chart());
     for entry in fs::read_dir(deploy.join("crds")).into_iter().flatten() {
         let path = entry.context("read deploy/crds")?.path();
@@ -60,6 +62,22 @@ pub fn generate(deploy: &Path) -> Result<Files> {
         }
     }
     Ok(files)
+}
+
+/// A binding for the whole cluster, or one for each namespace that the values name.
+fn by_namespace(binding: &str) -> Result<String> {
+    let (_, binding) = binding.split_once('\n').context("a binding without a comment before it")?;
+    let name = "  name: sluice-tls\n  labels:";
+    if binding.matches(name).count() != 1 {
+        bail!("the base's binding is not the one for TLS");
+    }
+    let one = binding.replace("kind: ClusterRoleBinding", "kind: RoleBinding");
+    let one = one.replace(name, "  name: sluice-tls\n  namespace: {{ . }}\n  labels:");
+    let one = one.replace("namespace: sluice-system", "namespace: {{ $.Release.Namespace }}");
+    Ok(format!(
+        "{{{{- if not .Values.tlsNamespaces }}}}\n{binding}{{{{- end }}}}\n\
+         {{{{- range .Values.tlsNamespaces }}}}\n---\n{one}{{{{- end }}}}\n"
+    ))
 }
 
 fn chart() -> String {

@@ -27,7 +27,7 @@ pub use filter::{Filter, HeaderEdits, PathChange, Redirect, Rewrite};
 pub use host::Hostname;
 pub use matching::{HttpMatch, Pattern, RequestHead};
 
-use super::{Backend, Port};
+use super::{Backend, Port, tls::Termination};
 use crate::api::ObjectName;
 
 /// The layer 7 part of a [`super::Model`].
@@ -48,6 +48,8 @@ pub struct HttpListener {
     pub name: String,
     /// Which requests are its own; no other listener is asked for them.
     pub hostname: Hostname,
+    /// How it terminates TLS; `None` where clients speak clear text. All listeners of a frontend do, or none.
+    pub tls: Option<Arc<Termination>>,
     /// What it does, first match wins: the most specific host name first, then the most specific match, then age.
     pub entries: Vec<HttpEntry>,
 }

@@ -366,11 +366,11 @@ fn a_change_that_counts_for_nothing_compiles_nothing_whatever_the_kind() {
     let (mut memo, mut node) = (Memo::default(), node(POOLS));
     let mut snapshot = one_of_each(&mut node);
     let first = memo.compile(&Arc::new(snapshot.clone()), &node);
-    assert_eq!(memo.work(), Work { whole: 1, services: 0 });
+    assert_eq!(memo.work(), Work { whole: 1, services: 0, certificates: 0 });
     for bit in 0..9 {
         touch(&mut snapshot, 1 << bit);
         let model = memo.compile(&Arc::new(snapshot.clone()), &node);
-        assert_eq!(memo.work(), Work { whole: 1, services: 0 }, "kind {bit}");
+        assert_eq!(memo.work(), Work { whole: 1, services: 0, certificates: 0 }, "kind {bit}");
         assert_eq!(text(&model), text(&model::compile(&snapshot, &node)), "kind {bit}");
         assert!(Arc::ptr_eq(&first.verdicts, &model.verdicts) && Arc::ptr_eq(&first.http, &model.http));
     }
@@ -383,10 +383,10 @@ fn a_change_that_counts_for_nothing_compiles_nothing_whatever_the_kind() {
         .collect();
     Event::Status(0, 1).happen(&mut snapshot, &mut node, &first);
     memo.compile(&Arc::new(snapshot.clone()), &node);
-    assert_eq!(memo.work(), Work { whole: 1, services: 0 }, "its own status");
+    assert_eq!(memo.work(), Work { whole: 1, services: 0, certificates: 0 }, "its own status");
     Event::Slice(0, 0, Some(1), false).happen(&mut snapshot, &mut node, &first);
     memo.compile(&Arc::new(snapshot.clone()), &node);
-    assert_eq!(memo.work(), Work { whole: 1, services: 1 }, "a slice costs its Service");
+    assert_eq!(memo.work(), Work { whole: 1, services: 1, certificates: 0 }, "a slice costs its Service");
     Event::Route(0, Some(1)).happen(&mut snapshot, &mut node, &first);
     memo.compile(&Arc::new(snapshot.clone()), &node);
     assert_eq!(memo.work().whole, 2, "and a rule counts");

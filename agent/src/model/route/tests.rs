@@ -94,7 +94,7 @@ fn a_gateway_of_another_class_is_not_ours() {
 #[test]
 fn listeners_that_cannot_be_served_are_refused_by_name() {
     for (listener, reason) in [
-        (json!({"name": "x", "port": 81, "protocol": "HTTPS"}), "UnsupportedProtocol"),
+        (json!({"name": "x", "port": 81, "protocol": "HTTPS"}), "InvalidCertificateRef"),
         (json!({"name": "x", "port": 81, "protocol": "SPDY"}), "UnsupportedProtocol"),
         (json!({"name": "x", "port": 0, "protocol": "HTTP"}), "PortUnavailable"),
         (json!({"name": "x", "port": 81, "protocol": "HTTP", "hostname": "a b"}), "UnsupportedValue"),

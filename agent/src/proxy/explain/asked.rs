@@ -34,7 +34,7 @@ impl Asked {
         let parsed_method = Method::from_bytes(method.as_bytes()).map_err(|_| wrong("method", method, "one as GET"))?;
         let want = "one as http://shop.example/cart?item=1";
         let parsed: Uri = url.parse().map_err(|e| format!("URL {url:?}: {e}; want {want}"))?;
-        let (Some("http"), Some(authority)) = (parsed.scheme_str(), parsed.authority()) else {
+        let (Some(scheme @ ("http" | "https")), Some(authority)) = (parsed.scheme_str(), parsed.authority()) else {
             return Err(wrong("URL", url, want));
         };
         if headers.len() > MOST_HEADERS {
@@ -48,7 +48,7 @@ impl Asked {
         };
         let headers = headers.iter().map(field).collect::<Result<Vec<_>, String>>()?;
         let ip = authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok();
-        let port = authority.port_u16().unwrap_or(80);
+        let port = authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
         Ok(Self { method: parsed_method, url: parsed, headers, at, port, ip })
     }
 

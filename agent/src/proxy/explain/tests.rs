@@ -156,7 +156,7 @@ fn a_question_is_read_as_it_is_written_and_nonsense_is_named() {
     for (query, want) in [
         ("", "no url: want one as"),
         ("url=/x", "URL \"/x\": want one as"),
-        ("url=https%3A%2F%2Fx", "want one as http"),
+        ("url=ftp%3A%2F%2Fx", "want one as http"),
         ("url=http%3A%2F%2Fx%20y", "URL \"http://x y\""),
         ("url=http%3A%2F%2Fx&method=G%20T", "method \"G T\": want one as GET"),
         ("url=http%3A%2F%2Fx&header=a", "header \"a\": want NAME: VALUE"),

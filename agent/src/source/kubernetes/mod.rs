@@ -1,7 +1,8 @@
 //! The API server as a source: lists and watches every kind that the model reads.
 //!
 //! In: the API server. Out: a [`Snapshot`] once every kind was read whole, then one after each burst of changes, and the
-//! [`Health`] of the watches. Every kind has a task of its own ([`reflector`]); this one owns the snapshot.
+//! [`Health`] of the watches. Every kind has a task of its own ([`reflector`]), and every Secret and ConfigMap that an object refers
+//! to ([`named`]); this one owns the snapshot.
 //!
 //! # Design
 //! A snapshot is sent at most every [`COALESCE`]: a burst of a thousand changes costs the stages after this one a few
@@ -10,11 +11,12 @@ mod connect;
 mod failure;
 mod health;
 mod leases;
+mod named;
 mod object;
 mod reflector;
 mod watched;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::{
     Client, Config,
@@ -32,8 +34,12 @@ pub(crate) use leases::{Leases, follow_leases};
 pub(crate) use reflector::Step;
 use reflector::{Place, What, follow};
 
-use super::{Snapshot, snapshot::Off};
-use crate::api::Kind;
+use self::named::Named;
+use super::{
+    Snapshot,
+    snapshot::{NamedKind, Off},
+};
+use crate::api::{Kind, ObjectName};
 
 /// Time between two snapshots, at least.
 const COALESCE: Duration = Duration::from_millis(4);
@@ -62,11 +68,25 @@ pub enum ClientError {
     Client(#[source] kube::Error),
 }
 
-/// A client for the API server: the one that `kubeconfig` names, else the one of this pod or of `KUBECONFIG`.
+/// What makes clients for the API server.
+#[derive(Clone, Debug)]
+pub struct Connector(Config);
+
+impl Connector {
+    /// One more client, with connections of its own.
+    ///
+    /// # Errors
+    /// The configuration does not make one.
+    pub fn client(&self) -> Result<Client, ClientError> {
+        connect::client(self.0.clone()).map_err(ClientError::Client)
+    }
+}
+
+/// What makes clients for the API server: the one that `kubeconfig` names, else the one of this pod or of `KUBECONFIG`.
 ///
 /// # Errors
 /// There is no usable configuration. Whether the server answers is not asked.
-pub async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, ClientError> {
+pub async fn connector(kubeconfig: Option<PathBuf>) -> Result<Connector, ClientError> {
     let config = match kubeconfig {
         None => Config::infer().await.map_err(ClientError::Unknown)?,
         Some(path) => {
@@ -77,12 +97,16 @@ pub async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, ClientError> 
             read.await.map_err(|source| ClientError::Kubeconfig { path: path.clone(), source })?
         }
     };
-    connect::client(config).map_err(ClientError::Client)
+    Ok(Connector(config))
 }
+
+/// Which Secrets and ConfigMaps the objects of a snapshot refer to.
+pub type References = fn(&Snapshot) -> BTreeSet<(NamedKind, ObjectName)>;
 
 /// Sends a [`Snapshot`] whenever something changed, first when every kind was read whole, until `cancel`.
 pub async fn watch(
-    client: Client,
+    (client, connector): (Client, Connector),
+    references: References,
     out: watch::Sender<Option<Arc<Snapshot>>>,
     health_out: watch::Sender<Health>,
     cancel: CancellationToken,
@@ -125,14 +149,22 @@ pub async fn watch(
     drop(steps);
     health_out.send_replace(health.clone());
 
+    let (mut named, mut heard) = Named::new(connector);
+    let mut referring = Snapshot::default();
     let mut sent: Option<Instant> = None;
     let mut is_due = false;
     loop {
         let is_known = !health.kinds.values().any(KindHealth::is_awaited);
-        let due_at = (is_due && is_known).then(|| sent.map_or_else(Instant::now, |at| at + COALESCE));
+        if is_due && is_known && !referring.refers_alike(&snapshot) {
+            named.follow(&references(&snapshot), &mut snapshot);
+            referring = snapshot.clone();
+        }
+        let ready_at = named.awaited_until().max(sent.map(|at| at + COALESCE));
+        let due_at = (is_due && is_known).then(|| ready_at.unwrap_or_else(Instant::now));
         if due_at.is_some_and(|at| at <= Instant::now()) {
             out.send_replace(Some(Arc::new(snapshot.clone())));
             (sent, is_due) = (Some(Instant::now()), false);
+            named.sent();
             continue;
         }
         tokio::select! {
@@ -144,6 +176,13 @@ pub async fn watch(
                 for _ in 0..STEPS {
                     let Ok(step) = inbox.try_recv() else { break };
                     is_due |= take(step, &mut snapshot, &mut health, &health_out);
+                }
+            }
+            Some(answer) = heard.recv() => {
+                is_due |= named.take(answer, &mut snapshot);
+                for _ in 0..STEPS {
+                    let Ok(answer) = heard.try_recv() else { break };
+                    is_due |= named.take(answer, &mut snapshot);
                 }
             }
             () = sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => {}

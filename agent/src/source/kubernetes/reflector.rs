@@ -31,11 +31,11 @@ use crate::{
 /// How long one watch lasts. Units: seconds.
 pub(super) const WATCH: u32 = 120;
 /// The first pause after an error; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause after an error.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The pause before a kind is asked for again that the cluster does not have, or that we may not read.
-const ABSENT_PAUSE: Duration = Duration::from_secs(3);
+pub(super) const ABSENT_PAUSE: Duration = Duration::from_secs(3);
 
 /// A kind that was there is gone when the API server has said so for as long: one that has just started may not know it
 /// yet, and what is programmed must not go for that.
@@ -186,7 +186,7 @@ fn config(streaming: bool) -> watcher::Config {
 }
 
 /// From half to one and a half times as long: agents that lost the server together must not come back together.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64())
 }
 

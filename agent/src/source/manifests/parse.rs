@@ -78,6 +78,15 @@ impl Flaw {
         Self { line, object: None, reason, closes: None }
     }
 
+    /// The same without what it quotes.
+    fn hidden(mut self) -> Self {
+        let is_quote = |c: char| matches!(c, '"' | '`');
+        if let (Some(first), Some(last)) = (self.reason.find(is_quote), self.reason.rfind(is_quote)) {
+            self.reason.replace_range(first..=last, "(hidden)");
+        }
+        self
+    }
+
     /// What it says of the object that it closes.
     pub(super) fn of_closed(&self, object: &str) -> Option<&str> {
         let about = self.closes.as_deref() == Some(object);
@@ -113,18 +122,28 @@ pub(super) fn parse(text: &str, format: Format, known: &[Document]) -> (Vec<Docu
         let (objects, unknown, mut found) = match read_document(chunk, format, &left) {
             Ok(read) => read,
             Err(flaw) => {
+                let flaw = if may_hold_keys(chunk) { flaw.hidden() } else { flaw };
                 flaws.push(Flaw { line: Some(flaw.line.map_or(line, |l| l + line - 1)), ..flaw });
                 continue;
             }
         };
         found.iter_mut().for_each(|flaw| flaw.line = Some(flaw.line.map_or(line, |l| l + line - 1)));
-        // A document with faults is read again: what was wrong with it must be told again.
-        let text = if found.is_empty() { chunk.to_owned() } else { String::new() };
+        if may_hold_keys(chunk) {
+            found = found.into_iter().map(Flaw::hidden).collect();
+        }
+        // A document with faults is read again: what was wrong with it must be told again. So is a Secret: its text is not kept.
+        let is_kept = found.is_empty() && !objects.iter().any(|object| matches!(object, Object::Secret(_)));
+        let text = if is_kept { chunk.to_owned() } else { String::new() };
         flaws.append(&mut found);
         documents.push(Document { text, line, objects, unknown, values: before - left.get() });
     }
     flaws.extend(flaw);
     (documents, flaws)
+}
+
+/// Whether a document may be a Secret, or have one, be it readable or not.
+fn may_hold_keys(text: &str) -> bool {
+    text.contains("Secret")
 }
 
 /// Cuts at `---` and `...` at the start of a line, which cannot be content there, and leaves out what is empty.

@@ -95,6 +95,8 @@ objects! {
     Namespace: Namespace, namespaces, ["v1"];
     Node: Node, nodes, ["v1"];
     Pool: AddressPool, pools, ["sluice.dev/v1alpha1"];
+    Secret: Secret, secrets, ["v1"];
+    ConfigMap: ConfigMap, config_maps, ["v1"];
     Slice: EndpointSlice, slices, ["discovery.k8s.io/v1"];
     GatewayClass: GatewayClass, gateway_classes, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
     Gateway: Gateway, gateways, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];

@@ -181,6 +181,40 @@ fn a_reference_grant_is_read_at_both_of_its_versions() {
 }
 
 #[test]
+fn a_secret_is_read_and_its_text_is_not_kept() {
+    let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ntype: kubernetes.io/tls\ndata: {tls.crt: Y2VydA==, other: b3RoZXI=}\nstringData: {tls.key: keytext}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {ca.crt: ca, more: x}\n";
+    let (documents, flaws) = yaml(text);
+    assert_eq!(flaws, []);
+    let [Object::Secret(secret)] = &documents[0].objects[..] else { panic!("{documents:?}") };
+    assert_eq!(secret.data.key.as_ref().unwrap().reveal(), b"keytext");
+    let [Object::ConfigMap(map)] = &documents[1].objects[..] else { panic!("{documents:?}") };
+    assert_eq!(map.data.authorities.as_deref(), Some("ca"));
+    let printed = format!("{documents:?}");
+    assert!(!printed.contains("keytext") && !printed.contains("b3RoZXI"), "{printed}");
+}
+
+#[test]
+fn what_is_wrong_with_a_secret_is_told_without_what_it_holds() {
+    let head = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ntype: kubernetes.io/tls\n";
+    for body in [
+        "data: {tls.key: 'keytext !'}\n",
+        "data: {tls.key: [keytext]}\n",
+        "data: keytext\n",
+        "stringData: {tls.key: {keytext: keytext}}\n",
+        "stringData:\n  tls.key: \"keytext\n",
+        "stringData: {tls.key: a, tls.key: keytext}\n",
+        "data:\n  tls.key: &a keytext\n  b: *keytext\n",
+    ] {
+        let (documents, flaws) = yaml(&format!("{head}{body}"));
+        assert!(!flaws.is_empty(), "{body}: {documents:?}");
+        assert!(!format!("{flaws:?}").contains("keytext"), "{flaws:?}");
+    }
+    let text = r#"{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"tls.key": "keytext !"}}"#;
+    let (_, flaws) = json(text);
+    assert!(flaws.len() == 1 && !format!("{flaws:?}").contains("keytext"), "{flaws:?}");
+}
+
+#[test]
 fn a_gateway_class_belongs_to_no_namespace() {
     let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: edge, namespace: odd}\nspec: {controllerName: sluice.dev/gateway}\n";
     let (documents, flaws) = parse(text, Format::Yaml, &[]);

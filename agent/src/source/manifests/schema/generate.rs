@@ -6,10 +6,12 @@ use serde_json::Value;
 use super::{METADATA, Shape};
 
 /// The kinds of Kubernetes' own that are read, by the names of their schemas.
-const OF_KUBERNETES: [(&str, &str); 5] = [
+const OF_KUBERNETES: [(&str, &str); 7] = [
     ("io.k8s.api.core.v1.Service", "Service"),
     ("io.k8s.api.core.v1.Namespace", "Namespace"),
     ("io.k8s.api.core.v1.Node", "Node"),
+    ("io.k8s.api.core.v1.Secret", "Secret"),
+    ("io.k8s.api.core.v1.ConfigMap", "ConfigMap"),
     ("io.k8s.api.discovery.v1.EndpointSlice", "EndpointSlice"),
     ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", METADATA),
 ];

@@ -10,6 +10,8 @@ fn each_kind_that_is_read_has_its_fields() {
         "Service",
         "EndpointSlice",
         "Namespace",
+        "Secret",
+        "ConfigMap",
         "Node",
         "GatewayClass",
         "Gateway",

@@ -1,0 +1,174 @@
+//! What a listener needs to terminate TLS: its certificates, and how handshakes are made.
+//!
+//! In: `tls` of a listener, and the Secrets that it names as far as they are known. Out: a [`Termination`], and what
+//! `ResolvedRefs` says. Pure.
+//!
+//! # Design
+//! - A listener with several certificates works with those that are good, and its status names the others. With none it is not
+//!   programmed: a connection to it is refused as to any port that is not there, and no listener with a wider host name is asked
+//!   to stand in with its certificate.
+//! - Permission is asked before existence (`RefNotPermitted`), so that nobody learns from a status what other namespaces hold.
+mod options;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use rustls::CipherSuite;
+
+use super::{
+    certificate,
+    certificate::Certificate,
+    gateway,
+    grants::{Grants, GroupKind},
+    report::Fault,
+};
+use crate::{
+    api::{
+        ObjectName,
+        gateway::Listener,
+        gateway_tls::{ListenerTls, TlsRef},
+    },
+    source::{
+        Snapshot,
+        snapshot::{NamedKind, Unread},
+    },
+};
+
+/// The oldest version of TLS that a listener speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Oldest {
+    /// TLS 1.2.
+    #[default]
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// How a listener terminates TLS.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Termination {
+    /// One at least, in the order in which the listener names them.
+    pub certificates: Vec<Arc<Certificate>>,
+    /// The oldest version.
+    pub oldest: Oldest,
+    /// The cipher suites that may be used; all that there are when empty.
+    pub ciphers: Vec<CipherSuite>,
+}
+
+/// What became of a listener's security.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// It has none: HTTP.
+    Plain,
+    /// It terminates TLS.
+    Terminate(Arc<Termination>),
+    /// It should and cannot; `Served::resolved` says why.
+    Unready,
+}
+
+/// The Secrets and ConfigMaps that Gateways of ours refer to and may: what the source reads by name, and nothing else.
+#[must_use]
+pub fn references(snapshot: &Snapshot) -> BTreeSet<(NamedKind, ObjectName)> {
+    let grants = Grants::of(snapshot);
+    let mut out = BTreeSet::new();
+    for (gateway, object) in gateway::ours(snapshot) {
+        let terminating = object.spec.listeners.iter().filter(|listener| listener.protocol == "HTTPS");
+        for reference in terminating.filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificate_refs)
+        {
+            if let Ok(name) = secret_name(&grants, gateway, reference) {
+                out.insert((NamedKind::Secret, name));
+            }
+        }
+    }
+    out
+}
+
+/// Looks at `tls` of a listener that must terminate TLS, whatever its certificates are.
+///
+/// # Errors
+/// It is not understood: the listener is not accepted.
+pub(super) fn check(spec: &Listener) -> Result<(), Fault> {
+    let Some(tls) = &spec.tls else { return Ok(()) };
+    match tls.mode.as_deref() {
+        None | Some("Terminate") => {}
+        Some(other) => {
+            let why = format!("tls.mode {other:?}, want \"Terminate\" with protocol {}", spec.protocol);
+            return Err(Fault::new("UnsupportedValue", why));
+        }
+    }
+    options::read(&tls.options).map(drop)
+}
+
+/// The certificates of a listener that was [checked](check), and which references are bad.
+pub(super) fn terminate(
+    (snapshot, grants): (&Snapshot, &Grants<'_>),
+    gateway: &ObjectName,
+    spec: &Listener,
+    store: &mut certificate::Store,
+) -> (Security, Result<(), Fault>) {
+    let none = ListenerTls::default();
+    let ListenerTls { mode: _, certificate_refs, options } = spec.tls.as_ref().unwrap_or(&none);
+    let (mut certificates, mut faults) = (Vec::new(), Vec::new());
+    if certificate_refs.is_empty() {
+        let why = format!("tls.certificateRefs is empty, want a Secret with protocol {}", spec.protocol);
+        faults.push(Fault::new("InvalidCertificateRef", why));
+    }
+    for reference in certificate_refs {
+        match certificate((snapshot, grants), gateway, reference, store) {
+            Ok(certificate) if certificates.contains(&certificate) => {}
+            Ok(certificate) => certificates.push(certificate),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let resolved = Fault::join(&faults).map_or(Ok(()), Err);
+    match options::read(options) {
+        Ok((oldest, ciphers)) if !certificates.is_empty() => {
+            (Security::Terminate(Arc::new(Termination { certificates, oldest, ciphers })), resolved)
+        }
+        Ok(_) | Err(_) => (Security::Unready, resolved),
+    }
+}
+
+fn certificate(
+    (snapshot, grants): (&Snapshot, &Grants<'_>),
+    gateway: &ObjectName,
+    reference: &TlsRef,
+    store: &mut certificate::Store,
+) -> Result<Arc<Certificate>, Fault> {
+    let name = secret_name(grants, gateway, reference)?;
+    match snapshot.secrets.get(&name) {
+        Some(secret) => store.get(&name, secret).map_err(|why| bad_certificate(&format!("Secret {name}: {why}"))),
+        None => Err(bad_certificate(&absence(snapshot, NamedKind::Secret, &name))),
+    }
+}
+
+fn bad_certificate(why: &str) -> Fault {
+    Fault::new("InvalidCertificateRef", format!("tls.certificateRefs: {why}"))
+}
+
+/// The Secret that a Gateway refers to, if it is one and may be.
+fn secret_name(grants: &Grants<'_>, gateway: &ObjectName, reference: &TlsRef) -> Result<ObjectName, Fault> {
+    let TlsRef { group, kind, namespace, name } = reference;
+    let (group, kind) = (group.as_deref().unwrap_or_default(), kind.as_deref().unwrap_or("Secret"));
+    if (group, kind) != ("", "Secret") {
+        return Err(bad_certificate(&format!("kind {kind:?} of group {group:?}, want a Secret of group \"\"")));
+    }
+    let name = ObjectName::new(namespace.as_deref().unwrap_or(&gateway.ns), name);
+    if !grants.permits((GroupKind::gateway("Gateway"), &gateway.ns), (GroupKind::core("Secret"), &name.ns, &name.name))
+    {
+        let why = format!("tls.certificateRefs: no ReferenceGrant in namespace {:?} permits Secret {name}", name.ns);
+        return Err(Fault::new("RefNotPermitted", why));
+    }
+    Ok(name)
+}
+
+/// Why nothing is known of an object that is read by its name.
+fn absence(snapshot: &Snapshot, kind: NamedKind, name: &ObjectName) -> String {
+    match snapshot.unread.get(&(kind, name.clone())) {
+        None => format!("{kind} {name} does not exist"),
+        Some(Unread::Pending) => format!("{kind} {name} is not read yet"),
+        Some(Unread::Forbidden(reason)) => format!("{kind} {name} may not be read: {reason}"),
+        Some(Unread::Failing(reason)) => format!("{kind} {name} cannot be read for now: {reason}"),
+    }
+}
