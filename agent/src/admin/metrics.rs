@@ -155,6 +155,18 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             "Requests refused as malformed or unsafe, observed",
             &p.refused_requests,
         ),
+        (
+            "sluice_proxy_mirrored_requests",
+            counter,
+            "Copies of requests that were sent to mirrors, observed",
+            &p.mirrors,
+        ),
+        (
+            "sluice_proxy_dropped_mirrors",
+            counter,
+            "Copies of requests that were not made or did not get through, observed",
+            &p.dropped_mirrors,
+        ),
         ("sluice_proxy_connect_errors", counter, "Upstream connections that could not be opened", &p.connect_errors),
         (
             "sluice_proxy_upstream_errors",

@@ -149,9 +149,39 @@ pub struct HttpRouteFilter {
     /// Changes of host and path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_rewrite: Option<HttpUrlRewrite>,
+    /// A copy of the request for somebody else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_mirror: Option<HttpRequestMirror>,
     /// Which pages of other origins may use the responses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors: Option<HttpCorsFilter>,
+}
+
+/// A mirror: who gets copies of requests, and of how many.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRequestMirror {
+    /// Who gets them: a backendRef without weight and filters.
+    #[serde(deserialize_with = "or_default")]
+    pub backend_ref: HttpBackendRef,
+    /// Of how many of a hundred; of all when this and `fraction` are absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<i64>,
+    /// Of how many, as a fraction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fraction: Option<HttpFraction>,
+}
+
+/// A fraction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpFraction {
+    /// So many
+    #[serde(deserialize_with = "or_default")]
+    pub numerator: i64,
+    /// of so many; 100 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denominator: Option<i64>,
 }
 
 /// Cross-origin resource sharing: what pages of other origins may do.

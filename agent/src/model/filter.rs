@@ -5,16 +5,17 @@
 //!   form, and the fields of the connection and of the framing stay the proxy's own. Envoy and HAProxy keep them likewise.
 mod cors;
 mod headers;
+mod mirror;
 mod url;
 
 #[cfg(test)]
 mod tests;
 
 use super::{
-    http::{Filter, Redirect},
+    http::{Filter, Redirect, ServicePort, filter::Mirror},
     report::Fault,
 };
-use crate::api::http_route::HttpRouteFilter;
+use crate::api::http_route::{HttpBackendRef, HttpRouteFilter};
 
 /// What the filters of one place amount to.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Filters {
     pub list: Vec<Filter>,
     /// An answer that sends the client elsewhere.
     pub redirect: Option<Redirect>,
+    /// Why mirrors lead nowhere: these are left out, and the rest is done.
+    pub unresolved: Vec<Fault>,
 }
 
 /// Where filters stand.
@@ -38,16 +41,28 @@ fn bad(message: impl Into<String>) -> Fault {
     Fault::new("UnsupportedValue", message)
 }
 
-/// Compiles filters. `prefixes` says whether every match is a path prefix, which `ReplacePrefixMatch` needs.
+/// How many filters one place may have. Source: `MaxItems` of the Gateway API.
+const MOST: usize = 16;
+
+/// Compiles filters. `prefixes` says whether every match is a path prefix, which `ReplacePrefixMatch` needs; `resolve` finds
+/// the Service port that a reference names.
 ///
 /// # Errors
 /// At the first filter that cannot be obeyed.
-pub fn compile(specs: &[HttpRouteFilter], place: Place, prefixes: bool) -> Result<Filters, Fault> {
+pub fn compile(
+    specs: &[HttpRouteFilter],
+    place: Place,
+    prefixes: bool,
+    resolve: impl Fn(&HttpBackendRef) -> Result<ServicePort, Fault>,
+) -> Result<Filters, Fault> {
+    if specs.len() > MOST {
+        return Err(bad(format!("{} filters, want {MOST} at most", specs.len())));
+    }
     let mut out = Filters::default();
     let mut seen: Vec<&str> = Vec::new();
     for spec in specs {
         let kind = spec.kind.as_str();
-        if seen.contains(&kind) {
+        if kind != "RequestMirror" && seen.contains(&kind) {
             return Err(bad(format!("filter {kind} is there twice")));
         }
         seen.push(kind);
@@ -72,6 +87,14 @@ pub fn compile(specs: &[HttpRouteFilter], place: Place, prefixes: bool) -> Resul
             "URLRewrite" => {
                 let spec = spec.url_rewrite.as_ref().ok_or_else(empty)?;
                 out.list.push(Filter::Rewrite(url::rewrite(spec, prefixes)?));
+            }
+            "RequestMirror" => {
+                let spec = spec.request_mirror.as_ref().ok_or_else(empty)?;
+                let (numerator, denominator) = mirror::part(spec)?;
+                match resolve(&spec.backend_ref) {
+                    Ok(to) => out.list.push(Filter::Mirror(Mirror { to, numerator, denominator })),
+                    Err(fault) => out.unresolved.push(fault.at("RequestMirror")),
+                }
             }
             "CORS" if place == Place::Backend => {
                 // A preflight is answered before a backend is chosen.

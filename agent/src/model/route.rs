@@ -18,7 +18,7 @@ use super::{
     attach::{self, by_age},
     endpoints::{self, Family, SliceIndex},
     gateway::Listeners,
-    http::{Action, Hostname, HttpEntry, ServicePort, Share, ShareTarget},
+    http::{Hostname, HttpEntry, ServicePort},
     listener::Served,
     report::{RouteReports, Subject},
     rule::{self, CompiledRule, Faults, World},
@@ -68,9 +68,7 @@ pub(super) fn attach(
             a.hostname.by_specificity(&b.hostname).then_with(|| a.matches.rank().cmp(&b.matches.rank()))
         });
         for entry in &served.entries {
-            let Action::Forward(shares) = &entry.rule.action else { continue };
-            for Share { to, .. } in shares {
-                let ShareTarget::Service(port) = to else { continue };
+            for port in entry.rule.services() {
                 if !clusters.backends.contains_key(port) {
                     let (backends, skipped) = backends(snapshot, (slices, targets), node, port);
                     clusters.backends.insert(port.clone(), backends);

@@ -116,7 +116,7 @@ fn compile_one(
         action: Action::Refuse("the rule has no backendRefs".to_owned()),
     };
     let prefixes = matches.iter().all(|m| matches!(m.path, PathMatch::Prefix(_)));
-    let filters = filter::compile(&spec.filters, Place::Rule, prefixes);
+    let filters = filter::compile(&spec.filters, Place::Rule, prefixes, |to| backend(world, route, to));
     let timeouts = timeouts(spec.timeouts.as_ref());
     match filters.and_then(|f| timeouts.map(|t| (f, t))) {
         Err(fault) => {
@@ -126,6 +126,7 @@ fn compile_one(
         Ok((filters, timeouts)) => {
             rule.timeouts = timeouts;
             rule.filters = filters.list;
+            faults.extend(filters.unresolved.into_iter().map(|fault| (About::Backend, fault.at(&place))));
             if let Some(redirect) = filters.redirect {
                 rule.action = Action::Redirect(redirect);
             } else if !spec.backend_refs.is_empty() {
@@ -147,8 +148,10 @@ fn share(
 ) -> Share {
     let weight = backend_ref::weight(spec.weight);
     let found = backend(world, route, spec).map_err(|fault| (About::Backend, fault)).and_then(|port| {
-        let filters = filter::compile(&spec.filters, Place::Backend, prefixes);
+        let filters = filter::compile(&spec.filters, Place::Backend, prefixes, |to| backend(world, route, to));
         let filters = filters.map_err(|fault| (About::Rule(index), fault))?;
+        let at = |fault: Fault| (About::Backend, fault.at(&format!("rule {index}")));
+        faults.extend(filters.unresolved.into_iter().map(at));
         Ok(Share { weight, to: ShareTarget::Service(port), filters: filters.list })
     });
     found.unwrap_or_else(|(about, fault)| {

@@ -20,6 +20,7 @@ use super::{
     headers,
     http1::Trailers,
     io::Active,
+    mirror::{ClientBody, Copied, Tee},
     pool::{Lease, Pending},
 };
 
@@ -35,6 +36,9 @@ pub(super) enum BodyFault {
     /// The route's time is up.
     #[error("the route's timeout is over")]
     Timeout,
+    /// A mirror did not keep up with the body that it gets a copy of, or that one did not end well.
+    #[error("the copy was cut")]
+    CopyCut,
 }
 
 /// What the bodies of an exchange know of each other.
@@ -61,7 +65,7 @@ impl Flow {
 /// A request's body on its way upstream.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    inner: Option<Incoming>,
+    from: RequestSource,
     limit: Duration,
     stall: Option<Pin<Box<Sleep>>>,
     response: Flow,
@@ -70,13 +74,42 @@ pub(super) struct RequestBody {
     trailing: Trailing,
 }
 
+#[derive(Debug)]
+enum RequestSource {
+    Nowhere,
+    Client(ClientBody),
+    /// For a mirror.
+    Copy(Copied),
+}
+
+impl RequestSource {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match self {
+            Self::Nowhere => Poll::Ready(None),
+            Self::Client(inner) => {
+                Pin::new(inner).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(BodyFault::Broken)))
+            }
+            Self::Copy(copied) => copied.poll_frame(cx).map(|frame| frame.map(|f| f.map_err(|_| BodyFault::CopyCut))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Nowhere => true,
+            Self::Client(inner) => inner.is_end_stream(),
+            Self::Copy(_) => false,
+        }
+    }
+}
+
 impl RequestBody {
-    /// A body that must make progress within `limit`, unless the response does.
+    /// A body that must make progress within `limit`, unless the response does, copied to mirrors where there are some.
     #[must_use]
-    pub(super) fn new(inner: Incoming, limit: Duration, response: Flow) -> Self {
-        response.0.is_read.store(inner.is_end_stream(), Relaxed);
-        let inner = Some(inner).filter(|b| !b.is_end_stream());
-        Self { inner, limit, stall: None, response, seen: 0, trailing: Trailing::default() }
+    pub(super) fn new(inner: Incoming, tee: Option<Tee>, limit: Duration, response: Flow) -> Self {
+        let is_end = inner.is_end_stream();
+        response.0.is_read.store(is_end, Relaxed);
+        let from = if is_end { RequestSource::Nowhere } else { RequestSource::Client(ClientBody::new(inner, tee)) };
+        Self { from, limit, stall: None, response, seen: 0, trailing: Trailing::default() }
     }
 
     /// The client takes trailers, so they pass upstream too.
@@ -94,8 +127,15 @@ impl RequestBody {
     /// No body.
     #[must_use]
     pub(super) fn empty() -> Self {
-        let (response, trailing) = (Flow::default(), Trailing::default());
-        Self { inner: None, limit: Duration::ZERO, stall: None, response, seen: 0, trailing }
+        let (from, response, trailing) = (RequestSource::Nowhere, Flow::default(), Trailing::default());
+        Self { from, limit: Duration::ZERO, stall: None, response, seen: 0, trailing }
+    }
+
+    /// The copy of a body, which ends when that ends, well or not.
+    #[must_use]
+    pub(super) fn copied(copied: Copied) -> Self {
+        let (from, response, trailing) = (RequestSource::Copy(copied), Flow::default(), Trailing::default());
+        Self { from, limit: Duration::MAX, stall: None, response, seen: 0, trailing }
     }
 }
 
@@ -106,11 +146,10 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = &mut *self;
         ready!(this.trailing.poll_due(cx));
-        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        match Pin::new(&mut *inner).poll_frame(cx) {
+        match this.from.poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.stall = None;
-                if frame.is_none() || inner.is_end_stream() {
+                if frame.is_none() || this.from.is_end_stream() {
                     this.response.0.is_read.store(true, Relaxed);
                 }
                 this.trailing.poll_frame(frame, cx)
@@ -134,11 +173,15 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.from.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.from {
+            RequestSource::Nowhere => SizeHint::with_exact(0),
+            RequestSource::Client(inner) => inner.size_hint(),
+            RequestSource::Copy(copied) => copied.size_hint(),
+        }
     }
 }
 
@@ -165,12 +208,12 @@ impl Trailing {
     /// What hyper gets of a frame.
     fn poll_frame(
         &mut self,
-        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+        frame: Option<Result<Frame<Bytes>, BodyFault>>,
         cx: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let frame = match frame {
             Some(Ok(frame)) => without_forbidden_trailers(frame),
-            Some(Err(error)) => return Poll::Ready(Some(Err(BodyFault::Broken(error)))),
+            Some(Err(fault)) => return Poll::Ready(Some(Err(fault))),
             None => return Poll::Ready(None),
         };
         match (&self.to, frame.trailers_ref()) {
@@ -299,7 +342,7 @@ impl Body for ResponseBody {
         {
             lease.give_back();
         }
-        this.trailing.poll_frame(frame, cx)
+        this.trailing.poll_frame(frame.map(|f| f.map_err(BodyFault::Broken)), cx)
     }
 
     fn is_end_stream(&self) -> bool {

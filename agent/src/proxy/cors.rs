@@ -41,7 +41,7 @@ impl<'a> Grant<'a> {
     pub(super) fn of(filters: &'a [Filter], headers: &HeaderMap) -> Option<Self> {
         let cors = filters.iter().find_map(|filter| match filter {
             Filter::Cors(cors) => Some(cors),
-            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) | Filter::Rewrite(_) => None,
+            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) | Filter::Rewrite(_) | Filter::Mirror(_) => None,
         })?;
         let mut given = headers.get_all(header::ORIGIN).iter();
         let one = match (given.next(), given.next()) {

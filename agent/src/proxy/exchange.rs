@@ -19,6 +19,7 @@ use super::{
     hops::Hops,
     http1::Trailers,
     io::{Active, Activity},
+    mirror::{self, Tee},
     request::{self, Arrival, Canonical, Scheme},
     respond::{self, LocalReply},
     router,
@@ -115,7 +116,7 @@ async fn routed(
         return Err(LocalReply::new(StatusCode::MISDIRECTED_REQUEST, "the connection was made for another host"));
     }
     let (matches, rule) = route(&table, connection.local, &canonical, &parts)?;
-    let routed = Routed { table: &table, canonical, hops, matches, rule: &rule };
+    let routed = Routed { table, canonical, hops, matches, rule: &rule };
     let grant = Grant::of(&rule.filters, &parts.headers);
     if let Some(response) = grant.as_ref().and_then(|grant| grant.preflight(&parts)) {
         add(&shared.stats.own_responses);
@@ -131,7 +132,7 @@ async fn routed(
 
 /// A request with its rule.
 struct Routed<'a> {
-    table: &'a Table,
+    table: Arc<Table>,
     canonical: Canonical,
     hops: Hops,
     matches: Arc<HttpMatch>,
@@ -161,14 +162,18 @@ async fn forward(
     let Routed { table, canonical, hops, matches, rule } = routed;
     let (version, upgrade) = (parts.version, parts.extensions.remove::<OnUpgrade>());
     request::leave_hop(&mut parts.headers, canonical.trailers, shared.settings.start_traces);
-    filters::change_request(&mut parts, &rule.filters, &share.filters, &matches.path);
+    let mut copies = filters::change_request(&mut parts, &rule.filters, &share.filters, &matches.path);
+    copies.iter_mut().for_each(|copy| hops.clone().write(&mut copy.parts().headers));
     hops.write(&mut parts.headers);
     let websocket = upgrade.filter(|_| canonical.websocket);
+    copies.retain(|_| websocket.is_none());
     upstream_form(&mut parts, websocket.is_some());
     let asked = Asked { version, trailers: canonical.trailers, websocket, flow: Flow::default() };
-    let body = upstream_body(connection, body.take(), &asked);
+    let body = body.take();
+    let tee = mirror::send(shared, &table, copies, (body.as_ref(), asked.trailers), rule.timeouts);
+    let body = upstream_body(connection, body, tee, &asked);
     let end = framing::frame_request(&mut parts, &body);
-    let mut sent = upstream::send(shared, table, service, parts, body, rule.timeouts).await?;
+    let mut sent = upstream::send(shared, &table, service, parts, body, rule.timeouts).await?;
     // Asked to switch, a backend may have done so whatever it answers.
     if end == End::Uncertain || asked.websocket.is_some() {
         sent.lease.invalidate();
@@ -254,7 +259,7 @@ fn choose(shares: &[Share]) -> Result<&Share, LocalReply> {
 }
 
 /// Gives a request the form in which it goes upstream: that of HTTP/1.1.
-fn upstream_form(parts: &mut Parts, websocket: bool) {
+pub(super) fn upstream_form(parts: &mut Parts, websocket: bool) {
     // A filter may have added one.
     request::join_cookies(&mut parts.headers);
     parts.version = Version::HTTP_11;
@@ -267,10 +272,10 @@ fn upstream_form(parts: &mut Parts, websocket: bool) {
 }
 
 /// The request's body as it goes upstream.
-fn upstream_body(connection: &Connection, body: Option<Incoming>, asked: &Asked) -> RequestBody {
+fn upstream_body(connection: &Connection, body: Option<Incoming>, tee: Option<Tee>, asked: &Asked) -> RequestBody {
     let limit = connection.shared.settings.body_timeout;
     body.map_or_else(RequestBody::empty, |body| {
-        RequestBody::new(body, limit, asked.flow.clone()).passing_trailers(asked.trailers)
+        RequestBody::new(body, tee, limit, asked.flow.clone()).passing_trailers(asked.trailers)
     })
 }
 

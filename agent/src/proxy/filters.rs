@@ -4,21 +4,30 @@
 //! Nothing here can fail, and nothing makes a head that the proxy would refuse from a client.
 use http::{HeaderMap, Uri, header, request::Parts, uri::PathAndQuery};
 
-use super::cors::Grant;
+use super::{cors::Grant, mirror};
 use crate::model::http::{Filter, PathChange, Rewrite, matching::PathMatch};
 
 /// Changes a request: first as the rule wants it, then as the backendRef does. `matched` is the path match that led to the
-/// rule.
-pub(super) fn change_request(parts: &mut Parts, rule: &[Filter], backend: &[Filter], matched: &PathMatch) {
+/// rule. Returns what mirrors get.
+#[must_use]
+pub(super) fn change_request(
+    parts: &mut Parts,
+    rule: &[Filter],
+    backend: &[Filter],
+    matched: &PathMatch,
+) -> Vec<mirror::Copy> {
+    let mut copies = Vec::new();
     // Prefixes are those of the path that was matched, whatever was changed since.
     let mut asked: Option<Uri> = None;
     for filter in rule.iter().chain(backend) {
         match filter {
             Filter::RequestHeaders(edits) => edits.apply(&mut parts.headers),
             Filter::Rewrite(to) => rewrite(parts, to, &mut asked, matched),
+            Filter::Mirror(mirror) => copies.extend(mirror::Copy::of(parts, mirror)),
             Filter::ResponseHeaders(_) | Filter::Cors(_) => {}
         }
     }
+    copies
 }
 
 /// Changes a response's head by the filters of one place. `grant` is what its CORS filter says of the request.
@@ -27,7 +36,7 @@ pub(super) fn change_response(headers: &mut HeaderMap, filters: &[Filter], grant
         match filter {
             Filter::ResponseHeaders(edits) => edits.apply(headers),
             Filter::Cors(_) => grant.into_iter().for_each(|grant| grant.apply(headers)),
-            Filter::RequestHeaders(_) | Filter::Rewrite(_) => {}
+            Filter::RequestHeaders(_) | Filter::Rewrite(_) | Filter::Mirror(_) => {}
         }
     }
 }

@@ -33,6 +33,7 @@ mod headers;
 mod hops;
 mod http1;
 mod io;
+mod mirror;
 mod pool;
 mod request;
 mod respond;

@@ -68,6 +68,12 @@ pub struct Stats {
     pub max_upstream: AtomicU64,
     /// Upstream connections that are open and idle now.
     pub idle_upstream: AtomicU64,
+    /// Copies of requests that were sent to mirrors.
+    pub mirrors: AtomicU64,
+    /// Copies that were not made, or did not get through: the mirror was too slow, too many were on their way, or it failed.
+    pub dropped_mirrors: AtomicU64,
+    /// Copies that are on their way now.
+    pub active_mirrors: AtomicU64,
     /// Upgraded connections that are open now.
     pub tunnels: AtomicU64,
     /// Route tables put in place.
@@ -136,6 +142,9 @@ impl Counters {
             open_upstream: sum(|s| &s.open_upstream),
             max_upstream: sum(|s| &s.max_upstream),
             idle_upstream: sum(|s| &s.idle_upstream),
+            mirrors: sum(|s| &s.mirrors),
+            dropped_mirrors: sum(|s| &s.dropped_mirrors),
+            active_mirrors: sum(|s| &s.active_mirrors),
             tunnels: sum(|s| &s.tunnels),
             tables: sum(|s| &s.tables),
         }

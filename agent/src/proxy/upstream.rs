@@ -65,6 +65,7 @@ impl Failure {
                 Some(BodyFault::Broken(_)) => return Self::ClientBroken,
                 Some(BodyFault::Stalled) => return Self::ClientStalled,
                 Some(BodyFault::Timeout) => return Self::Timeout,
+                Some(BodyFault::CopyCut) => return Self::Broken,
                 None => source = cause.source(),
             }
         }

@@ -11,6 +11,7 @@ mod framing;
 mod harness;
 mod http2;
 mod local;
+mod mirrors;
 mod proxying;
 mod routing;
 mod tls;

@@ -6,8 +6,12 @@ use super::*;
 use crate::model::http::PathChange;
 
 fn compiled(filter: Value) -> Result<Filter, String> {
-    let filters = compile(&[serde_json::from_value(filter).unwrap()], Place::Rule, true);
+    let filters = compile(&[serde_json::from_value(filter).unwrap()], Place::Rule, true, nowhere);
     filters.map(|mut filters| filters.list.remove(0)).map_err(|fault| fault.message)
+}
+
+fn nowhere(_: &HttpBackendRef) -> Result<ServicePort, Fault> {
+    Err(Fault::new("BackendNotFound", "there is none"))
 }
 
 fn path_of(filter: Filter) -> PathChange {
@@ -188,6 +192,6 @@ fn a_cors_filter_that_makes_no_sense_says_what_it_wants() {
     }
     assert!(compiled(json!({"type": "CORS"})).unwrap_err().contains("empty"));
     let filter = serde_json::from_value(json!({"type": "CORS", "cors": {}})).unwrap();
-    let why = compile(&[filter], Place::Backend, true).unwrap_err().message;
+    let why = compile(&[filter], Place::Backend, true, nowhere).unwrap_err().message;
     assert!(why.contains("want it in the rule"), "{why}");
 }

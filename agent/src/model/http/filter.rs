@@ -8,7 +8,7 @@
 //! - A prefix is replaced in the path that was matched, and of two that change the path the backendRef's counts.
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::cors::Cors;
+use super::{ServicePort, cors::Cors};
 use crate::model::Port;
 
 /// One filter of a rule or a backendRef.
@@ -22,6 +22,30 @@ pub enum Filter {
     Rewrite(Rewrite),
     /// Which pages of other origins may use the responses.
     Cors(Cors),
+    /// A copy of the request for somebody else.
+    Mirror(Mirror),
+}
+
+impl Filter {
+    /// The Service port that it sends something to.
+    #[must_use]
+    pub fn service(&self) -> Option<&ServicePort> {
+        match self {
+            Self::Mirror(mirror) => Some(&mirror.to),
+            Self::RequestHeaders(_) | Self::ResponseHeaders(_) | Self::Rewrite(_) | Self::Cors(_) => None,
+        }
+    }
+}
+
+/// Who gets copies of requests, and of how many: `numerator` of `denominator`, which is not 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Who gets them.
+    pub to: ServicePort,
+    /// So many
+    pub numerator: u32,
+    /// of so many.
+    pub denominator: u32,
 }
 
 /// Changes of headers: first `set`, then `add`, then `remove`.

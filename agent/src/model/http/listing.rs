@@ -3,7 +3,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget};
+use super::{
+    Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget, filter::Mirror,
+};
 
 /// One entry of one listener. Rows of a listener are in the order in which they are tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +162,10 @@ fn words(filter: &Filter) -> Vec<String> {
     let (edits, of) = match filter {
         Filter::RequestHeaders(edits) => (edits, "request"),
         Filter::ResponseHeaders(edits) => (edits, "response"),
+        Filter::Mirror(Mirror { to, numerator, denominator }) => {
+            let part = if numerator == denominator { String::new() } else { format!("{numerator} of {denominator} ") };
+            return vec![format!("mirror {part}to {to}")];
+        }
         Filter::Cors(_) => return vec!["answer CORS".to_owned()],
         Filter::Rewrite(to) => {
             let host = to.hostname.iter().map(|h| format!("rewrite host {}", String::from_utf8_lossy(h.as_bytes())));

@@ -80,6 +80,22 @@ pub struct HttpRule {
     pub action: Action,
 }
 
+impl HttpRule {
+    /// The Service ports that requests go to, those of mirrors among them; some may be there twice.
+    pub fn services(&self) -> impl Iterator<Item = &ServicePort> {
+        let shares = match &self.action {
+            Action::Forward(shares) => shares.as_slice(),
+            Action::Redirect(_) | Action::Refuse(_) => &[],
+        };
+        let backends = shares.iter().filter_map(|share| match &share.to {
+            ShareTarget::Service(port) => Some(port),
+            ShareTarget::Invalid(_) => None,
+        });
+        let filters = self.filters.iter().chain(shares.iter().flat_map(|share| &share.filters));
+        backends.chain(filters.filter_map(Filter::service))
+    }
+}
+
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {

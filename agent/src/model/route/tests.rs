@@ -1,11 +1,17 @@
 //! Gateways and routes as manifests have them -> verdicts, frontends, entries.
 #![expect(clippy::needless_pass_by_value, reason = "objects are written where they are used")]
+mod filters;
+
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{self, Frontend, Outcome, Proto, Target, Verdict, fixture::snapshot};
+use crate::model::{
+    self, Frontend, Outcome, Proto, Target, Verdict,
+    fixture::snapshot,
+    http::{Action, ShareTarget},
+};
 
 fn compile(objects: Value) -> Model {
     compile_with(objects, &["192.0.2.0/24"])

@@ -29,6 +29,9 @@ const FEATURES: &[&str] = &[
     "HTTPRoutePathRewrite",
     "HTTPRoutePortRedirect",
     "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
@@ -48,7 +51,7 @@ mod tests {
     fn the_names_are_sorted_fit_the_field_and_claim_nothing_that_is_not_served() {
         assert!(FEATURES.is_sorted_by(|a, b| a < b), "sorted, and each once");
         assert!(FEATURES.len() <= 64, "the CRD admits 64");
-        let missing = ["TLS", "GRPC", "TCP", "UDP", "Mirror", "Retry", "H2C", "Certificate"];
+        let missing = ["TLS", "GRPC", "TCP", "UDP", "Retry", "H2C", "Certificate"];
         for name in FEATURES {
             assert!(missing.iter().all(|part| !name.contains(part)), "{name}");
         }
