@@ -1,5 +1,6 @@
 //! Filters that refer to others.
 use super::*;
+use crate::{api::RouteKind, model::report::RouteReport};
 
 /// The model of a rule to `s` with these filters, beside a Service `m` here and one in `other`.
 fn with(filters: Value, more: &[Value]) -> Model {
@@ -21,7 +22,7 @@ fn services(model: &Model) -> Vec<String> {
 }
 
 fn report(model: &Model) -> &RouteReport {
-    &model.routes[&ObjectName::new("default", "r")]
+    &model.routes[&(RouteKind::Http, ObjectName::new("default", "r"))]
 }
 
 #[test]
