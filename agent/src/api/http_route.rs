@@ -1,7 +1,7 @@
 //! `HTTPRoute` (gateway.networking.k8s.io/v1), as far as it is read.
 //!
 //! Enumerations stay text here: a value that is not known is for `model::route` to refuse, with the object's name.
-//! What is recognised but not served yet (`retry`, `sessionPersistence`, some filters) is kept as raw JSON, so that the
+//! What is recognised but not served yet (`sessionPersistence`) is kept as raw JSON, so that the
 //! model can say so instead of ignoring it.
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -77,9 +77,9 @@ pub struct HttpRouteRule {
     /// How long it may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<HttpRouteTimeouts>,
-    /// Not served yet.
+    /// What is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry: Option<Value>,
+    pub retry: Option<HttpRouteRetry>,
     /// Not served yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_persistence: Option<Value>,
@@ -320,6 +320,21 @@ pub struct HttpRouteTimeouts {
     /// For one try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_request: Option<String>,
+}
+
+/// What is tried again, and how often.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteRetry {
+    /// Statuses of responses, 400 to 599.
+    #[serde(deserialize_with = "or_default")]
+    pub codes: Vec<i64>,
+    /// Tries beyond the first; 1 when absent, none when 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<i64>,
+    /// The least pause before a try. Units: Gateway API durations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<String>,
 }
 
 #[cfg(test)]

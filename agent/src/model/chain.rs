@@ -288,7 +288,7 @@ fn behind(listeners: &[HttpListener]) -> (BTreeSet<ObjectName>, BTreeSet<Service
         routes.insert(entry.rule.route.clone());
         let Action::Forward(shares) = &entry.rule.action else { continue };
         services.extend(shares.iter().filter(|share| share.weight > 0).filter_map(|share| match &share.to {
-            ShareTarget::Service(port) => Some(port.clone()),
+            ShareTarget::Cluster(cluster) => Some(cluster.port.clone()),
             ShareTarget::Invalid(_) => None,
         }));
     }

@@ -12,7 +12,7 @@ mod url;
 mod tests;
 
 use super::{
-    http::{Filter, Redirect, ServicePort, filter::Mirror},
+    http::{Cluster, Filter, Redirect, filter::Mirror},
     report::Fault,
 };
 use crate::api::http_route::{HttpBackendRef, HttpRouteFilter};
@@ -53,7 +53,7 @@ pub fn compile(
     specs: &[HttpRouteFilter],
     place: Place,
     prefixes: bool,
-    resolve: impl Fn(&HttpBackendRef) -> Result<ServicePort, Fault>,
+    resolve: impl Fn(&HttpBackendRef) -> Result<Cluster, Fault>,
 ) -> Result<Filters, Fault> {
     if specs.len() > MOST {
         return Err(bad(format!("{} filters, want {MOST} at most", specs.len())));

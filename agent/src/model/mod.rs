@@ -24,6 +24,7 @@ mod ownership;
 pub mod pool;
 mod quiet;
 pub mod report;
+mod retry;
 pub mod route;
 pub mod rule;
 pub mod service;

@@ -12,12 +12,13 @@ use super::{
     filter::{self, Place},
     grants::Grants,
     http::{
-        Action, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts, claim,
+        Action, Cluster, HttpMatch, HttpRule, Pattern, ServicePort, Share, ShareTarget, Timeouts, Transport, claim,
         matching::{HeaderMatch, PathMatch, ValueMatch},
         path,
         query::QueryMatch,
     },
     report::Fault,
+    retry,
 };
 use crate::{
     api::{
@@ -102,17 +103,20 @@ fn compile_one(
             query: Vec::new(),
         }));
     }
-    for (what, found) in [("retry", &spec.retry), ("sessionPersistence", &spec.session_persistence)] {
-        if found.is_some() {
-            let fault = Fault::new("UnsupportedValue", format!("{what} is not supported yet; served without"));
-            faults.push((About::Rule(index), fault.at(&place)));
-        }
+    if spec.session_persistence.is_some() {
+        let fault = Fault::new("UnsupportedValue", "sessionPersistence is not supported yet; served without");
+        faults.push((About::Rule(index), fault.at(&place)));
     }
+    let retry = spec.retry.as_ref().map(retry::compile).transpose().unwrap_or_else(|fault| {
+        faults.push((About::Rule(index), fault.at(&place)));
+        None
+    });
     let mut rule = HttpRule {
         route: route.clone(),
         index,
         filters: Vec::new(),
         timeouts: Timeouts::default(),
+        retry,
         action: Action::Refuse("the rule has no backendRefs".to_owned()),
     };
     let prefixes = matches.iter().all(|m| matches!(m.path, PathMatch::Prefix(_)));
@@ -147,12 +151,12 @@ fn share(
     faults: &mut Faults,
 ) -> Share {
     let weight = backend_ref::weight(spec.weight);
-    let found = backend(world, route, spec).map_err(|fault| (About::Backend, fault)).and_then(|port| {
+    let found = backend(world, route, spec).map_err(|fault| (About::Backend, fault)).and_then(|cluster| {
         let filters = filter::compile(&spec.filters, Place::Backend, prefixes, |to| backend(world, route, to));
         let filters = filters.map_err(|fault| (About::Rule(index), fault))?;
         let at = |fault: Fault| (About::Backend, fault.at(&format!("rule {index}")));
         faults.extend(filters.unresolved.into_iter().map(at));
-        Ok(Share { weight, to: ShareTarget::Service(port), filters: filters.list })
+        Ok(Share { weight, to: ShareTarget::Cluster(cluster), filters: filters.list })
     });
     found.unwrap_or_else(|(about, fault)| {
         let to = ShareTarget::Invalid(fault.message.clone());
@@ -161,26 +165,27 @@ fn share(
     })
 }
 
-/// The Service port that a reference names. A reference across namespaces is refused whether or not it exists.
-fn backend(world: &World<'_>, route: &ObjectName, spec: &HttpBackendRef) -> Result<ServicePort, Fault> {
+/// The cluster that a reference names. A reference across namespaces is refused whether or not it exists.
+fn backend(world: &World<'_>, route: &ObjectName, spec: &HttpBackendRef) -> Result<Cluster, Fault> {
     let from = Referrer { kind: RouteKind::Http, route };
     let (port, found) = backend_ref::resolve(world, from, spec.into(), Proto::Tcp)?;
-    if let Some(named) = found.app_protocol.as_deref().filter(|named| !is_spoken(named)) {
+    cluster(port, found.app_protocol.as_deref(), Transport::Http1)
+}
+
+/// The endpoints of a Service port, spoken to as `appProtocol` says, and as `unsaid` where it says nothing.
+///
+/// # Errors
+/// It names what is not spoken.
+pub(super) fn cluster(port: ServicePort, app_protocol: Option<&str>, unsaid: Transport) -> Result<Cluster, Fault> {
+    let Some(transport) = Transport::of(app_protocol, unsaid) else {
+        let (named, spoken) = (app_protocol.unwrap_or_default(), Transport::SPOKEN);
         let why = format!(
-            "Service {} port {}: appProtocol {named:?} is not spoken, want one of {SPOKEN:?} or none",
+            "Service {} port {}: appProtocol {named:?} is not spoken, want one of {spoken:?} or none",
             port.service, port.port
         );
         return Err(Fault::new("UnsupportedProtocol", why));
-    }
-    Ok(port)
-}
-
-/// What `appProtocol` of a port may say, all of it HTTP/1.1 in clear text; whatever else it says, requests would be sent
-/// to a server that does not understand them. Source: KEP-3726 and the service names of IANA, which have no case.
-const SPOKEN: [&str; 4] = ["http", "http-alt", "www-http", "kubernetes.io/ws"];
-
-fn is_spoken(app_protocol: &str) -> bool {
-    app_protocol.is_empty() || SPOKEN.iter().any(|name| name.eq_ignore_ascii_case(app_protocol))
+    };
+    Ok(Cluster { port, transport })
 }
 
 /// The TCP port of a Service with this number.
@@ -299,7 +304,7 @@ fn timeouts(spec: Option<&HttpRouteTimeouts>) -> Result<Timeouts, Fault> {
 }
 
 /// Reads a Gateway API duration: one to four of `<1 to 5 digits><h|m|s|ms>`. Source: GEP-2257.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
     for _ in 0..4 {

@@ -17,11 +17,12 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    headers,
+    grpc, headers,
     http1::Trailers,
     io::Active,
+    lease::{Lease, Pending, Stream},
     mirror::{ClientBody, Copied, Tee},
-    pool::{Lease, Pending},
+    replay::{Reader, Tape},
 };
 
 /// Why a body ended early. The side that reads it sees a cut connection, never a clean end.
@@ -39,6 +40,12 @@ pub(super) enum BodyFault {
     /// A mirror did not keep up with the body that it gets a copy of, or that one did not end well.
     #[error("the copy was cut")]
     CopyCut,
+    /// The try that this is for was given up.
+    #[error("the body is read by another try")]
+    Superseded,
+    /// The stream was reset without error before its end.
+    #[error("the stream was reset before its end")]
+    Cut,
 }
 
 /// What the bodies of an exchange know of each other.
@@ -72,12 +79,16 @@ pub(super) struct RequestBody {
     /// How often the response had moved when the clock was set.
     seen: u64,
     trailing: Trailing,
+    /// The stream that it goes into: it is taken for as long as something may be sent.
+    stream: Option<Arc<Stream>>,
 }
 
 #[derive(Debug)]
 enum RequestSource {
     Nowhere,
     Client(ClientBody),
+    /// Kept while it may have to be sent again.
+    Tape(Reader),
     /// For a mirror.
     Copy(Copied),
 }
@@ -89,6 +100,7 @@ impl RequestSource {
             Self::Client(inner) => {
                 Pin::new(inner).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(BodyFault::Broken)))
             }
+            Self::Tape(reader) => reader.poll_frame(cx),
             Self::Copy(copied) => copied.poll_frame(cx).map(|frame| frame.map(|f| f.map_err(|_| BodyFault::CopyCut))),
         }
     }
@@ -97,6 +109,7 @@ impl RequestSource {
         match self {
             Self::Nowhere => true,
             Self::Client(inner) => inner.is_end_stream(),
+            Self::Tape(reader) => reader.is_end_stream(),
             Self::Copy(_) => false,
         }
     }
@@ -109,7 +122,7 @@ impl RequestBody {
         let is_end = inner.is_end_stream();
         response.0.is_read.store(is_end, Relaxed);
         let from = if is_end { RequestSource::Nowhere } else { RequestSource::Client(ClientBody::new(inner, tee)) };
-        Self { from, limit, stall: None, response, seen: 0, trailing: Trailing::default() }
+        Self { from, limit, stall: None, response, seen: 0, trailing: Trailing::default(), stream: None }
     }
 
     /// The client takes trailers, so they pass upstream too.
@@ -128,14 +141,82 @@ impl RequestBody {
     #[must_use]
     pub(super) fn empty() -> Self {
         let (from, response, trailing) = (RequestSource::Nowhere, Flow::default(), Trailing::default());
-        Self { from, limit: Duration::ZERO, stall: None, response, seen: 0, trailing }
+        Self { from, limit: Duration::ZERO, stall: None, response, seen: 0, trailing, stream: None }
     }
 
     /// The copy of a body, which ends when that ends, well or not.
     #[must_use]
     pub(super) fn copied(copied: Copied) -> Self {
         let (from, response, trailing) = (RequestSource::Copy(copied), Flow::default(), Trailing::default());
-        Self { from, limit: Duration::MAX, stall: None, response, seen: 0, trailing }
+        Self { from, limit: Duration::MAX, stall: None, response, seen: 0, trailing, stream: None }
+    }
+
+    /// Keeps what is read, for [`Self::again`].
+    #[must_use]
+    pub(super) fn kept(mut self) -> Self {
+        if let RequestSource::Client(inner) = self.from {
+            // A tape that nobody has read is whole.
+            self.from = Tape::new(inner).read().map_or(RequestSource::Nowhere, RequestSource::Tape);
+        }
+        self
+    }
+
+    /// What keeps this body, where something does.
+    #[must_use]
+    pub(super) fn spare(&self) -> Option<Spare> {
+        let tape = match &self.from {
+            RequestSource::Nowhere => None,
+            RequestSource::Client(_) | RequestSource::Copy(_) => return None,
+            RequestSource::Tape(reader) => Some(reader.tape().clone()),
+        };
+        Some(Spare { tape, limit: self.limit, response: self.response.clone(), passes: self.trailing.pass })
+    }
+
+    /// Takes the stream for as long as this is sent.
+    pub(super) fn hold(&mut self, stream: Arc<Stream>) {
+        self.stream = Some(stream);
+    }
+}
+
+/// A body that can be sent once more.
+#[derive(Clone, Debug)]
+pub(super) struct Spare {
+    tape: Option<Tape>,
+    limit: Duration,
+    response: Flow,
+    /// Its trailers pass.
+    passes: bool,
+}
+
+impl Spare {
+    /// Whether there is nothing of it.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.tape.is_none()
+    }
+
+    /// Whether all of it is there.
+    #[must_use]
+    pub(super) fn is_whole(&self) -> bool {
+        self.tape.as_ref().is_none_or(Tape::is_whole)
+    }
+
+    /// The body from its start, taken from whoever reads it; `None` when something of it is gone.
+    #[must_use]
+    pub(super) fn again(&self) -> Option<RequestBody> {
+        let Some(tape) = &self.tape else { return Some(RequestBody::empty()) };
+        let from = RequestSource::Tape(tape.read()?);
+        let (limit, response) = (self.limit, self.response.clone());
+        response.0.is_read.store(false, Relaxed);
+        let trailing = Trailing { pass: self.passes, ..Trailing::default() };
+        Some(RequestBody { from, limit, stall: None, response, seen: 0, trailing, stream: None })
+    }
+
+    /// Keeps no more.
+    pub(super) fn commit(&self) {
+        if let Some(tape) = &self.tape {
+            tape.commit();
+        }
     }
 }
 
@@ -181,6 +262,7 @@ impl Body for RequestBody {
             RequestSource::Nowhere => SizeHint::with_exact(0),
             RequestSource::Client(inner) => inner.size_hint(),
             RequestSource::Copy(copied) => copied.size_hint(),
+            RequestSource::Tape(reader) => reader.size_hint(),
         }
     }
 }
@@ -250,6 +332,10 @@ pub(super) struct ResponseBody {
     flow: Flow,
     deadline: Option<Pin<Box<Sleep>>>,
     trailing: Trailing,
+    /// It comes over HTTP/2, where END_STREAM alone is the end.
+    is_stream: bool,
+    /// When its time is up it ends with a status of gRPC.
+    is_grpc: bool,
     _pending: Option<Pending>,
     _active: Option<Active>,
 }
@@ -269,14 +355,23 @@ impl ResponseBody {
     #[must_use]
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
         let text = Some(text.into()).filter(|t| !t.is_empty());
-        let (source, trailing) = (Source::Own(text), Trailing::default());
-        Self { source, flow: Flow::default(), deadline: None, trailing, _pending: None, _active: None }
+        Self {
+            source: Source::Own(text),
+            flow: Flow::default(),
+            deadline: None,
+            trailing: Trailing::default(),
+            is_stream: false,
+            is_grpc: false,
+            _pending: None,
+            _active: None,
+        }
     }
 
     /// A body from upstream.
     #[must_use]
     pub(super) fn upstream(inner: Incoming, lease: Option<Lease>, pending: Pending, deadline: Option<Instant>) -> Self {
         let mut lease = lease;
+        let is_stream = matches!(lease, Some(Lease::Stream(_)));
         if inner.is_end_stream()
             && let Some(lease) = lease.take()
         {
@@ -284,13 +379,21 @@ impl ResponseBody {
         }
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let (source, flow) = (Source::Upstream(inner, lease), Flow::default());
-        Self { source, flow, deadline, trailing: Trailing::default(), _pending: Some(pending), _active: None }
+        let trailing = Trailing::default();
+        Self { source, flow, deadline, trailing, is_stream, is_grpc: false, _pending: Some(pending), _active: None }
     }
 
     /// Shows the request's body that the response moves.
     #[must_use]
     pub(super) fn showing(mut self, flow: Flow) -> Self {
         self.flow = flow;
+        self
+    }
+
+    /// Ends it with a status of gRPC when its time is up.
+    #[must_use]
+    pub(super) fn grpc(mut self, is_grpc: bool) -> Self {
+        self.is_grpc = is_grpc;
         self
     }
 
@@ -333,10 +436,19 @@ impl Body for ResponseBody {
             && deadline.as_mut().poll(cx).is_ready()
         {
             *lease = None;
+            if this.is_grpc {
+                this.source = Source::Own(None);
+                return Poll::Ready(Some(Ok(Frame::trailers(grpc::deadline_trailers()))));
+            }
             return Poll::Ready(Some(Err(BodyFault::Timeout)));
         }
         let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
         this.flow.0.moved.fetch_add(1, Relaxed);
+        // To hyper a reset with NO_ERROR ends a body well, wherever it comes.
+        if frame.is_none() && this.is_stream && !inner.is_end_stream() {
+            *lease = None;
+            return Poll::Ready(Some(Err(BodyFault::Cut)));
+        }
         if (frame.is_none() || inner.is_end_stream())
             && let Some(lease) = lease.take()
         {

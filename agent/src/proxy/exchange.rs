@@ -15,7 +15,7 @@ use super::{
     cors::Grant,
     filters,
     framing::{self, End},
-    headers,
+    grpc, headers,
     hops::Hops,
     http1::Trailers,
     io::{Active, Activity},
@@ -28,9 +28,9 @@ use super::{
     table::Table,
     tunnel,
     unread::Unread,
-    upstream::{self, Sent},
+    upstream::{self, Order, Sent},
 };
-use crate::model::http::{Action, HttpMatch, HttpRule, Redirect, RequestHead, Share, ShareTarget};
+use crate::model::http::{Action, HttpMatch, HttpRule, Redirect, RequestHead, Share, ShareTarget, Transport};
 
 /// A client's connection, as far as its requests need it.
 #[derive(Debug)]
@@ -89,13 +89,14 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
 
 /// The answer; `body` is taken where it goes upstream.
 async fn answer(connection: &Connection, parts: Parts, body: &mut Option<Incoming>) -> Response<ResponseBody> {
-    routed(connection, parts, body).await.unwrap_or_else(|reply| local(connection, reply))
+    let is_grpc = grpc::is_grpc(&parts.headers);
+    routed(connection, parts, body, is_grpc).await.unwrap_or_else(|reply| local(connection, reply, is_grpc))
 }
 
-/// An answer of the proxy's own.
-fn local(connection: &Connection, reply: LocalReply) -> Response<ResponseBody> {
+/// An answer of the proxy's own, in the form that the client reads.
+fn local(connection: &Connection, reply: LocalReply, is_grpc: bool) -> Response<ResponseBody> {
     add(&connection.shared.stats.own_responses);
-    reply.response()
+    if is_grpc { grpc::reply(reply) } else { reply.response() }
 }
 
 /// Finds the rule for a request and does what it says.
@@ -106,6 +107,7 @@ async fn routed(
     connection: &Connection,
     mut parts: Parts,
     body: &mut Option<Incoming>,
+    is_grpc: bool,
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
     let canonical = canonical(connection, &mut parts, body.as_ref())?;
@@ -116,14 +118,14 @@ async fn routed(
         return Err(LocalReply::new(StatusCode::MISDIRECTED_REQUEST, "the connection was made for another host"));
     }
     let (matches, rule) = route(&table, connection.local, &canonical, &parts)?;
-    let routed = Routed { table, canonical, hops, matches, rule: &rule };
+    let routed = Routed { table, canonical, hops, matches, rule: &rule, is_grpc };
     let grant = Grant::of(&rule.filters, &parts.headers);
     if let Some(response) = grant.as_ref().and_then(|grant| grant.preflight(&parts)) {
         add(&shared.stats.own_responses);
         return Ok(response);
     }
     Ok(forward(connection, parts, body, routed, grant.as_ref()).await.unwrap_or_else(|reply| {
-        let mut response = local(connection, reply);
+        let mut response = local(connection, reply, is_grpc);
         // Pages read what went wrong only if they may.
         grant.iter().for_each(|grant| grant.apply(response.headers_mut()));
         response
@@ -137,6 +139,8 @@ struct Routed<'a> {
     hops: Hops,
     matches: Arc<HttpMatch>,
     rule: &'a HttpRule,
+    /// It is gRPC.
+    is_grpc: bool,
 }
 
 /// Does what a rule says, step by step.
@@ -156,10 +160,11 @@ async fn forward(
         Action::Redirect(to) => return Ok(redirect(connection, to, &parts, &routed, grant)),
         Action::Refuse(_) => return Err(LocalReply::misconfigured("the route cannot be served")),
     };
-    let ShareTarget::Service(service) = &share.to else {
+    let ShareTarget::Cluster(cluster) = &share.to else {
         return Err(LocalReply::misconfigured("a backend of the route is not valid"));
     };
-    let Routed { table, canonical, hops, matches, rule } = routed;
+    let Routed { table, canonical, hops, matches, rule, is_grpc } = routed;
+    crosses(cluster.transport, &canonical, is_grpc)?;
     let (version, upgrade) = (parts.version, parts.extensions.remove::<OnUpgrade>());
     request::leave_hop(&mut parts.headers, canonical.trailers, shared.settings.start_traces);
     let mut copies = filters::change_request(&mut parts, &rule.filters, &share.filters, &matches.path);
@@ -168,12 +173,14 @@ async fn forward(
     let websocket = upgrade.filter(|_| canonical.websocket);
     copies.retain(|_| websocket.is_none());
     upstream_form(&mut parts, websocket.is_some());
-    let asked = Asked { version, trailers: canonical.trailers, websocket, flow: Flow::default() };
+    let asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::default() };
     let body = body.take();
     let tee = mirror::send(shared, &table, copies, (body.as_ref(), asked.trailers), rule.timeouts);
     let body = upstream_body(connection, body, tee, &asked);
     let end = framing::frame_request(&mut parts, &body);
-    let mut sent = upstream::send(shared, &table, service, parts, body, rule.timeouts).await?;
+    let (timeouts, retry) = (rule.timeouts, rule.retry.as_ref());
+    let order = Order { routed: &table, cluster, timeouts, retry, is_grpc };
+    let mut sent = upstream::send(shared, order, parts, body).await?;
     // Asked to switch, a backend may have done so whatever it answers.
     if end == End::Uncertain || asked.websocket.is_some() {
         sent.lease.invalidate();
@@ -241,6 +248,23 @@ fn redirect(
     response
 }
 
+/// Whether a request has a form for a backend that is spoken to like this.
+///
+/// # Errors
+/// With what the client is told.
+fn crosses(transport: Transport, canonical: &Canonical, is_grpc: bool) -> Result<(), LocalReply> {
+    let unserved = |reason| Err(LocalReply::new(StatusCode::NOT_IMPLEMENTED, reason));
+    match transport {
+        // Its trailers would be lost, and with them the status of every call (checklist H99).
+        Transport::Http1 if is_grpc => unserved(
+            "gRPC needs a backend of HTTP/2, and this one is spoken to in HTTP/1.1: \
+             its Service port wants appProtocol kubernetes.io/h2c",
+        ),
+        Transport::H2c if canonical.websocket => unserved("WebSocket to a backend of HTTP/2 is not served"),
+        Transport::Http1 | Transport::H2c => Ok(()),
+    }
+}
+
 /// By weight, at random.
 fn choose(shares: &[Share]) -> Result<&Share, LocalReply> {
     let nobody = LocalReply::misconfigured("no backend of the route has a weight");
@@ -286,6 +310,8 @@ struct Asked {
     trailers: bool,
     /// The client asked for a WebSocket.
     websocket: Option<OnUpgrade>,
+    /// It is gRPC.
+    is_grpc: bool,
     flow: Flow,
 }
 
@@ -333,7 +359,8 @@ fn finish(
     // hyper encodes such a body in chunks; HTTP/2 has frames for trailers.
     let in_chunks = asked.version == Version::HTTP_11 && !response.headers().contains_key(header::CONTENT_LENGTH);
     let response = response.map(|body| {
-        let mut body = ResponseBody::upstream(body, Some(lease), pending, deadline).showing(asked.flow);
+        let mut body =
+            ResponseBody::upstream(body, Some(lease), pending, deadline).showing(asked.flow).grpc(asked.is_grpc);
         if asked.trailers && in_chunks {
             body = body.trailing_in(connection.trailers.clone());
         }

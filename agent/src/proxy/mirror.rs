@@ -26,9 +26,9 @@ use super::{
     framing::{self, End},
     stats::{Counted, add},
     table::Table,
-    upstream::{self, Failure},
+    upstream::{self, Failure, Order},
 };
-use crate::model::http::{ServicePort, Timeouts, filter::Mirror};
+use crate::model::http::{Cluster, Timeouts, filter::Mirror};
 
 /// How many copies of one worker may be on their way. Beyond it none is made, and that is counted.
 const MOST: u64 = 256;
@@ -41,7 +41,7 @@ const MOST_RESPONSE: u64 = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Copy {
     /// Who gets it.
-    to: ServicePort,
+    to: Cluster,
     /// As it was where the filter stands.
     parts: Parts,
 }
@@ -99,7 +99,7 @@ pub(super) fn send(
             };
             if let Some(failure) = failure {
                 add(&owned.stats.dropped_mirrors);
-                tracing::debug!(service = %to, reason = failure.answer().1, "mirror failed");
+                tracing::debug!(cluster = %to, reason = failure.answer().1, "mirror failed");
             }
         });
     }
@@ -108,13 +108,15 @@ pub(super) fn send(
 
 /// Sends one copy and throws its response away.
 async fn exchange(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     table: &Table,
-    to: &ServicePort,
+    to: &Cluster,
     (parts, body): (Parts, RequestBody),
     end: End,
 ) -> Result<(), Failure> {
-    let mut sent = upstream::send(shared, table, to, parts, body, Timeouts::default()).await?;
+    let (timeouts, retry) = (Timeouts::default(), None);
+    let order = Order { routed: table, cluster: to, timeouts, retry, is_grpc: false };
+    let mut sent = upstream::send(shared, order, parts, body).await?;
     let status = sent.response.status();
     let checked = framing::check_response(status, sent.response.headers_mut());
     if end == End::Uncertain || checked != Ok(End::Certain) || status == StatusCode::SWITCHING_PROTOCOLS {

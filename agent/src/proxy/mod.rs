@@ -2,7 +2,7 @@
 //!
 //! The `sk_lookup` program steers each frontend to one group of listening sockets, of which each [`worker`] has one, and the
 //! local address of an accepted connection says which frontend the client dialled. HTTP/1.1 and HTTP/2 come in, in clear text and
-//! under TLS, HTTP/1.1 goes out over pooled connections.
+//! under TLS, either goes out over pooled connections.
 //!
 //! ```text
 //! worker -> connection (protocol, clocks) -> exchange --+-- request   checks, one form of every head
@@ -22,6 +22,7 @@ pub mod explain;
 pub mod probe;
 pub mod stats;
 
+mod balance;
 mod body;
 mod bounds;
 mod connection;
@@ -29,14 +30,19 @@ mod cors;
 mod exchange;
 mod filters;
 mod framing;
+mod grpc;
 mod headers;
 mod hops;
 mod http1;
 mod io;
+mod lease;
 mod mirror;
+mod multiplex;
 mod pool;
+mod replay;
 mod request;
 mod respond;
+mod retry;
 mod router;
 mod settings;
 mod socket;
@@ -204,7 +210,7 @@ impl Proxy {
                 },
                 _ = sweep.tick() => {
                     for upstream in shared.table.load().upstreams() {
-                        upstream.sweep(shared.settings.upstream_idle);
+                        upstream.sweep(shared.settings.upstream_idle, shared.settings.upstream_http2_idle);
                     }
                 }
             }

@@ -1,7 +1,8 @@
 //! One backend address: its idle connections and how many requests it has.
 //!
-//! A connection is in exactly one place: with the request that uses it ([`Lease`]) or in the pool of its address and worker. An
-//! address that left the model keeps the requests it has and gets its connections closed one by one as they end.
+//! An HTTP/1.1 connection is in exactly one place: with the request that uses it ([`Lease`]) or in the pool of its address and
+//! worker. Those of HTTP/2 are in [`Multiplex`]. An address that left the model keeps the requests it has and gets its
+//! connections closed one by one as they end.
 //!
 //! # Design
 //! What is known of an endpoint (requests, connections, health) is one for all workers, and atomic. Its idle connections are
@@ -25,6 +26,8 @@ use super::{
     body::RequestBody,
     bounds::{Bounds, Load},
     http1::{TrailerWriter, Trailers},
+    lease::{Exclusive, Lease},
+    multiplex::Multiplex,
     settings::Settings,
     socket::{self, Held, Socket, UpstreamStream},
     stats::{Counted, Counters, Stats, add, sub},
@@ -47,17 +50,29 @@ pub(super) enum Health {
 }
 
 /// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     /// The endpoint cannot be connected: its failure, another may do.
     #[error("{0}")]
-    Endpoint(#[source] io::Error),
+    Endpoint(#[source] Arc<io::Error>),
     /// The endpoint has as many connections as it may have.
     #[error("it has {0} connections, as many as it may have")]
     Full(usize),
     /// This process or host has no descriptor, port or place left: nothing is known about the endpoint.
     #[error("no descriptor, port or place is left: {0}")]
-    Exhausted(#[source] io::Error),
+    Exhausted(#[source] Arc<io::Error>),
+}
+
+impl ConnectError {
+    /// The endpoint's failure.
+    pub(super) fn endpoint(error: io::Error) -> Self {
+        Self::Endpoint(Arc::new(error))
+    }
+
+    /// This host's.
+    fn exhausted(error: io::Error) -> Self {
+        Self::Exhausted(Arc::new(error))
+    }
 }
 
 /// One backend address.
@@ -82,6 +97,7 @@ pub(super) struct Upstream {
 #[repr(align(128))]
 struct Pool {
     idle: Mutex<Vec<Idle>>,
+    http2: Multiplex,
     stats: Arc<Stats>,
 }
 
@@ -93,17 +109,17 @@ struct Idle {
 
 /// A connection: the end that requests go into, and what moves its bytes.
 #[derive(Debug)]
-struct Link {
-    sender: SendRequest<RequestBody>,
-    driver: Driver,
-    trailers: Trailers,
+pub(super) struct Link {
+    pub(super) sender: SendRequest<RequestBody>,
+    pub(super) driver: Driver,
+    pub(super) trailers: Trailers,
 }
 
 /// The task that moves a connection's bytes; it ends when this is dropped, and the socket is closed.
 ///
 /// Left to itself it would go on while an endpoint takes no byte of a request whose client is gone.
 #[derive(Debug)]
-struct Driver(AbortHandle);
+pub(super) struct Driver(AbortHandle);
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -115,7 +131,10 @@ impl Upstream {
     /// An address without connections.
     #[must_use]
     pub(super) fn new(addr: SocketAddr, settings: &Settings, bounds: Arc<Bounds>, counters: &Counters) -> Self {
-        let pool = |worker| Pool { idle: Mutex::default(), stats: Arc::clone(counters.of(worker)) };
+        let pool = |worker| {
+            let stats = Arc::clone(counters.of(worker));
+            Pool { idle: Mutex::default(), http2: Multiplex::new(Arc::clone(&stats)), stats }
+        };
         Self {
             addr,
             pending: AtomicUsize::new(0),
@@ -135,12 +154,28 @@ impl Upstream {
         self.pending.load(Relaxed)
     }
 
+    /// One request more.
+    pub(super) fn begin(&self) {
+        self.pending.fetch_add(1, Relaxed);
+    }
+
+    /// One less.
+    pub(super) fn end(&self) {
+        self.pending.fetch_sub(1, Relaxed);
+    }
+
+    /// The HTTP/2 connections of a worker.
+    pub(super) fn multiplex(&self, worker: usize) -> &Multiplex {
+        &self.pools[worker].http2
+    }
+
     /// Passed over for [`DOWN`] from now on: it could not be connected, or somebody is about to see whether it can.
     pub(super) fn set_down(&self) {
         *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + DOWN);
     }
 
-    fn set_well(&self) {
+    /// It can be connected.
+    pub(super) fn set_well(&self) {
         *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -157,12 +192,16 @@ impl Upstream {
     /// Closes idle connections and keeps no more: the address left the model.
     pub(super) fn retire(&self) {
         self.gone.store(true, Relaxed);
-        self.sweep(Duration::ZERO);
+        self.sweep(Duration::ZERO, Duration::ZERO);
+        for pool in &self.pools {
+            pool.http2.retire();
+        }
     }
 
-    /// Closes connections that were idle for so long, or that the other side closed.
-    pub(super) fn sweep(&self, max: Duration) {
+    /// Closes connections that were idle for so long, those of HTTP/2 for `http2`, or that the other side closed.
+    pub(super) fn sweep(&self, max: Duration, http2: Duration) {
         for pool in &self.pools {
+            pool.http2.sweep(http2);
             let mut idle = pool.lock();
             let before = idle.len();
             idle.retain(|i| i.since.elapsed() < max && !i.link.sender.is_closed());
@@ -181,7 +220,15 @@ impl Upstream {
                 self.set_well();
                 let Link { sender, driver, trailers } = link;
                 let upstream = Arc::clone(self);
-                return Some(Lease { upstream, worker, sender, driver, trailers, reused: true, certain: true });
+                return Some(Lease::Exclusive(Exclusive {
+                    upstream,
+                    worker,
+                    sender,
+                    driver,
+                    trailers,
+                    reused: true,
+                    certain: true,
+                }));
             }
         }
         None
@@ -190,31 +237,35 @@ impl Upstream {
     /// The pool with the connection that was unused for longest, and since when; `None` where there is none.
     #[must_use]
     pub(super) fn idle_since(&self) -> Option<(Instant, usize)> {
-        let oldest = |(worker, pool): (usize, &Pool)| Some((pool.lock().first()?.since, worker));
+        let oldest = |(worker, pool): (usize, &Pool)| Some((pool.oldest()?, worker));
         self.pools.iter().enumerate().filter_map(oldest).min()
     }
 
     /// Closes the one of that worker that was unused for longest.
     pub(super) fn evict_idle(&self, worker: usize) {
-        let mut idle = self.pools[worker].lock();
+        let pool = &self.pools[worker];
+        if pool.http2.idle_since().is_some_and(|since| Some(since) == pool.oldest()) {
+            return pool.http2.evict_idle();
+        }
+        let mut idle = pool.lock();
         if !idle.is_empty() {
             idle.remove(0);
-            sub(&self.pools[worker].stats.idle_upstream);
+            sub(&pool.stats.idle_upstream);
         }
     }
 
-    /// A new connection, on the worker that asks. `most`: how many this endpoint may have; `evict`: called when no place is left
+    /// A new socket, on the worker that asks. `most`: how many this endpoint may have; `evict`: called when no place is left
     /// for any.
     ///
     /// # Errors
     /// When it cannot be opened in time, with what kept it from being opened.
-    pub(super) async fn connect(
-        self: &Arc<Self>,
+    pub(super) async fn dial(
+        &self,
         worker: usize,
         timeout: Duration,
         most: usize,
         evict: impl FnOnce(),
-    ) -> Result<Lease, ConnectError> {
+    ) -> Result<UpstreamStream, ConnectError> {
         let stats = &self.pools[worker].stats;
         let Some(share) = self.open.try_share(most) else { return Err(ConnectError::Full(most)) };
         let place = match self.bounds.try_upstream() {
@@ -222,23 +273,34 @@ impl Upstream {
             None => {
                 evict();
                 let waited = tokio::time::timeout(timeout, self.bounds.upstream()).await;
-                waited.map_err(|_| ConnectError::Exhausted(io::ErrorKind::TimedOut.into()))?
+                waited.map_err(|_| ConnectError::exhausted(io::ErrorKind::TimedOut.into()))?
             }
         };
         let opened = tokio::time::timeout(timeout, TcpStream::connect(self.addr)).await;
         let stream = opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten().map_err(|error| {
             add(&stats.connect_errors);
-            if is_exhausted(&error) { ConnectError::Exhausted(error) } else { ConnectError::Endpoint(error) }
+            if is_exhausted(&error) { ConnectError::exhausted(error) } else { ConnectError::endpoint(error) }
         })?;
-        self.set_well();
-        socket::configure(&SockRef::from(&stream)).map_err(ConnectError::Endpoint)?;
+        socket::configure(&SockRef::from(&stream)).map_err(ConnectError::endpoint)?;
         let counted = Counted::new(stats, |stats| &stats.open_upstream);
+        Ok(UpstreamStream(Socket::new(stream, Held { place, share, counted })))
+    }
+
+    /// A new HTTP/1.1 connection over a socket of [`Self::dial`].
+    ///
+    /// # Errors
+    /// It broke.
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        worker: usize,
+        stream: UpstreamStream,
+    ) -> Result<Lease, ConnectError> {
+        self.set_well();
         let trailers = Trailers::default();
-        let stream = UpstreamStream(Socket::new(stream, Held { place, share, counted }));
         let stream = TrailerWriter::new(stream, trailers.clone());
         let handshake = http1::Builder::new().max_headers(self.max_headers).handshake(TokioIo::new(stream));
-        let (sender, connection) = handshake.await.map_err(|e| ConnectError::Endpoint(io::Error::other(e)))?;
-        add(&stats.upstream_connects);
+        let (sender, connection) = handshake.await.map_err(|e| ConnectError::endpoint(io::Error::other(e)))?;
+        add(&self.pools[worker].stats.upstream_connects);
         // An upgrade takes the stream out of it, and ends it.
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -246,10 +308,12 @@ impl Upstream {
             }
         });
         let driver = Driver(driver.abort_handle());
-        Ok(Lease { upstream: Arc::clone(self), worker, sender, driver, trailers, reused: false, certain: true })
+        let upstream = Arc::clone(self);
+        Ok(Lease::Exclusive(Exclusive { upstream, worker, sender, driver, trailers, reused: false, certain: true }))
     }
 
-    fn put(&self, worker: usize, link: Link) {
+    /// Keeps an unused connection.
+    pub(super) fn put(&self, worker: usize, link: Link) {
         // Unused, it would keep a place that somebody waits for.
         if self.gone.load(Relaxed) || link.sender.is_closed() || self.bounds.upstreams_are_wanted() {
             return;
@@ -263,12 +327,18 @@ impl Upstream {
         drop(idle);
         // Retired meanwhile: what came after the sweep goes too.
         if self.gone.load(Relaxed) {
-            self.sweep(Duration::ZERO);
+            self.retire();
         }
     }
 }
 
 impl Pool {
+    /// Since when the connection that was unused for longest is.
+    fn oldest(&self) -> Option<Instant> {
+        let first = self.lock().first().map(|idle| idle.since);
+        [first, self.http2.idle_since()].into_iter().flatten().min()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -276,72 +346,6 @@ impl Pool {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.sweep(Duration::ZERO);
-    }
-}
-
-/// The right to use a connection for one request. Dropped, it closes the connection.
-#[derive(Debug)]
-pub(super) struct Lease {
-    upstream: Arc<Upstream>,
-    /// Whose pool it goes back to.
-    worker: usize,
-    /// The connection.
-    pub sender: SendRequest<RequestBody>,
-    driver: Driver,
-    /// Where the trailers of requests are written.
-    pub trailers: Trailers,
-    /// It served requests before: the other side may close it at any moment.
-    pub reused: bool,
-    /// Both sides agree where this exchange ends. The next one must not share a connection with one of which they may not.
-    certain: bool,
-}
-
-/// How long a connection may take to become ready after its response has ended; it waits for the request's body.
-const READY_TIMEOUT: Duration = Duration::from_secs(1);
-
-impl Lease {
-    /// Closes the connection after this exchange: the backend may see its end elsewhere.
-    pub(super) fn invalidate(&mut self) {
-        self.certain = false;
-    }
-
-    /// Gives the connection back after a response that was read to its end.
-    pub(super) fn give_back(self) {
-        let Self { upstream, worker, mut sender, driver, trailers, reused: _, certain } = self;
-        if !certain {
-            return;
-        }
-        if sender.is_ready() {
-            upstream.put(worker, Link { sender, driver, trailers });
-        } else if !sender.is_closed() {
-            tokio::spawn(async move {
-                match tokio::time::timeout(READY_TIMEOUT, sender.ready()).await {
-                    Ok(Ok(())) => upstream.put(worker, Link { sender, driver, trailers }),
-                    Ok(Err(_)) => {}
-                    // The endpoint answered long before it had the whole body, which it may still want.
-                    Err(_) => drop((sender.ready().await, driver)),
-                }
-            });
-        }
-    }
-}
-
-/// Counts a request towards its upstream until dropped.
-#[derive(Debug)]
-pub(super) struct Pending(Arc<Upstream>);
-
-impl Pending {
-    /// Counts one more.
-    #[must_use]
-    pub(super) fn new(upstream: &Arc<Upstream>) -> Self {
-        upstream.pending.fetch_add(1, Relaxed);
-        Self(Arc::clone(upstream))
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Relaxed);
+        self.retire();
     }
 }

@@ -4,6 +4,7 @@ use http::{HeaderValue, Response, StatusCode, Uri, header};
 use super::{
     body::ResponseBody,
     filters::changed,
+    grpc::Code,
     hops::HopFault,
     request::{Refusal, Scheme},
     upstream::Failure,
@@ -19,12 +20,14 @@ pub(super) struct LocalReply {
     pub reason: &'static str,
     /// The client's connection ends with it: what is left of the request is not read.
     pub closes: bool,
+    /// The status in gRPC, where that of HTTP does not say it.
+    pub code: Option<Code>,
 }
 
 impl LocalReply {
     /// One after which the connection stays.
     pub(super) const fn new(status: StatusCode, reason: &'static str) -> Self {
-        Self { status, reason, closes: false }
+        Self { status, reason, closes: false, code: None }
     }
 
     /// The rule cannot be obeyed, or its backend cannot be used.
@@ -42,7 +45,7 @@ impl LocalReply {
 
 impl From<Refusal> for LocalReply {
     fn from(Refusal { status, reason }: Refusal) -> Self {
-        Self { status, reason, closes: true }
+        Self { status, reason, closes: true, code: None }
     }
 }
 
@@ -59,7 +62,7 @@ impl From<Failure> for LocalReply {
     fn from(failure: Failure) -> Self {
         let (status, reason) = failure.answer();
         // The request's body may be half read.
-        Self { status, reason, closes: true }
+        Self { status, reason, closes: true, code: failure.code() }
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Settings {
     /// How long an unused upstream connection is kept. Below the 5 s that common servers close theirs after: a request
     /// that meets the closing cannot always be repeated.
     pub upstream_idle: Duration,
+    /// How long an HTTP/2 connection without requests is kept. One that closes says which requests it did not take.
+    pub upstream_http2_idle: Duration,
     /// How many unused connections are kept per endpoint; what is beyond it is closed after use.
     pub max_idle_per_endpoint: usize,
     /// How long nothing may move once a client has sent FIN; it may still listen, or be gone. Then both sides are cut.
@@ -76,6 +78,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(3),
             max_tries: 3,
             upstream_idle: Duration::from_secs(4),
+            upstream_http2_idle: Duration::from_secs(60),
             max_idle_per_endpoint: 256,
             half_closed_timeout: Duration::from_secs(10),
             tunnel_idle: Duration::from_secs(600),

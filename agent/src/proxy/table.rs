@@ -31,8 +31,17 @@ pub(super) struct Table {
     tls: BTreeMap<(ObjectName, String), Arc<TlsListener>>,
     /// What tickets are sealed with that no other process takes.
     local: Local,
-    clusters: HashMap<ServicePort, Vec<Arc<Upstream>>>,
+    clusters: HashMap<ServicePort, Arc<Endpoints>>,
     upstreams: BTreeMap<SocketAddr, Arc<Upstream>>,
+}
+
+/// The endpoints of a Service port.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    /// Their addresses.
+    pub(super) upstreams: Vec<Arc<Upstream>>,
+    /// The retries that they have to bear now; kept over changes of the endpoints.
+    pub(super) retries: Arc<Load>,
 }
 
 impl Table {
@@ -72,7 +81,13 @@ impl Table {
             let new = || Arc::new(Upstream::new(addr, settings, Arc::clone(bounds), counters));
             Arc::clone(upstreams.entry(addr).or_insert_with(|| known().unwrap_or_else(new)))
         };
-        let cluster = |service| model.addresses(service).into_iter().map(&mut upstream).collect();
+        let cluster = |service| {
+            let retries = self.clusters.get(service).map(|known| Arc::clone(&known.retries)).unwrap_or_default();
+            Arc::new(Endpoints {
+                upstreams: model.addresses(service).into_iter().map(&mut upstream).collect(),
+                retries,
+            })
+        };
         let clusters = model.services.keys().map(|s| (s.clone(), s)).map({
             let mut cluster = cluster;
             move |(key, service)| (key, cluster(service))
@@ -136,8 +151,8 @@ impl Table {
 
     /// The backend addresses of a Service port; `None` where no route names it.
     #[must_use]
-    pub(super) fn cluster(&self, service: &ServicePort) -> Option<&[Arc<Upstream>]> {
-        self.clusters.get(service).map(Vec::as_slice)
+    pub(super) fn cluster(&self, service: &ServicePort) -> Option<&Arc<Endpoints>> {
+        self.clusters.get(service)
     }
 
     /// Every backend address.

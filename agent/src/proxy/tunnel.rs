@@ -21,7 +21,7 @@ use super::{
     body::ResponseBody,
     headers,
     io::Active,
-    pool::{Lease, Pending},
+    lease::{Lease, Pending},
     socket::Socket,
     stats::{add, sub},
 };

@@ -1,28 +1,32 @@
 //! A request that has its route -> a response from one of the endpoints.
 //!
 //! # Design
-//! - Each try picks its endpoint from the table of that moment: none is chosen that has left the model. Where that table
-//!   does not know the Service port any more, since the route that named it is gone, the one it was routed by holds.
-//! - What is tried again, and only this: an endpoint that could not be connected (nothing was sent); a pooled
-//!   connection that took nothing; a pooled connection that closed before it answered, for an idempotent request
-//!   without body. Never a request that a fresh connection has taken.
-//! - An endpoint that could not be connected is passed over for a while, unless all are like that. Then one request at a
-//!   time sees whether it can be; should it not, that request goes on to one with which nothing is wrong. So however
-//!   many are dead while nobody says so, a request meets one of them that was known to be.
-use std::{net::SocketAddr, sync::Arc};
+//! - Each try picks its endpoint from the table of that moment: none is chosen that has left the model, and none twice while
+//!   another is left. Where that table does not know the Service port any more, since the route that named it is gone, the one it
+//!   was routed by holds.
+//! - What is tried again at once, since nobody has seen it: a pooled connection that took nothing; a pooled connection that closed
+//!   before it answered, for an idempotent request without body. All else is in [`super::retry`].
+//! - A stream that was refused, or that is behind the last one of a GOAWAY, was not processed: it goes to another connection.
+//! - Never sent again: a request that a fresh connection has taken and lost.
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode, Uri, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
     Shared,
-    body::{BodyFault, RequestBody},
-    pool::{ConnectError, Health, Lease, Pending, Upstream},
+    balance::pick,
+    body::{BodyFault, RequestBody, Spare},
+    grpc,
+    lease::{Lease, Pending},
+    multiplex::Multiplex,
+    pool::{ConnectError, Upstream},
+    retry::Retries,
     stats::add,
     table::Table,
 };
-use crate::model::http::{ServicePort, Timeouts};
+use crate::model::http::{Cluster, Retry, Timeouts, Transport};
 
 /// Why there is no response from upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub(super) enum Failure {
     Exhausted,
     /// The endpoint broke off, or what it said is no response.
     Broken,
+    /// The endpoint takes no request.
+    Refused,
     /// The route's time is up.
     Timeout,
     /// The client's body broke off.
@@ -51,26 +57,41 @@ impl Failure {
             Self::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "no endpoint of the backend could be connected"),
             Self::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "the proxy can open no further connection"),
             Self::Broken => (StatusCode::BAD_GATEWAY, "the backend broke off or sent no valid response"),
+            Self::Refused => (StatusCode::SERVICE_UNAVAILABLE, "the backend takes no further request"),
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the backend did not answer in time"),
             Self::ClientBroken => (StatusCode::BAD_REQUEST, "the request's body is malformed or incomplete"),
             Self::ClientStalled => (StatusCode::REQUEST_TIMEOUT, "the request's body made no progress"),
         }
     }
 
+    /// What a gRPC client gets, where the status does not say it.
+    pub(super) fn code(self) -> Option<grpc::Code> {
+        matches!(self, Self::Exhausted).then_some(grpc::Code::ResourceExhausted)
+    }
+
     /// Whose fault it is that a request did not get through.
     fn of(error: &hyper::Error) -> Self {
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
+            if cause.downcast_ref::<h2::Error>().is_some_and(is_unprocessed) {
+                return Self::Refused;
+            }
             match cause.downcast_ref::<BodyFault>() {
                 Some(BodyFault::Broken(_)) => return Self::ClientBroken,
                 Some(BodyFault::Stalled) => return Self::ClientStalled,
                 Some(BodyFault::Timeout) => return Self::Timeout,
-                Some(BodyFault::CopyCut) => return Self::Broken,
+                Some(BodyFault::CopyCut | BodyFault::Superseded | BodyFault::Cut) => return Self::Broken,
                 None => source = cause.source(),
             }
         }
         Self::Broken
     }
+}
+
+/// Whether the endpoint says that it did nothing with a request. Source: RFC 9113 parts 6.8 and 8.7.
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (refused || error.is_go_away())
 }
 
 /// A response that is on its way.
@@ -85,100 +106,302 @@ pub(super) struct Sent {
     pub(super) deadline: Option<Instant>,
 }
 
-/// Sends a request to an endpoint of a Service port, to another one where that is safe.
+/// What is asked for, beside the request.
+pub(super) struct Order<'a> {
+    /// The table that the request was routed by.
+    pub(super) routed: &'a Table,
+    /// Who gets it.
+    pub(super) cluster: &'a Cluster,
+    /// The rule's.
+    pub(super) timeouts: Timeouts,
+    /// The rule's.
+    pub(super) retry: Option<&'a Retry>,
+    /// The request is gRPC.
+    pub(super) is_grpc: bool,
+}
+
+/// What became of a try, where that is not the answer.
+enum Tried {
+    /// No connection: nothing was sent.
+    Unconnected(Request<RequestBody>),
+    /// A connection that was there before took nothing, or closed: as if it had not been there.
+    Stale(Request<RequestBody>),
+    /// Sent and lost, or refused.
+    Failed(Failure),
+}
+
+/// Sends a request to an endpoint of a cluster, and again where the rule or common sense wants it.
 ///
 /// # Errors
 /// When there is no response.
 pub(super) async fn send(
-    shared: &Shared,
-    routed: &Table,
-    service: &ServicePort,
-    parts: Parts,
+    shared: &Arc<Shared>,
+    order: Order<'_>,
+    mut parts: Parts,
     body: RequestBody,
-    timeouts: Timeouts,
 ) -> Result<Sent, Failure> {
+    let Order { routed, cluster, timeouts, retry, is_grpc } = order;
     let settings = &shared.settings;
-    let overall = timeouts.request.map(|t| Instant::now() + t);
-    let repeatable = http_body::Body::is_end_stream(&body) && parts.method.is_idempotent();
-    let mut request = Request::from_parts(parts, body);
-    let mut tried: Vec<SocketAddr> = Vec::new();
-    let (mut fresh, mut full) = (false, false);
+    let begun = Instant::now();
+    let limit = [timeouts.request, grpc::timeout(&parts.headers).filter(|_| is_grpc)].into_iter().flatten().min();
+    let overall = limit.map(|limit| begun + limit);
+    let unprocessed = u32::try_from(settings.max_tries).unwrap_or(u32::MAX).saturating_sub(1);
+    let mut retries = Retries::new(retry, unprocessed);
+    if cluster.transport == Transport::H2c && !into_http2(&mut parts) {
+        return Err(Failure::Broken);
+    }
+    let keeps = retries.is_asked() || cluster.transport == Transport::H2c;
+    let mut request = Request::from_parts(parts, if keeps { body.kept() } else { body });
+    let method = request.method().clone();
+    let (mut tried, mut unconnected): (Vec<SocketAddr>, Vec<SocketAddr>) = (Vec::new(), Vec::new());
+    let (mut fresh, mut full, mut moved) = (false, false, 0);
     loop {
         let table = shared.table.load();
-        let cluster = table.cluster(service).or_else(|| routed.cluster(service)).unwrap_or_default();
-        let Some(upstream) = pick(cluster, &tried) else {
-            return Err(match (tried.is_empty(), full) {
+        let endpoints = table.cluster(&cluster.port).or_else(|| routed.cluster(&cluster.port)).cloned();
+        let most = table.per_endpoint(&shared.bounds);
+        drop(table);
+        let choice = endpoints.as_ref().map_or(&[][..], |endpoints| &endpoints.upstreams);
+        // One that took nothing so far; else one that can be connected; else, where the rule wants more tries, any.
+        let again = || pick(choice, if retries.is_asked() { &[] } else { &unconnected });
+        let Some(upstream) = pick(choice, &tried).or_else(again) else {
+            return Err(match (unconnected.is_empty(), full) {
                 (true, _) => Failure::NoEndpoint,
                 (false, true) => Failure::Exhausted,
                 (false, false) => Failure::Unreachable,
             });
         };
-        let most = table.per_endpoint(&shared.bounds);
-        drop(table);
         let deadline = [overall, timeouts.backend.map(|t| Instant::now() + t)].into_iter().flatten().min();
+        if let Some(at) = overall.filter(|_| is_grpc) {
+            grpc::set_timeout(request.headers_mut(), at.saturating_duration_since(Instant::now()));
+        }
         let pending = Pending::new(&upstream);
-        let pooled = if fresh { None } else { upstream.reuse(shared.worker, settings.upstream_idle) };
-        let mut lease = match pooled {
-            Some(lease) => lease,
-            None => match within(shared, deadline, connect(shared, &upstream, most)).await? {
-                Ok(lease) => lease,
-                Err(ConnectError::Exhausted(error)) => {
-                    add(&shared.stats.exhausted);
-                    tracing::debug!(backend = %upstream.addr, %service, %error, "no connection can be opened");
-                    return Err(Failure::Exhausted);
-                }
-                Err(error) => {
-                    tracing::debug!(backend = %upstream.addr, %service, %error, "endpoint could not be connected");
-                    if let ConnectError::Full(_) = error {
-                        full = true;
-                        add(&shared.stats.exhausted);
-                    } else {
-                        upstream.set_down();
+        let spare = Kept::of(&request, keeps);
+        let trying = Trying { shared, upstream: &upstream, cluster, most, fresh };
+        let (tried_now, pause) = match within(shared, deadline, trying.run(request, &spare, &mut full)).await {
+            Ok(Ok((response, lease))) => {
+                let again = retries.wants(response.status(), response.headers(), is_grpc);
+                match again.filter(|_| spare.is_whole() && retries.take(endpoints.as_ref())) {
+                    None => {
+                        spare.commit();
+                        return Ok(Sent { response, lease, pending, deadline });
                     }
-                    tried.push(upstream.addr);
-                    if tried.len() >= settings.max_tries {
-                        return Err(if full { Failure::Exhausted } else { Failure::Unreachable });
+                    Some(pause) => {
+                        if http_body::Body::is_end_stream(response.body()) {
+                            lease.give_back();
+                        }
+                        (None, retries.pause(pause))
                     }
-                    add(&shared.stats.retries);
-                    continue;
                 }
-            },
+            }
+            Ok(Err(Tried::Stale(again))) if moved < settings.max_tries => {
+                moved += 1;
+                request = again;
+                fresh = cluster.transport == Transport::Http1;
+                add(&shared.stats.retries);
+                continue;
+            }
+            Ok(Err(Tried::Stale(_))) => return Err(Failure::Refused),
+            Ok(Err(Tried::Unconnected(again))) => {
+                tried.push(upstream.addr);
+                unconnected.push(upstream.addr);
+                if !retries.take_free() {
+                    return Err(if full { Failure::Exhausted } else { Failure::Unreachable });
+                }
+                let is_left = choice.iter().any(|upstream| !tried.contains(&upstream.addr));
+                (Some(again), if is_left || retry.is_none() { Duration::ZERO } else { retries.pause(Duration::ZERO) })
+            }
+            Ok(Err(Tried::Failed(Failure::Refused))) if spare.is_whole() && retries.take(endpoints.as_ref()) => {
+                (None, Duration::ZERO)
+            }
+            Ok(Err(Tried::Failed(failure))) => return Err(failure),
+            Err(failure) => {
+                let is_over = overall.is_some_and(|at| at <= Instant::now());
+                let may = !is_over && spare.is_whole() && retries.wants_after_timeout(&method);
+                if !may || !retries.take(endpoints.as_ref()) {
+                    return Err(failure);
+                }
+                (None, retries.pause(Duration::ZERO))
+            }
         };
-        request.body_mut().trail_in(&lease.trailers);
-        let spare = (lease.reused && repeatable).then(|| copy(&request));
-        let mut error = match within(shared, deadline, lease.sender.try_send_request(request)).await? {
-            Ok(response) => return Ok(Sent { response, lease, pending, deadline }),
+        drop(pending);
+        add(&shared.stats.retries);
+        if !tried.contains(&upstream.addr) {
+            tried.push(upstream.addr);
+        }
+        // All had their turn, so it begins anew.
+        if choice.iter().all(|upstream| tried.contains(&upstream.addr)) {
+            tried.clear();
+            tried.extend(unconnected.iter().filter(|_| !retries.is_asked()));
+        }
+        request = match tried_now.or_else(|| spare.again()) {
+            Some(request) => request,
+            None => return Err(Failure::Broken),
+        };
+        if !pause.is_zero() {
+            within(shared, overall, tokio::time::sleep(pause)).await?;
+        }
+    }
+}
+
+/// One try.
+struct Trying<'a> {
+    shared: &'a Arc<Shared>,
+    upstream: &'a Arc<Upstream>,
+    cluster: &'a Cluster,
+    /// How many connections the endpoint may have.
+    most: usize,
+    /// Over a connection of its own.
+    fresh: bool,
+}
+
+impl Trying<'_> {
+    async fn run(
+        &self,
+        request: Request<RequestBody>,
+        spare: &Kept,
+        full: &mut bool,
+    ) -> Result<(Response<Incoming>, Lease), Tried> {
+        let (shared, upstream, cluster) = (self.shared, self.upstream, self.cluster);
+        let mut lease = match self.lease().await {
+            Ok(lease) => lease,
+            Err(error) => {
+                tracing::debug!(backend = %upstream.addr, %cluster, %error, "endpoint could not be connected");
+                match error {
+                    ConnectError::Exhausted(_) => {
+                        add(&shared.stats.exhausted);
+                        return Err(Tried::Failed(Failure::Exhausted));
+                    }
+                    ConnectError::Full(_) => {
+                        *full = true;
+                        add(&shared.stats.exhausted);
+                    }
+                    ConnectError::Endpoint(_) => upstream.set_down(),
+                }
+                return Err(Tried::Unconnected(request));
+            }
+        };
+        let mut error = match lease.send(request).await {
+            Ok(response) => return Ok((response, lease)),
             Err(error) => error,
         };
         let untouched = error.take_message();
         let error = error.into_error();
         let failure = Failure::of(&error);
-        let again = untouched.or_else(|| spare.filter(|_| failure == Failure::Broken && !error.is_parse()));
-        let Some(again) = again.filter(|_| lease.reused) else {
-            if failure == Failure::Broken {
-                add(&shared.stats.upstream_errors);
-                tracing::debug!(backend = %upstream.addr, %service, %error, "no response from endpoint");
+        if let Lease::Stream(stream) = &lease
+            && (failure == Failure::Refused || untouched.is_some())
+        {
+            let is_leaving = untouched.is_some() || has_left(&error);
+            upstream.multiplex(shared.worker).refused(&stream.connection, is_leaving);
+        }
+        if lease.is_reused() {
+            let lost = || spare.bodiless().filter(|_| failure == Failure::Broken && !error.is_parse());
+            let lost = || if matches!(lease, Lease::Exclusive(_)) { lost() } else { None };
+            if let Some(again) = untouched.or_else(lost) {
+                return Err(Tried::Stale(again));
             }
-            return Err(failure);
+        }
+        if failure == Failure::Broken {
+            add(&shared.stats.upstream_errors);
+            tracing::debug!(backend = %upstream.addr, %cluster, %error, "no response from endpoint");
+        }
+        Err(Tried::Failed(failure))
+    }
+
+    /// A connection: one from the pool, else a new one; where no place is left for one, that of the connection which was unused
+    /// for longest.
+    async fn lease(&self) -> Result<Lease, ConnectError> {
+        let Self { shared, upstream, cluster, most, fresh } = *self;
+        let (worker, settings) = (shared.worker, &shared.settings);
+        let dial = || {
+            let (shared, upstream) = (Arc::clone(shared), Arc::clone(upstream));
+            async move {
+                let timeout = shared.settings.connect_timeout;
+                upstream.dial(shared.worker, timeout, most, || shared.table.load().evict_idle()).await
+            }
         };
-        request = again;
-        fresh = true;
-        add(&shared.stats.retries);
+        match cluster.transport {
+            Transport::Http1 => {
+                let pooled = if fresh { None } else { upstream.reuse(worker, settings.upstream_idle) };
+                match pooled {
+                    Some(lease) => Ok(lease),
+                    None => upstream.connect(worker, dial().await?).await,
+                }
+            }
+            Transport::H2c => {
+                let stream = Multiplex::acquire(upstream, dial, worker, settings).await?;
+                upstream.set_well();
+                Ok(Lease::Stream(Arc::new(stream)))
+            }
+        }
     }
 }
 
-/// A new connection; where no place is left for one, that of the connection which was unused for longest.
-async fn connect(shared: &Shared, upstream: &Arc<Upstream>, most: usize) -> Result<Lease, ConnectError> {
-    upstream.connect(shared.worker, shared.settings.connect_timeout, most, || shared.table.load().evict_idle()).await
+/// Whether the endpoint said GOAWAY.
+fn has_left(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    source.is_some_and(h2::Error::is_go_away)
 }
 
-/// A copy of a request without body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    copy
+/// What is left of a request when a connection has taken it.
+struct Kept {
+    /// Its head.
+    head: Option<Request<()>>,
+    body: Option<Spare>,
+}
+
+impl Kept {
+    /// What is needed to send this again: `always`, or where it is idempotent and has no body.
+    fn of(request: &Request<RequestBody>, always: bool) -> Self {
+        let is_cheap = http_body::Body::is_end_stream(request.body()) && request.method().is_idempotent();
+        if !always && !is_cheap {
+            return Self { head: None, body: None };
+        }
+        let mut head = Request::new(());
+        head.method_mut().clone_from(request.method());
+        head.uri_mut().clone_from(request.uri());
+        *head.version_mut() = request.version();
+        head.headers_mut().clone_from(request.headers());
+        Self { head: Some(head), body: request.body().spare() }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.head.is_some() && self.body.as_ref().is_some_and(Spare::is_whole)
+    }
+
+    /// The request, from its start.
+    fn again(self) -> Option<Request<RequestBody>> {
+        let (body, head) = (self.body?.again()?, self.head?);
+        Some(head.map(|()| body))
+    }
+
+    /// Likewise, if it is idempotent and has no body.
+    fn bodiless(&self) -> Option<Request<RequestBody>> {
+        let head = self.head.clone().filter(|head| head.method().is_idempotent())?;
+        let is_empty = self.body.as_ref().is_some_and(Spare::is_empty);
+        is_empty.then(|| head.map(|()| RequestBody::empty()))
+    }
+
+    fn commit(&self) {
+        if let Some(body) = &self.body {
+            body.commit();
+        }
+    }
+}
+
+/// Gives a head the form of HTTP/2: a full target, no field of the connection. `false` where the host is no authority.
+fn into_http2(parts: &mut Parts) -> bool {
+    parts.version = Version::HTTP_2;
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        parts.headers.remove(name);
+    }
+    let Some(host) = parts.headers.remove(header::HOST) else { return false };
+    let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    let uri = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(target).build();
+    match uri {
+        Ok(uri) => parts.uri = uri,
+        Err(_) => return false,
+    }
+    true
 }
 
 async fn within<T>(shared: &Shared, deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T, Failure> {
@@ -188,51 +411,5 @@ async fn within<T>(shared: &Shared, deadline: Option<Instant>, work: impl Future
             add(&shared.stats.timeouts);
             Failure::Timeout
         }),
-    }
-}
-
-/// The less busy of two endpoints chosen at random, among those that were not tried in vain, lately or for this request.
-fn pick(cluster: &[Arc<Upstream>], tried: &[SocketAddr]) -> Option<Arc<Upstream>> {
-    let fit = |u: &&Arc<Upstream>| match u.health() {
-        Health::Well => !tried.contains(&u.addr),
-        Health::Suspect => tried.is_empty(),
-        Health::Down => false,
-    };
-    if let Some(two) = two_of(cluster.len())
-        && let (Some(first), Some(second)) = two.map(|i| cluster.get(i).filter(fit)).into()
-    {
-        return Some(chosen(first, second));
-    }
-    // Some are out of the question: rare, so the list is made only now. When all are, any that was not tried will do.
-    let mut left: Vec<&Arc<Upstream>> = cluster.iter().filter(fit).collect();
-    if left.is_empty() {
-        left = cluster.iter().filter(|u| !tried.contains(&u.addr)).collect();
-    }
-    let [first, second] = two_of(left.len())?;
-    Some(chosen(left[first], left[second]))
-}
-
-/// The less busy one; others pass it over until it is known what becomes of one that is suspect.
-fn chosen(a: &Arc<Upstream>, b: &Arc<Upstream>) -> Arc<Upstream> {
-    let chosen = less_busy(a, b);
-    if chosen.health() == Health::Suspect {
-        chosen.set_down();
-    }
-    Arc::clone(chosen)
-}
-
-fn less_busy<'a>(a: &'a Arc<Upstream>, b: &'a Arc<Upstream>) -> &'a Arc<Upstream> {
-    if b.pending() < a.pending() { b } else { a }
-}
-
-/// Two different numbers below `n`; the same one twice when there is only one, `None` when there is none.
-fn two_of(n: usize) -> Option<[usize; 2]> {
-    match n {
-        0 => None,
-        1 => Some([0, 0]),
-        _ => {
-            let first = fastrand::usize(..n);
-            Some([first, (first + fastrand::usize(1..n)) % n])
-        }
     }
 }

@@ -164,7 +164,8 @@ pub(crate) fn catch_all() -> Value {
         "rules": [{"backendRefs": [{"name": "a", "port": 80}]}]}})
 }
 
-/// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint.
+/// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint; those whose name begins
+/// with `h2c` are spoken to like that.
 fn compile(
     addr: SocketAddr,
     secrets: &Value,
@@ -189,7 +190,9 @@ fn compile(
         snapshot.secrets.insert(name(&secret.metadata), Arc::new(secret));
     }
     for (service, _) in backends {
-        let service = json!({"metadata": {"name": service}, "spec": {"ports": [{"port": 80}]}});
+        let protocol = service.starts_with("h2c").then_some("kubernetes.io/h2c");
+        let ports = json!([{"port": 80, "appProtocol": protocol}]);
+        let service = json!({"metadata": {"name": service}, "spec": {"ports": ports}});
         let service: sluice::api::Service = serde_json::from_value(service).unwrap();
         snapshot.services.insert(name(&service.metadata), Arc::new(service));
     }
@@ -258,6 +261,18 @@ impl Client {
         };
         tokio::time::timeout(SOON, found).await.expect("never came");
         text(&std::mem::take(&mut self.buffer))
+    }
+
+    /// Reads one message; `None` when the other side closes before its end.
+    pub(crate) async fn message(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = message_end(&self.buffer) {
+                return Some(text(&self.buffer.drain(..end).collect::<Vec<_>>()));
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
     }
 
     async fn more(&mut self) -> bool {

@@ -10,9 +10,9 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Bed, Client, Origin, header};
 
-type Body = BoxBody<Bytes, std::convert::Infallible>;
+pub(crate) type Body = BoxBody<Bytes, std::convert::Infallible>;
 
-async fn connect(bed: &Bed) -> SendRequest<Body> {
+pub(crate) async fn connect(bed: &Bed) -> SendRequest<Body> {
     let stream = TcpStream::connect(bed.addr).await.unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -20,11 +20,11 @@ async fn connect(bed: &Bed) -> SendRequest<Body> {
     sender
 }
 
-fn get(uri: &str) -> Request<Body> {
+pub(crate) fn get(uri: &str) -> Request<Body> {
     Request::get(uri).version(Version::HTTP_2).body(Empty::new().boxed()).unwrap()
 }
 
-async fn text(response: Response<Incoming>) -> String {
+pub(crate) async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 

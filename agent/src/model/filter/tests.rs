@@ -10,7 +10,7 @@ fn compiled(filter: Value) -> Result<Filter, String> {
     filters.map(|mut filters| filters.list.remove(0)).map_err(|fault| fault.message)
 }
 
-fn nowhere(_: &HttpBackendRef) -> Result<ServicePort, Fault> {
+fn nowhere(_: &HttpBackendRef) -> Result<Cluster, Fault> {
     Err(Fault::new("BackendNotFound", "there is none"))
 }
 

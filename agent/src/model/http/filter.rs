@@ -8,7 +8,7 @@
 //! - A prefix is replaced in the path that was matched, and of two that change the path the backendRef's counts.
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{ServicePort, cors::Cors};
+use super::{Cluster, ServicePort, cors::Cors};
 use crate::model::Port;
 
 /// One filter of a rule or a backendRef.
@@ -31,7 +31,7 @@ impl Filter {
     #[must_use]
     pub fn service(&self) -> Option<&ServicePort> {
         match self {
-            Self::Mirror(mirror) => Some(&mirror.to),
+            Self::Mirror(mirror) => Some(&mirror.to.port),
             Self::RequestHeaders(_) | Self::ResponseHeaders(_) | Self::Rewrite(_) | Self::Cors(_) => None,
         }
     }
@@ -41,7 +41,7 @@ impl Filter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// Who gets them.
-    pub to: ServicePort,
+    pub to: Cluster,
     /// So many
     pub numerator: u32,
     /// of so many.

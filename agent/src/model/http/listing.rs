@@ -89,10 +89,10 @@ impl HttpModel {
     fn backend_rows(&self, rule: &HttpRule) -> Vec<BackendRow> {
         let Action::Forward(shares) = &rule.action else { return Vec::new() };
         let row = |Share { weight, to, filters: _ }: &Share| match to {
-            ShareTarget::Service(service) => BackendRow {
-                service: service.to_string(),
+            ShareTarget::Cluster(cluster) => BackendRow {
+                service: cluster.to_string(),
                 weight: *weight,
-                ready: self.addresses(service),
+                ready: self.addresses(&cluster.port),
                 fault: None,
             },
             ShareTarget::Invalid(fault) => {
@@ -182,6 +182,7 @@ fn actions(rule: &HttpRule) -> Vec<String> {
     let mut out: Vec<String> = rule.filters.iter().flat_map(words).collect();
     out.extend(rule.timeouts.request.iter().map(|t| format!("request timeout {t:?}")));
     out.extend(rule.timeouts.backend.iter().map(|t| format!("backend timeout {t:?}")));
+    out.extend(rule.retry.iter().map(|retry| format!("{} retries", retry.attempts)));
     match &rule.action {
         Action::Forward(_) => {}
         Action::Redirect(to) => {

@@ -9,6 +9,7 @@
 //!   entries from the first to the last. `proxy::router` answers the same question faster; a property test compares.
 //! - Paths are compared in the normal form of [`path::normalise`], on both sides.
 pub mod claim;
+pub mod cluster;
 pub mod cors;
 pub(crate) mod escape;
 pub mod filter;
@@ -17,15 +18,18 @@ pub mod listing;
 pub mod matching;
 pub mod path;
 pub mod query;
+mod retry;
 pub(crate) mod work;
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
+pub use cluster::{Cluster, Transport};
 pub use filter::{Filter, HeaderEdits, PathChange, Redirect, Rewrite};
 pub use host::Hostname;
 pub use matching::{HttpMatch, Pattern, RequestHead};
+pub use retry::Retry;
 
 use super::{Backend, Port, tls::Termination};
 use crate::api::ObjectName;
@@ -76,6 +80,8 @@ pub struct HttpRule {
     pub filters: Vec<Filter>,
     /// How long it may take.
     pub timeouts: Timeouts,
+    /// What is tried again; `None` where the rule says nothing.
+    pub retry: Option<Retry>,
     /// Where it goes.
     pub action: Action,
 }
@@ -88,7 +94,7 @@ impl HttpRule {
             Action::Redirect(_) | Action::Refuse(_) => &[],
         };
         let backends = shares.iter().filter_map(|share| match &share.to {
-            ShareTarget::Service(port) => Some(port),
+            ShareTarget::Cluster(cluster) => Some(&cluster.port),
             ShareTarget::Invalid(_) => None,
         });
         let filters = self.filters.iter().chain(shares.iter().flat_map(|share| &share.filters));
@@ -121,8 +127,8 @@ pub struct Share {
 /// Who gets a share.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ShareTarget {
-    /// The backends of a Service port: 503 when there are none.
-    Service(ServicePort),
+    /// The backends of a Service port, spoken to in this way: 503 when there are none.
+    Cluster(Cluster),
     /// Nobody: 500, because the reference is bad. The text says why.
     Invalid(String),
 }

@@ -277,7 +277,7 @@ fn what_cannot_be_obeyed_is_said_and_never_skipped() {
     let rules = json!([
         {"filters": [{"type": "ExtensionRef"}], "backendRefs": [{"name": "s", "port": 80}]},
         {"matches": [{"path": {"type": "RegularExpression", "value": "("}}], "backendRefs": [{"name": "s", "port": 80}]},
-        {"retry": {"attempts": 2}, "matches": [{"path": {"value": "/r"}}], "backendRefs": [{"name": "s", "port": 80}]},
+        {"retry": {"attempts": -2}, "matches": [{"path": {"value": "/r"}}], "backendRefs": [{"name": "s", "port": 80}]},
         {"timeouts": {"request": "soon"}, "matches": [{"path": {"value": "/t"}}], "backendRefs": [{"name": "s", "port": 80}]},
         {"filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "transfer-encoding", "value": "x"}]}}],
             "matches": [{"path": {"value": "/h"}}], "backendRefs": [{"name": "s", "port": 80}]},
@@ -395,9 +395,11 @@ fn only_the_protocols_that_are_spoken_are_accepted() {
         let verdict = verdict(&model, "HTTPRoute", "r");
         let entries = &model.http.frontends.values().next().unwrap()[0].entries;
         let Action::Forward(shares) = &entries[0].rule.action else { panic!("{:?}", entries[0].rule) };
-        (verdict.reason, matches!(shares[0].to, ShareTarget::Service(_)))
+        (verdict.reason, matches!(shares[0].to, ShareTarget::Cluster(_)))
     };
-    for spoken in [json!(null), json!(""), json!("http"), json!("HTTP"), json!("kubernetes.io/ws")] {
+    for spoken in
+        [json!(null), json!(""), json!("http"), json!("HTTP"), json!("kubernetes.io/ws"), json!("kubernetes.io/h2c")]
+    {
         assert_eq!(asked(spoken.clone()), ("Accepted", true), "{spoken}");
     }
     for not in [
@@ -408,7 +410,6 @@ fn only_the_protocols_that_are_spoken_are_accepted() {
         "https",
         "tls",
         "kubernetes.io/grpc",
-        "kubernetes.io/h2c",
         "kubernetes.io/wss",
         "mysql",
         "tcp",

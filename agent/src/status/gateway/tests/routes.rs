@@ -22,8 +22,8 @@ fn a_route_with_a_backend_that_cannot_be_used_is_attached_and_says_so() {
         let want = vec!["Accepted=True/Accepted".to_owned(), format!("ResolvedRefs=False/{reason}")];
         assert_eq!(told(json!([http("web", json!({}))]), rules), (want, vec![1]), "{backend}");
     }
-    let h2c = json!({"kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80, "appProtocol": "kubernetes.io/h2c"}]}});
-    let mut world = World::new(json!([gateway(json!([http("web", json!({}))])), h2c, route("r", json!({}))]));
+    let tls = json!({"kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80, "appProtocol": "https"}]}});
+    let mut world = World::new(json!([gateway(json!([http("web", json!({}))])), tls, route("r", json!({}))]));
     assert_eq!(parent_says(&world.write_route("r", T0))[1], "ResolvedRefs=False/UnsupportedProtocol");
     world.put(service());
     assert_eq!(parent_says(&world.write_route("r", T0))[1], "ResolvedRefs=True/ResolvedRefs");

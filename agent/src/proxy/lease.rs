@@ -1,0 +1,143 @@
+//! The right to use a connection to an endpoint for one request, and the count of the requests that it has.
+use std::{sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1::SendRequest, http2},
+};
+
+use super::{
+    body::RequestBody,
+    http1::Trailers,
+    multiplex::Connection,
+    pool::{Driver, Link, Upstream},
+};
+
+/// How long a connection may take to become ready after its response has ended; it waits for the request's body.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The right to use a connection for one request.
+#[derive(Debug)]
+pub(super) enum Lease {
+    /// All of an HTTP/1.1 connection. Dropped, it closes the connection.
+    Exclusive(Exclusive),
+    /// A stream of an HTTP/2 connection. Dropped, it leaves the others alone.
+    Stream(Arc<Stream>),
+}
+
+impl Lease {
+    /// Whether the connection served requests before: the other side may close it at any moment.
+    pub(super) fn is_reused(&self) -> bool {
+        match self {
+            Self::Exclusive(lease) => lease.reused,
+            Self::Stream(_) => true,
+        }
+    }
+
+    /// Sends a request and waits for the response's head.
+    ///
+    /// # Errors
+    /// With the request, where nothing of it was sent.
+    pub(super) async fn send(
+        &mut self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self {
+            Self::Exclusive(lease) => {
+                request.body_mut().trail_in(&lease.trailers);
+                lease.sender.try_send_request(request).await
+            }
+            Self::Stream(stream) => {
+                request.body_mut().hold(Arc::clone(stream));
+                let mut sender: http2::SendRequest<RequestBody> = stream.connection.sender();
+                sender.try_send_request(request).await
+            }
+        }
+    }
+
+    /// Closes the connection after this exchange: the backend may see its end elsewhere. Of a stream both know the end.
+    pub(super) fn invalidate(&mut self) {
+        if let Self::Exclusive(lease) = self {
+            lease.certain = false;
+        }
+    }
+
+    /// Gives the connection back after a response that was read to its end.
+    pub(super) fn give_back(self) {
+        if let Self::Exclusive(lease) = self {
+            lease.give_back();
+        }
+    }
+}
+
+/// A stream of a connection that others use too, until dropped: by the response's body and by the request's.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) worker: usize,
+    pub(super) connection: Arc<Connection>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.upstream.multiplex(self.worker).release(&self.connection);
+    }
+}
+
+/// All of a connection.
+#[derive(Debug)]
+pub(super) struct Exclusive {
+    pub(super) upstream: Arc<Upstream>,
+    /// Whose pool it goes back to.
+    pub(super) worker: usize,
+    /// The connection.
+    pub(super) sender: SendRequest<RequestBody>,
+    pub(super) driver: Driver,
+    /// Where the trailers of requests are written.
+    pub(super) trailers: Trailers,
+    /// It served requests before.
+    pub(super) reused: bool,
+    /// Both sides agree where this exchange ends. The next one must not share a connection with one of which they may not.
+    pub(super) certain: bool,
+}
+
+impl Exclusive {
+    fn give_back(self) {
+        let Self { upstream, worker, mut sender, driver, trailers, reused: _, certain } = self;
+        if !certain {
+            return;
+        }
+        if sender.is_ready() {
+            upstream.put(worker, Link { sender, driver, trailers });
+        } else if !sender.is_closed() {
+            tokio::spawn(async move {
+                match tokio::time::timeout(READY_TIMEOUT, sender.ready()).await {
+                    Ok(Ok(())) => upstream.put(worker, Link { sender, driver, trailers }),
+                    Ok(Err(_)) => {}
+                    // The endpoint answered long before it had the whole body, which it may still want.
+                    Err(_) => drop((sender.ready().await, driver)),
+                }
+            });
+        }
+    }
+}
+
+/// Counts a request towards its upstream until dropped.
+#[derive(Debug)]
+pub(super) struct Pending(Arc<Upstream>);
+
+impl Pending {
+    /// Counts one more.
+    #[must_use]
+    pub(super) fn new(upstream: &Arc<Upstream>) -> Self {
+        upstream.begin();
+        Self(Arc::clone(upstream))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
