@@ -20,6 +20,7 @@ mod netns {
     mod pins;
     mod restart;
     mod sources;
+    mod streams;
     mod tables;
     mod vanish;
     mod ways;

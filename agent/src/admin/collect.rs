@@ -161,18 +161,14 @@ impl Stages {
         let mut rows = Vec::new();
         for (frontend, target) in &model.frontends {
             let Target::Endpoints(endpoints) = target else { continue };
-            let service = |share: &EndpointShare| share.service.to_string();
-            let active = endpoints.shares.iter().flat_map(|share| {
-                let weight = (endpoints.route.is_some()).then_some(share.weight);
-                share.backends.iter().map(move |backend| (backend, "active", service(share), weight))
-            });
-            // Of several Services it is not told whose an endpoint was.
-            let whose = match &endpoints.shares[..] {
-                [share] => service(share),
-                _ => String::new(),
+            let with = |share: &EndpointShare, state| {
+                let weight = endpoints.route.is_some().then_some(share.weight);
+                (share.service.to_string(), weight, state)
             };
-            let draining = endpoints.draining.iter().map(|backend| (backend, "draining", whose.clone(), None));
-            for (backend, state, service, weight) in active.chain(draining) {
+            let active = endpoints.shares.iter().flat_map(|s| s.backends.iter().map(move |b| (b, with(s, "active"))));
+            let draining =
+                endpoints.shares.iter().flat_map(|s| s.draining.iter().map(move |b| (b, with(s, "draining"))));
+            for (backend, (service, weight, state)) in active.chain(draining) {
                 rows.push(view::Backend {
                     frontend: frontend.to_string(),
                     service,

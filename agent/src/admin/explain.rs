@@ -7,13 +7,14 @@ use std::{
 
 use crate::datapath::probe::Holder;
 use crate::model::{
-    Backend, EndpointTarget, Frontend, Locality, Model, ObjectRef, Target, WhenEmpty, sources::everybody,
+    Backend, EndpointShare, EndpointTarget, Frontend, Locality, Model, ObjectRef, Proto, Target, WhenEmpty,
+    sources::everybody,
 };
 
 /// Sentences for people: one for each address, one for the clients where not all may come, one for each frontend.
 pub(super) fn lines(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, object: &ObjectRef) -> Vec<String> {
     let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
-    let frontends = || model.frontends.iter().filter(|(_, target)| target.owner() == *object);
+    let frontends = || model.frontends.iter().filter(|(_, target)| concerns(target, object));
     let sources = sources(frontends());
     let clients = (!sources.is_empty()).then(|| format!("clients must come from {}", sources.join(", ")));
     let targets = frontends().map(|(frontend, target)| format!("{frontend}: {}", where_to(frontend, target)));
@@ -22,12 +23,21 @@ pub(super) fn lines(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, object:
 
 /// The addresses of the endpoints that an object's flows go to.
 pub(super) fn endpoints(model: &Model, object: &ObjectRef) -> BTreeSet<IpAddr> {
-    let targets = model.frontends.iter().map(|(_, target)| target).filter(|target| target.owner() == *object);
+    let targets = model.frontends.iter().map(|(_, target)| target).filter(|target| concerns(target, object));
     let of = |target: &Target| match target {
         Target::Endpoints(endpoints) => endpoints.backends().map(|backend| backend.addr).collect(),
         Target::Proxy { .. } => Vec::new(),
     };
     targets.flat_map(of).collect()
+}
+
+/// Whether a frontend is an object's, or leads where the object, a route, says.
+fn concerns(target: &Target, object: &ObjectRef) -> bool {
+    let route = match target {
+        Target::Endpoints(endpoints) => endpoints.route.as_ref(),
+        Target::Proxy { .. } => None,
+    };
+    target.owner() == *object || route == Some(object)
 }
 
 /// The ranges that clients of these frontends must come from, of both families; empty where everybody may come.
@@ -69,9 +79,12 @@ fn where_to(frontend: &Frontend, target: &Target) -> String {
         Target::Proxy { gateway, .. } => return format!("to the proxy, for Gateway {gateway}"),
         Target::Endpoints(endpoints) => endpoints,
     };
-    let EndpointTarget { draining, when_empty, .. } = &**endpoints;
+    if endpoints.owner.kind == "Gateway" {
+        return by_weight(frontend, endpoints);
+    }
+    let EndpointTarget { when_empty, .. } = &**endpoints;
     let backends: BTreeSet<&Backend> = endpoints.backends().collect();
-    let left = match draining.len() {
+    let left = match endpoints.draining().count() {
         0 => String::new(),
         n => format!("; {n} more keep the flows that they have"),
     };
@@ -82,10 +95,7 @@ fn where_to(frontend: &Frontend, target: &Target) -> String {
         n => format!(", {n} whose node its slice does not name"),
     };
     match (backends.len(), when_empty) {
-        (0, WhenEmpty::Reject) => {
-            let how = if frontend.proto == crate::model::Proto::Tcp { "RST" } else { "ICMP unreachable" };
-            format!("no endpoint, new flows are answered with {how}{left}")
-        }
+        (0, WhenEmpty::Reject) => format!("no endpoint, new flows are answered with {}{left}", refusal(frontend)),
         (0, WhenEmpty::Drop) => format!("no endpoint that may serve here, new flows are dropped{left}"),
         (1, _) => {
             let place = match (here, unknown) {
@@ -97,6 +107,42 @@ fn where_to(frontend: &Frontend, target: &Target) -> String {
         }
         (n, _) => format!("to {n} endpoints, {here} of them on this node{unsaid}{left}"),
     }
+}
+
+/// With what a flow is answered that has nowhere to go.
+fn refusal(frontend: &Frontend) -> &'static str {
+    match frontend.proto {
+        Proto::Tcp => "RST",
+        Proto::Udp => "ICMP unreachable",
+    }
+}
+
+/// How a Gateway's flows at layer 4 are split.
+fn by_weight(frontend: &Frontend, target: &EndpointTarget) -> String {
+    let refusal = refusal(frontend);
+    let Some(route) = &target.route else {
+        return format!("no route, new flows are answered with {refusal}");
+    };
+    let all = target.shares.iter().map(|share| u64::from(share.weight)).sum::<u64>() + u64::from(target.refused);
+    let share = |share: &EndpointShare| {
+        let EndpointShare { weight, service, port, backends, draining, .. } = share;
+        let to = match backends.len() {
+            0 => format!("no endpoint, answered with {refusal}"),
+            1 => "1 endpoint".to_owned(),
+            n => format!("{n} endpoints"),
+        };
+        let left =
+            if draining.is_empty() { String::new() } else { format!(", {} more keep their flows", draining.len()) };
+        format!("{weight} of {all} to Service {service} port {port} ({to}{left})")
+    };
+    let mut parts: Vec<String> = target.shares.iter().map(share).collect();
+    if target.refused > 0 {
+        parts.push(format!("{} of {all} answered with {refusal}, for references that cannot be used", target.refused));
+    }
+    if parts.is_empty() {
+        parts.push(format!("no weight at all, new flows are answered with {refusal}"));
+    }
+    format!("by {route}: {}", parts.join(", "))
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ pub struct Families {
 pub struct Backend {
     /// `203.0.113.1:80/TCP`.
     pub frontend: String,
-    /// `namespace/name`; empty for what drains behind several Services.
+    /// `namespace/name`.
     pub service: String,
     /// The weight of that Service among those of the route; `None` where there is no route.
     #[serde(default, skip_serializing_if = "Option::is_none")]

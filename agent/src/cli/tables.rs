@@ -234,7 +234,7 @@ pub fn backends(backends: &[view::Backend]) -> String {
     let rows = backends.iter().map(|b| {
         let weight = b.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string());
         let weight = is_weighted.then_some(weight);
-        let (frontend, service) = (b.frontend.clone(), if b.service.is_empty() { "-" } else { &b.service }.to_owned());
+        let (frontend, service) = (b.frontend.clone(), b.service.clone());
         let rest = [b.backend.clone(), b.locality.clone(), b.state.clone()];
         [frontend, service].into_iter().chain(weight).chain(rest).collect::<Vec<_>>()
     });

@@ -344,7 +344,7 @@ fn row_without(target: &Target, left_out: &BTreeSet<Place>) -> FrontendRow {
 
 /// The backends that a target names.
 fn named(target: &EndpointTarget) -> impl Iterator<Item = BackendRow> {
-    target.backends().chain(&target.draining).map(BackendRow::new)
+    target.backends().chain(target.draining()).map(BackendRow::new)
 }
 
 /// The backends that a frontend had and has no more, wherever they run.

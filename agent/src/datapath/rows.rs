@@ -105,7 +105,7 @@ impl FrontendRow {
 }
 
 fn share(share: &EndpointShare) -> Share {
-    let EndpointShare { weight, service, port, port_name: _, backends } = share;
+    let EndpointShare { weight, service, port, port_name: _, backends, draining: _ } = share;
     let seed = Share::seed(&service.ns, &service.name, port.get());
     Share { seed, weight: *weight, members: backends.iter().map(place).collect() }
 }

@@ -54,7 +54,7 @@ impl Wanted {
     pub fn new(model: &Model) -> Self {
         let kept = |target: &Target| {
             let backends = match target {
-                Target::Endpoints(endpoints) => endpoints.backends().chain(&endpoints.draining).map(place).collect(),
+                Target::Endpoints(endpoints) => endpoints.backends().chain(endpoints.draining()).map(place).collect(),
                 Target::Proxy { .. } => BTreeSet::new(),
             };
             Kept { sources: target.sources().cloned(), backends }

@@ -62,7 +62,7 @@ impl SliceIndex {
 }
 
 /// Which IP family endpoints must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// IPv4 alone.
     V4,

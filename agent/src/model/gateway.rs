@@ -1,4 +1,4 @@
-//! Gateways -> claims for addresses, frontends that lead to the proxy, and the proxy's listeners.
+//! Gateways -> claims for addresses, frontends that lead to the proxy or to endpoints, and the proxy's listeners.
 //!
 //! Ours are those of a GatewayClass of ours. A listener that cannot be served is refused by name and keeps no other from
 //! working; an address that cannot be had refuses the whole Gateway. Routes are attached by `model::route`.
@@ -20,6 +20,8 @@ use super::{
     report::{Fault, GatewayReport, GatewayReports, Subject},
     route::{self, Clusters, Skipped},
     service::Targets,
+    stream::{Endpoints, Streams},
+    stream_route::StreamEntry,
     tls::Security,
 };
 use crate::{
@@ -38,7 +40,7 @@ const NO_ADDRESS: &str = "the Gateway has no address";
 /// The listeners of each Gateway that is ours, in the order in which they are written.
 pub type Listeners<'a> = BTreeMap<ObjectName, Vec<Served<'a>>>;
 
-/// The listeners that are served at each port of each Gateway, whether or not it has an address.
+/// The listeners that the proxy serves at each port of each Gateway, whether or not it has an address.
 pub type Planes = BTreeMap<(ObjectName, Port), Arc<Vec<HttpListener>>>;
 
 /// What the Gateways that are ours claim.
@@ -65,10 +67,26 @@ pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
     ours(snapshot).filter_map(claim).collect()
 }
 
+/// What listens at a port of a Gateway.
+enum Plane {
+    /// The proxy, with these listeners.
+    Proxy(Vec<HttpListener>),
+    /// The programs, with the endpoints that this route names; without a route, nobody.
+    Endpoints(Option<StreamEntry>),
+}
+
+impl Default for Plane {
+    fn default() -> Self {
+        Self::Proxy(Vec::new())
+    }
+}
+
 /// Compiles the Gateways that are ours one by one, at the addresses in `model.allocations`.
 pub(super) struct Compiler<'a> {
     snapshot: &'a Snapshot,
     node: &'a Node,
+    endpoints: Endpoints<'a>,
+    streams: &'a mut Streams,
     listeners: Listeners<'a>,
     http: HttpModel,
     planes: Planes,
@@ -80,9 +98,9 @@ impl<'a> Compiler<'a> {
     /// Attaches the routes to the listeners; no Gateway has frontends yet.
     pub(super) fn new(
         snapshot: &'a Snapshot,
-        endpoints: (&SliceIndex, &Targets),
+        (slices, targets): (&'a SliceIndex, &Targets),
+        (streams, certificates): (&'a mut Streams, &mut certificate::Store),
         node: &'a Node,
-        certificates: &mut certificate::Store,
         model: &mut Model,
     ) -> Self {
         let listeners = ours(snapshot).map(|(name, gateway)| (name.clone(), Served::all(gateway)));
@@ -92,24 +110,127 @@ impl<'a> Compiler<'a> {
             all.iter_mut().for_each(|served| served.secure((snapshot, &grants), name, certificates));
         }
         certificates.forget_unused();
-        let Clusters { backends: services, skipped } = route::attach(snapshot, endpoints, node, &mut listeners, model);
+        let Clusters { backends: services, skipped } =
+            route::attach(snapshot, (slices, targets), node, &mut listeners, model);
         let http = HttpModel { frontends: BTreeMap::new(), services };
         let (planes, reports) = (Planes::new(), GatewayReports::new());
-        Self { snapshot, node, listeners, http, planes, reports, skipped }
+        let endpoints = Endpoints { snapshot, slices, vips: targets.vips(), node };
+        Self { snapshot, node, endpoints, streams, listeners, http, planes, reports, skipped }
     }
 
     /// Adds one Gateway's frontends, its listeners and its report. All objects that are older must have been added.
     pub(super) fn add(&mut self, name: &ObjectName, gateway: &Gateway, model: &mut Model) {
         let served = self.listeners.remove(name).unwrap_or_default();
-        let Self { node, http, planes, .. } = self;
-        let report = program((name, gateway), served, (model, node), http, planes);
+        let report = self.program((name, gateway), served, model);
         self.reports.insert(name.clone(), report);
+    }
+
+    /// Adds one Gateway's frontends and its verdict.
+    fn program(
+        &mut self,
+        (name, gateway): (&ObjectName, &Gateway),
+        served: Vec<Served<'_>>,
+        model: &mut Model,
+    ) -> GatewayReport {
+        let object = object(name);
+        let vips = model.allocations.get(&object).cloned().unwrap_or_default();
+        let mut report = GatewayReport {
+            subject: Subject::of(&gateway.metadata),
+            accepted: understood(gateway),
+            addressed: addressed(gateway, &vips, model.verdicts.get(&object)),
+            listeners: served.iter().map(Served::report).collect(),
+        };
+        if gateway.metadata.deletion_timestamp.is_some() {
+            let messages = vec!["it is being deleted".to_owned()];
+            model.judge(object, Verdict { outcome: Outcome::Ignored, reason: "Deleted", messages });
+            return report;
+        }
+        if let Err(fault) = &report.accepted {
+            model.judge(object, fault.clone().refusal());
+            return report;
+        }
+        let mut faults: Vec<Fault> = Vec::new();
+        let mut ports: BTreeMap<(Port, Proto), Plane> = BTreeMap::new();
+        let mut of_port: BTreeMap<(Port, Proto), Vec<usize>> = BTreeMap::new();
+        for (index, one) in served.into_iter().enumerate() {
+            let place = format!("listener {:?}", one.spec.name);
+            match one.open().cloned() {
+                Ok(Open { protocol, port, hostname }) => {
+                    faults.extend(one.resolved.err().map(|fault| fault.at(&place)));
+                    let tls = match one.security {
+                        Security::Plain => None,
+                        Security::Terminate(termination) => Some(termination),
+                        Security::Unready => continue,
+                    };
+                    let at = (port, protocol.transport());
+                    of_port.entry(at).or_default().push(index);
+                    let plane = ports.entry(at).or_default();
+                    if protocol.is_layer4() {
+                        self.streams.pass_over(&format!("Gateway {name}, {place}"), &one.streams);
+                        *plane = Plane::Endpoints(one.streams.into_iter().next());
+                    } else if let Plane::Proxy(listeners) = plane {
+                        let (gateway, name) = (name.clone(), one.spec.name.clone());
+                        listeners.push(HttpListener { gateway, name, hostname, tls, entries: one.entries });
+                    }
+                }
+                Err(fault) => faults.push(fault.clone().at(&place)),
+            }
+        }
+        let mut programmed = 0;
+        let mut warnings = Vec::new();
+        for ((port, proto), plane) in ports {
+            let plane = match plane {
+                Plane::Proxy(listeners) => Ok(Arc::new(listeners)),
+                Plane::Endpoints(route) => Err(route),
+            };
+            if let Ok(listeners) = &plane {
+                self.planes.insert((name.clone(), port), Arc::clone(listeners));
+            }
+            let mut taken = Vec::new();
+            for &vip in &vips {
+                let frontend = Frontend { vip, port, proto };
+                let holder = model.frontends.get(&frontend).map(Target::owner);
+                if let Some(fault) = ownership::refusal(&frontend, holder, &model.pools) {
+                    taken.push(fault);
+                    continue;
+                }
+                warnings.extend(self.node.host.warning(&frontend));
+                let target = match &plane {
+                    Ok(listeners) => {
+                        self.http.frontends.insert(SocketAddr::new(vip, port.get()), Arc::clone(listeners));
+                        Target::Proxy { gateway: name.clone(), service: None, sources: None }
+                    }
+                    Err(route) => {
+                        let target = self.streams.target(&self.endpoints, object.clone(), frontend, route.as_ref());
+                        Target::Endpoints(target)
+                    }
+                };
+                model.frontends.insert(frontend, target);
+                programmed += 1;
+            }
+            if taken.len() == vips.len()
+                && let Some(all) = Fault::join(&taken)
+            {
+                for index in of_port.remove(&(port, proto)).unwrap_or_default() {
+                    report.listeners[index].accepted = Err(Fault { reason: "PortUnavailable", ..all.clone() });
+                }
+            }
+            faults.extend(taken);
+        }
+        // Without an address the allocator has said why already.
+        if !vips.is_empty() || !model.verdicts.contains_key(&object) {
+            let mut verdict = verdict(programmed > 0, vips.is_empty(), faults);
+            verdict.messages.append(&mut warnings);
+            model.judge(object, verdict);
+        }
+        report
     }
 
     /// Adds the listeners of the Services that stand before Gateways, and what became of the classes. Returns the listeners by
     /// port, and which endpoints no request may go to.
     pub(super) fn finish(self, model: &mut Model) -> (Planes, Skipped) {
-        let Self { snapshot, node: _, listeners: _, mut http, planes, reports, skipped } = self;
+        let Self { snapshot, node: _, endpoints: _, streams, listeners: _, mut http, planes, reports, skipped } = self;
+        streams.finish(model);
         for (frontend, target) in &model.frontends {
             if let Target::Proxy { gateway, service: Some(_), sources: _ } = target
                 && let Some(listeners) = planes.get(&(gateway.clone(), frontend.port))
@@ -166,7 +287,7 @@ fn ignored(snapshot: &Snapshot) -> Vec<(ObjectRef, Verdict)> {
     classes.chain(gateways).collect()
 }
 
-/// The ports at which a Gateway's listeners are served.
+/// The ports at which a Gateway's listeners are served by the proxy.
 ///
 /// # Errors
 /// None of them is: it is not ours, or not accepted.
@@ -179,7 +300,9 @@ pub(super) fn open_ports(snapshot: &Snapshot, gateway: &Gateway) -> Result<BTree
         return Err(Fault::new("GatewayNotFound", "it is being deleted"));
     }
     understood(gateway).map_err(|fault| Fault { reason: "GatewayNotAccepted", ..fault })?;
-    Ok(Served::all(gateway).iter().filter_map(|served| Some(served.open().ok()?.port)).collect())
+    let all = Served::all(gateway);
+    let proxied = all.iter().filter_map(|served| served.open().ok()).filter(|open| !open.protocol.is_layer4());
+    Ok(proxied.map(|open| open.port).collect())
 }
 
 /// Whether a GatewayClass of ours is one that we can serve.
@@ -192,92 +315,6 @@ pub fn class_accepted(class: &GatewayClass) -> Result<(), Fault> {
     }
     let why = "parametersRef is set, want it absent: there are no settings; Gateways are served without";
     Err(Fault::new("InvalidParameters", why))
-}
-
-/// Adds one Gateway's frontends and its verdict.
-fn program(
-    (name, gateway): (&ObjectName, &Gateway),
-    served: Vec<Served<'_>>,
-    (model, node): (&mut Model, &Node),
-    http: &mut HttpModel,
-    planes: &mut Planes,
-) -> GatewayReport {
-    let object = object(name);
-    let vips = model.allocations.get(&object).cloned().unwrap_or_default();
-    let mut report = GatewayReport {
-        subject: Subject::of(&gateway.metadata),
-        accepted: understood(gateway),
-        addressed: addressed(gateway, &vips, model.verdicts.get(&object)),
-        listeners: served.iter().map(Served::report).collect(),
-    };
-    if gateway.metadata.deletion_timestamp.is_some() {
-        let messages = vec!["it is being deleted".to_owned()];
-        model.judge(object, Verdict { outcome: Outcome::Ignored, reason: "Deleted", messages });
-        return report;
-    }
-    if let Err(fault) = &report.accepted {
-        model.judge(object, fault.clone().refusal());
-        return report;
-    }
-    let mut faults: Vec<Fault> = Vec::new();
-    let mut ports: BTreeMap<Port, Vec<HttpListener>> = BTreeMap::new();
-    let mut of_port: BTreeMap<Port, Vec<usize>> = BTreeMap::new();
-    for (index, one) in served.into_iter().enumerate() {
-        let place = format!("listener {:?}", one.spec.name);
-        match one.open().cloned() {
-            Ok(Open { protocol: _, port, hostname }) => {
-                faults.extend(one.resolved.err().map(|fault| fault.at(&place)));
-                let tls = match one.security {
-                    Security::Plain => None,
-                    Security::Terminate(termination) => Some(termination),
-                    Security::Unready => continue,
-                };
-                of_port.entry(port).or_default().push(index);
-                ports.entry(port).or_default().push(HttpListener {
-                    gateway: name.clone(),
-                    name: one.spec.name.clone(),
-                    hostname,
-                    tls,
-                    entries: one.entries,
-                });
-            }
-            Err(fault) => faults.push(fault.clone().at(&place)),
-        }
-    }
-    let mut programmed = 0;
-    let mut warnings = Vec::new();
-    for (port, listeners) in ports {
-        let listeners = Arc::new(listeners);
-        planes.insert((name.clone(), port), Arc::clone(&listeners));
-        let mut taken = Vec::new();
-        for &vip in &vips {
-            let frontend = Frontend { vip, port, proto: Proto::Tcp };
-            let holder = model.frontends.get(&frontend).map(Target::owner);
-            if let Some(fault) = ownership::refusal(&frontend, holder, &model.pools) {
-                taken.push(fault);
-                continue;
-            }
-            warnings.extend(node.host.warning(&frontend));
-            model.frontends.insert(frontend, Target::Proxy { gateway: name.clone(), service: None, sources: None });
-            http.frontends.insert(SocketAddr::new(vip, port.get()), Arc::clone(&listeners));
-            programmed += 1;
-        }
-        if taken.len() == vips.len()
-            && let Some(all) = Fault::join(&taken)
-        {
-            for index in of_port.remove(&port).unwrap_or_default() {
-                report.listeners[index].accepted = Err(Fault { reason: "PortUnavailable", ..all.clone() });
-            }
-        }
-        faults.extend(taken);
-    }
-    // Without an address the allocator has said why already.
-    if !vips.is_empty() || !model.verdicts.contains_key(&object) {
-        let mut verdict = verdict(programmed > 0, vips.is_empty(), faults);
-        verdict.messages.append(&mut warnings);
-        model.judge(object, verdict);
-    }
-    report
 }
 
 /// Whether what is asked for, listeners apart, is something that there is.

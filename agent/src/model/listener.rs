@@ -68,8 +68,17 @@ impl Protocol {
     #[must_use]
     pub const fn is_served(self) -> bool {
         match self {
-            Self::Http | Self::Https => true,
-            Self::Tls | Self::Tcp | Self::Udp => false,
+            Self::Http | Self::Https | Self::Tcp | Self::Udp => true,
+            Self::Tls => false,
+        }
+    }
+
+    /// Whether its connections and datagrams are split by the programs alone: the proxy is not in the way.
+    #[must_use]
+    pub const fn is_layer4(self) -> bool {
+        match self {
+            Self::Tcp | Self::Udp => true,
+            Self::Http | Self::Https | Self::Tls => false,
         }
     }
 

@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    Model, Node, ObjectRef, Role,
+    Model, Node, ObjectRef, Role, Target,
     candidates::announcers,
     certificate,
     chain::{self, Links},
@@ -28,6 +28,7 @@ use super::{
     ownership::{self, Object},
     pool::{Pools, node_addr},
     quiet, route, service, sources,
+    stream::{self, Streams},
 };
 use crate::{
     api::{Kind, ObjectName, address_pool::NodeAddressType, service::TrafficPolicy},
@@ -47,6 +48,7 @@ pub struct Memo {
     sources: sources::Lists,
     targets: service::Targets,
     certificates: certificate::Store,
+    streams: Streams,
     /// Endpoints that routes say something about.
     skipped: route::Skipped,
     model: Arc<Model>,
@@ -62,6 +64,10 @@ pub struct Work {
     pub services: u64,
     /// Certificates that were parsed.
     pub certificates: u64,
+    /// Frontends of Gateways at layer 4 that were looked at for the slices of their Services alone.
+    pub streams: u64,
+    /// How often endpoints were selected for those frontends, for whatever reason.
+    pub selections: u64,
 }
 
 impl Memo {
@@ -85,6 +91,9 @@ impl Memo {
             && quiet::all(&last.secrets, &snapshot.secrets)
             && quiet::all(&last.config_maps, &snapshot.config_maps)
             && last.unread == snapshot.unread;
+        // Comes last: it selects anew what goes into the model when all else is as before.
+        let source = stream::Endpoints { snapshot, slices: &self.slices, vips: self.targets.vips(), node };
+        let only_slices = only_slices && self.streams.refresh(&source, &touched);
         let mut model = if only_slices {
             self.follow_slices(snapshot, node, &touched)
         } else {
@@ -105,7 +114,7 @@ impl Memo {
     /// What was compiled so far.
     #[must_use]
     pub fn work(&self) -> Work {
-        Work { certificates: self.certificates.parsed(), ..self.work }
+        Work { certificates: self.certificates.parsed(), selections: self.streams.selections(), ..self.work }
     }
 
     /// Whether no Service and no Gateway that changed claims anything else.
@@ -183,6 +192,11 @@ impl Memo {
             compiler.add(service, &mut model);
             self.work.services += 1;
         }
+        let (streams, looked_at) = self.streams.follow(touched);
+        self.work.streams += looked_at;
+        for (frontend, target) in streams {
+            model.frontends.insert(frontend, Target::Endpoints(target));
+        }
         let is_local =
             |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy.is(TrafficPolicy::Local));
         // Pools look at less of a node than those who choose between them.
@@ -255,8 +269,10 @@ impl Memo {
         self.links = chain::links(snapshot, &self.slices, &model.verdicts);
         let services = service::by_age(snapshot);
         self.sources = sources::Lists::compile(&services, &model.allocations, &self.sources);
-        let mut gateways =
-            gateway::Compiler::new(snapshot, (&self.slices, &self.targets), node, &mut self.certificates, &mut model);
+        self.streams.begin(touched, self.targets.is_stale());
+        let endpoints = (&self.slices, &self.targets);
+        let memory = (&mut self.streams, &mut self.certificates);
+        let mut gateways = gateway::Compiler::new(snapshot, endpoints, memory, node, &mut model);
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
         for object in ownership::by_age(snapshot, &services) {

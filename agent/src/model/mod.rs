@@ -29,6 +29,7 @@ pub mod route;
 pub mod rule;
 pub mod service;
 pub mod sources;
+mod stream;
 pub mod stream_route;
 pub mod tls;
 pub mod verdict;
@@ -252,8 +253,6 @@ pub struct EndpointTarget {
     /// The weight of references that name no Service port: this part of new flows is refused, as is that of shares without
     /// backends.
     pub refused: u32,
-    /// Those that keep the flows they have: they left the set but still serve.
-    pub draining: Vec<Backend>,
     /// What happens to a new flow when there is no backend at all.
     pub when_empty: WhenEmpty,
     /// `sessionAffinity: ClientIP`.
@@ -278,12 +277,19 @@ pub struct EndpointShare {
     pub port_name: String,
     /// Those that new flows may go to, distinct, in order.
     pub backends: Vec<Backend>,
+    /// Those that keep the flows they have: they left the set but still serve.
+    pub draining: Vec<Backend>,
 }
 
 impl EndpointTarget {
     /// All that new flows may go to; those of several Services may be there more than once.
     pub fn backends(&self) -> impl Iterator<Item = &Backend> {
         self.shares.iter().flat_map(|share| &share.backends)
+    }
+
+    /// All that keep the flows they have and get no new one from their own Service.
+    pub fn draining(&self) -> impl Iterator<Item = &Backend> {
+        self.shares.iter().flat_map(|share| &share.draining)
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) struct Targets {
 
 /// The addresses that were given to anybody.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Vips {
+pub(super) struct Vips {
     /// Those that are ours alone.
     own: BTreeSet<IpAddr>,
     /// The frontends at those that are a node's as well: what else is there is the node's, and may be an endpoint.
@@ -92,7 +92,8 @@ struct Vips {
 }
 
 impl Vips {
-    fn has(&self, at: &Frontend) -> bool {
+    /// Whether an object has this address, port and protocol: no endpoint has.
+    pub(super) fn has(&self, at: &Frontend) -> bool {
         self.own.contains(&at.vip) || self.of_nodes.contains(at)
     }
 }
@@ -127,6 +128,16 @@ impl Targets {
     /// Whether an object has this address and port of TCP: no endpoint has.
     pub(super) fn has_vip(&self, vip: IpAddr, port: Port) -> bool {
         self.vips.has(&Frontend { vip, port, proto: Proto::Tcp })
+    }
+
+    /// Every address given to anybody.
+    pub(super) fn vips(&self) -> Arc<Vips> {
+        Arc::clone(&self.vips)
+    }
+
+    /// Whether what was made of other objects may not hold any more.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale
     }
 
     /// Tells that what was made may not hold any more, whatever the objects say.
@@ -280,14 +291,13 @@ impl<'a> Compiler<'a> {
             });
         }
         let name = service.metadata.object_name();
-        let share =
-            EndpointShare { weight: 1, service: name.clone(), port: at.port, port_name: port.name.clone(), backends };
+        let (service_name, port_name) = (name.clone(), port.name.clone());
+        let share = EndpointShare { weight: 1, service: service_name, port: at.port, port_name, backends, draining };
         let target = EndpointTarget {
             owner: ObjectRef::new("Service", name),
             route: None,
             shares: vec![share],
             refused: 0,
-            draining,
             when_empty,
             affinity: service.spec.session_affinity.is(SessionAffinity::ClientIp),
             sources: None,

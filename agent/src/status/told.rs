@@ -84,7 +84,7 @@ mod tests {
             {"kind": "Service", "metadata": {"name": "web", "namespace": "a", "uid": "1"},
              "spec": {"type": "LoadBalancer", "ports": [{"port": 80, "protocol": "SCTP"}]}},
             {"kind": "Gateway", "metadata": {"name": "edge", "namespace": "a", "uid": "2"},
-             "spec": {"gatewayClassName": "sluice", "listeners": [{"name": "l", "port": 80, "protocol": "UDP"}]}},
+             "spec": {"gatewayClassName": "sluice", "listeners": [{"name": "l", "port": 80, "protocol": "SCTP"}]}},
             {"kind": "HTTPRoute", "metadata": {"name": "shop", "namespace": "a", "uid": "3"},
              "spec": {"parentRefs": [{"name": "edge"}]}},
             {"kind": "AddressPool", "metadata": {"name": "bad", "uid": "4"}, "spec": {"addresses": ["nonsense"]}},

@@ -59,7 +59,7 @@ impl Maps {
         (self.frontends.keys().count(), self.backends.keys().count())
     }
 
-    /// The backends in a frontend's table; an id that has no row is an error.
+    /// The backends in a frontend's table, slots without a backend aside; an id that has no row is an error.
     ///
     /// # Errors
     /// A table names a backend that is not there, or the kernel refuses.
@@ -69,7 +69,7 @@ impl Maps {
         let mut left = frontend.table_slots;
         for chunk in frontend.table_chunk..frontend.table_chunk + chunks {
             let row = self.tables.get(&chunk, 0).context("look up a chunk of a table")?;
-            ids.extend(row.ids.iter().take(left.min(CHUNK_SLOTS) as usize));
+            ids.extend(row.ids.iter().take(left.min(CHUNK_SLOTS) as usize).filter(|id| **id != 0));
             left = left.saturating_sub(CHUNK_SLOTS);
         }
         let address = |id: u32| -> anyhow::Result<SocketAddr> {

@@ -33,7 +33,8 @@ fn sources(n: u8) -> Option<Ranges> {
 
 fn share<'a>(service: &str, weight: u32, backends: impl Iterator<Item = &'a (u8, u8)>) -> EndpointShare {
     let (service, port) = (ObjectName::new("default", service), Port::try_new(80).unwrap());
-    EndpointShare { weight, service, port, port_name: String::new(), backends: backends.map(backend).collect() }
+    let backends = backends.map(backend).collect();
+    EndpointShare { weight, service, port, port_name: String::new(), backends, draining: Vec::new() }
 }
 
 fn model(drawn: &Drawn) -> Arc<Model> {
@@ -43,24 +44,25 @@ fn model(drawn: &Drawn) -> Arc<Model> {
         let frontend = Frontend { vip: [192, 0, 2, *vip].into(), port: Port::try_new(80).unwrap(), proto };
         let target = match flags {
             0 => Target::Proxy { gateway: name.clone(), service: None, sources: sources(*list) },
-            flags => Target::Endpoints(Arc::new(EndpointTarget {
-                owner: ObjectRef::new("Service", name.clone()),
-                route: None,
-                shares: if flags & 4 > 0 {
+            flags => {
+                let mut shares = if flags & 4 > 0 {
                     // Every other backend is of another Service.
-                    vec![
-                        share("web", 70, backends.iter().step_by(2)),
-                        share("api", 30, backends.iter().skip(1).step_by(2)),
-                    ]
+                    let (even, odd) = (backends.iter().step_by(2), backends.iter().skip(1).step_by(2));
+                    vec![share("web", 70, even), share("api", 30, odd)]
                 } else {
                     vec![share("web", 1, backends.iter())]
-                },
-                refused: u32::from(flags & 4) * 5,
-                draining: draining.iter().map(backend).collect(),
-                when_empty: if flags & 2 > 0 { WhenEmpty::Drop } else { WhenEmpty::Reject },
-                affinity: flags & 1 > 0,
-                sources: sources(*list),
-            })),
+                };
+                shares[0].draining = draining.iter().map(backend).collect();
+                Target::Endpoints(Arc::new(EndpointTarget {
+                    owner: ObjectRef::new("Service", name.clone()),
+                    route: None,
+                    shares,
+                    refused: u32::from(flags & 4) * 5,
+                    when_empty: if flags & 2 > 0 { WhenEmpty::Drop } else { WhenEmpty::Reject },
+                    affinity: flags & 1 > 0,
+                    sources: sources(*list),
+                }))
+            }
         };
         (frontend, target)
     });
@@ -98,7 +100,7 @@ fn rows(model: &Model, left_out: &BTreeSet<Place>) -> Rows {
         vip.flags |= if matches!(target, Target::Proxy { .. }) { VIP_PROXY } else { 0 };
         vip.frontends += 1;
         let Target::Endpoints(endpoints) = target else { continue };
-        rows.backends.extend(endpoints.backends().chain(&endpoints.draining).map(BackendRow::new));
+        rows.backends.extend(endpoints.backends().chain(endpoints.draining()).map(BackendRow::new));
     }
     rows
 }

@@ -8,7 +8,7 @@
 //!   moves flows of its own share alone, and a weight that changes moves those that it must. Weights of single backends, which
 //!   change with the number of backends, would move flows between the shares at each change of either.
 //! - A share is known by the hash of the Service and port that it stands for: not by its place in a list, nor by its backends. So
-//!   one that loses its last endpoint, or whose Service is made later, moves no other's flows.
+//!   one that loses its last endpoint moves no other's flows.
 //! - Shares choose among [`PARTS`] parts of the table, whatever its size, and backends among as many as there would be slots if
 //!   their share were all: so neither other shares nor weights change how a slot ranks them. A larger table has finer shares, no more.
 //! - Shares rank by weighted rendezvous: the least `-log2(hash) / weight` takes the slot (Schindelhauer and Schomaker, "Weighted

@@ -59,6 +59,8 @@ enum Event {
     /// The labels of the namespace of all objects.
     Namespace(Option<u8>),
     Route(u8, Option<u8>),
+    /// A TCPRoute or a UDPRoute.
+    Stream(bool, u8, Option<u8>),
     /// A grant to `default` of what is in `default`, or of another namespace to it: whether routes may go to `other/s0`.
     Grant(u8, Option<bool>),
     /// A pool, cluster-wide.
@@ -114,6 +116,8 @@ fn touch(snapshot: &mut Snapshot, kinds: u16) {
     }
     if is_on(4) {
         all(&mut snapshot.http_routes, |r| &mut r.metadata, |r| r.status.parents.push(Default::default()));
+        all(&mut snapshot.tcp_routes, |r| &mut r.metadata, |r| r.status.parents.push(Default::default()));
+        all(&mut snapshot.udp_routes, |r| &mut r.metadata, |r| r.status.parents.push(Default::default()));
     }
     if is_on(5) {
         all(&mut snapshot.pools, |p| &mut p.metadata, |p| p.status.conditions.push(told()));
@@ -137,6 +141,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => prop::option::of(0..2_u8).prop_map(Event::Class),
         1 => prop::option::of(0..2_u8).prop_map(Event::Namespace),
         1 => (0..2_u8, prop::option::of(0..4_u8)).prop_map(|(n, v)| Event::Route(n, v)),
+        2 => (any::<bool>(), 0..2_u8, prop::option::weighted(0.8, 0..4_u8)).prop_map(|(u, n, v)| Event::Stream(u, n, v)),
         2 => (0..2_u8, prop::option::of(any::<bool>())).prop_map(|(n, v)| Event::Grant(n, v)),
         1 => (0..2_u8, prop::option::weighted(0.8, 0..POOL_SPECS.len())).prop_map(|(n, v)| Event::Pool(n, v)),
         1 => (1..3_u8, any::<Option<bool>>()).prop_map(|(n, v)| Event::Node(n, v)),
@@ -195,7 +200,8 @@ impl Event {
                     let guests = if v == 2 { "Selector, selector: {matchLabels: {team: t1}}" } else { "Same" };
                     let text = format!(
                         "{{spec: {{gatewayClassName: sluice, listeners: [{{name: web, port: {}, protocol: HTTP, \
-                         allowedRoutes: {{namespaces: {{from: {guests}}}}}}}]}}}}",
+                         allowedRoutes: {{namespaces: {{from: {guests}}}}}}}, {{name: tcp, port: 9300, protocol: TCP}}, \
+                         {{name: udp, port: 53, protocol: UDP}}]}}}}",
                         80 + v % 2
                     );
                     object::<crate::api::Gateway>(&name, &text, |g| &mut g.metadata)
@@ -212,6 +218,26 @@ impl Event {
                     object::<crate::api::HttpRoute>(&name, &text, |r| &mut r.metadata)
                 });
                 set(&mut snapshot.http_routes, ObjectName::new("default", name), new);
+            }
+            Self::Stream(is_udp, n, variant) => {
+                let (name, section, port) =
+                    (format!("r{n}"), if *is_udp { "udp" } else { "tcp" }, if *is_udp { 53 } else { 80 });
+                let text = variant.map(|v| {
+                    format!(
+                        "{{spec: {{parentRefs: [{{name: g0, sectionName: {section}}}], rules: [{{backendRefs: [\
+                         {{name: s{v}, port: {port}, weight: 2}}, {{name: s{}, port: {port}}}, \
+                         {{name: s{v}, namespace: other, port: {port}, weight: {v}}}]}}]}}}}",
+                        (v + 1) % 4
+                    )
+                });
+                let key = ObjectName::new("default", name.as_str());
+                if *is_udp {
+                    let new = text.map(|text| object::<crate::api::UdpRoute>(&name, &text, |r| &mut r.metadata));
+                    set(&mut snapshot.udp_routes, key, new);
+                } else {
+                    let new = text.map(|text| object::<crate::api::TcpRoute>(&name, &text, |r| &mut r.metadata));
+                    set(&mut snapshot.tcp_routes, key, new);
+                }
             }
             Self::Grant(n, variant) => {
                 let name = format!("t{n}");
@@ -352,6 +378,8 @@ fn one_of_each(node: &mut Node) -> Snapshot {
         Event::Class(Some(0)),
         Event::Gateway(0, Some(2)),
         Event::Route(0, Some(0)),
+        Event::Stream(false, 0, Some(1)),
+        Event::Stream(true, 0, Some(1)),
         Event::Grant(0, Some(true)),
         Event::Pool(0, Some(1)),
         Event::Namespace(Some(1)),
@@ -361,16 +389,21 @@ fn one_of_each(node: &mut Node) -> Snapshot {
     snapshot
 }
 
+/// What was compiled, selections of endpoints aside.
+fn work(memo: &Memo) -> Work {
+    Work { selections: 0, ..memo.work() }
+}
+
 #[test]
 fn a_change_that_counts_for_nothing_compiles_nothing_whatever_the_kind() {
     let (mut memo, mut node) = (Memo::default(), node(POOLS));
     let mut snapshot = one_of_each(&mut node);
     let first = memo.compile(&Arc::new(snapshot.clone()), &node);
-    assert_eq!(memo.work(), Work { whole: 1, services: 0, certificates: 0 });
+    assert_eq!(work(&memo), Work { whole: 1, ..Work::default() });
     for bit in 0..9 {
         touch(&mut snapshot, 1 << bit);
         let model = memo.compile(&Arc::new(snapshot.clone()), &node);
-        assert_eq!(memo.work(), Work { whole: 1, services: 0, certificates: 0 }, "kind {bit}");
+        assert_eq!(work(&memo), Work { whole: 1, ..Work::default() }, "kind {bit}");
         assert_eq!(text(&model), text(&model::compile(&snapshot, &node)), "kind {bit}");
         assert!(Arc::ptr_eq(&first.verdicts, &model.verdicts) && Arc::ptr_eq(&first.http, &model.http));
     }
@@ -383,10 +416,10 @@ fn a_change_that_counts_for_nothing_compiles_nothing_whatever_the_kind() {
         .collect();
     Event::Status(0, 1).happen(&mut snapshot, &mut node, &first);
     memo.compile(&Arc::new(snapshot.clone()), &node);
-    assert_eq!(memo.work(), Work { whole: 1, services: 0, certificates: 0 }, "its own status");
+    assert_eq!(work(&memo), Work { whole: 1, ..Work::default() }, "its own status");
     Event::Slice(0, 0, Some(1), false).happen(&mut snapshot, &mut node, &first);
     memo.compile(&Arc::new(snapshot.clone()), &node);
-    assert_eq!(memo.work(), Work { whole: 1, services: 1, certificates: 0 }, "a slice costs its Service");
+    assert_eq!(work(&memo), Work { whole: 1, services: 1, ..Work::default() }, "a slice costs its Service");
     Event::Route(0, Some(1)).happen(&mut snapshot, &mut node, &first);
     memo.compile(&Arc::new(snapshot.clone()), &node);
     assert_eq!(memo.work().whole, 2, "and a rule counts");
@@ -417,7 +450,7 @@ fn a_slice_changes_the_endpoints_of_its_service_alone() {
             proxy @ Target::Proxy { .. } => panic!("{proxy:?}"),
         }
     };
-    assert_eq!((target(&before, 1).draining.len(), target(&after, 1).draining.len()), (0, 1));
+    assert_eq!((target(&before, 1).draining().count(), target(&after, 1).draining().count()), (0, 1));
     assert!(Arc::ptr_eq(&target(&before, 2), &target(&after, 2)));
     assert!(Arc::ptr_eq(&before.verdicts, &after.verdicts));
 }
