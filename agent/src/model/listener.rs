@@ -86,7 +86,7 @@ impl Protocol {
     #[must_use]
     pub const fn kinds(self) -> &'static [RouteKind] {
         match self {
-            Self::Http | Self::Https => &[RouteKind::Http],
+            Self::Http | Self::Https => &[RouteKind::Http, RouteKind::Grpc],
             Self::Tls => &[RouteKind::Tls],
             Self::Tcp => &[RouteKind::Tcp],
             Self::Udp => &[RouteKind::Udp],
@@ -137,7 +137,7 @@ pub struct Served<'a> {
     pub hostname: Option<Hostname>,
     /// How many routes were attached.
     pub attached: usize,
-    /// The entries of the HTTPRoutes, where it is served.
+    /// The entries of the HTTPRoutes and GRPCRoutes, where it is served.
     pub entries: Vec<HttpEntry>,
     /// The TLSRoutes, TCPRoutes or UDPRoutes, oldest first, where it is served.
     pub streams: Vec<StreamEntry>,

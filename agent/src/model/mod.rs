@@ -15,6 +15,7 @@ pub mod filter;
 pub(crate) mod fixture;
 pub mod gateway;
 pub mod grants;
+mod grpc_rule;
 pub mod host;
 pub mod http;
 pub mod ipam;

@@ -1,9 +1,9 @@
-//! HTTPRoutes -> entries of the listeners they attach to, in the order in which they are tried.
+//! HTTPRoutes and GRPCRoutes -> entries of the listeners they attach to, in the order in which they are tried.
 //!
-//! Where a route is attached is decided by `model::attach`, as of every kind; its rules, compiled by `model::rule`, are added to
+//! Where a route is attached is decided by `model::attach`, as of every kind; its rules, compiled by `model::rule` and `model::grpc_rule`, are added to
 //! those of its listeners that are served. Routes of the other kinds are attached from here too, by `model::stream_route`.
 //!
-//! Order: the most specific host name as the route has it, then the match's rank, then the oldest route, then the
+//! Order: the most specific host name as the route has it, then calls of gRPC, then the match's rank, then the oldest route, then the
 //! lesser namespace/name, then the first rule. Source: `HTTPRouteRule.matches` and `HTTPRoute.spec.hostnames`.
 #[cfg(test)]
 mod tests;
@@ -18,6 +18,7 @@ use super::{
     attach::{self, by_age},
     endpoints::{self, Family, SliceIndex},
     gateway::Listeners,
+    grpc_rule,
     http::{Hostname, HttpEntry, ServicePort},
     listener::Served,
     report::{RouteReports, Subject},
@@ -61,7 +62,7 @@ pub(super) fn attach(
     stream_route::attach_all(&world, listeners, model, &mut reports);
     model.routes = Arc::new(reports);
     let mut clusters = Clusters::default();
-    let mut remarks: BTreeMap<ObjectName, BTreeSet<String>> = BTreeMap::new();
+    let mut remarks: BTreeMap<ObjectRef, BTreeSet<String>> = BTreeMap::new();
     for served in listeners.values_mut().flatten() {
         // Stable: what is equally specific stays in the order of age, name, rule.
         served.entries.sort_by(|a, b| {
@@ -77,14 +78,14 @@ pub(super) fn attach(
                     }
                 }
                 if let Some(skipped) = clusters.skipped.get(port) {
-                    let said = remarks.entry(entry.rule.route.clone()).or_default();
+                    let said =
+                        remarks.entry(ObjectRef::new(entry.rule.kind.name(), entry.rule.route.clone())).or_default();
                     said.extend(skipped.iter().map(|sentence| format!("Service {port}: {sentence}")));
                 }
             }
         }
     }
-    for (route, sentences) in remarks {
-        let object = ObjectRef::new("HTTPRoute", route);
+    for (object, sentences) in remarks {
         if let Some(mut verdict) = model.verdicts.get(&object).cloned() {
             verdict.messages.extend(sentences);
             model.judge(object, verdict);
@@ -120,8 +121,8 @@ impl RequestRoute for HttpRoute {
 }
 
 impl RequestRoute for GrpcRoute {
-    fn compile(&self, _: &World<'_>, _: &ObjectName, _: &mut Faults) -> Vec<CompiledRule> {
-        Vec::new()
+    fn compile(&self, world: &World<'_>, name: &ObjectName, faults: &mut Faults) -> Vec<CompiledRule> {
+        grpc_rule::compile(world, name, self, faults)
     }
 }
 

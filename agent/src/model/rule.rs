@@ -101,8 +101,42 @@ fn compile_one(
             method: None,
             headers: Vec::new(),
             query: Vec::new(),
+            call: None,
         }));
     }
+    let from = Referrer { kind: RouteKind::Http, route };
+    finish(world, from, (index, matches), spec, faults)
+}
+
+/// A rule that answers every request with 500, for it cannot be obeyed.
+pub(super) fn refused(
+    from: Referrer<'_>,
+    (index, matches): (usize, Vec<Arc<HttpMatch>>),
+    fault: Fault,
+    faults: &mut Faults,
+) -> CompiledRule {
+    let rule = HttpRule {
+        kind: from.kind,
+        route: from.route.clone(),
+        index,
+        filters: Vec::new(),
+        timeouts: Timeouts::default(),
+        retry: None,
+        action: Action::Refuse(fault.message.clone()),
+    };
+    faults.push((About::Rule(index), fault.at(&format!("rule {index}"))));
+    CompiledRule { matches, rule: Arc::new(rule) }
+}
+
+/// What is done with the requests that match: the same for rules of HTTPRoutes and of GRPCRoutes.
+pub(super) fn finish(
+    world: &World<'_>,
+    from: Referrer<'_>,
+    (index, matches): (usize, Vec<Arc<HttpMatch>>),
+    spec: &HttpRouteRule,
+    faults: &mut Faults,
+) -> CompiledRule {
+    let place = format!("rule {index}");
     if spec.session_persistence.is_some() {
         let fault = Fault::new("UnsupportedValue", "sessionPersistence is not supported yet; served without");
         faults.push((About::Rule(index), fault.at(&place)));
@@ -112,7 +146,8 @@ fn compile_one(
         None
     });
     let mut rule = HttpRule {
-        route: route.clone(),
+        kind: from.kind,
+        route: from.route.clone(),
         index,
         filters: Vec::new(),
         timeouts: Timeouts::default(),
@@ -120,7 +155,7 @@ fn compile_one(
         action: Action::Refuse("the rule has no backendRefs".to_owned()),
     };
     let prefixes = matches.iter().all(|m| matches!(m.path, PathMatch::Prefix(_)));
-    let filters = filter::compile(&spec.filters, Place::Rule, prefixes, |to| backend(world, route, to));
+    let filters = filter::compile(&spec.filters, Place::Rule, prefixes, |to| backend(world, from, to));
     let timeouts = timeouts(spec.timeouts.as_ref());
     match filters.and_then(|f| timeouts.map(|t| (f, t))) {
         Err(fault) => {
@@ -134,7 +169,7 @@ fn compile_one(
             if let Some(redirect) = filters.redirect {
                 rule.action = Action::Redirect(redirect);
             } else if !spec.backend_refs.is_empty() {
-                let share = |spec| share(world, route, (index, prefixes), spec, faults);
+                let share = |spec| share(world, from, (index, prefixes), spec, faults);
                 rule.action = Action::Forward(spec.backend_refs.iter().map(share).collect());
             }
         }
@@ -145,14 +180,14 @@ fn compile_one(
 /// One backendRef. `prefixes` says whether every match of the rule, which is the `index`th, is a path prefix.
 fn share(
     world: &World<'_>,
-    route: &ObjectName,
+    from: Referrer<'_>,
     (index, prefixes): (usize, bool),
     spec: &HttpBackendRef,
     faults: &mut Faults,
 ) -> Share {
     let weight = backend_ref::weight(spec.weight);
-    let found = backend(world, route, spec).map_err(|fault| (About::Backend, fault)).and_then(|cluster| {
-        let filters = filter::compile(&spec.filters, Place::Backend, prefixes, |to| backend(world, route, to));
+    let found = backend(world, from, spec).map_err(|fault| (About::Backend, fault)).and_then(|cluster| {
+        let filters = filter::compile(&spec.filters, Place::Backend, prefixes, |to| backend(world, from, to));
         let filters = filters.map_err(|fault| (About::Rule(index), fault))?;
         let at = |fault: Fault| (About::Backend, fault.at(&format!("rule {index}")));
         faults.extend(filters.unresolved.into_iter().map(at));
@@ -166,10 +201,11 @@ fn share(
 }
 
 /// The cluster that a reference names. A reference across namespaces is refused whether or not it exists.
-fn backend(world: &World<'_>, route: &ObjectName, spec: &HttpBackendRef) -> Result<Cluster, Fault> {
-    let from = Referrer { kind: RouteKind::Http, route };
+fn backend(world: &World<'_>, from: Referrer<'_>, spec: &HttpBackendRef) -> Result<Cluster, Fault> {
     let (port, found) = backend_ref::resolve(world, from, spec.into(), Proto::Tcp)?;
-    cluster(port, found.app_protocol.as_deref(), Transport::Http1)
+    // gRPC is HTTP/2: where a port says nothing it is meant.
+    let unsaid = if from.kind == RouteKind::Grpc { Transport::H2c } else { Transport::Http1 };
+    cluster(port, found.app_protocol.as_deref(), unsaid)
 }
 
 /// The endpoints of a Service port, spoken to as `appProtocol` says, and as `unsaid` where it says nothing.
@@ -223,8 +259,20 @@ fn compile_match(spec: &HttpRouteMatch) -> Result<HttpMatch, Fault> {
             Some(found.cloned().ok_or_else(|| bad(format!("method {text:?}, want one of {}", join(&METHODS))))?)
         }
     };
+    let headers = header_matches(&spec.headers)?;
+    let mut seen = BTreeSet::new();
+    let mut query = Vec::new();
+    for one in spec.query_params.iter().filter(|one| seen.insert(one.name.as_str())) {
+        query.push(QueryMatch { name: one.name.clone(), value: value(one, |text| Ok(text.to_owned()))? });
+    }
+    Ok(HttpMatch { path: path_match(spec)?, method, headers, query, call: None })
+}
+
+/// The headers that a match wants, each name once.
+pub(super) fn header_matches(specs: &[HttpValueMatch]) -> Result<Vec<HeaderMatch>, Fault> {
+    let bad = |what: String| Fault::new("UnsupportedValue", what);
     let mut headers: Vec<HeaderMatch> = Vec::new();
-    for one in &spec.headers {
+    for one in specs {
         let name = HeaderName::from_bytes(one.name.as_bytes())
             .map_err(|_| bad(format!("{:?} is no header name", one.name)))?;
         // What clients say about themselves is gone before rules see it, or replaced.
@@ -243,12 +291,7 @@ fn compile_match(spec: &HttpRouteMatch) -> Result<HttpMatch, Fault> {
             headers.push(HeaderMatch { name, value });
         }
     }
-    let mut seen = BTreeSet::new();
-    let mut query = Vec::new();
-    for one in spec.query_params.iter().filter(|one| seen.insert(one.name.as_str())) {
-        query.push(QueryMatch { name: one.name.clone(), value: value(one, |text| Ok(text.to_owned()))? });
-    }
-    Ok(HttpMatch { path: path_match(spec)?, method, headers, query })
+    Ok(headers)
 }
 
 fn path_match(spec: &HttpRouteMatch) -> Result<PathMatch, Fault> {

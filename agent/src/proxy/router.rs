@@ -25,7 +25,7 @@ use crate::{
     api::ObjectName,
     model::http::{
         Hostname, HttpEntry, HttpListener, RequestHead,
-        matching::{PathMatch, ValueMatch, joined},
+        matching::{PathMatch, ValueMatch, is_grpc, joined},
         query::{Names, Query},
         work::work,
     },
@@ -124,7 +124,8 @@ impl Site {
         let entries = &self.listeners[routes.listener].entries;
         let query = Query::new(request.query, &self.parameters);
         let asked = Asked { entries, request, query: &query };
-        let found = routes.by_host.most_specific_first(host).find_map(|paths| paths.find(asked));
+        let is_call = routes.has_calls && is_grpc(request.headers);
+        let found = routes.by_host.most_specific_first(host).find_map(|rules| rules.find(asked, is_call));
         found.map_or(Routed::NoEntry, |i| Routed::Entry(&entries[i]))
     }
 }
@@ -193,22 +194,44 @@ fn parent_labels(host: &str) -> impl Iterator<Item = &str> {
 #[derive(Debug)]
 struct Routes {
     listener: usize,
-    by_host: ByHost<Paths>,
+    /// Some entry is for calls of gRPC alone.
+    has_calls: bool,
+    by_host: ByHost<Rules>,
 }
 
 impl Routes {
     fn new(listener: usize, entries: &[HttpEntry]) -> Self {
-        let mut by_host: ByHost<Paths> = ByHost::default();
+        let mut by_host: ByHost<Rules> = ByHost::default();
         for (index, entry) in entries.iter().enumerate() {
             by_host.slot(&entry.hostname).get_or_insert_default().add(index, entry);
         }
-        for paths in by_host.values_mut() {
+        for paths in by_host.values_mut().flat_map(|rules| [&mut rules.calls, &mut rules.requests]) {
             paths.compile(entries);
             for bucket in paths.exact.values_mut().chain(paths.prefix.values_mut()) {
                 bucket.split(entries);
             }
         }
-        Self { listener, by_host }
+        let has_calls = entries.iter().any(|entry| entry.matches.call.is_some());
+        Self { listener, has_calls, by_host }
+    }
+}
+
+/// One host name's entries: those for calls of gRPC come first.
+#[derive(Debug, Default)]
+struct Rules {
+    calls: Paths,
+    requests: Paths,
+}
+
+impl Rules {
+    fn add(&mut self, index: usize, entry: &HttpEntry) {
+        let paths = if entry.matches.call.is_some() { &mut self.calls } else { &mut self.requests };
+        paths.add(index, entry);
+    }
+
+    fn find(&self, asked: Asked<'_>, is_call: bool) -> Option<usize> {
+        let call = is_call.then(|| self.calls.least(asked)).flatten();
+        call.or_else(|| self.requests.find(asked))
     }
 }
 
@@ -252,20 +275,34 @@ impl Paths {
         self.regex = Patterns::new(&patterns);
     }
 
+    /// The first entry that holds, in the order of requests: exact paths, patterns, prefixes.
     fn find(&self, asked: Asked<'_>) -> Option<usize> {
+        self.exact(asked).or_else(|| self.pattern(asked)).or_else(|| self.prefix(asked))
+    }
+
+    /// The first entry that holds, in the order of calls, which goes by service and method.
+    fn least(&self, asked: Asked<'_>) -> Option<usize> {
+        [self.exact(asked), self.pattern(asked), self.prefix(asked)].into_iter().flatten().min()
+    }
+
+    fn exact(&self, asked: Asked<'_>) -> Option<usize> {
         let path = asked.request.path;
         let exact = (path.len() <= self.longest_exact).then(|| {
             work(path.len());
             self.exact.get(path)
         });
-        // One byte more than the longest prefix: a segment that is cut there is no segment of any.
-        let beginning = path.get(..self.longest_prefix + 1).unwrap_or(path);
+        exact.flatten().and_then(|bucket| bucket.find(asked))
+    }
+
+    fn pattern(&self, asked: Asked<'_>) -> Option<usize> {
         let holds = |i: &usize| asked.entries[*i].matches.holds_beside_path(asked.request, asked.query);
-        exact
-            .flatten()
-            .and_then(|bucket| bucket.find(asked))
-            .or_else(|| self.regex.holding(path).find(holds))
-            .or_else(|| self.prefix.longest_first(segments(beginning)).find_map(|bucket| bucket.find(asked)))
+        self.regex.holding(asked.request.path).find(holds)
+    }
+
+    fn prefix(&self, asked: Asked<'_>) -> Option<usize> {
+        // One byte more than the longest prefix: a segment that is cut there is no segment of any.
+        let beginning = asked.request.path.get(..self.longest_prefix + 1).unwrap_or(asked.request.path);
+        self.prefix.longest_first(segments(beginning)).find_map(|bucket| bucket.find(asked))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What must hold for a rule to apply, and which match comes first when several hold.
 use std::{borrow::Cow, cmp::Reverse, fmt};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_TYPE};
 use regex::Regex;
 
 use super::{
@@ -33,6 +33,49 @@ pub struct HttpMatch {
     pub headers: Vec<HeaderMatch>,
     /// Query parameters, each name once.
     pub query: Vec<QueryMatch>,
+    /// Of a GRPCRoute: it holds for requests of gRPC alone, and comes in the order of these.
+    pub call: Option<CallRank>,
+}
+
+/// How specific a match of calls of gRPC is. The more specific one is the lesser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallRank {
+    /// The service.
+    pub service: PartRank,
+    /// The method.
+    pub method: PartRank,
+}
+
+/// How specific a match of a service or a method is. The more specific one is the lesser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PartRank {
+    /// Written out, with so many characters: the more the more specific.
+    Exact(Reverse<usize>),
+    /// A pattern of so many characters.
+    Pattern(Reverse<usize>),
+    /// Any.
+    Any,
+}
+
+impl PartRank {
+    /// Of a name of this length.
+    #[must_use]
+    pub const fn exact(len: usize) -> Self {
+        Self::Exact(Reverse(len))
+    }
+
+    /// Of a pattern of this length.
+    #[must_use]
+    pub const fn pattern(len: usize) -> Self {
+        Self::Pattern(Reverse(len))
+    }
+}
+
+/// Whether these are the headers of a gRPC message. gRPC-Web is none: it is plain HTTP. Source: gRPC over HTTP/2.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let rest = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// How the path must be.
@@ -62,6 +105,13 @@ pub enum ValueMatch<T> {
     Exact(T),
     /// Matched as a whole.
     Regex(Pattern),
+}
+
+/// See [`HttpMatch::rank`].
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Call(CallRank, Reverse<usize>),
+    Request((u8, Reverse<usize>), bool, Reverse<usize>, Reverse<usize>),
 }
 
 /// A regular expression that must match the whole text. Compares by its text.
@@ -119,6 +169,7 @@ impl HttpMatch {
     #[must_use]
     pub fn holds_beside_path(&self, request: &RequestHead<'_>, query: &Query<'_>) -> bool {
         self.method.as_ref().is_none_or(|m| m == request.method)
+            && (self.call.is_none() || is_grpc(request.headers))
             && self.headers.iter().all(|h| h.holds(request.headers))
             && self.query.iter().all(|q| q.holds(query))
     }
@@ -126,6 +177,9 @@ impl HttpMatch {
     /// The first thing of it that a request does not have; `None` where it has all.
     #[must_use]
     pub fn failed<'a>(&'a self, request: &'a RequestHead<'_>, query: &Query<'_>) -> Option<Failed<'a>> {
+        if self.call.is_some() && !is_grpc(request.headers) {
+            return Some(Failed::Call);
+        }
         if !self.path.holds(request.path) {
             return Some(Failed::Path(request.path, &self.path));
         }
@@ -139,7 +193,8 @@ impl HttpMatch {
         self.query.iter().find(|parameter| !parameter.holds(query)).map(Failed::Query)
     }
 
-    /// The more specific match has the lesser rank: path, method, number of headers, number of query parameters.
+    /// The more specific match has the lesser rank: path, method, number of headers, number of query parameters. Those of
+    /// calls come first: of the others none is for gRPC alone.
     #[must_use]
     pub fn rank(&self) -> impl Ord + use<> {
         let (kind, len) = match &self.path {
@@ -147,7 +202,11 @@ impl HttpMatch {
             PathMatch::Regex(pattern) => (1, pattern.text.len()),
             PathMatch::Prefix(prefix) => (2, prefix.len()),
         };
-        (kind, Reverse(len), self.method.is_none(), Reverse(self.headers.len()), Reverse(self.query.len()))
+        let headers = Reverse(self.headers.len());
+        match self.call {
+            Some(call) => Rank::Call(call, headers),
+            None => Rank::Request((kind, Reverse(len)), self.method.is_none(), headers, Reverse(self.query.len())),
+        }
     }
 }
 
@@ -211,6 +270,8 @@ fn is_joined(headers: &HeaderMap, name: &HeaderName, want: &[u8]) -> bool {
 /// What a request does not have that a match wants; its text says what it has and what is wanted.
 #[derive(Clone, Copy, Debug)]
 pub enum Failed<'a> {
+    /// It is no gRPC.
+    Call,
     /// The path is another.
     Path(&'a str, &'a PathMatch),
     /// The method is another.
@@ -224,6 +285,7 @@ pub enum Failed<'a> {
 impl fmt::Display for Failed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Call => write!(f, "the request is no gRPC, want content-type application/grpc"),
             Self::Path(found, want) => write!(f, "the path is {found}, want {want}"),
             Self::Method(found, want) => write!(f, "the method is {found}, want {want}"),
             Self::Header(headers, want) if headers.contains_key(&want.name) => {
@@ -266,6 +328,9 @@ impl fmt::Display for QueryMatch {
 
 impl fmt::Display for HttpMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.call.is_some() {
+            write!(f, "gRPC ")?;
+        }
         if let Some(method) = &self.method {
             write!(f, "{method} ")?;
         }

@@ -32,7 +32,7 @@ pub use matching::{HttpMatch, Pattern, RequestHead};
 pub use retry::Retry;
 
 use super::{Backend, Port, tls::Termination};
-use crate::api::ObjectName;
+use crate::api::{ObjectName, RouteKind};
 
 /// The layer 7 part of a [`super::Model`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,7 +72,9 @@ pub struct HttpEntry {
 /// What is done with a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRule {
-    /// The HTTPRoute.
+    /// Whether it is of a HTTPRoute or of a GRPCRoute.
+    pub kind: RouteKind,
+    /// The route.
     pub route: ObjectName,
     /// Which of its rules, from 0.
     pub index: usize,

@@ -211,6 +211,90 @@ fn many_rules_on_one_path_are_found_by_their_header() {
     assert_eq!(ask(None), 1000);
     let mut site = site;
     let paths = site.by_host.any.as_mut().unwrap().by_host.any.as_mut().unwrap();
-    let bucket = paths.prefix.get([]).unwrap();
+    let bucket = paths.requests.prefix.get([]).unwrap();
     assert_eq!(bucket.plain, [1000], "all others are found by value");
+}
+
+/// A rule of a GRPCRoute: service and method, each written out, as a pattern that matches it alone, or any.
+#[derive(Clone, Debug)]
+struct CallRule {
+    is_pattern: bool,
+    service: Option<&'static str>,
+    method: Option<&'static str>,
+    headers: Vec<(&'static str, &'static str)>,
+}
+
+fn call_rule() -> impl Strategy<Value = CallRule> {
+    let part = |all: [&'static str; 3]| proptest::option::weighted(0.7, select(all.to_vec()));
+    (any::<bool>(), part(["a", "ab", "a.B"]), part(["M", "N", "Mx"]), named())
+        .prop_map(|(is_pattern, service, method, headers)| CallRule { is_pattern, service, method, headers })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Calls by the sentences of `GRPCRouteRule.matches`, and everything else by the HTTPRoute beside it.
+    #[test]
+    fn calls_are_found_as_the_specification_says(
+        routes in proptest::collection::vec((select(vec!["a.example.com", "*.example.com"]), proptest::collection::vec(call_rule(), 1..8)), 1..4),
+        requests in proptest::collection::vec((select(vec!["a", "ab", "a.B", "c"]), select(vec!["M", "N", "Mx", "O"]), named(), any::<bool>()), 16),
+    ) {
+        let mut snapshot = Snapshot::default();
+        let gateway = json!({"metadata": {"name": "gw"}, "spec": {"gatewayClassName": "sluice",
+            "listeners": [{"name": "l", "port": 80, "protocol": "HTTP"}]}});
+        snapshot.gateways.insert(ObjectName::new("default", "gw"), Arc::new(serde_json::from_value(gateway).unwrap()));
+        for (i, (hostname, rules)) in routes.iter().enumerate() {
+            let rule = |rule: &CallRule| {
+                let kind = if rule.is_pattern { "RegularExpression" } else { "Exact" };
+                let method = (rule.service, rule.method) != (None, None);
+                let method = method.then(|| json!({"type": kind, "service": rule.service, "method": rule.method}));
+                json!({"matches": [{"method": method, "headers": pairs(&rule.headers)}]})
+            };
+            let rules: Vec<Value> = rules.iter().map(rule).collect();
+            let route = json!({"metadata": {"name": format!("r{i}")}, "spec": {
+                "parentRefs": [{"name": "gw"}], "hostnames": [hostname], "rules": rules}});
+            let name = ObjectName::new("default", format!("r{i}"));
+            snapshot.grpc_routes.insert(name, Arc::new(serde_json::from_value(route).unwrap()));
+        }
+        let web = json!({"metadata": {"name": "r99"}, "spec": {"parentRefs": [{"name": "gw"}], "hostnames": ["a.example.com"]}});
+        snapshot.http_routes.insert(ObjectName::new("default", "r99"), Arc::new(serde_json::from_value(web).unwrap()));
+        let pools = vec!["192.0.2.0/24".parse().unwrap()];
+        let model = model::compile(&snapshot, &Node { pools, ..Node::alone("n") });
+        let site = Site::new(model.http.frontends.values().next().unwrap().clone());
+        for (service, method, headers, is_call) in &requests {
+            // The HTTPRoute has the most specific name, and comes after all GRPCRoutes of that name.
+            let mut found = vec![((0, 1), None, 99, 0)];
+            for (number, (hostname, rules)) in routes.iter().enumerate().filter(|_| *is_call) {
+                for (index, rule) in rules.iter().enumerate() {
+                    // Dots are part of what is asked, so that as patterns these match themselves alone, but for `a.B`.
+                    let holds = rule.service.is_none_or(|s| s == *service)
+                        && rule.method.is_none_or(|m| m == *method)
+                        && rule.headers.iter().all(|h| headers.contains(h));
+                    let part = |text: Option<&str>| match text {
+                        None => (2, Reverse(0)),
+                        Some(text) => (u8::from(rule.is_pattern), Reverse(text.len())),
+                    };
+                    if holds {
+                        let name = (u8::from(hostname.starts_with('*')), 0);
+                        let rank = (part(rule.service), part(rule.method), Reverse(rule.headers.len()));
+                        found.push((name, Some(rank), number, index));
+                    }
+                }
+            }
+            let wanted = found.into_iter().min().map(|(_, _, number, index)| (number, index));
+            let path = format!("/{service}/{method}");
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            if *is_call {
+                map.insert("content-type", HeaderValue::from_static("application/grpc"));
+            }
+            let head = RequestHead { method: &Method::POST, path: &path, query: None, headers: &map };
+            let answer = match site.route("a.example.com", &head) {
+                Routed::Entry(entry) => Some((entry.rule.route.name[1..].parse().unwrap(), entry.rule.index)),
+                Routed::NoListener | Routed::NoEntry => None,
+            };
+            prop_assert_eq!(answer, wanted, "{} {:?} {}", path, headers, is_call);
+        }
+    }
 }

@@ -190,7 +190,10 @@ fn a_gateway_is_programmed_once_its_nodes_say_so() {
     assert_eq!(times, [T0, T1], "the time of the last change of each");
     let [web] = &status.listeners[..] else { panic!("{status:?}") };
     assert_eq!((web.name.as_str(), web.attached_routes), ("web", 1));
-    assert_eq!(serde_json::to_value(&web.supported_kinds).unwrap(), json!([{"group": GROUP, "kind": "HTTPRoute"}]));
+    assert_eq!(
+        serde_json::to_value(&web.supported_kinds).unwrap(),
+        json!([{"group": GROUP, "kind": "HTTPRoute"}, {"group": GROUP, "kind": "GRPCRoute"}])
+    );
     assert_eq!(listener_says(&status, 0), GOOD_LISTENER);
     let addresses = serde_json::to_value(&status.addresses).unwrap();
     assert_eq!(addresses, json!([{"type": "IPAddress", "value": "192.0.2.1"}]));
