@@ -7,6 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::model::{self, fixture};
 
+mod addresses;
 mod any;
 mod routes;
 
