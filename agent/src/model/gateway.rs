@@ -158,7 +158,7 @@ impl<'a> Compiler<'a> {
                 Ok(Open { protocol, port, hostname }) => {
                     faults.extend(one.resolved.err().map(|fault| fault.at(&place)));
                     let tls = match one.security {
-                        Security::Plain => None,
+                        Security::Plain | Security::Passthrough => None,
                         Security::Terminate(termination) => Some(termination),
                         Security::Unready => continue,
                     };
@@ -170,7 +170,8 @@ impl<'a> Compiler<'a> {
                         *plane = Plane::Endpoints(one.streams.into_iter().next());
                     } else if let Plane::Proxy(listeners) = plane {
                         let (gateway, name) = (name.clone(), one.spec.name.clone());
-                        listeners.push(HttpListener { gateway, name, hostname, tls, entries: one.entries });
+                        let streams = (protocol == Protocol::Tls).then(|| Arc::new(one.streams));
+                        listeners.push(HttpListener { gateway, name, hostname, tls, streams, entries: one.entries });
                     }
                 }
                 Err(fault) => faults.push(fault.clone().at(&place)),

@@ -68,8 +68,7 @@ impl Protocol {
     #[must_use]
     pub const fn is_served(self) -> bool {
         match self {
-            Self::Http | Self::Https | Self::Tcp | Self::Udp => true,
-            Self::Tls => false,
+            Self::Http | Self::Https | Self::Tls | Self::Tcp | Self::Udp => true,
         }
     }
 
@@ -236,7 +235,10 @@ impl<'a> Served<'a> {
         });
         let allowed = allowed.unwrap_or(AllowedNamespaces::None);
         let (entries, streams) = (Vec::new(), Vec::new());
-        let security = if protocol == Some(Protocol::Https) { Security::Unready } else { Security::Plain };
+        let security = match protocol {
+            Some(Protocol::Https | Protocol::Tls) => Security::Unready,
+            Some(Protocol::Http | Protocol::Tcp | Protocol::Udp) | None => Security::Plain,
+        };
         Self { spec, accepted, conflict, resolved, security, kinds, allowed, hostname, attached: 0, entries, streams }
     }
 
@@ -247,7 +249,12 @@ impl<'a> Served<'a> {
         gateway: &ObjectName,
         store: &mut certificate::Store,
     ) {
-        if self.spec.protocol != "HTTPS" {
+        match self.security {
+            Security::Unready => {}
+            Security::Plain | Security::Passthrough | Security::Terminate(_) => return,
+        }
+        if tls::passes_through(self.spec) {
+            self.security = Security::Passthrough;
             return;
         }
         let (security, certificates) = tls::terminate(world, gateway, self.spec, store);
@@ -309,7 +316,7 @@ fn open(spec: &Listener, protocol: Option<Protocol>, hostname: Option<&Hostname>
             return Err(Fault::new("UnsupportedProtocol", why));
         }
     };
-    if protocol == Protocol::Https {
+    if matches!(protocol, Protocol::Https | Protocol::Tls) {
         tls::check(spec)?;
     }
     let hostname = hostname.cloned().ok_or_else(|| {

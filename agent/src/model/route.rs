@@ -24,10 +24,10 @@ use super::{
     report::{RouteReports, Subject},
     rule::{self, CompiledRule, Faults, World},
     service::Targets,
-    stream_route,
+    stream_route::{self, StreamTarget},
 };
 use crate::{
-    api::{GrpcRoute, HttpRoute, ObjectName, Route},
+    api::{GrpcRoute, HttpRoute, ObjectName, Route, RouteKind},
     source::Snapshot,
 };
 
@@ -68,6 +68,18 @@ pub(super) fn attach(
         served.entries.sort_by(|a, b| {
             a.hostname.by_specificity(&b.hostname).then_with(|| a.matches.rank().cmp(&b.matches.rank()))
         });
+        for to in
+            served.streams.iter().filter(|entry| entry.kind == RouteKind::Tls).flat_map(|entry| entry.shares.iter())
+        {
+            let StreamTarget::Service(port) = &to.to else { continue };
+            if !clusters.backends.contains_key(port) {
+                let (backends, skipped) = backends(snapshot, (slices, targets), node, port);
+                clusters.backends.insert(port.clone(), backends);
+                if !skipped.is_empty() {
+                    clusters.skipped.insert(port.clone(), skipped);
+                }
+            }
+        }
         for entry in &served.entries {
             for port in entry.rule.services() {
                 if !clusters.backends.contains_key(port) {

@@ -61,6 +61,8 @@ pub struct Termination {
 pub enum Security {
     /// It has none: HTTP.
     Plain,
+    /// TLS goes by as it is.
+    Passthrough,
     /// It terminates TLS.
     Terminate(Arc<Termination>),
     /// It should and cannot; `Served::resolved` says why.
@@ -73,7 +75,12 @@ pub fn references(snapshot: &Snapshot) -> BTreeSet<(NamedKind, ObjectName)> {
     let grants = Grants::of(snapshot);
     let mut out = BTreeSet::new();
     for (gateway, object) in gateway::ours(snapshot) {
-        let terminating = object.spec.listeners.iter().filter(|listener| listener.protocol == "HTTPS");
+        let is_terminating = |listener: &&Listener| match listener.protocol.as_str() {
+            "HTTPS" => true,
+            "TLS" => !passes_through(listener),
+            _ => false,
+        };
+        let terminating = object.spec.listeners.iter().filter(is_terminating);
         for reference in terminating.filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificate_refs)
         {
             if let Ok(name) = secret_name(&grants, gateway, reference) {
@@ -84,7 +91,12 @@ pub fn references(snapshot: &Snapshot) -> BTreeSet<(NamedKind, ObjectName)> {
     out
 }
 
-/// Looks at `tls` of a listener that must terminate TLS, whatever its certificates are.
+/// Whether a TLS listener passes TLS through.
+pub(super) fn passes_through(spec: &Listener) -> bool {
+    spec.protocol == "TLS" && spec.tls.as_ref().is_some_and(|tls| tls.mode.as_deref() == Some("Passthrough"))
+}
+
+/// Looks at `tls` of a HTTPS or TLS listener, whatever its certificates are.
 ///
 /// # Errors
 /// It is not understood: the listener is not accepted.
@@ -92,6 +104,7 @@ pub(super) fn check(spec: &Listener) -> Result<(), Fault> {
     let Some(tls) = &spec.tls else { return Ok(()) };
     match tls.mode.as_deref() {
         None | Some("Terminate") => {}
+        Some("Passthrough") if spec.protocol == "TLS" => return Ok(()),
         Some(other) => {
             let why = format!("tls.mode {other:?}, want \"Terminate\" with protocol {}", spec.protocol);
             return Err(Fault::new("UnsupportedValue", why));

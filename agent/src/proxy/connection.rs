@@ -13,7 +13,8 @@ use super::{
     io::{Activity, ClientStream, HEAD_TIMED_OUT},
     socket::Socket,
     stats::add,
-    tls,
+    stream::{self, Relay},
+    tls::{self, Secured},
     transport::Transport,
 };
 
@@ -36,13 +37,25 @@ struct Opened {
     tls: Option<ServerName>,
 }
 
+/// What a connection begins with.
+enum Opening {
+    /// A protocol that requests come in.
+    Http(Opened),
+    /// Bytes for an endpoint.
+    Stream(Relay),
+}
+
 /// Makes the TLS handshake where a listener wants one, else finds out the protocol. `None` when there is nobody to serve.
-async fn open(shared: &Shared, socket: &Arc<Socket>, local: SocketAddr) -> Option<Opened> {
+async fn open(shared: &Shared, socket: &Arc<Socket>, local: SocketAddr) -> Option<Opening> {
     let site = shared.table.load().site(local).map(Arc::clone)?;
     if site.is_secured() {
-        let tls::Handshaken { stream, server_name, http2 } = tls::accept(shared, socket, &site).await?;
+        let tls::Handshaken { stream, server_name, http2 } = match tls::accept(shared, socket, &site).await? {
+            Secured::Http(handshaken) => handshaken,
+            Secured::Stream(relay) => return Some(Opening::Stream(relay)),
+        };
         let transport = Transport::Tls(Arc::clone(socket), stream);
-        return Some(Opened { transport, head: Bytes::new(), http2, tls: Some(ServerName(server_name)) });
+        let tls = Some(ServerName(server_name));
+        return Some(Opening::Http(Opened { transport, head: Bytes::new(), http2, tls }));
     }
     let head = match tokio::time::timeout(shared.settings.header_timeout, sniff(socket)).await {
         Ok(head) => head?,
@@ -52,7 +65,7 @@ async fn open(shared: &Shared, socket: &Arc<Socket>, local: SocketAddr) -> Optio
         }
     };
     let http2 = head.starts_with(PREFACE);
-    Some(Opened { transport: Transport::Plain(Arc::clone(socket)), head, http2, tls: None })
+    Some(Opening::Http(Opened { transport: Transport::Plain(Arc::clone(socket)), head, http2, tls: None }))
 }
 
 /// Serves a connection until it ends, its client is gone or, after the drain began, its requests are done.
@@ -61,7 +74,11 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>, peer: Socket
         opened = open(&shared, &socket, local) => opened,
         () = shared.drain.cancelled() => return,
     };
-    let Some(Opened { transport, head, http2, tls }) = opened else { return };
+    let Opened { transport, head, http2, tls } = match opened {
+        Some(Opening::Http(opened)) => opened,
+        Some(Opening::Stream(relay)) => return stream::relay(&shared, &socket, relay).await,
+        None => return,
+    };
     let activity = Arc::new(Activity::default());
     let io = ClientStream::new(transport, head, Arc::clone(&activity), !http2, &shared.settings);
     let connection = Arc::new(Connection {

@@ -46,6 +46,7 @@ mod retry;
 mod router;
 mod settings;
 mod socket;
+mod stream;
 mod table;
 mod tls;
 mod transport;

@@ -29,6 +29,7 @@ use crate::{
         query::{Names, Query},
         work::work,
     },
+    model::stream_route::StreamShare,
 };
 
 /// From how many entries on a bucket is split by header value.
@@ -42,6 +43,8 @@ pub(super) struct Site {
     by_host: ByHost<Routes>,
     /// What TLS is terminated with, by listener; empty in clear text.
     tls: Vec<Option<Arc<TlsListener>>>,
+    /// The streams of each listener by server name: which of its entries; likewise.
+    streams: Vec<ByHost<usize>>,
     /// The query parameters that some rule asks for.
     parameters: Names,
 }
@@ -70,15 +73,16 @@ impl Site {
         listeners: Arc<Vec<HttpListener>>,
         tls: impl FnMut(&HttpListener) -> Option<Arc<TlsListener>>,
     ) -> Self {
-        let is_secured = listeners.iter().any(|listener| listener.tls.is_some());
+        let is_secured = listeners.iter().any(|listener| listener.tls.is_some() || listener.streams.is_some());
         let tls = if is_secured { listeners.iter().map(tls).collect() } else { Vec::new() };
+        let streams = if is_secured { listeners.iter().map(by_server_name).collect() } else { Vec::new() };
         let mut by_host = ByHost::default();
         for (index, listener) in listeners.iter().enumerate() {
             *by_host.slot(&listener.hostname) = Some(Routes::new(index, &listener.entries));
         }
         let matches = listeners.iter().flat_map(|listener| &listener.entries).map(|entry| &entry.matches);
         let parameters = matches.flat_map(|matches| &matches.query).map(|q| q.name.as_str()).collect();
-        Self { listeners, by_host, tls, parameters }
+        Self { listeners, by_host, tls, streams, parameters }
     }
 
     /// Whether clients speak TLS here.
@@ -87,10 +91,25 @@ impl Site {
         !self.tls.is_empty()
     }
 
-    /// What TLS is terminated with for a client that asks for this server name; `None` where no listener has it.
+    /// What is done with a client that asks for this server name; `None` where no listener has it.
     #[must_use]
-    pub(super) fn tls_listener(&self, server_name: Option<&str>) -> Option<&Arc<TlsListener>> {
-        self.tls.get(self.listener_of(server_name)?)?.as_ref()
+    pub(super) fn secured_way(&self, server_name: Option<&str>) -> Option<SecuredWay<'_>> {
+        let index = self.listener_of(server_name)?;
+        let tls = self.tls.get(index)?.as_ref();
+        let Some(streams) = &self.listeners[index].streams else { return Some(SecuredWay::Http(tls?)) };
+        let by_name = &self.streams[index];
+        let entry = match server_name {
+            Some(name) => by_name.most_specific_first(name).next(),
+            None => by_name.any.as_ref(),
+        };
+        let terminates = self.listeners[index].tls.is_some();
+        Some(SecuredWay::Stream { tls, terminates, shares: entry.map(|entry| &streams[*entry].shares) })
+    }
+
+    /// Whether some listener passes streams on: who is refused here must not hear it from us.
+    #[must_use]
+    pub(super) fn has_streams(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.streams.is_some())
     }
 
     /// What TLS is terminated with, by Gateway and listener.
@@ -128,6 +147,33 @@ impl Site {
         let found = routes.by_host.most_specific_first(host).find_map(|rules| rules.find(asked, is_call));
         found.map_or(Routed::NoEntry, |i| Routed::Entry(&entries[i]))
     }
+}
+
+/// What is done with a client that speaks TLS.
+#[derive(Debug)]
+pub(super) enum SecuredWay<'a> {
+    /// HTTP under TLS that is terminated with this.
+    Http(&'a Arc<TlsListener>),
+    /// The bytes go to an endpoint.
+    Stream {
+        /// What TLS is terminated with.
+        tls: Option<&'a Arc<TlsListener>>,
+        /// Whether it is; else it is passed through.
+        terminates: bool,
+        /// Whose endpoints; `None` where no route has the name.
+        shares: Option<&'a Arc<Vec<StreamShare>>>,
+    },
+}
+
+/// The entries of a listener's streams by name; of two routes with one name the older one's.
+fn by_server_name(listener: &HttpListener) -> ByHost<usize> {
+    let mut by_name = ByHost::default();
+    for (index, entry) in listener.streams.iter().flat_map(|streams| streams.iter()).enumerate() {
+        for hostname in &entry.hostnames {
+            by_name.slot(hostname).get_or_insert(index);
+        }
+    }
+    by_name
 }
 
 /// A request and the entries that it is compared with.

@@ -76,6 +76,8 @@ pub struct Stats {
     pub active_mirrors: AtomicU64,
     /// Upgraded connections that are open now.
     pub tunnels: AtomicU64,
+    /// Streams that are open now: TLS passed through, or terminated to TCP.
+    pub streams: AtomicU64,
     /// Route tables put in place.
     pub tables: AtomicU64,
 }
@@ -146,6 +148,7 @@ impl Counters {
             dropped_mirrors: sum(|s| &s.dropped_mirrors),
             active_mirrors: sum(|s| &s.active_mirrors),
             tunnels: sum(|s| &s.tunnels),
+            streams: sum(|s| &s.streams),
             tables: sum(|s| &s.tables),
         }
     }

@@ -71,7 +71,8 @@ pub(super) fn open(
     response.map(|_| ResponseBody::own(""))
 }
 
-async fn copy<A, B>(shared: &Shared, client: A, upstream: B) -> io::Result<()>
+/// Copies both ways until both sides have said all, or nothing moves for too long.
+pub(super) async fn copy<A, B>(shared: &Shared, client: A, upstream: B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,

@@ -182,6 +182,11 @@ fn compile(
     let gateway: sluice::api::Gateway = serde_json::from_value(gateway).unwrap();
     snapshot.gateways.insert(name(&gateway.metadata), Arc::new(gateway));
     for route in routes.as_array().unwrap() {
+        if route["kind"] == "TLSRoute" {
+            let route: sluice::api::TlsRoute = serde_json::from_value(route.clone()).unwrap();
+            snapshot.tls_routes.insert(name(&route.metadata), Arc::new(route));
+            continue;
+        }
         let route: sluice::api::HttpRoute = serde_json::from_value(route.clone()).unwrap();
         snapshot.http_routes.insert(name(&route.metadata), Arc::new(route));
     }

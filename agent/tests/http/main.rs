@@ -18,6 +18,7 @@ mod mirrors;
 mod proxying;
 mod retries;
 mod routing;
+mod streams;
 mod tls;
 mod vanish;
 mod workers;

@@ -22,13 +22,13 @@ use crate::harness::{Bed, Client, Origin, SOON, catch_all, header, status, until
 
 /// A certificate and its key, PEM.
 #[derive(Clone)]
-struct Made {
-    certificate: String,
-    key: String,
+pub(crate) struct Made {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 /// A self-signed certificate, ECDSA.
-fn made(names: &[&str]) -> Made {
+pub(crate) fn made(names: &[&str]) -> Made {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
     Made { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
@@ -49,19 +49,19 @@ fn made_rsa(name: &str) -> Made {
     Made { certificate: read(certificate), key: read(key) }
 }
 
-fn secret(name: &str, made: &Made) -> Value {
+pub(crate) fn secret(name: &str, made: &Made) -> Value {
     json!({"metadata": {"name": name}, "type": "kubernetes.io/tls",
         "stringData": {"tls.crt": made.certificate, "tls.key": made.key}})
 }
 
 /// A listener with this host name, or all, and these Secrets.
-fn listener(name: &str, hostname: Option<&str>, secrets: &[&str]) -> Value {
+pub(crate) fn listener(name: &str, hostname: Option<&str>, secrets: &[&str]) -> Value {
     let refs: Vec<Value> = secrets.iter().map(|secret| json!({"name": secret})).collect();
     json!({"name": name, "protocol": "HTTPS", "hostname": hostname, "tls": {"certificateRefs": refs}})
 }
 
 /// A client that trusts these.
-fn trusting(made: &[&Made]) -> ClientConfig {
+pub(crate) fn trusting(made: &[&Made]) -> ClientConfig {
     configured(made, &[&TLS13, &TLS12], default_provider())
 }
 
@@ -77,7 +77,11 @@ fn configured(made: &[&Made], versions: &[&'static SupportedProtocolVersion], wi
         .with_no_client_auth()
 }
 
-async fn handshake(bed: &Bed, config: &Arc<ClientConfig>, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn handshake(
+    bed: &Bed,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(bed.addr).await.unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let made = TlsConnector::from(Arc::clone(config)).connect(name, tcp);
@@ -85,7 +89,7 @@ async fn handshake(bed: &Bed, config: &Arc<ClientConfig>, name: &str) -> std::io
 }
 
 /// Sends bytes and reads to the end.
-async fn said(stream: &mut TlsStream<TcpStream>, bytes: impl AsRef<[u8]>) -> String {
+pub(crate) async fn said(stream: &mut TlsStream<TcpStream>, bytes: impl AsRef<[u8]>) -> String {
     stream.write_all(bytes.as_ref()).await.unwrap();
     let mut all = Vec::new();
     let read = stream.read_to_end(&mut all);
@@ -94,7 +98,7 @@ async fn said(stream: &mut TlsStream<TcpStream>, bytes: impl AsRef<[u8]>) -> Str
 }
 
 /// A closing GET.
-async fn get(stream: &mut TlsStream<TcpStream>, host: &str) -> String {
+pub(crate) async fn get(stream: &mut TlsStream<TcpStream>, host: &str) -> String {
     said(stream, format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await
 }
 
@@ -110,7 +114,7 @@ async fn asked(stream: &mut TlsStream<TcpStream>, host: &str) -> String {
 }
 
 /// The alert that a handshake ended with.
-fn alert(error: &std::io::Error) -> Option<AlertDescription> {
+pub(crate) fn alert(error: &std::io::Error) -> Option<AlertDescription> {
     match error.get_ref()?.downcast_ref::<rustls::Error>()? {
         rustls::Error::AlertReceived(alert) => Some(*alert),
         _ => None,

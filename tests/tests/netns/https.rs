@@ -7,6 +7,7 @@ use std::{
 use serde_json::{Value, json};
 use sluice_tests::netns::{
     Datapath, Scene, eventually,
+    manifest::Slice,
     scene::{APPLIED, versions},
 };
 
@@ -95,6 +96,68 @@ fn the_example_serves_https_and_redirects_to_it() {
         run(&scene, "openssl", &["s_client", "-connect", &at, "-servername", "x.example"]);
     let said = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
     assert!(said.contains("unrecognized name"), "{said}");
+}
+
+/// An independent server behind the example, and two independent clients before it.
+#[test]
+fn the_example_passes_tls_through() {
+    let scene = Scene::empty(Datapath::Tc, 1, 0);
+    let dir = tempfile::tempdir().expect("a directory");
+    let made = rcgen::generate_simple_self_signed(vec!["vault.shop.example".to_owned()]).expect("a certificate");
+    let [authority, key] = ["ca.pem", "key.pem"].map(|file| dir.path().join(file));
+    std::fs::write(&authority, made.cert.pem()).expect("a file");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+    let mut server = Command::new("openssl");
+    server.args(["s_server", "-accept", "8443", "-www", "-cert", authority.to_str().expect("a path"), "-key"]);
+    server.arg(&key).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    let space = scene.lab.pod("a1").space();
+    let mut server = Child(space.enter(move || server.spawn()).expect("openssl starts"));
+
+    let slice = Slice::new("vault", "v4").port("tls", "TCP", 8443).pods(scene.lab.select(&["a1"]));
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "vault", "namespace": "default"},
+        "spec": {"ports": [{"name": "tls", "port": 443}]}});
+    scene.write("vault.yaml", &[service, slice.json()]);
+    let text = std::fs::read_to_string(xtask::root().join("deploy/examples/tls-passthrough/gateway.yaml"));
+    scene.agent.write_text("gateway.yaml", &text.expect("the example")).expect("a manifest");
+    let vip = eventually("the Gateway has an address", APPLIED, || {
+        let addresses = scene.agent.addresses("Gateway default/sealed")?;
+        addresses.into_iter().find(IpAddr::is_ipv4).ok_or_else(|| anyhow::anyhow!("none"))
+    });
+    let resolve = format!("vault.shop.example:8443:{vip}");
+    eventually("the vault answers with its own certificate", APPLIED, || {
+        let authority = authority.to_str().expect("a path");
+        let args = [
+            "-sS",
+            "--max-time",
+            "5",
+            "--resolve",
+            &resolve,
+            "--cacert",
+            authority,
+            "https://vault.shop.example:8443/",
+        ];
+        let Output { status, stdout, stderr } = run(&scene, "curl", &args);
+        let said = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
+        anyhow::ensure!(status.success() && said.contains("s_server"), "{said}");
+        Ok(())
+    });
+    // A name that the listener has and no route: the end, and no alert.
+    let at = format!("{vip}:8443");
+    let args = ["s_client", "-connect", &at, "-servername", "other.shop.example"];
+    let Output { stdout, stderr, .. } = run(&scene, "openssl", &args);
+    let said = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
+    assert!(!said.contains("alert") && said.contains("no peer certificate available"), "{said}");
+    server.0.kill().expect("it runs");
+}
+
+/// A program that ends with the test.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub use host::Hostname;
 pub use matching::{HttpMatch, Pattern, RequestHead};
 pub use retry::Retry;
 
-use super::{Backend, Port, tls::Termination};
+use super::{Backend, Port, stream_route::StreamEntry, tls::Termination};
 use crate::api::{ObjectName, RouteKind};
 
 /// The layer 7 part of a [`super::Model`].
@@ -52,8 +52,10 @@ pub struct HttpListener {
     pub name: String,
     /// Which requests are its own; no other listener is asked for them.
     pub hostname: Hostname,
-    /// How it terminates TLS; `None` where clients speak clear text. All listeners of a frontend do, or none.
+    /// How it terminates TLS; `None` where clients speak clear text, or TLS is passed through.
     pub tls: Option<Arc<Termination>>,
+    /// The TLSRoutes, the oldest first, of a listener that passes streams on; `None` of one that serves HTTP.
+    pub streams: Option<Arc<Vec<StreamEntry>>>,
     /// What it does, first match wins: the most specific host name first, then the most specific match, then age.
     pub entries: Vec<HttpEntry>,
 }

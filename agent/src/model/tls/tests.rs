@@ -141,6 +141,49 @@ fn what_is_not_understood_is_not_accepted() {
     }
 }
 
+#[test]
+fn a_tls_listener_takes_tls_routes_passes_through_or_terminates() {
+    let route = |name: &str, host: &str| {
+        json!({"kind": "TLSRoute", "metadata": {"name": name, "namespace": "default"}, "spec": {"parentRefs": [{"name": "gw"}],
+            "hostnames": [host], "rules": [{"backendRefs": [{"name": "s", "port": 80}]}]}})
+    };
+    let tls = |name: &str, host: &str, tls: Value| json!({"name": name, "protocol": "TLS", "port": 443, "hostname": host, "tls": tls});
+    let service = json!({"kind": "Service", "metadata": {"name": "s", "namespace": "default"}, "spec": {"ports": [{"port": 80}]}});
+    let model = compile(&json!([
+        service,
+        secret("default", "cert"),
+        route("p", "p.example"),
+        route("t", "t.example"),
+        gateway(&json!([
+            tls("p", "p.example", json!({"mode": "Passthrough", "certificateRefs": [{"name": "ignored"}]})),
+            tls("t", "t.example", json!({"mode": "Terminate", "certificateRefs": [{"name": "cert"}]})),
+            tls("bad", "b.example", json!({"certificateRefs": [{"name": "absent"}]})),
+            https("h", 443, Some("h.example"), &json!([{"name": "cert"}])),
+        ]))
+    ]));
+    let found: Vec<_> = report(&model)
+        .listeners
+        .iter()
+        .map(|listener| {
+            let resolved = listener.resolved.as_ref().err().map(|fault| fault.reason);
+            (listener.kinds[0].name(), listener.attached, listener.is_served(), resolved)
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("TLSRoute", 1, true, None),
+            ("TLSRoute", 1, true, None),
+            ("TLSRoute", 0, false, Some("InvalidCertificateRef")),
+            ("HTTPRoute", 0, true, None),
+        ]
+    );
+    let listeners = model.http.frontends.values().next().unwrap();
+    let served: Vec<_> = listeners.iter().map(|l| (l.tls.is_some(), l.streams.as_ref().map(|s| s.len()))).collect();
+    assert_eq!(served, [(false, Some(1)), (true, Some(1)), (true, None)]);
+    assert_eq!(model.http.services.len(), 1, "the backends of streams are known to the proxy");
+}
+
 /// The routes of a listener that waits for its certificate are attached to it: they are not what is wrong.
 #[test]
 fn a_route_is_attached_to_a_listener_without_certificate() {

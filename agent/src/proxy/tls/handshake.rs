@@ -11,8 +11,14 @@ use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server as tokio_server;
 
-use super::client_hello;
-use crate::proxy::{Shared, router::Site, socket::Socket, stats::add};
+use super::{TlsListener, client_hello};
+use crate::proxy::{
+    Shared,
+    router::{SecuredWay, Site},
+    socket::Socket,
+    stats::add,
+    stream::{self, Client, Relay},
+};
 
 /// How much is read at a time. Units: bytes.
 const CHUNK: usize = 4 << 10;
@@ -35,8 +41,17 @@ pub(in crate::proxy) struct Handshaken {
     pub http2: bool,
 }
 
-/// Makes a handshake. `None` where there is none: the client is gone, was refused, or has taken too long.
-pub(in crate::proxy) async fn accept(shared: &Shared, socket: &Arc<Socket>, site: &Site) -> Option<Handshaken> {
+/// What a client's ClientHello has led to.
+pub(in crate::proxy) enum Secured {
+    /// HTTP, under TLS that is terminated here.
+    Http(Handshaken),
+    /// A stream, for which an endpoint is connected.
+    Stream(Relay),
+}
+
+/// Makes a handshake, or finds an endpoint for one that is not ours. `None` where there is neither: the client is gone, was refused,
+/// or has taken too long.
+pub(in crate::proxy) async fn accept(shared: &Shared, socket: &Arc<Socket>, site: &Site) -> Option<Secured> {
     let stats = &shared.stats;
     let (handshake, evicts) = shared.handshakes.begin();
     if evicts {
@@ -47,12 +62,19 @@ pub(in crate::proxy) async fn accept(shared: &Shared, socket: &Arc<Socket>, site
         () = handshake.evicted() => return None,
     };
     match made {
-        Ok(Ok(handshaken)) => {
-            add(&stats.tls_handshakes);
-            if is_resumed(&handshaken) {
-                add(&stats.tls_resumed);
+        Ok(Ok(secured)) => {
+            let stream = match &secured {
+                Secured::Http(handshaken) => Some(&handshaken.stream),
+                Secured::Stream(Relay { client: Client::Tls(stream), endpoint: _ }) => Some(stream),
+                Secured::Stream(Relay { client: Client::Raw(..), endpoint: _ }) => None,
+            };
+            if let Some(stream) = stream {
+                add(&stats.tls_handshakes);
+                if is_resumed(stream) {
+                    add(&stats.tls_resumed);
+                }
             }
-            Some(handshaken)
+            Some(secured)
         }
         Ok(Err(error)) => {
             add(&stats.tls_failures);
@@ -66,29 +88,57 @@ pub(in crate::proxy) async fn accept(shared: &Shared, socket: &Arc<Socket>, site
     }
 }
 
-fn is_resumed(handshaken: &Handshaken) -> bool {
-    let (_, session) = handshaken.stream.get_ref();
+fn is_resumed(stream: &TlsStream) -> bool {
+    let (_, session) = stream.get_ref();
     session.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
 }
 
-async fn make(shared: &Shared, socket: &Arc<Socket>, site: &Site) -> io::Result<Handshaken> {
+async fn make(shared: &Shared, socket: &Arc<Socket>, site: &Site) -> io::Result<Secured> {
     let (accepted, records) = hello(socket).await?;
-    let offers_tls13 = client_hello::offers_tls13(&records);
-    drop(records);
-    let hello = accepted.client_hello();
-    let server_name = hello.server_name().map(|name| name.trim_end_matches('.').into());
-    let Some(listener) = site.tls_listener(server_name.as_deref()) else {
+    let server_name: Option<Box<str>> =
+        accepted.client_hello().server_name().map(|name| name.trim_end_matches('.').into());
+    let Some(way) = site.secured_way(server_name.as_deref()) else {
         add(&shared.stats.tls_unknown_names);
-        // The kernel has room for seven bytes, and who does not get them sees the end.
-        let _ = socket.try_write(UNRECOGNIZED_NAME);
+        if !site.has_streams() {
+            // The kernel has room for seven bytes, and who does not get them sees the end.
+            let _ = socket.try_write(UNRECOGNIZED_NAME);
+        }
         let _ = socket.shutdown();
         return Err(io::Error::other("no listener has the server name"));
     };
-    let config = listener.config(offers_tls13).ok_or_else(|| io::Error::other("the listener has no version of TLS"))?;
-    let stream = tokio_rustls::StartHandshake::from_parts(accepted, SocketStream(Arc::clone(socket)));
-    let stream = stream.into_stream(config).await?;
-    let http2 = stream.get_ref().1.alpn_protocol() == Some(super::ALPN[0]);
-    Ok(Handshaken { stream: Box::new(stream), server_name, http2 })
+    let stream = SocketStream(Arc::clone(socket));
+    match way {
+        SecuredWay::Http(listener) => {
+            let stream = Box::new(terminate(listener, accepted, &records, stream)?.await?);
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(super::ALPN[0]);
+            Ok(Secured::Http(Handshaken { stream, server_name, http2 }))
+        }
+        SecuredWay::Stream { tls, terminates, shares } => {
+            let Some(shares) = shares else { return Err(io::Error::other("no route has the server name")) };
+            let Some(endpoint) = stream::connect(shared, shares).await else {
+                return Err(io::Error::other("no endpoint of the route can be connected"));
+            };
+            let client = match tls {
+                Some(listener) => Client::Tls(Box::new(terminate(listener, accepted, &records, stream)?.await?)),
+                None if terminates => return Err(io::Error::other("TLS cannot be terminated")),
+                None => Client::Raw(stream, records.freeze()),
+            };
+            Ok(Secured::Stream(Relay { client, endpoint }))
+        }
+    }
+}
+
+/// The rest of a handshake.
+fn terminate(
+    listener: &TlsListener,
+    accepted: Accepted,
+    records: &[u8],
+    stream: SocketStream,
+) -> io::Result<tokio_rustls::Accept<SocketStream>> {
+    let config = listener
+        .config(client_hello::offers_tls13(records))
+        .ok_or_else(|| io::Error::other("the listener has no version of TLS"))?;
+    Ok(tokio_rustls::StartHandshake::from_parts(accepted, stream).into_stream(config))
 }
 
 /// Reads the ClientHello; also as it came, in records.

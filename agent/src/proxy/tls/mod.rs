@@ -30,7 +30,7 @@ use rustls::{
 };
 
 pub(super) use self::{
-    handshake::{Handshaken, TlsStream, accept},
+    handshake::{Handshaken, Secured, SocketStream, TlsStream, accept},
     under_way::UnderWay,
 };
 use self::{
@@ -85,7 +85,9 @@ impl TlsListener {
         let config = |version: &'static SupportedProtocolVersion, seed| {
             let provider = provider(termination, version);
             let has_suites = !provider.cipher_suites.is_empty();
-            has_suites.then(|| config(termination, version, provider, Tickets::new(seed, &place))).transpose()
+            // Who is behind a stream says what is spoken; a protocol that is not offered to HTTP must not end the handshake.
+            let alpn = if listener.streams.is_none() { &ALPN[..] } else { &[] };
+            has_suites.then(|| config(termination, version, (provider, alpn), Tickets::new(seed, &place))).transpose()
         };
         let legacy = match termination.oldest {
             Oldest::Tls12 => config(&TLS12, &*local.0)?,
@@ -120,13 +122,13 @@ fn provider(termination: &Termination, version: &SupportedProtocolVersion) -> Cr
 fn config(
     termination: &Termination,
     version: &'static SupportedProtocolVersion,
-    provider: CryptoProvider,
+    (provider, alpn): (CryptoProvider, &[&[u8]]),
     tickets: Tickets,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version])?;
     let resolver = Resolver::new(&termination.certificates);
     let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = Arc::new(tickets);
     // What a worker stored another one would not find.
     config.session_storage = Arc::new(NoServerSessionStorage {});

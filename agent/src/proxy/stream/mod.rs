@@ -1,0 +1,128 @@
+//! Connections that the proxy does not look into: TLS passed through, TLS terminated to TCP.
+//!
+//! In: a client's connection whose ClientHello was read, and the shares of the TLSRoute that it chose. Out: its bytes at an
+//! endpoint, and those of the endpoint at the client, until both sides have said all, the client is gone, or nothing moves.
+//!
+//! # Design
+//! - The endpoint is connected before the client hears anything: where there is none, the client sees the end of the connection in
+//!   the place of a ServerHello, and never an alert, which would be the word of a server that it has not asked for.
+//! - Each side is read when the other has room; one side's end is passed on, and the other may go on (half-close).
+use std::{io, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    Shared,
+    balance::pick,
+    lease::Pending,
+    pool::ConnectError,
+    socket::{Socket, UpstreamStream},
+    stats::{add, sub},
+    tls::{SocketStream, TlsStream},
+    tunnel,
+};
+use crate::model::stream_route::{StreamShare, StreamTarget};
+
+/// A client's side.
+pub(super) enum Client {
+    /// Its bytes as they are; the first ones were read already.
+    Raw(SocketStream, Bytes),
+    /// What is under its TLS.
+    Tls(Box<TlsStream>),
+}
+
+/// A connection to an endpoint, and that it is counted there.
+pub(super) struct Endpoint {
+    stream: UpstreamStream,
+    pending: Pending,
+}
+
+/// A client and the endpoint that it gets.
+pub(super) struct Relay {
+    /// The client.
+    pub client: Client,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+}
+
+/// Connects an endpoint of these shares; `None` where there is none.
+pub(super) async fn connect(shared: &Shared, shares: &[StreamShare]) -> Option<Endpoint> {
+    let share = choose(shares)?;
+    let StreamTarget::Service(service) = &share.to else { return None };
+    let settings = &shared.settings;
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    while tried.len() < settings.max_tries {
+        let table = shared.table.load();
+        let upstream = pick(&table.cluster(service)?.upstreams, &tried)?;
+        let most = table.per_endpoint(&shared.bounds);
+        drop(table);
+        let pending = Pending::new(&upstream);
+        let evict = || shared.table.load().evict_idle();
+        match upstream.dial(shared.worker, settings.connect_timeout, most, evict).await {
+            Ok(stream) => {
+                upstream.set_well();
+                return Some(Endpoint { stream, pending });
+            }
+            Err(error) => {
+                tracing::debug!(backend = %upstream.addr, %service, %error, "endpoint could not be connected");
+                match error {
+                    ConnectError::Exhausted(_) => {
+                        add(&shared.stats.exhausted);
+                        return None;
+                    }
+                    ConnectError::Full(_) => add(&shared.stats.exhausted),
+                    ConnectError::Endpoint(_) => upstream.set_down(),
+                }
+                tried.push(upstream.addr);
+                add(&shared.stats.retries);
+            }
+        }
+    }
+    None
+}
+
+/// By weight, at random; `None` when nobody has one.
+fn choose(shares: &[StreamShare]) -> Option<&StreamShare> {
+    let total: u64 = shares.iter().map(|share| u64::from(share.weight)).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut left = fastrand::u64(..total);
+    shares.iter().find(|share| {
+        let weight = u64::from(share.weight);
+        let is_chosen = left < weight;
+        left = left.saturating_sub(weight);
+        is_chosen
+    })
+}
+
+/// Relays until the end.
+pub(super) async fn relay(shared: &Arc<Shared>, socket: &Socket, relay: Relay) {
+    let Relay { client, endpoint: Endpoint { mut stream, pending: _pending } } = relay;
+    add(&shared.stats.streams);
+    let copied = async {
+        match client {
+            Client::Raw(client, head) => {
+                let write = stream.write_all(&head);
+                let limit = shared.settings.write_timeout;
+                tokio::time::timeout(limit, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                tunnel::copy(shared, client, stream).await
+            }
+            Client::Tls(client) => tunnel::copy(shared, *client, stream).await,
+        }
+    };
+    tokio::select! {
+        result = copied => {
+            if let Err(error) = result {
+                tracing::trace!(%error, "stream ended");
+            }
+        }
+        gone = socket.gone(shared.settings.half_closed_timeout) => {
+            add(&shared.stats.clients_gone);
+            tracing::trace!(?gone, "client is gone");
+        }
+        () = shared.kill.cancelled() => {}
+    }
+    sub(&shared.stats.streams);
+}
