@@ -15,4 +15,5 @@ mod cluster {
     mod permissions;
     mod services;
     mod status;
+    mod tls;
 }

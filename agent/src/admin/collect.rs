@@ -10,7 +10,7 @@ use std::{
 use sluice_ebpf::MAX_CHUNKS;
 use tokio::sync::{Semaphore, watch};
 
-use super::{explain, flows::FlowQuery, view};
+use super::{certificates, explain, flows::FlowQuery, view};
 use crate::{
     datapath::{
         Applied, UplinkStatus,
@@ -100,6 +100,8 @@ impl Stages {
         let odd = |v: &Verdict| v.outcome == Outcome::Accepted && !v.messages.is_empty();
         let remarks = model.verdicts.iter().filter(|(_, v)| odd(v));
         let reasons = observe::reasons(&self.pins)?.into_iter().filter(|(_, n)| *n > 0);
+        let of_certificates = certificates::warnings(&model.http, jiff::Timestamp::now().as_second());
+        let limits = self.proxy.total().limits().into_iter().chain(of_certificates);
         Ok(view::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.clone(),
@@ -118,7 +120,7 @@ impl Stages {
             unread: self.health.borrow().remarks(),
             nearly_full: applied.nearly_full().map(|occupancy| occupancy.to_string()).collect(),
             unprogrammed: applied.faults,
-            limits: self.proxy.total().limits().into_iter().chain(applied.census.pressure()).collect(),
+            limits: limits.chain(applied.census.pressure()).collect(),
             host: applied.host,
             conflicts: applied.conflicts.iter().map(|(vip, by)| format!("{vip}: {}", by.sentence())).collect(),
             left_out: applied.left_out.iter().map(|(endpoint, why)| format!("{endpoint}: {why}")).collect(),

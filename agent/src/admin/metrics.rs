@@ -6,7 +6,7 @@ use crate::{
     telemetry::{Family, Kind, Labels},
 };
 
-use super::Stages;
+use super::{Stages, certificates};
 
 /// All families.
 ///
@@ -116,6 +116,14 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
         help: "Connections accepted by each worker, observed",
         samples: accepted.map(|(worker, n)| (vec![("worker", worker.to_string())], count(n))).collect(),
     });
+    let model = stages.models.borrow().clone();
+    let ends = certificates::all(&model.http).into_iter();
+    all.push(Family {
+        name: "sluice_certificate_not_after_seconds",
+        kind: Kind::Gauge,
+        help: "The last second at which a listener's certificate is valid, since 1970",
+        samples: ends.map(|(secret, (of, _))| (vec![("secret", secret)], of.not_after as f64)).collect(),
+    });
     let (counter, gauge) = (Kind::Counter, Kind::Gauge);
     for (name, kind, help, value) in [
         (
@@ -204,6 +212,29 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             "Upstream connections that are open and idle",
             &p.idle_upstream,
         ),
+        ("sluice_proxy_tls_handshakes", counter, "TLS handshakes with clients, observed", &p.tls_handshakes),
+        ("sluice_proxy_tls_resumed", counter, "TLS handshakes that went on from an earlier session", &p.tls_resumed),
+        ("sluice_proxy_tls_failures", counter, "TLS handshakes that failed, observed", &p.tls_failures),
+        (
+            "sluice_proxy_tls_unknown_names",
+            counter,
+            "TLS handshakes whose server name no listener has, observed",
+            &p.tls_unknown_names,
+        ),
+        ("sluice_proxy_tls_timeouts", counter, "TLS handshakes that took too long, observed", &p.tls_timeouts),
+        (
+            "sluice_proxy_tls_evicted",
+            counter,
+            "TLS handshakes ended because too many were under way, observed",
+            &p.tls_evicted,
+        ),
+        (
+            "sluice_proxy_misdirected_requests",
+            counter,
+            "Requests for another listener than that of their TLS handshake (421), observed",
+            &p.misdirected,
+        ),
+        ("sluice_proxy_streams", gauge, "Streams of TLSRoutes that are open, observed", &p.streams),
         ("sluice_proxy_tunnels", gauge, "Upgraded connections that are open, observed", &p.tunnels),
     ] {
         all.push(Family { name, kind, help, samples: vec![(Labels::new(), count(value.load(Relaxed)))] });

@@ -22,7 +22,7 @@ use super::{
     service::Targets,
     stream::{Endpoints, Streams},
     stream_route::StreamEntry,
-    tls::Security,
+    tls::{Security, has_insecure_fallback},
 };
 use crate::{
     api::{Gateway, GatewayClass, ObjectName, gateway::Listener},
@@ -107,7 +107,8 @@ impl<'a> Compiler<'a> {
         let mut listeners: Listeners<'a> = listeners.collect();
         let grants = Grants::of(snapshot);
         for (name, all) in &mut listeners {
-            all.iter_mut().for_each(|served| served.secure((snapshot, &grants), name, certificates));
+            let Some(gateway) = snapshot.gateways.get(name) else { continue };
+            all.iter_mut().for_each(|served| served.secure((snapshot, &grants), (name, gateway), certificates));
         }
         certificates.forget_unused();
         let Clusters { backends: services, skipped } =
@@ -138,6 +139,7 @@ impl<'a> Compiler<'a> {
             subject: Subject::of(&gateway.metadata),
             accepted: understood(gateway),
             addressed: addressed(gateway, &vips, model.verdicts.get(&object)),
+            is_insecure: has_insecure_fallback(gateway),
             listeners: served.iter().map(Served::report).collect(),
         };
         if gateway.metadata.deletion_timestamp.is_some() {

@@ -246,7 +246,7 @@ impl<'a> Served<'a> {
     pub(super) fn secure(
         &mut self,
         world: (&Snapshot, &Grants<'_>),
-        gateway: &ObjectName,
+        gateway: (&ObjectName, &Gateway),
         store: &mut certificate::Store,
     ) {
         match self.security {
@@ -258,7 +258,11 @@ impl<'a> Served<'a> {
             return;
         }
         let (security, certificates) = tls::terminate(world, gateway, self.spec, store);
-        self.security = security;
+        match security {
+            Ok(security) => self.security = security,
+            Err(fault) if self.accepted.is_ok() => self.accepted = Err(fault),
+            Err(_) => {}
+        }
         if self.resolved.is_ok() {
             self.resolved = certificates;
         }

@@ -81,6 +81,8 @@ pub struct GatewayReport {
     pub accepted: Result<(), Fault>,
     /// Whether it has an address: the reasons are those of `Programmed`.
     pub addressed: Result<(), Fault>,
+    /// Clients may come without a certificate although one is asked for. Source: `InsecureFrontendValidationMode`.
+    pub is_insecure: bool,
     /// What became of each listener, in the order in which they are written.
     pub listeners: Vec<ListenerReport>,
 }

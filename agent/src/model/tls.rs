@@ -8,12 +8,14 @@
 //!   programmed: a connection to it is refused as to any port that is not there, and no listener with a wider host name is asked
 //!   to stand in with its certificate.
 //! - Permission is asked before existence (`RefNotPermitted`), so that nobody learns from a status what other namespaces hold.
+mod clients;
 mod options;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeSet, sync::Arc};
 
+pub use clients::{Authorities, Clients, has_insecure_fallback};
 use rustls::CipherSuite;
 
 use super::{
@@ -25,7 +27,7 @@ use super::{
 };
 use crate::{
     api::{
-        ObjectName,
+        Gateway, ObjectName,
         gateway::Listener,
         gateway_tls::{ListenerTls, TlsRef},
     },
@@ -54,6 +56,8 @@ pub struct Termination {
     pub oldest: Oldest,
     /// The cipher suites that may be used; all that there are when empty.
     pub ciphers: Vec<CipherSuite>,
+    /// What clients are asked for.
+    pub clients: Clients,
 }
 
 /// What became of a listener's security.
@@ -75,6 +79,7 @@ pub fn references(snapshot: &Snapshot) -> BTreeSet<(NamedKind, ObjectName)> {
     let grants = Grants::of(snapshot);
     let mut out = BTreeSet::new();
     for (gateway, object) in gateway::ours(snapshot) {
+        out.extend(clients::references(&grants, gateway, object).map(|name| (NamedKind::ConfigMap, name)));
         let is_terminating = |listener: &&Listener| match listener.protocol.as_str() {
             "HTTPS" => true,
             "TLS" => !passes_through(listener),
@@ -116,10 +121,10 @@ pub(super) fn check(spec: &Listener) -> Result<(), Fault> {
 /// The certificates of a listener that was [checked](check), and which references are bad.
 pub(super) fn terminate(
     (snapshot, grants): (&Snapshot, &Grants<'_>),
-    gateway: &ObjectName,
+    (gateway, object): (&ObjectName, &Gateway),
     spec: &Listener,
     store: &mut certificate::Store,
-) -> (Security, Result<(), Fault>) {
+) -> (Result<Security, Fault>, Result<(), Fault>) {
     let none = ListenerTls::default();
     let ListenerTls { mode: _, certificate_refs, options } = spec.tls.as_ref().unwrap_or(&none);
     let (mut certificates, mut faults) = (Vec::new(), Vec::new());
@@ -134,13 +139,25 @@ pub(super) fn terminate(
             Err(fault) => faults.push(fault),
         }
     }
+    let clients = if spec.protocol == "HTTPS" {
+        let (clients, resolved) = clients::clients((snapshot, grants), (gateway, object), spec.port);
+        faults.extend(resolved.err());
+        clients
+    } else {
+        Ok(Clients::Unasked)
+    };
     let resolved = Fault::join(&faults).map_or(Ok(()), Err);
-    match options::read(options) {
+    let clients = match clients {
+        Ok(clients) => clients,
+        Err(fault) => return (Err(fault), resolved),
+    };
+    let security = match options::read(options) {
         Ok((oldest, ciphers)) if !certificates.is_empty() => {
-            (Security::Terminate(Arc::new(Termination { certificates, oldest, ciphers })), resolved)
+            Security::Terminate(Arc::new(Termination { certificates, oldest, ciphers, clients }))
         }
-        Ok(_) | Err(_) => (Security::Unready, resolved),
-    }
+        Ok(_) | Err(_) => Security::Unready,
+    };
+    (Ok(security), resolved)
 }
 
 fn certificate(

@@ -37,6 +37,8 @@ use crate::{
     source::Snapshot,
 };
 
+/// The condition of a Gateway whose clients need no valid certificate although one is asked for; absent elsewhere.
+const INSECURE: &str = "InsecureFrontendValidationMode";
 /// Entries of `status.parents` at most; what does not fit beside those of others is not written. Source: the CRD.
 const MAX_PARENTS: usize = 32;
 
@@ -89,8 +91,13 @@ pub fn gateway_status(
     let listeners = distinct.map(|listener| listener_status(gateway, listener, &programmed, generation, now));
     let listeners = listeners.collect();
     let addresses = addresses(gateway, model, name, programmed.status);
-    let wanted = [accepted, programmed];
-    let conditions = merge(&gateway.status.conditions, &["Accepted", "Programmed"], &wanted, generation, now);
+    let mut wanted = vec![accepted, programmed];
+    if report.is_insecure {
+        let why = "clients may come without a valid certificate: mode AllowInsecureFallback";
+        wanted.push(Wanted::holds(INSECURE, "ConfigurationChanged", why));
+    }
+    let ours = ["Accepted", "Programmed", INSECURE];
+    let conditions = merge(&gateway.status.conditions, &ours, &wanted, generation, now);
     Some(GatewayStatus { addresses, conditions, listeners }).filter(|status| *status != gateway.status)
 }
 

@@ -173,10 +173,13 @@ fn compile(
     routes: Value,
     backends: &[(&str, &[SocketAddr])],
 ) -> Model {
-    for listener in listeners.as_array_mut().unwrap() {
+    // Listeners alone, or a Gateway's spec with them.
+    let mut spec = if listeners.is_array() { json!({"listeners": listeners.take()}) } else { listeners };
+    for listener in spec["listeners"].as_array_mut().unwrap() {
         listener["port"] = json!(addr.port());
     }
-    let gateway = json!({"metadata": {"name": "gw"}, "spec": {"gatewayClassName": "sluice", "listeners": listeners}});
+    spec["gatewayClassName"] = json!("sluice");
+    let gateway = json!({"metadata": {"name": "gw"}, "spec": spec});
     let mut snapshot = Snapshot::default();
     let name = |meta: &ObjectMeta| ObjectName::new(&meta.namespace, &meta.name);
     let gateway: sluice::api::Gateway = serde_json::from_value(gateway).unwrap();
@@ -191,6 +194,11 @@ fn compile(
         snapshot.http_routes.insert(name(&route.metadata), Arc::new(route));
     }
     for secret in secrets.as_array().unwrap() {
+        if secret["kind"] == "ConfigMap" {
+            let map: sluice::api::ConfigMap = serde_json::from_value(secret.clone()).unwrap();
+            snapshot.config_maps.insert(name(&map.metadata), Arc::new(map));
+            continue;
+        }
         let secret: sluice::api::Secret = serde_json::from_value(secret.clone()).unwrap();
         snapshot.secrets.insert(name(&secret.metadata), Arc::new(secret));
     }

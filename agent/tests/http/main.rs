@@ -3,6 +3,7 @@
 
 mod bodies;
 mod bounds;
+mod client_certificates;
 mod clients;
 mod conventions;
 mod cors;
@@ -20,5 +21,6 @@ mod retries;
 mod routing;
 mod streams;
 mod tls;
+mod under_tls;
 mod vanish;
 mod workers;

@@ -239,3 +239,64 @@ fn a_certificate_is_parsed_once_and_its_change_costs_that_one() {
         .collect::<Vec<_>>();
     assert_eq!(same, [true, true, true, false, true]);
 }
+
+/// Source: gateway-api, GatewayInvalidFrontendClientCertificateValidation.
+#[test]
+fn a_bad_authority_concerns_its_listeners_alone() {
+    let made = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
+    let map = |ns: &str, name: &str, data: Value| json!({"kind": "ConfigMap", "metadata": {"name": name, "namespace": ns}, "data": data});
+    let validation = |kind: &str, ns: Option<&str>, name: &str| json!({"validation": {"caCertificateRefs": [{"kind": kind, "group": "", "namespace": ns, "name": name}]}});
+    let per_port = |port: u16, tls: Value| json!({"port": port, "tls": tls});
+    let good = json!({"ca.crt": made.cert.pem()});
+    let mut gateway = gateway(&json!([
+        https("good", 443, None, &json!([{"name": "cert"}])),
+        https("absent", 1443, None, &json!([{"name": "cert"}])),
+        https("kind", 2443, None, &json!([{"name": "cert"}])),
+        https("foreign", 3443, None, &json!([{"name": "cert"}])),
+        https("empty", 4443, None, &json!([{"name": "cert"}])),
+        {"name": "http", "protocol": "HTTP", "port": 80},
+    ]));
+    gateway["spec"]["tls"]["frontend"] = json!({"default": validation("ConfigMap", None, "ca"), "perPort": [
+        per_port(1443, validation("ConfigMap", None, "absent")),
+        per_port(2443, validation("Service", None, "ca")),
+        per_port(3443, validation("ConfigMap", Some("other"), "ca")),
+        per_port(4443, validation("ConfigMap", None, "empty")),
+        per_port(80, validation("ConfigMap", None, "absent")),
+    ]});
+    let objects = json!([
+        secret("default", "cert"),
+        map("default", "ca", good.clone()),
+        map("other", "ca", good),
+        map("default", "empty", json!({"ca.crt": "nothing"})),
+        gateway
+    ]);
+    let model = compile(&objects);
+    let found: Vec<_> = report(&model)
+        .listeners
+        .iter()
+        .map(|listener| {
+            let reason = |result: &Result<(), Fault>| result.as_ref().err().map_or("", |fault| fault.reason);
+            (listener.name.as_str(), reason(&listener.accepted), reason(&listener.resolved), listener.is_served())
+        })
+        .collect();
+    let no = "NoValidCACertificate";
+    assert_eq!(
+        found,
+        [
+            ("good", "", "", true),
+            ("absent", no, "InvalidCACertificateRef", false),
+            ("kind", no, "InvalidCACertificateKind", false),
+            ("foreign", no, "RefNotPermitted", false),
+            ("empty", no, "InvalidCACertificateRef", false),
+            ("http", "", "", true),
+        ]
+    );
+    let ports: Vec<_> = model.http.frontends.keys().map(std::net::SocketAddr::port).collect();
+    assert_eq!(ports, [80, 443]);
+    let names = references(&fixture::snapshot(&objects)).into_iter().map(|(kind, name)| format!("{kind} {name}"));
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        ["Secret default/cert", "ConfigMap default/absent", "ConfigMap default/ca", "ConfigMap default/empty"]
+    );
+    assert!(!report(&model).is_insecure);
+}

@@ -14,6 +14,7 @@
 //! - Each version has a configuration, because a session ticket of TLS 1.2 is worth more than one of TLS 1.3: see [`tickets`].
 //! - No early data: a request in it can be replayed (RFC 8446 part 8), and the gain is one round trip.
 mod client_hello;
+mod clients;
 mod handshake;
 mod resolver;
 mod tickets;
@@ -80,7 +81,8 @@ impl TlsListener {
         termination: &Arc<Termination>,
         local: &Local,
     ) -> Result<Self, rustls::Error> {
-        let place = format!("{}/{}", listener.gateway, listener.name);
+        // What was sealed for a client whose certificate one authority has signed does for no other.
+        let place = format!("{}/{} {}", listener.gateway, listener.name, clients::digest(&termination.clients));
         let shared = Seed::of(&termination.certificates);
         let config = |version: &'static SupportedProtocolVersion, seed| {
             let provider = provider(termination, version);
@@ -125,9 +127,11 @@ fn config(
     (provider, alpn): (CryptoProvider, &[&[u8]]),
     tickets: Tickets,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let builder = ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version])?;
+    let provider = Arc::new(provider);
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version])?;
+    let verifier = clients::verifier(&termination.clients, provider)?;
     let resolver = Resolver::new(&termination.certificates);
-    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(resolver));
+    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = Arc::new(tickets);
     // What a worker stored another one would not find.

@@ -9,6 +9,8 @@ use crate::api::gateway_class::SupportedFeature;
 const FEATURES: &[&str] = &[
     "Gateway",
     "GatewayAddressEmpty",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayPort8080",
@@ -59,7 +61,7 @@ mod tests {
     fn the_names_are_sorted_fit_the_field_and_claim_nothing_that_is_not_served() {
         assert!(FEATURES.is_sorted_by(|a, b| a < b), "sorted, and each once");
         assert!(FEATURES.len() <= 64, "the CRD admits 64");
-        let missing = ["GRPC", "Certificate"];
+        let missing = ["GRPC", "BackendClient"];
         for name in FEATURES {
             assert!(missing.iter().all(|part| !name.contains(part)), "{name}");
         }

@@ -148,10 +148,7 @@ fn a_class_of_ours_is_accepted_and_no_other_is_touched() {
     assert_eq!(says(&status.conditions[..1], 2), ["Accepted=True/Accepted"]);
     assert_eq!(status.conditions[0].last_transition_time.as_deref(), Some(T0));
     let names: Vec<&str> = status.supported_features.iter().map(|feature| feature.name.as_str()).collect();
-    assert!(
-        names.is_sorted() && names.contains(&"HTTPRouteMethodMatching") && !names.contains(&"TLSRoute"),
-        "{names:?}"
-    );
+    assert!(names.is_sorted() && names.contains(&"HTTPRouteMethodMatching") && !names.contains(&"Mesh"), "{names:?}");
     assert_eq!(status.conditions[1], ours.status.conditions[1], "somebody else's");
     assert_eq!(says(&status.conditions[2..], 2), ["SupportedVersion=True/SupportedVersion"]);
     ours.status = status;
