@@ -58,7 +58,7 @@ const KINDS: [Known; 17] = [
     known("TLSRoute", &["tlsroutes"], true, Reading::Judged),
     known("TCPRoute", &["tcproutes"], true, Reading::Judged),
     known("UDPRoute", &["udproutes"], true, Reading::Judged),
-    known("ListenerSet", &["listenersets", "lset"], true, Reading::NotServed),
+    known("ListenerSet", &["listenersets", "lset"], true, Reading::Judged),
     known("BackendTLSPolicy", &["backendtlspolicies", "btlspolicy"], true, Reading::NotServed),
 ];
 
@@ -189,6 +189,7 @@ fn names(snapshot: &Snapshot, kind: &str) -> Vec<ObjectName> {
         "TLSRoute" => snapshot.tls_routes.keys().cloned().collect(),
         "TCPRoute" => snapshot.tcp_routes.keys().cloned().collect(),
         "UDPRoute" => snapshot.udp_routes.keys().cloned().collect(),
+        "ListenerSet" => snapshot.listener_sets.keys().cloned().collect(),
         "ReferenceGrant" => snapshot.grants.keys().cloned().collect(),
         "Namespace" => snapshot.namespaces.keys().map(bare).collect(),
         "Node" => snapshot.nodes.keys().map(bare).collect(),

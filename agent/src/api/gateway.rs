@@ -40,6 +40,9 @@ pub struct GatewaySpec {
     /// The addresses asked for.
     #[serde(deserialize_with = "or_default")]
     pub addresses: Vec<GatewayAddress>,
+    /// Which ListenerSets may add listeners; none when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_listeners: Option<AllowedListeners>,
     /// What is wanted of what serves it.
     #[serde(deserialize_with = "or_default")]
     pub infrastructure: GatewayInfrastructure,
@@ -57,6 +60,15 @@ pub struct GatewayInfrastructure {
     pub parameters_ref: Option<Value>,
 }
 
+/// Which ListenerSets may add listeners to a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AllowedListeners {
+    /// From which namespaces; from none when absent.
+    #[serde(deserialize_with = "or_default")]
+    pub namespaces: RouteNamespaces,
+}
+
 /// `status` of a Gateway.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -70,6 +82,9 @@ pub struct GatewayStatus {
     /// What became of each listener.
     #[serde(deserialize_with = "or_default")]
     pub listeners: Vec<ListenerStatus>,
+    /// How many ListenerSets are attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached_listener_sets: Option<i64>,
 }
 
 /// An entry of `status.listeners`.

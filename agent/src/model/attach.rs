@@ -13,6 +13,7 @@ use super::{
     gateway::Listeners,
     http::Hostname,
     listener::{GROUP, Served},
+    listener_set,
     report::{Fault, ParentReport, RouteReport, Subject},
     rule::{About, Faults},
 };
@@ -56,9 +57,14 @@ pub(super) fn attach<T: Route>(
     let mut targets: BTreeSet<(ObjectName, usize)> = BTreeSet::new();
     let (mut parents, mut foreign, mut is_served) = (Vec::new(), 0, false);
     for parent in route.parent_refs() {
-        let gateway = ObjectName::new(parent.namespace.as_deref().unwrap_or(&name.ns), &parent.name);
-        let asked = Asked { kind: T::ROUTE, ns: &name.ns, parent, gateway: &gateway, hostnames: &hostnames };
-        let (attached, accepted) = match asked.answer(snapshot, listeners) {
+        let named = ObjectName::new(parent.namespace.as_deref().unwrap_or(&name.ns), &parent.name);
+        let mut gateway = ObjectName::default();
+        let answer = place(snapshot, parent, &named).map_or_else(std::convert::identity, |(of, is_set)| {
+            gateway = of;
+            let (kind, ns, set) = (T::ROUTE, name.ns.as_str(), is_set.then_some(&named));
+            Asked { kind, ns, parent, gateway: &gateway, set, hostnames: &hostnames }.answer(snapshot, listeners)
+        });
+        let (attached, accepted) = match answer {
             Answer::Attached(indices) => (indices, Ok(())),
             Answer::No(fault, indices) => (indices, Err(fault)),
             Answer::Missing(fault) => {
@@ -168,6 +174,24 @@ enum Answer {
     No(Fault, Vec<usize>),
 }
 
+/// The Gateway that a parent is or belongs to, and whether it is a ListenerSet.
+fn place(snapshot: &Snapshot, parent: &ParentRef, named: &ObjectName) -> Result<(ObjectName, bool), Answer> {
+    if parent.group.as_deref().unwrap_or(GROUP) != GROUP {
+        return Err(Answer::Foreign);
+    }
+    match parent.kind.as_deref().unwrap_or("Gateway") {
+        "Gateway" => Ok((named.clone(), false)),
+        "ListenerSet" => match snapshot.listener_sets.get(named) {
+            None => {
+                let why = format!("ListenerSet {named} does not exist");
+                Err(Answer::Missing(Fault::new("NoMatchingParent", why)))
+            }
+            Some(set) => listener_set::parent(named, set).map(|gateway| (gateway, true)).ok_or(Answer::Foreign),
+        },
+        _ => Err(Answer::Foreign),
+    }
+}
+
 /// A route at one of its parents.
 struct Asked<'a> {
     kind: RouteKind,
@@ -175,23 +199,26 @@ struct Asked<'a> {
     ns: &'a str,
     parent: &'a ParentRef,
     gateway: &'a ObjectName,
+    /// The ListenerSet that it names; else it names the Gateway.
+    set: Option<&'a ObjectName>,
     hostnames: &'a [Hostname],
 }
 
 impl Asked<'_> {
     fn answer(&self, snapshot: &Snapshot, listeners: &Listeners<'_>) -> Answer {
-        let Self { kind, ns, parent, gateway, hostnames } = *self;
-        if parent.kind.as_deref().unwrap_or("Gateway") != "Gateway" || parent.group.as_deref().unwrap_or(GROUP) != GROUP
-        {
-            return Answer::Foreign;
-        }
+        let Self { kind, ns, parent, gateway, set, hostnames } = *self;
+        let whose = set.map_or_else(|| format!("Gateway {gateway}"), |set| format!("ListenerSet {set}"));
         if !snapshot.gateways.contains_key(gateway) {
             return Answer::Missing(Fault::new("NoMatchingParent", format!("Gateway {gateway} does not exist")));
         }
         let Some(all) = listeners.get(gateway) else { return Answer::Foreign };
         let no = |reason, why: String| Answer::No(Fault::new(reason, why), Vec::new());
+        if set.is_some() && all.iter().all(|served| served.set != set) {
+            return no("NoMatchingParent", format!("{whose} is not attached to Gateway {gateway}"));
+        }
         let named = |s: &Served<'_>| {
-            parent.section_name.as_deref().is_none_or(|n| n == s.spec.name)
+            s.set == set
+                && parent.section_name.as_deref().is_none_or(|n| n == s.spec.name)
                 && parent.port.is_none_or(|p| p == s.spec.port)
         };
         let mut left: Vec<usize> = (0..all.len()).filter(|&i| named(&all[i])).collect();
@@ -199,23 +226,23 @@ impl Asked<'_> {
             let section = parent.section_name.iter().map(|n| format!(" named {n:?}"));
             let port = parent.port.iter().map(|p| format!(" on port {p}"));
             let which: String = section.chain(port).collect();
-            return no("NoMatchingParent", format!("Gateway {gateway} has no listener{which}"));
+            return no("NoMatchingParent", format!("{whose} has no listener{which}"));
         }
         if left.iter().all(|&i| !all[i].kinds.contains(&kind)) {
-            return no("NotAllowedByListeners", format!("Gateway {gateway} {}", refused(kind, &left, all)));
+            return no("NotAllowedByListeners", format!("{whose} {}", refused(kind, &left, all)));
         }
-        left.retain(|&i| all[i].kinds.contains(&kind) && all[i].allowed.admit(snapshot, &gateway.ns, ns));
+        left.retain(|&i| all[i].kinds.contains(&kind) && all[i].allowed.admit(snapshot, all[i].owner(gateway).1, ns));
         if left.is_empty() {
-            let why = format!("Gateway {gateway} does not allow routes from namespace {ns:?}");
+            let why = format!("{whose} does not allow routes from namespace {ns:?}");
             return no("NotAllowedByListeners", why);
         }
         left.retain(|&i| all[i].hostname.as_ref().is_some_and(|name| hostnames.iter().any(|h| h.intersects(name))));
         if left.is_empty() {
-            let why = format!("no hostname of the route fits a listener of Gateway {gateway}");
+            let why = format!("no hostname of the route fits a listener of {whose}");
             return no("NoMatchingListenerHostname", why);
         }
         if left.iter().all(|&i| all[i].open().is_err()) {
-            let why = format!("Gateway {gateway} {}", refused(kind, &left, all));
+            let why = format!("{whose} {}", refused(kind, &left, all));
             return Answer::No(Fault::new("NotAllowedByListeners", why), left);
         }
         Answer::Attached(left)

@@ -15,9 +15,10 @@ use super::{
     http::{HttpListener, HttpModel},
     ipam::Claim,
     listener::{Open, Protocol, Served},
+    listener_set::{self, Sets},
     ownership,
     pool::Pools,
-    report::{Fault, GatewayReport, GatewayReports, Subject},
+    report::{Fault, GatewayReport, GatewayReports, SetReport, Subject},
     route::{self, Clusters, Skipped},
     service::Targets,
     stream::{Endpoints, Streams},
@@ -46,12 +47,13 @@ pub type Planes = BTreeMap<(ObjectName, Port), Arc<Vec<HttpListener>>>;
 /// What the Gateways that are ours claim.
 #[must_use]
 pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
+    let sets = listener_set::sets(snapshot);
     let port = |listener: &Listener| {
         let proto = Protocol::of(&listener.protocol).map_or(Proto::Tcp, Protocol::transport);
         Some((Port::try_new(listener.port)?, proto))
     };
     let claim = |(name, gateway): (&ObjectName, &Arc<Gateway>)| {
-        let Gateway { metadata, spec, status: _ } = gateway.as_ref();
+        let metadata = &gateway.metadata;
         let requested = requested(gateway).ok()?;
         let in_status = gateway.status.addresses.iter().filter_map(|a| a.value.as_ref()?.parse().ok()).collect();
         let wants = |family: &Family| requested.is_empty() || requested.iter().any(|addr| family.admits(*addr));
@@ -60,7 +62,7 @@ pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
             in_status,
             is_of_our_class: true,
             requested,
-            ports: spec.listeners.iter().filter_map(port).collect(),
+            ports: listener_set::specs(gateway, sets.get(name)).filter_map(port).collect(),
             ..Claim::of(object(name), metadata, pools)
         })
     };
@@ -88,6 +90,7 @@ pub(super) struct Compiler<'a> {
     endpoints: Endpoints<'a>,
     streams: &'a mut Streams,
     listeners: Listeners<'a>,
+    sets: Sets<'a>,
     http: HttpModel,
     planes: Planes,
     reports: GatewayReports,
@@ -103,7 +106,11 @@ impl<'a> Compiler<'a> {
         node: &'a Node,
         model: &mut Model,
     ) -> Self {
-        let listeners = ours(snapshot).map(|(name, gateway)| (name.clone(), Served::all(gateway)));
+        let sets = listener_set::sets(snapshot);
+        let merged = |(name, gateway): (&ObjectName, &'a Arc<Gateway>)| {
+            (name.clone(), listener_set::merged(gateway, sets.get(name)))
+        };
+        let listeners = ours(snapshot).map(merged);
         let mut listeners: Listeners<'a> = listeners.collect();
         let grants = Grants::of(snapshot);
         for (name, all) in &mut listeners {
@@ -116,13 +123,18 @@ impl<'a> Compiler<'a> {
         let http = HttpModel { frontends: BTreeMap::new(), services };
         let (planes, reports) = (Planes::new(), GatewayReports::new());
         let endpoints = Endpoints { snapshot, slices, vips: targets.vips(), node };
-        Self { snapshot, node, endpoints, streams, listeners, http, planes, reports, skipped }
+        Self { snapshot, node, endpoints, streams, listeners, sets, http, planes, reports, skipped }
     }
 
     /// Adds one Gateway's frontends, its listeners and its report. All objects that are older must have been added.
     pub(super) fn add(&mut self, name: &ObjectName, gateway: &Gateway, model: &mut Model) {
         let served = self.listeners.remove(name).unwrap_or_default();
-        let report = self.program((name, gateway), served, model);
+        let mut report = self.program((name, gateway), served, model);
+        for listener_set::Set { name, spec, allowed } in self.sets.remove(name).unwrap_or_default() {
+            let set = SetReport::of(name.clone(), Subject::of(&spec.metadata), allowed, &report.listeners);
+            model.judge(ObjectRef::new("ListenerSet", name.clone()), set.verdict());
+            report.sets.push(set);
+        }
         self.reports.insert(name.clone(), report);
     }
 
@@ -141,6 +153,7 @@ impl<'a> Compiler<'a> {
             addressed: addressed(gateway, &vips, model.verdicts.get(&object)),
             is_insecure: has_insecure_fallback(gateway),
             listeners: served.iter().map(Served::report).collect(),
+            sets: Vec::new(),
         };
         if gateway.metadata.deletion_timestamp.is_some() {
             let messages = vec!["it is being deleted".to_owned()];
@@ -156,9 +169,10 @@ impl<'a> Compiler<'a> {
         let mut of_port: BTreeMap<(Port, Proto), Vec<usize>> = BTreeMap::new();
         for (index, one) in served.into_iter().enumerate() {
             let place = format!("listener {:?}", one.spec.name);
+            let (full_name, is_own) = (one.full_name(), one.set.is_none());
             match one.open().cloned() {
                 Ok(Open { protocol, port, hostname }) => {
-                    faults.extend(one.resolved.err().map(|fault| fault.at(&place)));
+                    faults.extend(one.resolved.err().filter(|_| is_own).map(|fault| fault.at(&place)));
                     let tls = match one.security {
                         Security::Plain | Security::Passthrough => None,
                         Security::Terminate(termination) => Some(termination),
@@ -171,12 +185,14 @@ impl<'a> Compiler<'a> {
                         self.streams.pass_over(&format!("Gateway {name}, {place}"), &one.streams);
                         *plane = Plane::Endpoints(one.streams.into_iter().next());
                     } else if let Plane::Proxy(listeners) = plane {
-                        let (gateway, name) = (name.clone(), one.spec.name.clone());
+                        let (gateway, name) = (name.clone(), full_name);
                         let streams = (protocol == Protocol::Tls).then(|| Arc::new(one.streams));
                         listeners.push(HttpListener { gateway, name, hostname, tls, streams, entries: one.entries });
                     }
                 }
-                Err(fault) => faults.push(fault.clone().at(&place)),
+                Err(fault) if is_own => faults.push(fault.clone().at(&place)),
+                // That is for the set to say.
+                Err(_) => {}
             }
         }
         let mut programmed = 0;
@@ -232,7 +248,18 @@ impl<'a> Compiler<'a> {
     /// Adds the listeners of the Services that stand before Gateways, and what became of the classes. Returns the listeners by
     /// port, and which endpoints no request may go to.
     pub(super) fn finish(self, model: &mut Model) -> (Planes, Skipped) {
-        let Self { snapshot, node: _, endpoints: _, streams, listeners: _, mut http, planes, reports, skipped } = self;
+        let Self {
+            snapshot,
+            node: _,
+            endpoints: _,
+            streams,
+            listeners: _,
+            sets: _,
+            mut http,
+            planes,
+            reports,
+            skipped,
+        } = self;
         streams.finish(model);
         for (frontend, target) in &model.frontends {
             if let Target::Proxy { gateway, service: Some(_), sources: _ } = target
@@ -242,6 +269,13 @@ impl<'a> Compiler<'a> {
             }
         }
         judge_classes(snapshot, model);
+        for (name, _) in &snapshot.listener_sets {
+            let object = ObjectRef::new("ListenerSet", name.clone());
+            if !model.verdicts.contains_key(&object) {
+                let messages = vec!["its parentRef names no Gateway of ours".to_owned()];
+                model.judge(object, Verdict { outcome: Outcome::Ignored, reason: "NoMatchingParent", messages });
+            }
+        }
         model.http = Arc::new(http);
         model.gateways = Arc::new(reports);
         (planes, skipped)
@@ -303,7 +337,8 @@ pub(super) fn open_ports(snapshot: &Snapshot, gateway: &Gateway) -> Result<BTree
         return Err(Fault::new("GatewayNotFound", "it is being deleted"));
     }
     understood(gateway).map_err(|fault| Fault { reason: "GatewayNotAccepted", ..fault })?;
-    let all = Served::all(gateway);
+    let sets = listener_set::sets(snapshot);
+    let all = listener_set::merged(gateway, sets.get(&gateway.metadata.object_name()));
     let proxied = all.iter().filter_map(|served| served.open().ok()).filter(|open| !open.protocol.is_layer4());
     Ok(proxied.map(|open| open.port).collect())
 }

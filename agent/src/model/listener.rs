@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Port, Proto, certificate,
-    grants::Grants,
+    grants::{Grants, GroupKind, Referrer},
     http::{Hostname, HttpEntry},
     report::{Fault, ListenerReport},
     stream_route::StreamEntry,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::{
         Gateway, LabelSelector, ObjectName, RouteKind,
-        gateway::{AllowedRoutes, Listener, RouteGroupKind},
+        gateway::{Listener, RouteGroupKind, RouteNamespaces},
     },
     source::Snapshot,
 };
@@ -120,6 +120,8 @@ impl Protocol {
 pub struct Served<'a> {
     /// The listener as written.
     pub spec: &'a Listener,
+    /// The ListenerSet that it is of; else it is the Gateway's own.
+    pub set: Option<&'a ObjectName>,
     /// Where it listens, or why it cannot.
     pub accepted: Result<Open, Fault>,
     /// With which other it conflicts; then it is not accepted.
@@ -167,13 +169,19 @@ pub enum AllowedNamespaces<'a> {
 }
 
 impl AllowedNamespaces<'_> {
-    fn of(spec: &AllowedRoutes) -> Result<AllowedNamespaces<'_>, Fault> {
-        let bad = |what: String| Err(Fault::new("UnsupportedValue", format!("allowedRoutes.namespaces.{what}")));
-        match spec.namespaces.from.as_deref() {
-            None | Some("Same") => Ok(AllowedNamespaces::Same),
+    /// What a field says; `unsaid` where it says nothing.
+    pub(super) fn of<'s>(
+        spec: &'s RouteNamespaces,
+        field: &str,
+        unsaid: AllowedNamespaces<'s>,
+    ) -> Result<AllowedNamespaces<'s>, Fault> {
+        let bad = |what: String| Err(Fault::new("UnsupportedValue", format!("{field}.namespaces.{what}")));
+        match spec.from.as_deref() {
+            None => Ok(unsaid),
+            Some("Same") => Ok(AllowedNamespaces::Same),
             Some("All") => Ok(AllowedNamespaces::All),
             Some("None") => Ok(AllowedNamespaces::None),
-            Some("Selector") => match &spec.namespaces.selector {
+            Some("Selector") => match &spec.selector {
                 None => bad("selector is missing, want it with from Selector".to_owned()),
                 Some(selector) => match selector.fault() {
                     Some(fault) => bad(format!("selector.{fault}")),
@@ -184,11 +192,11 @@ impl AllowedNamespaces<'_> {
         }
     }
 
-    /// Whether routes of a namespace may attach to a Gateway's listener.
+    /// Whether objects of a namespace may attach to what is in namespace `own`.
     #[must_use]
-    pub fn admit(&self, snapshot: &Snapshot, gateway_ns: &str, route_ns: &str) -> bool {
+    pub fn admit(&self, snapshot: &Snapshot, own: &str, route_ns: &str) -> bool {
         match self {
-            Self::Same => gateway_ns == route_ns,
+            Self::Same => own == route_ns,
             Self::All => true,
             Self::None => false,
             Self::Selected(selector) => match snapshot.namespaces.get(route_ns) {
@@ -206,29 +214,39 @@ impl AllowedNamespaces<'_> {
     }
 }
 
-/// Whether a listener of some Gateway chooses namespaces by their labels.
+/// Whether some Gateway, or a listener, chooses namespaces by their labels.
 #[must_use]
 pub fn uses_namespaces(snapshot: &Snapshot) -> bool {
     let by_labels = |l: &Listener| l.allowed_routes.namespaces.selector.is_some();
-    snapshot.gateways.values().any(|gateway| gateway.spec.listeners.iter().any(by_labels))
+    let allows = |gateway: &Gateway| {
+        gateway.spec.allowed_listeners.as_ref().is_some_and(|allowed| allowed.namespaces.selector.is_some())
+    };
+    snapshot.gateways.values().any(|gateway| allows(gateway) || gateway.spec.listeners.iter().any(by_labels))
+        || snapshot.listener_sets.values().any(|set| set.spec.listeners.iter().any(by_labels))
 }
 
 impl<'a> Served<'a> {
     /// Looks at each listener of a Gateway alone, then at those that share a port.
     #[must_use]
     pub fn all(gateway: &'a Gateway) -> Vec<Self> {
-        let specs = &gateway.spec.listeners;
-        specs.iter().map(|spec| Self::of(spec, specs)).collect()
+        let specs: Vec<&Listener> = gateway.spec.listeners.iter().collect();
+        specs.iter().map(|spec| Self::of(spec, None, &specs)).collect()
     }
 
-    fn of(spec: &'a Listener, all: &[Listener]) -> Self {
+    /// Looks at a listener of a ListenerSet, which loses where it conflicts with one of those `before` it.
+    #[must_use]
+    pub fn of_set(spec: &'a Listener, set: &'a ObjectName, before: &[&Listener]) -> Self {
+        Self::of(spec, Some(set), before)
+    }
+
+    fn of(spec: &'a Listener, set: Option<&'a ObjectName>, all: &[&Listener]) -> Self {
         let protocol = Protocol::of(&spec.protocol);
         let hostname = hostname(spec, protocol);
-        let allowed = AllowedNamespaces::of(&spec.allowed_routes);
+        let allowed = AllowedNamespaces::of(&spec.allowed_routes.namespaces, "allowedRoutes", AllowedNamespaces::Same);
         let fitting = protocol.filter(|protocol| protocol.is_served()).map(Protocol::kinds);
         let (kinds, resolved) =
             fitting.map_or((Vec::new(), Ok(())), |fitting| route_kinds(&spec.allowed_routes.kinds, fitting));
-        let conflict = protocol.zip(hostname.as_ref()).and_then(|own| conflict(spec, own, all));
+        let conflict = protocol.zip(hostname.as_ref()).and_then(|own| conflict(spec, own, all, set.is_some()));
         let accepted = open(spec, protocol, hostname.as_ref()).and_then(|open| match (&allowed, &conflict) {
             (Err(fault), _) | (Ok(_), Some(fault)) => Err(fault.clone()),
             (Ok(_), None) => Ok(open),
@@ -239,7 +257,8 @@ impl<'a> Served<'a> {
             Some(Protocol::Https | Protocol::Tls) => Security::Unready,
             Some(Protocol::Http | Protocol::Tcp | Protocol::Udp) | None => Security::Plain,
         };
-        Self { spec, accepted, conflict, resolved, security, kinds, allowed, hostname, attached: 0, entries, streams }
+        let attached = 0;
+        Self { spec, set, accepted, conflict, resolved, security, kinds, allowed, hostname, attached, entries, streams }
     }
 
     /// Gets a listener that terminates TLS its certificates.
@@ -257,7 +276,7 @@ impl<'a> Served<'a> {
             self.security = Security::Passthrough;
             return;
         }
-        let (security, certificates) = tls::terminate(world, gateway, self.spec, store);
+        let (security, certificates) = tls::terminate(world, self.owner(gateway.0), gateway, self.spec, store);
         match security {
             Ok(security) => self.security = security,
             Err(fault) if self.accepted.is_ok() => self.accepted = Err(fault),
@@ -266,6 +285,20 @@ impl<'a> Served<'a> {
         if self.resolved.is_ok() {
             self.resolved = certificates;
         }
+    }
+
+    /// Who wrote it, and from which namespace its references go out.
+    #[must_use]
+    pub fn owner<'s>(&'s self, gateway: &'s ObjectName) -> Referrer<'s> {
+        self.set.map_or((GroupKind::gateway("Gateway"), gateway.ns.as_str()), |set| {
+            (GroupKind::gateway("ListenerSet"), set.ns.as_str())
+        })
+    }
+
+    /// The listener's name among all of the Gateway.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        self.set.map_or_else(|| self.spec.name.clone(), |set| format!("{set}/{}", self.spec.name))
     }
 
     /// Where it takes requests, or why it takes none.
@@ -285,6 +318,7 @@ impl<'a> Served<'a> {
     pub fn report(&self) -> ListenerReport {
         ListenerReport {
             name: self.spec.name.clone(),
+            set: self.set.cloned(),
             accepted: self.accepted.as_ref().map(drop).map_err(Clone::clone),
             conflict: self.conflict.clone(),
             resolved: self.resolved.clone(),
@@ -347,18 +381,26 @@ fn route_kinds(asked: &[RouteGroupKind], fitting: &[RouteKind]) -> (Vec<RouteKin
 }
 
 /// Why a listener cannot share its port with the others of its Gateway. No party wins. Source: `GatewaySpec.listeners`.
-fn conflict(spec: &Listener, (protocol, hostname): (Protocol, &Hostname), all: &[Listener]) -> Option<Fault> {
+fn conflict(
+    spec: &Listener,
+    (protocol, hostname): (Protocol, &Hostname),
+    all: &[&Listener],
+    is_of_set: bool,
+) -> Option<Fault> {
     // UDP ports are others than those of TCP; what is no protocol is not listened to.
-    let beside = all.iter().filter(|other| !std::ptr::eq(*other, spec) && other.port == spec.port);
+    let beside = all.iter().copied().filter(|other| !std::ptr::eq(*other, spec) && other.port == spec.port);
     let beside = beside.filter_map(|other| Some((other, Protocol::of(&other.protocol)?)));
     let beside: Vec<_> = beside.filter(|(_, of)| of.transport() == protocol.transport()).collect();
     if let Some((other, of)) = beside.iter().find(|(_, of)| !protocol.shares_port(*of)) {
-        let why = format!("port {} is also the {} listener {:?}", spec.port, of.name(), other.name);
+        // A set's owner may not know the names of other tenants' listeners.
+        let whose = if is_of_set { String::new() } else { format!(" {:?}", other.name) };
+        let why = format!("port {} is also the {} listener{whose}", spec.port, of.name());
         return Some(Fault::new("ProtocolConflict", why));
     }
     let same = |(other, of): &&(&Listener, Protocol)| self::hostname(other, Some(*of)).as_ref() == Some(hostname);
     beside.iter().find(same).map(|(other, _)| {
-        let why = format!("port {} and hostname {hostname} are also those of listener {:?}", spec.port, other.name);
+        let whose = if is_of_set { "another listener".to_owned() } else { format!("listener {:?}", other.name) };
+        let why = format!("port {} and hostname {hostname} are also those of {whose}", spec.port);
         Fault::new("HostnameConflict", why)
     })
 }

@@ -84,6 +84,7 @@ impl Memo {
             && quiet::all(&last.tls_routes, &snapshot.tls_routes)
             && quiet::all(&last.tcp_routes, &snapshot.tcp_routes)
             && quiet::all(&last.udp_routes, &snapshot.udp_routes)
+            && quiet::all(&last.listener_sets, &snapshot.listener_sets)
             && quiet::all(&last.grants, &snapshot.grants)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_skipped(snapshot, node, &touched)

@@ -20,6 +20,7 @@ pub mod host;
 pub mod http;
 pub mod ipam;
 pub mod listener;
+pub mod listener_set;
 pub mod memo;
 mod ownership;
 pub mod pool;

@@ -83,8 +83,62 @@ pub struct GatewayReport {
     pub addressed: Result<(), Fault>,
     /// Clients may come without a certificate although one is asked for. Source: `InsecureFrontendValidationMode`.
     pub is_insecure: bool,
-    /// What became of each listener, in the order in which they are written.
+    /// What became of each listener, its own first, in the order in which they are written, then those of its sets.
     pub listeners: Vec<ListenerReport>,
+    /// What became of the ListenerSets that name it, in the order of precedence.
+    pub sets: Vec<SetReport>,
+}
+
+impl GatewayReport {
+    /// The listeners that are the Gateway's own.
+    pub fn own(&self) -> impl Iterator<Item = &ListenerReport> {
+        self.listeners.iter().filter(|listener| listener.set.is_none())
+    }
+}
+
+/// What became of a ListenerSet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetReport {
+    /// Its name.
+    pub name: ObjectName,
+    /// The set.
+    pub subject: Subject,
+    /// Whether the Gateway lets it in and one of its listeners at least is served.
+    pub accepted: Result<(), Fault>,
+    /// Which of its listeners are not served, when others are.
+    pub partial: Option<Fault>,
+}
+
+impl SetReport {
+    /// What became of a set of which these are the listeners.
+    #[must_use]
+    pub fn of(name: ObjectName, subject: Subject, allowed: Result<(), Fault>, listeners: &[ListenerReport]) -> Self {
+        let own = || listeners.iter().filter(|listener| listener.set.as_ref() == Some(&name));
+        let faults = own().filter(|l| !l.is_served()).filter_map(|l| {
+            let fault = l.accepted.as_ref().err().or(l.resolved.as_ref().err())?;
+            Some(fault.clone().at(&format!("listener {:?}", l.name)))
+        });
+        let partial = Fault::join(&faults.collect::<Vec<_>>()).map(|f| Fault { reason: "ListenersNotValid", ..f });
+        let (accepted, partial) = match (allowed, own().any(ListenerReport::is_served), partial) {
+            (Err(fault), _, _) => (Err(fault), None),
+            (Ok(()), true, partial) => (Ok(()), partial),
+            (Ok(()), false, Some(fault)) => (Err(fault), None),
+            (Ok(()), false, None) => (Err(Fault::new("ListenersNotValid", "the set has no listener")), None),
+        };
+        Self { name, subject, accepted, partial }
+    }
+
+    /// The same for people.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match (&self.accepted, &self.partial) {
+            (Err(fault), _) => fault.clone().refusal(),
+            (Ok(()), Some(Fault { reason, message })) => {
+                Verdict { outcome: Outcome::Partial, reason, messages: vec![message.clone()] }
+            }
+            (Ok(()), None) => Verdict { outcome: Outcome::Accepted, reason: "Accepted", messages: Vec::new() },
+        }
+    }
 }
 
 /// What became of a listener.
@@ -92,6 +146,8 @@ pub struct GatewayReport {
 pub struct ListenerReport {
     /// Its name.
     pub name: String,
+    /// The ListenerSet that it is of; else it is the Gateway's own.
+    pub set: Option<ObjectName>,
     /// Whether it is understood, can be served, and conflicts with no other.
     pub accepted: Result<(), Fault>,
     /// With which other listener it conflicts.

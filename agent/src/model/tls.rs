@@ -22,7 +22,8 @@ use super::{
     certificate,
     certificate::Certificate,
     gateway,
-    grants::{Grants, GroupKind},
+    grants::{Grants, GroupKind, Referrer},
+    listener_set,
     report::Fault,
 };
 use crate::{
@@ -73,25 +74,36 @@ pub enum Security {
     Unready,
 }
 
-/// The Secrets and ConfigMaps that Gateways of ours refer to and may: what the source reads by name, and nothing else.
+/// The Secrets and ConfigMaps that Gateways of ours and their ListenerSets refer to and may: what the source reads by name, and nothing else.
 #[must_use]
 pub fn references(snapshot: &Snapshot) -> BTreeSet<(NamedKind, ObjectName)> {
     let grants = Grants::of(snapshot);
     let mut out = BTreeSet::new();
-    for (gateway, object) in gateway::ours(snapshot) {
-        out.extend(clients::references(&grants, gateway, object).map(|name| (NamedKind::ConfigMap, name)));
-        let is_terminating = |listener: &&Listener| match listener.protocol.as_str() {
-            "HTTPS" => true,
-            "TLS" => !passes_through(listener),
-            _ => false,
-        };
-        let terminating = object.spec.listeners.iter().filter(is_terminating);
+    let is_terminating = |listener: &&Listener| match listener.protocol.as_str() {
+        "HTTPS" => true,
+        "TLS" => !passes_through(listener),
+        _ => false,
+    };
+    let add = |owner: Referrer<'_>, listeners: &[Listener], out: &mut BTreeSet<_>| {
+        let terminating = listeners.iter().filter(is_terminating);
         for reference in terminating.filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificate_refs)
         {
-            if let Ok(name) = secret_name(&grants, gateway, reference) {
+            if let Ok(name) = secret_name(&grants, owner, reference) {
                 out.insert((NamedKind::Secret, name));
             }
         }
+    };
+    let sets = listener_set::sets(snapshot);
+    for (gateway, object) in gateway::ours(snapshot) {
+        add((GroupKind::gateway("Gateway"), &gateway.ns), &object.spec.listeners, &mut out);
+        let mut listeners: Vec<&Listener> = object.spec.listeners.iter().collect();
+        // A set that is not let in may not have anything read for it.
+        for set in sets.get(gateway).into_iter().flatten().filter(|set| set.allowed.is_ok()) {
+            add((GroupKind::gateway("ListenerSet"), &set.name.ns), &set.spec.spec.listeners, &mut out);
+            listeners.extend(&set.spec.spec.listeners);
+        }
+        let of_clients = clients::references(&grants, gateway, object, &listeners);
+        out.extend(of_clients.map(|name| (NamedKind::ConfigMap, name)));
     }
     out
 }
@@ -121,6 +133,7 @@ pub(super) fn check(spec: &Listener) -> Result<(), Fault> {
 /// The certificates of a listener that was [checked](check), and which references are bad.
 pub(super) fn terminate(
     (snapshot, grants): (&Snapshot, &Grants<'_>),
+    owner: Referrer<'_>,
     (gateway, object): (&ObjectName, &Gateway),
     spec: &Listener,
     store: &mut certificate::Store,
@@ -133,7 +146,7 @@ pub(super) fn terminate(
         faults.push(Fault::new("InvalidCertificateRef", why));
     }
     for reference in certificate_refs {
-        match certificate((snapshot, grants), gateway, reference, store) {
+        match certificate((snapshot, grants), owner, reference, store) {
             Ok(certificate) if certificates.contains(&certificate) => {}
             Ok(certificate) => certificates.push(certificate),
             Err(fault) => faults.push(fault),
@@ -162,11 +175,11 @@ pub(super) fn terminate(
 
 fn certificate(
     (snapshot, grants): (&Snapshot, &Grants<'_>),
-    gateway: &ObjectName,
+    owner: Referrer<'_>,
     reference: &TlsRef,
     store: &mut certificate::Store,
 ) -> Result<Arc<Certificate>, Fault> {
-    let name = secret_name(grants, gateway, reference)?;
+    let name = secret_name(grants, owner, reference)?;
     match snapshot.secrets.get(&name) {
         Some(secret) => store.get(&name, secret).map_err(|why| bad_certificate(&format!("Secret {name}: {why}"))),
         None => Err(bad_certificate(&absence(snapshot, NamedKind::Secret, &name))),
@@ -177,16 +190,15 @@ fn bad_certificate(why: &str) -> Fault {
     Fault::new("InvalidCertificateRef", format!("tls.certificateRefs: {why}"))
 }
 
-/// The Secret that a Gateway refers to, if it is one and may be.
-fn secret_name(grants: &Grants<'_>, gateway: &ObjectName, reference: &TlsRef) -> Result<ObjectName, Fault> {
+/// The Secret that a Gateway, or a ListenerSet, refers to, if it is one and may be.
+fn secret_name(grants: &Grants<'_>, owner: Referrer<'_>, reference: &TlsRef) -> Result<ObjectName, Fault> {
     let TlsRef { group, kind, namespace, name } = reference;
     let (group, kind) = (group.as_deref().unwrap_or_default(), kind.as_deref().unwrap_or("Secret"));
     if (group, kind) != ("", "Secret") {
         return Err(bad_certificate(&format!("kind {kind:?} of group {group:?}, want a Secret of group \"\"")));
     }
-    let name = ObjectName::new(namespace.as_deref().unwrap_or(&gateway.ns), name);
-    if !grants.permits((GroupKind::gateway("Gateway"), &gateway.ns), (GroupKind::core("Secret"), &name.ns, &name.name))
-    {
+    let name = ObjectName::new(namespace.as_deref().unwrap_or(owner.1), name);
+    if !grants.permits(owner, (GroupKind::core("Secret"), &name.ns, &name.name)) {
         let why = format!("tls.certificateRefs: no ReferenceGrant in namespace {:?} permits Secret {name}", name.ns);
         return Err(Fault::new("RefNotPermitted", why));
     }

@@ -113,6 +113,8 @@ pub const ACCESS: &[Access] = &[
     leader(GATEWAY, "tcproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
     agents(GATEWAY, "udproutes", READ, "routes"),
     leader(GATEWAY, "udproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
+    agents(GATEWAY, "listenersets", READ, "listeners of Gateways that others keep"),
+    leader(GATEWAY, "listenersets/status", &["patch", "update"], "conditions"),
     agents(GATEWAY, "referencegrants", READ, "which references across namespaces are permitted"),
     Access {
         holder: Holder::Tls,

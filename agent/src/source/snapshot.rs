@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{
-        AddressPool, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Namespace, Node,
-        ObjectName, OpenShiftRoute, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+        AddressPool, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, Namespace,
+        Node, ObjectName, OpenShiftRoute, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
     },
     shared::SharedMap,
 };
@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub tcp_routes: SharedMap<ObjectName, Arc<TcpRoute>>,
     /// UDPRoutes.
     pub udp_routes: SharedMap<ObjectName, Arc<UdpRoute>>,
+    /// ListenerSets.
+    pub listener_sets: SharedMap<ObjectName, Arc<ListenerSet>>,
     /// ReferenceGrants.
     pub grants: SharedMap<ObjectName, Arc<ReferenceGrant>>,
     /// Up to where the API server was followed; all 0 from manifests.
@@ -88,6 +90,7 @@ impl Snapshot {
             tls_routes,
             tcp_routes,
             udp_routes,
+            listener_sets,
             grants,
             seen: _,
             pools,
@@ -108,6 +111,7 @@ impl Snapshot {
             && tls_routes.is_same(&other.tls_routes)
             && tcp_routes.is_same(&other.tcp_routes)
             && udp_routes.is_same(&other.udp_routes)
+            && listener_sets.is_same(&other.listener_sets)
             && grants.is_same(&other.grants)
             && pools.is_same(&other.pools)
             && namespaces.is_same(&other.namespaces)

@@ -87,8 +87,9 @@ pub fn gateway_status(
         },
     };
     let mut seen = BTreeSet::new();
-    let distinct = report.listeners.iter().filter(|listener| seen.insert(listener.name.as_str()));
-    let listeners = distinct.map(|listener| listener_status(gateway, listener, &programmed, generation, now));
+    let distinct = report.own().filter(|listener| seen.insert(listener.name.as_str()));
+    let listeners =
+        distinct.map(|listener| listener_status(&gateway.status.listeners, listener, &programmed, generation, now));
     let listeners = listeners.collect();
     let addresses = addresses(gateway, model, name, programmed.status);
     let mut wanted = vec![accepted, programmed];
@@ -98,7 +99,12 @@ pub fn gateway_status(
     }
     let ours = ["Accepted", "Programmed", INSECURE];
     let conditions = merge(&gateway.status.conditions, &ours, &wanted, generation, now);
-    Some(GatewayStatus { addresses, conditions, listeners }).filter(|status| *status != gateway.status)
+    let attached = report.sets.iter().filter(|set| set.accepted.is_ok()).count();
+    // A cluster without the kind may not know the field.
+    let knows_sets = gateway.spec.allowed_listeners.is_some() || !report.sets.is_empty();
+    let attached_listener_sets = knows_sets.then(|| i64::try_from(attached).unwrap_or(i64::MAX));
+    Some(GatewayStatus { addresses, conditions, listeners, attached_listener_sets })
+        .filter(|status| *status != gateway.status)
 }
 
 /// Why a Gateway is not programmed whose nodes have not said so.
@@ -115,25 +121,24 @@ fn accepted(report: &GatewayReport) -> Wanted {
     if let Err(Fault { reason, message }) = &report.accepted {
         return Wanted::fails("Accepted", reason, message.clone());
     }
-    let faults = report.listeners.iter().filter(|l| !l.is_served()).filter_map(|l| {
+    let faults = report.own().filter(|l| !l.is_served()).filter_map(|l| {
         let fault = l.accepted.as_ref().err().or(l.resolved.as_ref().err())?;
         Some(fault.clone().at(&format!("listener {:?}", l.name)))
     });
     let message = Fault::join(&faults.collect::<Vec<_>>()).map(|fault| fault.message);
     match message {
-        None if report.listeners.is_empty() => {
+        None if report.own().next().is_none() => {
             Wanted::fails("Accepted", "ListenersNotValid", "the Gateway has no listener")
         }
         None => Wanted::holds("Accepted", "Accepted", ""),
-        Some(why) if report.listeners.iter().any(ListenerReport::is_served) => {
-            Wanted::holds("Accepted", "ListenersNotValid", why)
-        }
+        Some(why) if report.own().any(ListenerReport::is_served) => Wanted::holds("Accepted", "ListenersNotValid", why),
         Some(why) => Wanted::fails("Accepted", "ListenersNotValid", why),
     }
 }
 
-fn listener_status(
-    gateway: &Gateway,
+/// The status of a listener, of a Gateway or of a ListenerSet. `present` are those that are there.
+pub(super) fn listener_status(
+    present: &[ListenerStatus],
     report: &ListenerReport,
     whole: &Wanted,
     generation: i64,
@@ -157,7 +162,7 @@ fn listener_status(
         programmed,
     ];
     let ours = wanted.each_ref().map(|w| w.type_);
-    let present = gateway.status.listeners.iter().find(|l| l.name == report.name);
+    let present = present.iter().find(|l| l.name == report.name);
     let present = present.map(|l| l.conditions.as_slice()).unwrap_or_default();
     let kind = |kind: &RouteKind| RouteGroupKind { group: Some(GROUP.to_owned()), kind: kind.name().to_owned() };
     ListenerStatus {

@@ -11,6 +11,7 @@ mod attempt;
 pub mod conditions;
 pub mod gateway;
 pub mod leader;
+pub mod listener_set;
 mod looked;
 pub mod node;
 pub mod openshift;

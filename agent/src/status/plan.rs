@@ -3,9 +3,9 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Value, json};
 
-use super::{NOW, gateway, openshift, service, slices, version::Bundle, view::View, write::Write};
+use super::{NOW, gateway, listener_set, openshift, service, slices, version::Bundle, view::View, write::Write};
 use crate::{
-    api::{AddressPool, Gateway, GatewayClass, Kind, ObjectMeta, ObjectName, Route, Service},
+    api::{AddressPool, Gateway, GatewayClass, Kind, ListenerSet, ObjectMeta, ObjectName, Route, Service},
     model::{ObjectRef, ipam, pool::pool_status},
     shared::SharedMap,
     source::Snapshot,
@@ -68,10 +68,16 @@ fn every<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Pla
         .chain(routes(&snapshot.tls_routes, view))
         .chain(routes(&snapshot.tcp_routes, view))
         .chain(routes(&snapshot.udp_routes, view));
+    let sets = snapshot.listener_sets.iter().map(move |(name, set)| {
+        Plan::new::<ListenerSet>(set, move |set| {
+            let desired = listener_set::set_status(set, snapshot, view.model, name, NOW)?;
+            status::<ListenerSet>(&set.metadata, desired)
+        })
+    });
     let pools = snapshot.pools.values().map(move |p| Plan::new::<AddressPool>(p, move |p| pool(p, &view)));
     let slices = slices::plan(snapshot, view.model).into_iter().map(Plan::of);
     let openshift = openshift::plan(snapshot, &view).into_iter().map(Plan::of);
-    classes.chain(services).chain(gateways).chain(routes).chain(pools).chain(slices).chain(openshift)
+    classes.chain(services).chain(gateways).chain(sets).chain(routes).chain(pools).chain(slices).chain(openshift)
 }
 
 fn status<T: Kind>(metadata: &ObjectMeta, status: impl serde::Serialize) -> Option<Write> {

@@ -5,7 +5,10 @@ use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::{service, write::Note};
 use crate::{
-    api::{AddressPool, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, Service, TcpRoute, TlsRoute, UdpRoute},
+    api::{
+        AddressPool, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, ListenerSet, Service, TcpRoute, TlsRoute,
+        UdpRoute,
+    },
     model::{ObjectRef, Outcome, Verdict, service::unknown_annotations},
     shared::SharedMap,
     source::Snapshot,
@@ -44,6 +47,7 @@ pub(super) fn reference(object: &ObjectRef, snapshot: Option<&Snapshot>) -> Obje
         TlsRoute::KIND => identity(snapshot.map(|s| &s.tls_routes), name),
         TcpRoute::KIND => identity(snapshot.map(|s| &s.tcp_routes), name),
         UdpRoute::KIND => identity(snapshot.map(|s| &s.udp_routes), name),
+        ListenerSet::KIND => identity(snapshot.map(|s| &s.listener_sets), name),
         GatewayClass::KIND => identity(snapshot.map(|s| &s.gateway_classes), &name.name),
         AddressPool::KIND => identity(snapshot.map(|s| &s.pools), &name.name),
         _ => identity(snapshot.map(|s| &s.services), name),

@@ -14,6 +14,7 @@ use super::absence;
 use crate::{
     api::{
         Gateway, ObjectName,
+        gateway::Listener,
         gateway_tls::{ClientValidation, TlsRef},
     },
     model::{
@@ -73,14 +74,14 @@ pub fn has_insecure_fallback(gateway: &Gateway) -> bool {
         .any(|validation| validation.mode.as_deref() == Some("AllowInsecureFallback"))
 }
 
-/// The ConfigMaps that a Gateway refers to and may.
+/// The ConfigMaps that a Gateway refers to and may, for these listeners: its own and those of its sets.
 pub(super) fn references<'a>(
     grants: &'a Grants<'_>,
     name: &'a ObjectName,
     gateway: &'a Gateway,
+    listeners: &'a [&Listener],
 ) -> impl Iterator<Item = ObjectName> + 'a {
-    let ports =
-        gateway.spec.listeners.iter().filter(|listener| listener.protocol == "HTTPS").map(|listener| listener.port);
+    let ports = listeners.iter().filter(|listener| listener.protocol == "HTTPS").map(|listener| listener.port);
     let refs = ports.filter_map(|port| validation(gateway, port)).flat_map(|validation| &validation.authorities);
     refs.filter_map(|reference| config_map(grants, name, reference).ok())
 }

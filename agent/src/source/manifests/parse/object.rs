@@ -105,6 +105,7 @@ objects! {
     TlsRoute: TlsRoute, tls_routes, ["gateway.networking.k8s.io/v1"];
     TcpRoute: TcpRoute, tcp_routes, ["gateway.networking.k8s.io/v1"];
     UdpRoute: UdpRoute, udp_routes, ["gateway.networking.k8s.io/v1"];
+    ListenerSet: ListenerSet, listener_sets, ["gateway.networking.k8s.io/v1"];
     ReferenceGrant: ReferenceGrant, grants, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
 }
 

@@ -20,6 +20,7 @@ fn each_kind_that_is_read_has_its_fields() {
         "TLSRoute",
         "TCPRoute",
         "UDPRoute",
+        "ListenerSet",
         "ReferenceGrant",
         "AddressPool",
     ] {
