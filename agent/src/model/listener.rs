@@ -247,10 +247,10 @@ impl<'a> Served<'a> {
         let (kinds, resolved) =
             fitting.map_or((Vec::new(), Ok(())), |fitting| route_kinds(&spec.allowed_routes.kinds, fitting));
         let conflict = protocol.zip(hostname.as_ref()).and_then(|own| conflict(spec, own, all, set.is_some()));
-        let accepted = open(spec, protocol, hostname.as_ref()).and_then(|open| match (&allowed, &conflict) {
-            (Err(fault), _) | (Ok(_), Some(fault)) => Err(fault.clone()),
-            (Ok(_), None) => Ok(open),
-        });
+        let accepted = match (&conflict, &allowed) {
+            (Some(fault), _) | (None, Err(fault)) => Err(fault.clone()),
+            (None, Ok(_)) => open(spec, protocol, hostname.as_ref()),
+        };
         let allowed = allowed.unwrap_or(AllowedNamespaces::None);
         let (entries, streams) = (Vec::new(), Vec::new());
         let security = match protocol {

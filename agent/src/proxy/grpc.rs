@@ -6,6 +6,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
+pub(super) use crate::model::http::matching::is_grpc;
+
 use super::{
     body::ResponseBody,
     respond::{self, LocalReply},
@@ -29,13 +31,6 @@ pub(super) enum Code {
     Internal = 13,
     /// No endpoint, or none that could be reached.
     Unavailable = 14,
-}
-
-/// Whether these are a gRPC message's. gRPC-Web is none: it is plain HTTP.
-#[must_use]
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let rest = headers.get(header::CONTENT_TYPE).and_then(|v| v.as_bytes().strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// Whether a response says that the server did not take the request.

@@ -190,6 +190,11 @@ fn compile(
             snapshot.tls_routes.insert(name(&route.metadata), Arc::new(route));
             continue;
         }
+        if route["kind"] == "GRPCRoute" {
+            let route: sluice::api::GrpcRoute = serde_json::from_value(route.clone()).unwrap();
+            snapshot.grpc_routes.insert(name(&route.metadata), Arc::new(route));
+            continue;
+        }
         let route: sluice::api::HttpRoute = serde_json::from_value(route.clone()).unwrap();
         snapshot.http_routes.insert(name(&route.metadata), Arc::new(route));
     }

@@ -10,6 +10,7 @@ mod cors;
 mod filters;
 mod framing;
 mod grpc;
+mod grpc_routes;
 mod h2c;
 mod harness;
 mod http2;

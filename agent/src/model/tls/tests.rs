@@ -33,7 +33,11 @@ fn report(model: &Model) -> &GatewayReport {
 fn reason(model: &Model, listener: usize) -> (Option<&'static str>, bool) {
     let report = &report(model).listeners[listener];
     assert!(report.accepted.is_ok(), "{report:?}");
-    assert_eq!(report.kinds, [crate::api::RouteKind::Http], "the kinds are told in any case");
+    assert_eq!(
+        report.kinds,
+        [crate::api::RouteKind::Http, crate::api::RouteKind::Grpc],
+        "the kinds are told in any case"
+    );
     (report.resolved.as_ref().err().map(|fault| fault.reason), report.is_served())
 }
 

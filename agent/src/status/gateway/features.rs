@@ -7,6 +7,9 @@ use crate::api::gateway_class::SupportedFeature;
 
 /// The names, in the order that the API asks for: sorted.
 const FEATURES: &[&str] = &[
+    "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
+    "GRPCRouteRequestHeaderModifier",
     "Gateway",
     "GatewayAddressEmpty",
     "GatewayFrontendClientCertificateValidation",
@@ -14,6 +17,7 @@ const FEATURES: &[&str] = &[
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayPort8080",
+    "GatewayRouteHostnameIntersectionPrecedence",
     "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
@@ -27,6 +31,7 @@ const FEATURES: &[&str] = &[
     "HTTPRouteCORS",
     "HTTPRouteHostRewrite",
     "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
     "HTTPRouteParentRefPort",
     "HTTPRoutePathRedirect",
     "HTTPRoutePathRewrite",
@@ -40,6 +45,7 @@ const FEATURES: &[&str] = &[
     "HTTPRouteRetryCodes",
     "HTTPRouteRetryConnectionError",
     "HTTPRouteSchemeRedirect",
+    "ListenerSet",
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
@@ -61,7 +67,7 @@ mod tests {
     fn the_names_are_sorted_fit_the_field_and_claim_nothing_that_is_not_served() {
         assert!(FEATURES.is_sorted_by(|a, b| a < b), "sorted, and each once");
         assert!(FEATURES.len() <= 64, "the CRD admits 64");
-        let missing = ["GRPC", "BackendClient"];
+        let missing = ["BackendClient", "BackendTLSPolicy"];
         for name in FEATURES {
             assert!(missing.iter().all(|part| !name.contains(part)), "{name}");
         }
