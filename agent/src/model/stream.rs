@@ -10,6 +10,8 @@
 //! # Design
 //! - [`Streams`] remembers what was selected for each Service port, so that a compile of everything selects for the Services that
 //!   changed, and which frontends each Service has a share of: when its slices alone change, those are made anew and no others.
+//! - A reference of weight 0 is as if it were not there: its endpoints have left the frontend, so datagrams move at once, and
+//!   connections go on while they are answered.
 //! - Session affinity, traffic policy and source ranges are fields of a Service that has its own frontends, and say nothing here.
 #[cfg(test)]
 mod tests;

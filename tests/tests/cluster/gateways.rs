@@ -243,12 +243,12 @@ fn s142_s152_s153_s154_s155_a_gateway_has_its_address_as_a_service_has_and_its_c
 fn events_are_recorded_for_whatever_is_refused_and_for_a_node_without_its_interface() {
     let mut scene = Scene::with(1, 0, |plane| plane.install_gateway_api().expect("the CRDs of Gateway API"));
     let ns = scene.plane.namespace("events");
-    let listeners = json!([{ "name": "odd", "port": 53, "protocol": "UDP" }]);
+    let listeners = json!([{ "name": "odd", "port": 53, "protocol": "SCTP" }]);
     let front = json!({ "kind": "Gateway", "spec": { "gatewayClassName": "sluice", "listeners": listeners } });
     ns.apply(GATEWAY, "gateways/front", &front);
     route(&ns, "lost", "lost.example", &json!({ "name": "nobody", "port": 80 }));
     pool_of(&scene.plane, "loops", &json!({ "addresses": ["127.0.0.0/24"], "autoAssign": false }));
-    assert_eq!(scene.until_told_of("Gateway", &ns, "front", "NotAccepted", "UDP"), "Warning");
+    assert_eq!(scene.until_told_of("Gateway", &ns, "front", "NotAccepted", "SCTP"), "Warning");
     assert_eq!(scene.until_told_of("HTTPRoute", &ns, "lost", "NotAccepted", "front"), "Warning");
     let until_event = |kind: &str, name: &str, words: &str| {
         scene.plane.until(&format!("an Event about {kind} {name}: {words}"), |api| {

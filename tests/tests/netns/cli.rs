@@ -101,7 +101,7 @@ fn why_tells_of_every_kind_and_its_exit_status_says_whether_the_object_works() {
 fn headings_and_counts_say_what_is_true() {
     let scene = busy();
     let listeners =
-        json!([{"name": "web", "port": 81, "protocol": "HTTP"}, {"name": "odd", "port": 53, "protocol": "UDP"}]);
+        json!([{"name": "web", "port": 81, "protocol": "HTTP"}, {"name": "odd", "port": 53, "protocol": "SCTP"}]);
     let mut half = gateway("half", 81, None);
     half["spec"]["listeners"] = listeners;
     let sctp = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "sctp"},
