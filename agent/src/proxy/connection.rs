@@ -165,6 +165,7 @@ async fn serve_http2(shared: &Shared, io: ClientStream, connection: Arc<Connecti
     server
         .timer(TokioTimer::new())
         .max_concurrent_streams(shared.settings.max_streams)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(shared.settings.max_head).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING.0)

@@ -3,7 +3,7 @@
 //! A request keeps the rule it was routed by, whatever the table becomes; only its endpoint is looked up late.
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
@@ -29,6 +29,7 @@ use super::{
     tunnel,
     unread::Unread,
     upstream::{self, Order, Sent},
+    websocket::Handshake,
 };
 use crate::model::http::{Action, HttpMatch, HttpRule, Redirect, RequestHead, Share, ShareTarget, Transport};
 
@@ -164,7 +165,7 @@ async fn forward(
         return Err(LocalReply::misconfigured("a backend of the route is not valid"));
     };
     let Routed { table, canonical, hops, matches, rule, is_grpc } = routed;
-    crosses(cluster.transport, &canonical, is_grpc)?;
+    crosses(cluster.transport, is_grpc)?;
     let (version, upgrade) = (parts.version, parts.extensions.remove::<OnUpgrade>());
     request::leave_hop(&mut parts.headers, canonical.trailers, shared.settings.start_traces);
     let mut copies = filters::change_request(&mut parts, &rule.filters, &share.filters, &matches.path);
@@ -172,7 +173,8 @@ async fn forward(
     hops.write(&mut parts.headers);
     let websocket = upgrade.filter(|_| canonical.websocket);
     copies.retain(|_| websocket.is_none());
-    upstream_form(&mut parts, websocket.is_some());
+    upstream_form(&mut parts);
+    let websocket = websocket.map(|client| Handshake::begin(client, version, cluster.transport, &mut parts));
     let asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::default() };
     let body = body.take();
     let tee = mirror::send(shared, &table, copies, (body.as_ref(), asked.trailers), rule.timeouts);
@@ -252,7 +254,7 @@ fn redirect(
 ///
 /// # Errors
 /// With what the client is told.
-fn crosses(transport: Transport, canonical: &Canonical, is_grpc: bool) -> Result<(), LocalReply> {
+fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
     let unserved = |reason| Err(LocalReply::new(StatusCode::NOT_IMPLEMENTED, reason));
     match transport {
         // Its trailers would be lost, and with them the status of every call (checklist H99).
@@ -260,7 +262,6 @@ fn crosses(transport: Transport, canonical: &Canonical, is_grpc: bool) -> Result
             "gRPC needs a backend of HTTP/2, and this one is spoken to in HTTP/1.1: \
              its Service port wants appProtocol kubernetes.io/h2c",
         ),
-        Transport::H2c if canonical.websocket => unserved("WebSocket to a backend of HTTP/2 is not served"),
         Transport::Http1 | Transport::H2c => Ok(()),
     }
 }
@@ -283,16 +284,11 @@ fn choose(shares: &[Share]) -> Result<&Share, LocalReply> {
 }
 
 /// Gives a request the form in which it goes upstream: that of HTTP/1.1.
-pub(super) fn upstream_form(parts: &mut Parts, websocket: bool) {
+pub(super) fn upstream_form(parts: &mut Parts) {
     // A filter may have added one.
     request::join_cookies(&mut parts.headers);
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    if websocket {
-        parts.headers.remove(header::TE);
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    }
 }
 
 /// The request's body as it goes upstream.
@@ -309,7 +305,7 @@ struct Asked {
     /// The client takes trailers.
     trailers: bool,
     /// The client asked for a WebSocket.
-    websocket: Option<OnUpgrade>,
+    websocket: Option<Handshake>,
     /// It is gRPC.
     is_grpc: bool,
     flow: Flow,
@@ -322,7 +318,7 @@ struct Asked {
 fn finish(
     connection: &Connection,
     sent: Sent,
-    asked: Asked,
+    mut asked: Asked,
     change: impl FnOnce(&mut HeaderMap),
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
@@ -331,17 +327,20 @@ fn finish(
         add(&shared.stats.upstream_errors);
         Err(LocalReply::new(StatusCode::BAD_GATEWAY, reason))
     };
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let agreed = headers::has_token(response.headers(), &header::UPGRADE, "websocket");
-        let Some(client) = asked.websocket.filter(|_| agreed) else {
-            return broken("the backend switched protocols unasked");
-        };
+    let switched = match asked.websocket.as_ref().map(|handshake| handshake.switched(&response)).transpose() {
+        Ok(switched) => switched.unwrap_or(false),
+        Err(reason) => return broken(reason),
+    };
+    if let Some(handshake) = asked.websocket.take_if(|_| switched) {
         let active = Active::new(&connection.activity, &shared.stats);
         let socket = Arc::clone(&connection.socket);
-        let mut response = tunnel::open(shared, client, socket, response, (pending, active, lease));
+        let mut response = tunnel::open(shared, handshake, socket, response, (pending, active, lease));
         // As Envoy and HAProxy do; nginx leaves 101 out. What belongs to the connection no filter changes.
         change(response.headers_mut());
         return Ok(response);
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return broken("the backend switched protocols unasked");
     }
     match framing::check_response(response.status(), response.headers_mut()) {
         Ok(End::Certain) => {}

@@ -85,7 +85,7 @@ pub(super) fn send(
         let body = body.map_or_else(RequestBody::empty, |body| {
             RequestBody::copied(tee.copy(body.size_hint())).passing_trailers(trailers)
         });
-        upstream_form(&mut parts, false);
+        upstream_form(&mut parts);
         let end = framing::frame_request(&mut parts, &body);
         let (table, owned) = (Arc::clone(table), Arc::clone(shared));
         let limit = timeouts.request.unwrap_or(TIMEOUT);

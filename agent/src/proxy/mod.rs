@@ -53,6 +53,7 @@ mod transport;
 mod tunnel;
 mod unread;
 mod upstream;
+mod websocket;
 mod worker;
 
 use std::{

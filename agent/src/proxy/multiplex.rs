@@ -96,6 +96,8 @@ pub(super) struct Connection {
     sender: SendRequest<RequestBody>,
     /// How many streams the endpoint allows; 0 before it has said.
     limit: Arc<AtomicUsize>,
+    /// The endpoint takes extended CONNECT (RFC 8441).
+    pub(super) connects: bool,
 }
 
 impl Connection {
@@ -289,7 +291,7 @@ async fn handshake(
     let (settled_out, settled) = oneshot::channel();
     tokio::spawn(drive(connection, Arc::clone(&limit), came, settled_out));
     match tokio::time::timeout(timeout, settled).await {
-        Ok(Ok(())) => Ok(Arc::new(Connection { sender, limit })),
+        Ok(Ok(connects)) => Ok(Arc::new(Connection { sender, limit, connects })),
         Ok(Err(_)) => Err(ConnectError::endpoint(io::Error::other("it does not speak HTTP/2 in clear text"))),
         Err(_) => Err(ConnectError::endpoint(io::ErrorKind::TimedOut.into())),
     }
@@ -300,7 +302,7 @@ async fn drive(
     mut connection: http2::Connection<TokioIo<Watched>, RequestBody, TokioExecutor>,
     limit: Arc<AtomicUsize>,
     came: Arc<Notify>,
-    settled: oneshot::Sender<()>,
+    settled: oneshot::Sender<bool>,
 ) {
     // The task that reads has seen what came before this one runs: both are of one thread.
     while connection.current_max_send_streams() == 0 {
@@ -311,7 +313,7 @@ async fn drive(
     }
     limit.store(connection.current_max_send_streams(), Relaxed);
     drop(came);
-    let _ = settled.send(());
+    let _ = settled.send(connection.is_extended_connect_protocol_enabled());
     log(std::future::poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
         limit.store(connection.current_max_send_streams(), Relaxed);

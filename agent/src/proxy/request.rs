@@ -8,7 +8,7 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
-use super::{framing, headers};
+use super::{framing, headers, websocket::take_connect};
 use crate::model::http::{
     host::Authority,
     path,
@@ -101,6 +101,7 @@ const AUTHORITY_LIMIT: usize = 255 + 1 + ":65535".len();
 /// Cost: linear in the head. HTTP/1.1 heads are bounded in fields by hyper, HTTP/2 heads only here.
 pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canonical, Refusal> {
     let Arrival { peer, local, scheme, has_body, max_fields } = arrival;
+    let connects = take_connect(parts);
     method(&parts.method)?;
     fields(&parts.headers, max_fields)?;
     if framing::is_chunked(&parts.headers).is_err() {
@@ -114,7 +115,7 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canoni
     target(parts)?;
     parts.headers.insert(header::HOST, authority.clone());
 
-    let websocket = websocket(parts, has_body)?;
+    let websocket = connects || websocket(parts, has_body)?;
     join_cookies(&mut parts.headers);
     headers::set_forwarded(&mut parts.headers, (peer, local, scheme), &authority);
     let trailers = headers::has_token(&parts.headers, &header::TE, "trailers");

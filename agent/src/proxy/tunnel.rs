@@ -1,4 +1,4 @@
-//! A connection after `101 Switching Protocols`: bytes both ways, until both sides are done, the client is gone, or nothing
+//! A connection or a stream that became a WebSocket: bytes both ways, until both sides are done, the client is gone, or nothing
 //! moves.
 use std::{
     io,
@@ -8,8 +8,8 @@ use std::{
     },
 };
 
-use http::{HeaderValue, Response, header};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use http::Response;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -19,28 +19,30 @@ use tokio::{
 use super::{
     Shared,
     body::ResponseBody,
-    headers,
     io::Active,
     lease::{Lease, Pending},
     socket::Socket,
     stats::{add, sub},
+    websocket::Handshake,
 };
 
 /// How much is read at a time. Units: bytes.
 const CHUNK: usize = 16 << 10;
 
-/// Passes the backend's 101 on and copies both ways once both sides have switched.
+/// Passes on that the backend has switched and copies both ways once both sides have switched.
 ///
 /// What is `held` until the end counts the tunnel as a request, of the endpoint and of the client's connection; a
 /// connection without request would be closed as idle.
 pub(super) fn open(
     shared: &Arc<Shared>,
-    client: OnUpgrade,
+    handshake: Handshake,
     socket: Arc<Socket>,
     mut response: Response<Incoming>,
     held: (Pending, Active, Lease),
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(&mut response);
+    handshake.answer(&mut response);
+    let client = handshake.client;
     let (shared, tasks) = (Arc::clone(shared), shared.tasks.clone());
     tasks.spawn(async move {
         let _held = held;
@@ -65,9 +67,6 @@ pub(super) fn open(
         }
         sub(&shared.stats.tunnels);
     });
-    headers::remove_hop_by_hop(response.headers_mut());
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     response.map(|_| ResponseBody::own(""))
 }
 

@@ -10,7 +10,7 @@
 //! - Never sent again: a request that a fresh connection has taken and lost.
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{Request, Response, StatusCode, Uri, Version, header, request::Parts};
+use http::{Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
@@ -41,6 +41,8 @@ pub(super) enum Failure {
     Broken,
     /// The endpoint takes no request.
     Refused,
+    /// The endpoint speaks HTTP/2 without extended CONNECT.
+    NoWebSocket,
     /// The route's time is up.
     Timeout,
     /// The client's body broke off.
@@ -58,6 +60,7 @@ impl Failure {
             Self::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "the proxy can open no further connection"),
             Self::Broken => (StatusCode::BAD_GATEWAY, "the backend broke off or sent no valid response"),
             Self::Refused => (StatusCode::SERVICE_UNAVAILABLE, "the backend takes no further request"),
+            Self::NoWebSocket => (StatusCode::NOT_IMPLEMENTED, "the backend takes no WebSocket over HTTP/2"),
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the backend did not answer in time"),
             Self::ClientBroken => (StatusCode::BAD_REQUEST, "the request's body is malformed or incomplete"),
             Self::ClientStalled => (StatusCode::REQUEST_TIMEOUT, "the request's body made no progress"),
@@ -280,6 +283,12 @@ impl Trying<'_> {
                 return Err(Tried::Unconnected(request));
             }
         };
+        if let Lease::Stream(stream) = &lease
+            && request.method() == Method::CONNECT
+            && !stream.connection.connects
+        {
+            return Err(Tried::Failed(Failure::NoWebSocket));
+        }
         let mut error = match lease.send(request).await {
             Ok(response) => return Ok((response, lease)),
             Err(error) => error,
@@ -361,6 +370,7 @@ impl Kept {
         head.uri_mut().clone_from(request.uri());
         *head.version_mut() = request.version();
         head.headers_mut().clone_from(request.headers());
+        head.extensions_mut().clone_from(request.extensions());
         Self { head: Some(head), body: request.body().spare() }
     }
 

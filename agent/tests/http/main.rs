@@ -24,4 +24,5 @@ mod streams;
 mod tls;
 mod under_tls;
 mod vanish;
+mod websocket;
 mod workers;
