@@ -149,6 +149,9 @@ pub struct HttpRouteFilter {
     /// Changes of host and path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_rewrite: Option<HttpUrlRewrite>,
+    /// A filter of somebody's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extension_ref: Option<Value>,
     /// A copy of the request for somebody else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_mirror: Option<HttpRequestMirror>,

@@ -41,6 +41,10 @@ fn bad(message: impl Into<String>) -> Fault {
     Fault::new("UnsupportedValue", message)
 }
 
+/// The filters that there are.
+const SERVED: [&str; 6] =
+    ["RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite", "RequestMirror", "CORS"];
+
 /// How many filters one place may have. Source: `MaxItems` of the Gateway API.
 const MOST: usize = 16;
 
@@ -104,7 +108,15 @@ pub fn compile(
                 let spec = spec.cors.as_ref().ok_or_else(empty)?;
                 out.list.push(Filter::Cors(cors::cors(spec)?));
             }
-            other => return Err(bad(format!("filter {other} is not supported yet"))),
+            "ExtensionRef" => {
+                let named = spec.extension_ref.as_ref();
+                let text = |name| named.and_then(|named| named[name].as_str()).unwrap_or_default();
+                let (kind, name, group) = (text("kind"), text("name"), text("group"));
+                let why =
+                    format!("filter ExtensionRef to {kind} {name:?} of group {group:?}: there are no filters of ours");
+                return Err(bad(format!("{why}, want one of {SERVED:?}")));
+            }
+            other => return Err(bad(format!("filter {other:?} is not supported, want one of {SERVED:?}"))),
         }
     }
     if out.redirect.is_some() && seen.contains(&"URLRewrite") {

@@ -77,6 +77,13 @@ pub fn compile(world: &World<'_>, name: &ObjectName, route: &HttpRoute, faults: 
     let default = [HttpRouteRule::default()];
     // As the API server defaults it: one rule that matches everything.
     let rules = if route.spec.rules.is_empty() { &default[..] } else { &route.spec.rules };
+    let mut names = BTreeSet::new();
+    for (index, name) in rules.iter().enumerate().filter_map(|(index, rule)| Some((index, rule.name.as_deref()?))) {
+        if !names.insert(name) {
+            let why = format!("rule {index}: another rule of the route is named {name:?}, want names that differ");
+            faults.push((About::Rule(index), Fault::new("UnsupportedValue", why)));
+        }
+    }
     rules.iter().enumerate().map(|(i, rule)| compile_one(world, name, i, rule, faults)).collect()
 }
 

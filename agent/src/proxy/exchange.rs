@@ -31,7 +31,7 @@ use super::{
     upstream::{self, Order, Sent},
     websocket::Handshake,
 };
-use crate::model::http::{Action, HttpMatch, HttpRule, Redirect, RequestHead, Share, ShareTarget, Transport};
+use crate::model::http::{Action, HttpMatch, HttpRule, Redirect, RequestHead, ShareTarget, Transport};
 
 /// A client's connection, as far as its requests need it.
 #[derive(Debug)]
@@ -157,7 +157,7 @@ async fn forward(
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
     let share = match &routed.rule.action {
-        Action::Forward(shares) => choose(shares)?,
+        Action::Forward(shares) => shared.lots.draw(routed.rule, shares)?,
         Action::Redirect(to) => return Ok(redirect(connection, to, &parts, &routed, grant)),
         Action::Refuse(_) => return Err(LocalReply::misconfigured("the route cannot be served")),
     };
@@ -264,23 +264,6 @@ fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
         ),
         Transport::Http1 | Transport::H2c => Ok(()),
     }
-}
-
-/// By weight, at random.
-fn choose(shares: &[Share]) -> Result<&Share, LocalReply> {
-    let nobody = LocalReply::misconfigured("no backend of the route has a weight");
-    let total: u64 = shares.iter().map(|s| u64::from(s.weight)).sum();
-    if total == 0 {
-        return Err(nobody);
-    }
-    let mut left = fastrand::u64(..total);
-    let chosen = shares.iter().find(|share| {
-        let weight = u64::from(share.weight);
-        let chosen = left < weight;
-        left = left.saturating_sub(weight);
-        chosen
-    });
-    chosen.ok_or(nobody)
 }
 
 /// Gives a request the form in which it goes upstream: that of HTTP/1.1.

@@ -36,6 +36,7 @@ mod hops;
 mod http1;
 mod io;
 mod lease;
+mod lots;
 mod mirror;
 mod multiplex;
 mod pool;
@@ -70,7 +71,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use settings::Settings;
 pub use stats::{Counters, Stats};
 
-use self::{bounds::Bounds, stats::add, table::Table, tls::UnderWay};
+use self::{bounds::Bounds, lots::Lots, stats::add, table::Table, tls::UnderWay};
 use crate::model::{Model, http::HttpModel};
 
 /// How many connections may wait to be accepted. Beyond it the kernel drops SYNs.
@@ -96,6 +97,7 @@ struct Shared {
     settings: Arc<Settings>,
     bounds: Arc<Bounds>,
     stats: Arc<Stats>,
+    lots: Lots,
     table: Arc<ArcSwap<Table>>,
     /// Handshakes of this worker.
     handshakes: Arc<UnderWay>,
@@ -139,6 +141,7 @@ impl Proxy {
                 settings: Arc::clone(&settings),
                 bounds: Arc::clone(&bounds),
                 stats: Arc::clone(counters.of(worker)),
+                lots: Lots::default(),
                 table: Arc::clone(&table),
                 handshakes: UnderWay::new(settings.max_handshakes.div_ceil(settings.workers)),
                 drain: drain.clone(),

@@ -129,3 +129,27 @@ async fn filters_run_in_the_order_in_which_they_are_written() {
         assert_eq!(header(&a.next().await, "host"), Some(want), "{path}");
     }
 }
+
+#[tokio::test]
+async fn h111_what_a_filter_sets_or_removes_no_client_can_say() {
+    let mut a = Origin::named("a").await;
+    let filters = json!([{"type": "RequestHeaderModifier", "requestHeaderModifier": {
+        "set": [{"name": "X-Tenant", "value": "shop"}], "remove": ["X-Auth-User"]}}]);
+    let rules = json!([{"filters": filters, "backendRefs": to("a")}]);
+    let bed = Bed::new(any_listener(), route(rules), &[("a", &[a.addr])]).await;
+    for fields in [
+        "",
+        "X-Tenant: bank\r\nX-Auth-User: root\r\n",
+        "x-tenant: bank\r\nX-TENANT: bank\r\nx-auth-user: root\r\nX-AUTH-USER: root\r\n",
+        // Naming it in Connection does not take away what the filter sets.
+        "Connection: x-tenant, x-auth-user\r\nX-Tenant: bank\r\nX-Auth-User: root\r\n",
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+        let mut client = bed.connect().await;
+        client.send(request).await;
+        assert_eq!(status(&client.response().await), 200, "{fields}");
+        let seen = a.next().await.to_lowercase();
+        assert_eq!(header(&seen, "x-tenant"), Some("shop"), "{fields}");
+        assert!(!seen.contains("bank") && !seen.contains("root"), "{fields}: {seen}");
+    }
+}

@@ -92,3 +92,42 @@ fn a_part_of_the_requests_that_is_none_refuses_the_rule() {
         assert_eq!(of(part.clone()).2, [words], "{part}");
     }
 }
+
+#[test]
+fn a_filter_that_is_not_there_says_which_there_are() {
+    for (filter, want) in [
+        (
+            json!({"type": "ExtensionRef", "extensionRef": {"group": "x.example", "kind": "Limit", "name": "l"}}),
+            "ExtensionRef to Limit \"l\" of group \"x.example\"",
+        ),
+        (json!({"type": "ExtensionRef"}), "ExtensionRef"),
+        (json!({"type": "ExternalAuth"}), "\"ExternalAuth\" is not supported"),
+        (json!({"type": ""}), "filter \"\""),
+    ] {
+        let model = with(json!([filter]), &[]);
+        let message = verdict(&model, "HTTPRoute", "r").messages.join("");
+        assert!(message.contains(want) && message.contains("RequestMirror"), "{filter}: {message}");
+        let entry = &model.http.frontends.values().next().unwrap()[0].entries[0];
+        assert!(matches!(entry.rule.action, Action::Refuse(_)), "an unknown filter is never skipped");
+    }
+    let many: Vec<Value> = (0..17).map(|_| mirror(json!({"name": "m", "port": 80}))[0].clone()).collect();
+    let model = with(Value::Array(many), &[]);
+    assert!(verdict(&model, "HTTPRoute", "r").messages[0].contains("17 filters, want 16 at most"));
+}
+
+#[test]
+fn rules_are_named_and_no_two_alike() {
+    let named = |names: [&str; 2]| {
+        let rule = |name: &str| json!({"name": name, "matches": [{"path": {"value": format!("/{name}")}}], "backendRefs": [{"name": "s", "port": 80}]});
+        let rules = json!({"rules": names.map(rule)});
+        let listeners = json!([http("a", json!({}))]);
+        compile(json!([gateway(listeners), route("r", json!({"name": "gw"}), rules), service("s")]))
+    };
+    let model = named(["one", "two"]);
+    assert_eq!((verdict(&model, "HTTPRoute", "r").outcome, model.http.rows().len()), (Outcome::Accepted, 2));
+    let model = named(["one", "one"]);
+    assert_eq!((verdict(&model, "HTTPRoute", "r").outcome, model.http.rows().len()), (Outcome::Partial, 2));
+    let report = report(&model);
+    assert!(report.partial.as_ref().unwrap().message.contains("named \"one\""));
+    assert!(report.parents[0].accepted.is_ok());
+}
