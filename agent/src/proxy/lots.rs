@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::ObjectName,
+        api::{ObjectName, RouteKind},
         model::http::{Action, ShareTarget, Timeouts},
     };
 
@@ -85,6 +85,7 @@ mod tests {
         let share =
             |weight: &u32| Share { weight: *weight, to: ShareTarget::Invalid(String::new()), filters: Vec::new() };
         HttpRule {
+            kind: RouteKind::Http,
             route: ObjectName::new("default", "r"),
             index: 0,
             filters: Vec::new(),
