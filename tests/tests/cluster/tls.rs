@@ -17,7 +17,7 @@ fn gateway(ns: &TestNamespace<'_>, name: &str) {
     ns.apply(
         GATEWAY,
         &format!("gateways/{name}"),
-        &json!({ "spec": { "gatewayClassName": "sluice", "listeners": [listener] } }),
+        &json!({ "kind": "Gateway", "spec": { "gatewayClassName": "sluice", "listeners": [listener] } }),
     );
 }
 
@@ -25,7 +25,11 @@ fn gateway(ns: &TestNamespace<'_>, name: &str) {
 fn secret(ns: &TestNamespace<'_>, name: &str) -> String {
     let made = rcgen::generate_simple_self_signed(vec!["shop.example".to_owned()]).expect("a certificate");
     let data = json!({ "tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem() });
-    ns.apply("", &format!("secrets/{name}"), &json!({ "type": "kubernetes.io/tls", "stringData": data }));
+    ns.apply(
+        "",
+        &format!("secrets/{name}"),
+        &json!({ "kind": "Secret", "type": "kubernetes.io/tls", "stringData": data }),
+    );
     made.cert.pem()
 }
 
@@ -76,7 +80,8 @@ fn a_secret_is_followed_from_its_first_reference_to_its_last() {
     let vip = until_programmed(&scene, &ns, "cert");
     until_shown(&scene, vip, &first);
     until_shown(&scene, vip, &secret(&ns, "cert"));
-    let bad = json!({ "type": "kubernetes.io/tls", "stringData": { "tls.crt": "no", "tls.key": "no" } });
+    let bad =
+        json!({ "kind": "Secret", "type": "kubernetes.io/tls", "stringData": { "tls.crt": "no", "tls.key": "no" } });
     ns.apply("", "secrets/cert", &bad);
     until_bad(&scene, &ns, "cert", "tls.crt has no certificate in PEM");
     secret(&ns, "cert");
@@ -100,6 +105,7 @@ fn where_secrets_may_not_be_read_the_listener_says_so_and_a_role_binding_is_enou
         certificate
     });
     let binding = json!({
+        "kind": "RoleBinding",
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "sluice-tls" },
         "subjects": [{ "kind": "ServiceAccount", "name": "sluice", "namespace": "sluice-system" }],
     });
