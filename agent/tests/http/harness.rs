@@ -4,6 +4,7 @@
 //! of each Service become those of the test.
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -19,7 +20,7 @@ use sluice::{
         http::{HttpModel, ServicePort},
     },
     proxy::{Counters, Proxy, Settings},
-    source::Snapshot,
+    source::{self, Snapshot},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -82,15 +83,39 @@ impl Bed {
         routes: Value,
         backends: &[(&str, &[SocketAddr])],
     ) -> Self {
-        let proxy = Proxy::bind_with(Settings { workers, ..settings }).unwrap();
+        let model = |addr| compile(addr, &secrets, listeners, routes, backends);
+        let bed = Self::of(Settings { workers, ..settings }, model).await;
+        Self { secrets, ..bed }
+    }
+
+    /// A proxy for what a directory of manifests has, beside these Services.
+    pub(crate) async fn of_manifests(dir: &Path, backends: &[(&str, &[SocketAddr])]) -> Self {
+        let (tx, mut rx) = watch::channel(None);
+        let cancel = CancellationToken::new();
+        let source = tokio::spawn(source::manifests::watch(dir.to_owned(), tx, cancel.clone()));
+        let snapshot = rx.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        cancel.cancel();
+        source.await.unwrap().unwrap();
+        let snapshot = Snapshot::clone(&snapshot);
+        assert!(snapshot.faults.is_empty(), "{:?}", snapshot.faults);
+        Self::of(Settings { workers: 1, ..Settings::default() }, |addr| {
+            let model = compile_snapshot(addr, snapshot, backends);
+            let bad = |outcome| !matches!(outcome, model::Outcome::Accepted | model::Outcome::Ignored);
+            assert!(!model.verdicts.values().any(|verdict| bad(verdict.outcome)), "{:?}", model.verdicts);
+            model
+        })
+        .await
+    }
+
+    async fn of(settings: Settings, model: impl FnOnce(SocketAddr) -> Model) -> Self {
+        let proxy = Proxy::bind_with(settings).unwrap();
         let port = proxy.socket().local_addr().unwrap().port();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let model = compile(addr, &secrets, listeners, routes, backends);
-        let (models, receiver) = watch::channel(Arc::new(model));
+        let (models, receiver) = watch::channel(Arc::new(model(addr)));
         let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.counters(), proxy.applied());
         let task = tokio::spawn(proxy.run(receiver, cancel.clone()));
         applied.wait_for(|rev| *rev > 0).await.unwrap();
-        Self { addr, stats, cancel, task, models, secrets }
+        Self { addr, stats, cancel, task, models, secrets: json!([]) }
     }
 
     /// Changes what is served and waits until it is.
@@ -207,6 +232,11 @@ fn compile(
         let secret: sluice::api::Secret = serde_json::from_value(secret.clone()).unwrap();
         snapshot.secrets.insert(name(&secret.metadata), Arc::new(secret));
     }
+    compile_snapshot(addr, snapshot, backends)
+}
+
+fn compile_snapshot(addr: SocketAddr, mut snapshot: Snapshot, backends: &[(&str, &[SocketAddr])]) -> Model {
+    let name = |meta: &ObjectMeta| ObjectName::new(&meta.namespace, &meta.name);
     for (service, _) in backends {
         let protocol = service.starts_with("h2c").then_some("kubernetes.io/h2c");
         let ports = json!([{"port": 80, "appProtocol": protocol}]);

@@ -7,6 +7,7 @@ mod client_certificates;
 mod clients;
 mod conventions;
 mod cors;
+mod examples;
 mod filters;
 mod framing;
 mod grpc;
