@@ -272,7 +272,7 @@ fn the_chart_with_its_own_values_is_the_base() {
         "gateway/gateway-class.yaml",
     ];
     let base = by_name(files.into_iter().flat_map(read).collect());
-    assert_eq!(base.len(), 17);
+    assert_eq!(base.len(), 19);
     let values = read("chart/values.yaml").remove(0);
     let rendered = by_name(documents(&render(&values, "sluice-system", true)));
     assert_eq!(rendered, base);

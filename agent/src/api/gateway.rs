@@ -1,6 +1,8 @@
 //! `Gateway` (gateway.networking.k8s.io/v1), as far as it is read.
 //!
 //! Enumerations stay text here: a value that is not known is for `model::gateway` to refuse, with the object's name.
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -58,6 +60,12 @@ pub struct GatewayInfrastructure {
     /// Settings of the controller's own; we have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters_ref: Option<Value>,
+    /// Labels of what is made for it.
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of what is made for it.
+    #[serde(deserialize_with = "or_default")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Which ListenerSets may add listeners to a Gateway.

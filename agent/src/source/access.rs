@@ -83,6 +83,7 @@ pub const ACCESS: &[Access] = &[
     agents("", "nodes", READ, "zones, addresses and exclusion from load balancers"),
     agents("", "services", READ, "the Services to serve, and those that routes name"),
     leader("", "services", &["patch"], "metadata alone: the given addresses and the finalizer"),
+    leader("", "services", &["create"], "headless ones that carry a Gateway's infrastructure labels and annotations"),
     leader("", "services/status", &["patch"], "addresses and conditions"),
     agents("", "events", &["create", "patch"], "say what happened to an object"),
     agents("events.k8s.io", "events", &["create", "patch"], "the same, under the name that newer clients use"),

@@ -10,6 +10,7 @@ mod allowance;
 mod attempt;
 pub mod conditions;
 pub mod gateway;
+pub mod infrastructure;
 pub mod leader;
 pub mod listener_set;
 mod looked;

@@ -3,7 +3,9 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Value, json};
 
-use super::{NOW, gateway, listener_set, openshift, service, slices, version::Bundle, view::View, write::Write};
+use super::{
+    NOW, gateway, infrastructure, listener_set, openshift, service, slices, version::Bundle, view::View, write::Write,
+};
 use crate::{
     api::{AddressPool, Gateway, GatewayClass, Kind, ListenerSet, ObjectMeta, ObjectName, Route, Service},
     model::{ObjectRef, ipam, pool::pool_status},
@@ -77,7 +79,9 @@ fn every<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Pla
     let pools = snapshot.pools.values().map(move |p| Plan::new::<AddressPool>(p, move |p| pool(p, &view)));
     let slices = slices::plan(snapshot, view.model).into_iter().map(Plan::of);
     let openshift = openshift::plan(snapshot, &view).into_iter().map(Plan::of);
-    classes.chain(services).chain(gateways).chain(sets).chain(routes).chain(pools).chain(slices).chain(openshift)
+    let infrastructure = infrastructure::plan(snapshot, view.model).into_iter().map(Plan::of);
+    let own = slices.chain(openshift).chain(infrastructure);
+    classes.chain(services).chain(gateways).chain(sets).chain(routes).chain(pools).chain(own)
 }
 
 fn status<T: Kind>(metadata: &ObjectMeta, status: impl serde::Serialize) -> Option<Write> {

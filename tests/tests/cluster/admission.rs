@@ -82,8 +82,45 @@ fn an_agents_token_changes_what_agents_change_and_nothing_else() {
     assert_eq!(patched(&agent, &path, &unmarked), Ok(()));
     assert_eq!(patched(plane.api(), &path, &spec), Ok(()), "others are not judged");
 
+    infrastructure(&agent, &ns);
     slices(&plane, &agent, &ns);
     leases(&plane, &agent);
+}
+
+/// Services that carry what a Gateway wants: they have no address and lead nowhere, so that making one takes nothing.
+fn infrastructure(agent: &Api, ns: &sluice_tests::cluster::TestNamespace<'_>) {
+    let all = ns.path("", "services");
+    let service = |name: &str, managed: &str, spec: &Value| json!({ "metadata": { "name": name, "labels": { "sluice.dev/managed": managed } }, "spec": spec });
+    let headless = json!({ "type": "ClusterIP", "clusterIP": "None" });
+    let with = |field: &str, value: Value| {
+        let mut spec = headless.clone();
+        spec[field] = value;
+        spec
+    };
+    assert_eq!(sent(agent, Method::POST, &all, &service("sluice-edge", "true", &headless)), Ok(()));
+    let unmanaged = service("odd", "false", &headless);
+    assert_refused(sent(agent, Method::POST, &all, &unmanaged), "may make Services with label sluice.dev/managed");
+    let port = json!([{ "name": "http", "port": 80 }]);
+    for spec in [
+        with("selector", json!({ "app": "web" })),
+        with("externalIPs", json!(["192.0.2.1"])),
+        json!({ "type": "LoadBalancer", "ports": port }),
+        json!({ "type": "ClusterIP", "ports": port }),
+        json!({ "type": "ExternalName", "externalName": "evil.example" }),
+    ] {
+        assert_refused(sent(agent, Method::POST, &all, &service("odd", "true", &spec)), "headless Services without");
+    }
+    let ours = ns.path("", "services/sluice-edge");
+    let metadata = |fields: Value| json!({ "metadata": fields });
+    let changed = metadata(json!({ "labels": { "team": "shop" }, "annotations": { "cost/centre": "7" } }));
+    assert_eq!(patched(agent, &ours, &changed), Ok(()), "labels and annotations of its own Service");
+    assert_refused(patched(agent, &ours, &json!({ "spec": { "selector": { "a": "b" } } })), "may not change spec");
+    let owner = json!([{ "apiVersion": "v1", "kind": "Node", "name": "node1", "uid": "u" }]);
+    assert_refused(patched(agent, &ours, &metadata(json!({ "ownerReferences": owner }))), "ownerReferences");
+    // By name: a Service that has an address does not become one of these.
+    let web = ns.path("", "services/web");
+    let taken = metadata(json!({ "labels": { "sluice.dev/managed": "true" } }));
+    assert_refused(patched(agent, &web, &taken), "may not change labels");
 }
 
 fn slices(plane: &ControlPlane, agent: &Api, ns: &sluice_tests::cluster::TestNamespace<'_>) {

@@ -84,6 +84,43 @@ fn gateway(annotations: &[(&str, &str)]) -> Value {
     annotated(json!({ "kind": "Gateway", "spec": spec }), annotations)
 }
 
+/// What `spec.infrastructure` wants is carried by a Service of the leader's that belongs to the Gateway.
+#[test]
+fn infrastructure_labels_are_on_a_service_of_the_gateways() {
+    let scene = Scene::with(1, 0, |plane| plane.install_gateway_api().expect("the CRDs of Gateway API"));
+    let ns = scene.plane.namespace("infrastructure");
+    let name = format!("front.{}", "x".repeat(240));
+    let front = |labels: Value| {
+        let mut front = gateway(&[]);
+        front["spec"]["infrastructure"] = json!({ "labels": labels, "annotations": { "cost/centre": "7" } });
+        front
+    };
+    // Of two Gateways one has a name that no label can have, and one finds the name of its Service taken.
+    let theirs = json!({ "kind": "Service", "spec": { "ports": [{ "name": "http", "port": 80 }] } });
+    ns.apply("", "services/sluice-taken", &theirs);
+    ns.apply(GATEWAY, &format!("gateways/{name}"), &front(json!({ "team": "shop" })));
+    ns.apply(GATEWAY, "gateways/taken", &front(json!({ "team": "shop" })));
+    let found = |api: &sluice_tests::cluster::Api| {
+        let all = api.list(&ns.path("", "services"))?;
+        let managed = all.into_iter().filter(|service| service["metadata"]["labels"]["sluice.dev/managed"] == "true");
+        let [service]: [Value; 1] = managed.collect::<Vec<_>>().try_into().map_err(|all| anyhow::anyhow!("{all:?}"))?;
+        Ok::<Value, anyhow::Error>(service)
+    };
+    let service = scene.plane.until("the Service is made", &found);
+    let (metadata, spec) = (&service["metadata"], &service["spec"]);
+    assert_eq!(metadata["labels"]["team"], "shop");
+    assert_eq!(metadata["annotations"]["cost/centre"], "7");
+    assert!(metadata["labels"]["gateway.networking.k8s.io/gateway-name"].as_str().unwrap().starts_with("front.xx"));
+    assert_eq!(metadata["ownerReferences"][0]["name"], name);
+    assert_eq!((&spec["clusterIP"], &spec["selector"]), (&json!("None"), &Value::Null));
+    ns.apply(GATEWAY, &format!("gateways/{name}"), &front(json!({ "tier": "front" })));
+    scene.plane.until("the Service has what is wanted now", |api| {
+        let labels = found(api)?["metadata"]["labels"].clone();
+        anyhow::ensure!(labels["tier"] == "front" && labels.get("team").is_none(), "{labels}");
+        Ok(())
+    });
+}
+
 /// A route of the Gateway `front` for one host, to one backend.
 fn route(ns: &TestNamespace<'_>, name: &str, host: &str, backend: &Value) {
     let rules = json!([{ "backendRefs": [backend] }]);
