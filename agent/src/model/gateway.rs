@@ -12,8 +12,9 @@ use super::{
     Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, certificate,
     endpoints::{Family, SliceIndex},
     grants::Grants,
-    http::{HttpListener, HttpModel},
+    http::{HttpListener, HttpModel, limits::Limits},
     ipam::Claim,
+    limits,
     listener::{Open, Protocol, Served},
     listener_set::{self, Sets},
     ownership,
@@ -120,7 +121,7 @@ impl<'a> Compiler<'a> {
         certificates.forget_unused();
         let Clusters { backends: services, skipped } =
             route::attach(snapshot, (slices, targets), node, &mut listeners, model);
-        let http = HttpModel { frontends: BTreeMap::new(), services };
+        let http = HttpModel { services, ..HttpModel::default() };
         let (planes, reports) = (Planes::new(), GatewayReports::new());
         let endpoints = Endpoints { snapshot, slices, vips: targets.vips(), node };
         Self { snapshot, node, endpoints, streams, listeners, sets, http, planes, reports, skipped }
@@ -163,6 +164,9 @@ impl<'a> Compiler<'a> {
         if let Err(fault) = &report.accepted {
             model.judge(object, fault.clone().refusal());
             return report;
+        }
+        if let Some(limits) = limits::of(&gateway.metadata.annotations).ok().filter(|l| *l != Limits::default()) {
+            self.http.limits.insert(name.clone(), Arc::new(limits));
         }
         let mut faults: Vec<Fault> = Vec::new();
         let mut ports: BTreeMap<(Port, Proto), Plane> = BTreeMap::new();
@@ -358,9 +362,10 @@ pub fn class_accepted(class: &GatewayClass) -> Result<(), Fault> {
 /// Whether what is asked for, listeners apart, is something that there is.
 fn understood(gateway: &Gateway) -> Result<(), Fault> {
     if gateway.spec.infrastructure.parameters_ref.is_some() {
-        let why = "infrastructure.parametersRef is set, want it absent: Gateways have no settings of ours";
+        let why = "infrastructure.parametersRef is set, want it absent: settings are annotations, proxy.sluice.dev/";
         return Err(Fault::new("InvalidParameters", why));
     }
+    limits::of(&gateway.metadata.annotations)?;
     requested(gateway).map(drop).map_err(|message| Fault::new("UnsupportedAddress", message))
 }
 

@@ -19,6 +19,7 @@ mod grpc_rule;
 pub mod host;
 pub mod http;
 pub mod ipam;
+mod limits;
 pub mod listener;
 pub mod listener_set;
 pub mod memo;

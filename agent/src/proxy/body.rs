@@ -22,7 +22,9 @@ use super::{
     io::Active,
     lease::{Lease, Pending, Stream},
     mirror::{ClientBody, Copied, Tee},
+    pace::Pace,
     replay::{Reader, Tape},
+    uptake::Uptake,
 };
 
 /// Why a body ended early. The side that reads it sees a cut connection, never a clean end.
@@ -81,6 +83,9 @@ pub(super) struct RequestBody {
     trailing: Trailing,
     /// The stream that it goes into: it is taken for as long as something may be sent.
     stream: Option<Arc<Stream>>,
+    pace: Pace,
+    /// How often the response had moved when the pace was last too slow.
+    paced: u64,
 }
 
 #[derive(Debug)]
@@ -122,7 +127,25 @@ impl RequestBody {
         let is_end = inner.is_end_stream();
         response.0.is_read.store(is_end, Relaxed);
         let from = if is_end { RequestSource::Nowhere } else { RequestSource::Client(ClientBody::new(inner, tee)) };
-        Self { from, limit, stall: None, response, seen: 0, trailing: Trailing::default(), stream: None }
+        Self {
+            from,
+            limit,
+            stall: None,
+            response,
+            seen: 0,
+            trailing: Trailing::default(),
+            stream: None,
+            pace: Pace::new(0, limit),
+            paced: 0,
+        }
+    }
+
+    /// It must come with so many bytes a second, on the average of the time within which it must make progress at all;
+    /// unless the response moves.
+    #[must_use]
+    pub(super) fn at_least(mut self, rate: u64) -> Self {
+        self.pace = Pace::new(rate, self.limit);
+        self
     }
 
     /// The client takes trailers, so they pass upstream too.
@@ -141,14 +164,34 @@ impl RequestBody {
     #[must_use]
     pub(super) fn empty() -> Self {
         let (from, response, trailing) = (RequestSource::Nowhere, Flow::default(), Trailing::default());
-        Self { from, limit: Duration::ZERO, stall: None, response, seen: 0, trailing, stream: None }
+        Self {
+            from,
+            limit: Duration::ZERO,
+            stall: None,
+            response,
+            seen: 0,
+            trailing,
+            stream: None,
+            pace: Pace::new(0, Duration::ZERO),
+            paced: 0,
+        }
     }
 
     /// The copy of a body, which ends when that ends, well or not.
     #[must_use]
     pub(super) fn copied(copied: Copied) -> Self {
         let (from, response, trailing) = (RequestSource::Copy(copied), Flow::default(), Trailing::default());
-        Self { from, limit: Duration::MAX, stall: None, response, seen: 0, trailing, stream: None }
+        Self {
+            from,
+            limit: Duration::MAX,
+            stall: None,
+            response,
+            seen: 0,
+            trailing,
+            stream: None,
+            pace: Pace::new(0, Duration::MAX),
+            paced: 0,
+        }
     }
 
     /// Keeps what is read, for [`Self::again`].
@@ -169,7 +212,13 @@ impl RequestBody {
             RequestSource::Client(_) | RequestSource::Copy(_) => return None,
             RequestSource::Tape(reader) => Some(reader.tape().clone()),
         };
-        Some(Spare { tape, limit: self.limit, response: self.response.clone(), passes: self.trailing.pass })
+        Some(Spare {
+            tape,
+            limit: self.limit,
+            response: self.response.clone(),
+            passes: self.trailing.pass,
+            pace: self.pace.again(),
+        })
     }
 
     /// Takes the stream for as long as this is sent.
@@ -186,6 +235,7 @@ pub(super) struct Spare {
     response: Flow,
     /// Its trailers pass.
     passes: bool,
+    pace: Pace,
 }
 
 impl Spare {
@@ -209,7 +259,17 @@ impl Spare {
         let (limit, response) = (self.limit, self.response.clone());
         response.0.is_read.store(false, Relaxed);
         let trailing = Trailing { pass: self.passes, ..Trailing::default() };
-        Some(RequestBody { from, limit, stall: None, response, seen: 0, trailing, stream: None })
+        Some(RequestBody {
+            from,
+            limit,
+            stall: None,
+            response,
+            seen: 0,
+            trailing,
+            stream: None,
+            pace: self.pace.again(),
+            paced: 0,
+        })
     }
 
     /// Keeps no more.
@@ -230,12 +290,20 @@ impl Body for RequestBody {
         match this.from.poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.stall = None;
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                if this.pace.is_too_slow(data.map_or(0, Bytes::len), Instant::now()) {
+                    let moved = this.response.0.moved.load(Relaxed);
+                    if std::mem::replace(&mut this.paced, moved) == moved && data.is_some() {
+                        return Poll::Ready(Some(Err(BodyFault::Stalled)));
+                    }
+                }
                 if frame.is_none() || this.from.is_end_stream() {
                     this.response.0.is_read.store(true, Relaxed);
                 }
                 this.trailing.poll_frame(frame, cx)
             }
             Poll::Pending => {
+                this.pace.waits(Instant::now());
                 let (limit, moved) = (this.limit, this.response.0.moved.load(Relaxed));
                 let stall = this.stall.get_or_insert_with(|| {
                     this.seen = moved;
@@ -336,6 +404,7 @@ pub(super) struct ResponseBody {
     is_stream: bool,
     /// When its time is up it ends with a status of gRPC.
     is_grpc: bool,
+    uptake: Option<Arc<Uptake>>,
     _pending: Option<Pending>,
     _active: Option<Active>,
 }
@@ -362,6 +431,7 @@ impl ResponseBody {
             trailing: Trailing::default(),
             is_stream: false,
             is_grpc: false,
+            uptake: None,
             _pending: None,
             _active: None,
         }
@@ -380,7 +450,17 @@ impl ResponseBody {
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let (source, flow) = (Source::Upstream(inner, lease), Flow::default());
         let trailing = Trailing::default();
-        Self { source, flow, deadline, trailing, is_stream, is_grpc: false, _pending: Some(pending), _active: None }
+        Self {
+            source,
+            flow,
+            deadline,
+            trailing,
+            is_stream,
+            is_grpc: false,
+            uptake: None,
+            _pending: Some(pending),
+            _active: None,
+        }
     }
 
     /// Shows the request's body that the response moves.
@@ -416,16 +496,14 @@ impl ResponseBody {
     #[must_use]
     pub(super) fn counted(mut self, active: Active) -> Self {
         self._active = Some(active);
+        self.uptake = Uptake::current();
         self
     }
 }
 
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let this = &mut *self;
+impl ResponseBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let this = self;
         ready!(this.trailing.poll_due(cx));
         let (inner, lease) = match &mut this.source {
             Source::Own(text) => return Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
@@ -455,6 +533,19 @@ impl Body for ResponseBody {
             lease.give_back();
         }
         this.trailing.poll_frame(frame.map(|f| f.map_err(BodyFault::Broken)), cx)
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let frame = self.poll_next(cx);
+        if let Some(uptake) = &self.uptake {
+            uptake.given(matches!(frame, Poll::Ready(Some(Ok(_)))));
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

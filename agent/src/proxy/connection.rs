@@ -1,21 +1,25 @@
 //! One client connection: finds out the protocol, serves requests, drains.
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use hyper::{body::Incoming, server::conn, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::Instant;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Shared,
     exchange::{self, Connection, ServerName},
-    http1::{Announced, RequestLines, SLACK, TrailerWriter, Trailers},
+    frames::Frames,
+    http1::{RequestLines, SLACK, TrailerWriter, Trailers},
     io::{Activity, ClientStream, HEAD_TIMED_OUT},
+    proxy_protocol::{self, Head},
     socket::Socket,
     stats::add,
     stream::{self, Relay},
+    tenant::Tenant,
     tls::{self, Secured},
     transport::Transport,
+    uptake::Streams,
 };
 
 /// What an HTTP/2 client says first. Source: RFC 9113 part 3.4.
@@ -27,6 +31,9 @@ const LINGER: (Duration, usize) = (Duration::from_secs(2), 8 << 20);
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// How much of a response is kept per HTTP/2 stream while the client does not take it. Units: bytes.
 const SEND_BUFFER: usize = 64 << 10;
+/// How much of requests is taken in over one HTTP/2 connection, and over one stream of it, while the backends do not take it: what
+/// a connection may hold in memory, however many streams it has. Units: bytes.
+const WINDOWS: (u32, u32) = (1 << 20, 256 << 10);
 
 /// What is known of a connection before its first request.
 struct Opened {
@@ -35,6 +42,8 @@ struct Opened {
     head: Bytes,
     http2: bool,
     tls: Option<ServerName>,
+    /// Who the client is, where the PROXY protocol says so.
+    client: Option<SocketAddr>,
 }
 
 /// What a connection begins with.
@@ -45,9 +54,18 @@ enum Opening {
     Stream(Relay),
 }
 
-/// Makes the TLS handshake where a listener wants one, else finds out the protocol. `None` when there is nobody to serve.
-async fn open(shared: &Shared, socket: &Arc<Socket>, local: SocketAddr) -> Option<Opening> {
+/// Reads the head of the PROXY protocol and makes the TLS handshake where a listener wants them, else finds out the protocol. `None`
+/// when there is nobody to serve.
+async fn open(shared: &Shared, tenant: &Tenant, socket: &Arc<Socket>, local: SocketAddr) -> Option<Opening> {
     let site = shared.table.load().site(local).map(Arc::clone)?;
+    let client = if tenant.limits.proxy_ports.contains(&local.port()) {
+        match tokio::time::timeout(shared.settings.header_timeout, proxied(socket)).await {
+            Ok(client) => client?,
+            Err(_) => return None,
+        }
+    } else {
+        None
+    };
     if site.is_secured() {
         let tls::Handshaken { stream, server_name, http2 } = match tls::accept(shared, socket, &site).await? {
             Secured::Http(handshaken) => handshaken,
@@ -55,7 +73,7 @@ async fn open(shared: &Shared, socket: &Arc<Socket>, local: SocketAddr) -> Optio
         };
         let transport = Transport::Tls(Arc::clone(socket), stream);
         let tls = Some(ServerName(server_name));
-        return Some(Opening::Http(Opened { transport, head: Bytes::new(), http2, tls }));
+        return Some(Opening::Http(Opened { transport, head: Bytes::new(), http2, tls, client }));
     }
     let head = match tokio::time::timeout(shared.settings.header_timeout, sniff(socket)).await {
         Ok(head) => head?,
@@ -65,20 +83,27 @@ async fn open(shared: &Shared, socket: &Arc<Socket>, local: SocketAddr) -> Optio
         }
     };
     let http2 = head.starts_with(PREFACE);
-    Some(Opening::Http(Opened { transport: Transport::Plain(Arc::clone(socket)), head, http2, tls: None }))
+    Some(Opening::Http(Opened { transport: Transport::Plain(Arc::clone(socket)), head, http2, tls: None, client }))
 }
 
 /// Serves a connection until it ends, its client is gone or, after the drain began, its requests are done.
-pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>, peer: SocketAddr, local: SocketAddr) {
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    tenant: Arc<Tenant>,
+    socket: Arc<Socket>,
+    peer: SocketAddr,
+    local: SocketAddr,
+) {
     let opened = tokio::select! {
-        opened = open(&shared, &socket, local) => opened,
+        opened = open(&shared, &tenant, &socket, local) => opened,
         () = shared.drain.cancelled() => return,
     };
-    let Opened { transport, head, http2, tls } = match opened {
+    let Opened { transport, head, http2, tls, client } = match opened {
         Some(Opening::Http(opened)) => opened,
         Some(Opening::Stream(relay)) => return stream::relay(&shared, &socket, relay).await,
         None => return,
     };
+    let peer = client.unwrap_or(peer);
     let activity = Arc::new(Activity::default());
     let io = ClientStream::new(transport, head, Arc::clone(&activity), !http2, &shared.settings);
     let connection = Arc::new(Connection {
@@ -89,6 +114,10 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>, peer: Socket
         activity: Arc::clone(&activity),
         socket: Arc::clone(&socket),
         trailers: Trailers::default(),
+        announced: Arc::default(),
+        expiry: tenant.expiry(),
+        spent: Notify::new(),
+        tenant,
     });
     let served = async {
         if http2 {
@@ -110,6 +139,23 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>, peer: Socket
     }
 }
 
+/// Reads the head of the PROXY protocol, and no byte behind it; the client, if it names one. `None` when there is no head.
+async fn proxied(socket: &Socket) -> Option<Option<SocketAddr>> {
+    let mut bytes = BytesMut::new();
+    loop {
+        match proxy_protocol::read(&bytes) {
+            Head::Whole(_, client) => return Some(client),
+            Head::Foreign => return None,
+            Head::Partial => {
+                let most = proxy_protocol::wants(&bytes);
+                if socket.read(&mut (&mut bytes).limit(most)).await.ok()? == 0 {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
 /// Reads until the protocol is certain. `None` when the client leaves without a byte.
 async fn sniff(socket: &Socket) -> Option<Bytes> {
     let mut head = BytesMut::with_capacity(PREFACE.len());
@@ -126,11 +172,13 @@ async fn sniff(socket: &Socket) -> Option<Bytes> {
 }
 
 async fn serve_http1(shared: &Shared, io: ClientStream, connection: Arc<Connection>) {
-    let announced = Arc::new(Announced::default());
-    let io = RequestLines::new(io, Arc::clone(&announced), shared.settings.max_head);
+    let max_head = connection.tenant.max_head(&shared.settings);
+    let io = RequestLines::new(io, Arc::clone(&connection.announced), max_head);
     let io = TrailerWriter::new(io, connection.trailers.clone());
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        announced.announce(&request);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        if let Some(doubt) = connection.announced.announce(&request) {
+            request.extensions_mut().insert(doubt);
+        }
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(exchange::serve(connection, request).await) }
     });
@@ -140,7 +188,7 @@ async fn serve_http1(shared: &Shared, io: ClientStream, connection: Arc<Connecti
         .header_read_timeout(None)
         .timer(TokioTimer::new())
         .max_headers(shared.settings.max_headers)
-        .max_buf_size(shared.settings.max_head + SLACK);
+        .max_buf_size(max_head + SLACK);
     let serving = server.serve_connection(TokioIo::new(io), service).with_upgrades();
     tokio::pin!(serving);
     let result = tokio::select! {
@@ -157,24 +205,38 @@ async fn serve_http1(shared: &Shared, io: ClientStream, connection: Arc<Connecti
 
 async fn serve_http2(shared: &Shared, io: ClientStream, connection: Arc<Connection>) {
     let activity = Arc::clone(&connection.activity);
+    let limits = Arc::clone(&connection.tenant.limits);
+    let max_head = connection.tenant.max_head(&shared.settings);
+    let spent = Arc::clone(&connection);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(exchange::serve(connection, request).await) }
     });
-    let mut server = conn::http2::Builder::new(TokioExecutor::new());
+    let mut server =
+        conn::http2::Builder::new(Streams { limit: limits.stream_idle.unwrap_or(shared.settings.stream_idle) });
     server
         .timer(TokioTimer::new())
         .max_concurrent_streams(shared.settings.max_streams)
         .enable_connect_protocol()
-        .max_header_list_size(u32::try_from(shared.settings.max_head).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(limits.max_resets.unwrap_or(shared.settings.max_resets))
+        .initial_connection_window_size(WINDOWS.0)
+        .initial_stream_window_size(WINDOWS.1)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1);
+    let io = Frames::new(io, PREFACE.len());
     let serving = server.serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);
     let result = tokio::select! {
         result = &mut serving => result,
-        () = async { tokio::select! { () = shared.drain.cancelled() => {}, () = idle(shared, &activity) => {} } } => {
+        () = async {
+            tokio::select! {
+                () = shared.drain.cancelled() => {}
+                () = idle(shared, &activity) => {}
+                () = spent.spent() => {}
+            }
+        } => {
             serving.as_mut().graceful_shutdown();
             // GOAWAY is answered by a PING of hyper's own; a client that does not answer is not waited for.
             loop {

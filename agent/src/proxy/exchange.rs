@@ -8,16 +8,18 @@ use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
 };
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Shared,
     body::{Flow, RequestBody, ResponseBody},
     cors::Grant,
     filters,
+    forwarded::Claims,
     framing::{self, End},
     grpc, headers,
     hops::Hops,
-    http1::Trailers,
+    http1::{Announced, Doubt, Trailers},
     io::{Active, Activity},
     mirror::{self, Tee},
     request::{self, Arrival, Canonical, Scheme},
@@ -26,6 +28,7 @@ use super::{
     socket::Socket,
     stats::add,
     table::Table,
+    tenant::Tenant,
     tunnel,
     unread::Unread,
     upstream::{self, Order, Sent},
@@ -50,6 +53,33 @@ pub(super) struct Connection {
     pub socket: Arc<Socket>,
     /// Where the trailers of responses are written, if it speaks HTTP/1.1.
     pub trailers: Trailers,
+    /// What the stream below hyper is told, if it speaks HTTP/1.1.
+    pub announced: Arc<Announced>,
+    /// The Gateway.
+    pub tenant: Arc<Tenant>,
+    /// When it gets too old.
+    pub expiry: Option<Instant>,
+    /// Told when the last request has begun that it may have.
+    pub spent: Notify,
+}
+
+impl Connection {
+    /// Whether it may have no further request.
+    fn is_spent(&self) -> bool {
+        let most = self.tenant.limits.requests_per_connection;
+        most.is_some_and(|most| self.activity.begun() >= most) || self.expiry.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Returns when it may have no further request.
+    pub(super) async fn spent(&self) {
+        let old = async {
+            match self.expiry {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! { () = old => {}, () = self.spent.notified() => {} }
+    }
 }
 
 /// The server name that a client asked for in its TLS handshake, if it did.
@@ -65,15 +95,26 @@ impl Connection {
 /// Answers one request.
 pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
     let stats = &connection.shared.stats;
-    let active = Active::new(&connection.activity, stats);
+    let share = connection.tenant.try_request();
+    let is_full = share.is_none();
+    let active = Active::new(&connection.activity, stats, share);
     // Copied only where it is told.
     let head = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
     let (parts, body) = request.into_parts();
     let (expects, version) = (parts.headers.contains_key(header::EXPECT), parts.version);
     let mut body = Some(body);
-    let mut response = answer(&connection, parts, &mut body).await;
+    let mut response = if is_full {
+        add(&stats.own_responses);
+        respond::plain(StatusCode::SERVICE_UNAVAILABLE, "the Gateway has as many requests as it may have")
+    } else {
+        answer(&connection, parts, &mut body).await
+    };
     if let Some(body) = body {
         response = Unread { body, expects, version }.settle(response).await;
+    }
+    if connection.is_spent() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        connection.spent.notify_one();
+        response = respond::closing(response);
     }
     if respond::is_closing(&response) {
         connection.activity.linger();
@@ -201,11 +242,19 @@ fn canonical(connection: &Connection, parts: &mut Parts, body: Option<&Incoming>
         scheme: connection.scheme(),
         has_body: body.is_some_and(|body| !body.is_end_stream()),
         max_fields: connection.shared.settings.max_headers,
+        doubt: parts.extensions.remove::<Doubt>(),
+        length_beside_chunked: connection.tenant.limits.length_beside_chunked,
+        underscores: connection.tenant.limits.underscores,
     };
-    request::canonicalise(parts, arrival).map_err(|refusal| {
+    let claims = Claims::of(&parts.headers, connection.peer, &connection.tenant.limits.trust);
+    let canonical = request::canonicalise(parts, arrival).map_err(|refusal| {
         add(&connection.shared.stats.refused_requests);
-        refusal.into()
-    })
+        LocalReply::from(refusal)
+    })?;
+    if let Some(claims) = claims {
+        claims.write(&mut parts.headers);
+    }
+    Ok(canonical)
 }
 
 /// Whether a request is for another listener than the one whose certificate the client has seen. Clients use a connection for
@@ -276,9 +325,11 @@ pub(super) fn upstream_form(parts: &mut Parts) {
 
 /// The request's body as it goes upstream.
 fn upstream_body(connection: &Connection, body: Option<Incoming>, tee: Option<Tee>, asked: &Asked) -> RequestBody {
-    let limit = connection.shared.settings.body_timeout;
+    let settings = &connection.shared.settings;
+    let rate = connection.tenant.limits.min_body_rate.unwrap_or(settings.min_body_rate);
     body.map_or_else(RequestBody::empty, |body| {
-        RequestBody::new(body, tee, limit, asked.flow.clone()).passing_trailers(asked.trailers)
+        let body = RequestBody::new(body, tee, settings.body_timeout, asked.flow.clone());
+        body.passing_trailers(asked.trailers).at_least(rate)
     })
 }
 
@@ -315,7 +366,9 @@ fn finish(
         Err(reason) => return broken(reason),
     };
     if let Some(handshake) = asked.websocket.take_if(|_| switched) {
-        let active = Active::new(&connection.activity, &shared.stats);
+        let share = connection.tenant.requests.try_share(usize::MAX);
+        let active = Active::new(&connection.activity, &shared.stats, share);
+        connection.announced.switch();
         let socket = Arc::clone(&connection.socket);
         let mut response = tunnel::open(shared, handshake, socket, response, (pending, active, lease));
         // As Envoy and HAProxy do; nginx leaves 101 out. What belongs to the connection no filter changes.

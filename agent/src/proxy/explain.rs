@@ -25,6 +25,7 @@ use super::{
 };
 use crate::model::http::{
     HttpEntry, HttpListener, HttpModel, RequestHead,
+    limits::Limits,
     listing::RouteRow,
     matching::Failed,
     query::{Names, Query},
@@ -108,7 +109,12 @@ fn at(model: &HttpModel, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &
     let max_fields = Settings::default().max_headers;
     let is_secured = listeners.iter().any(|listener| listener.tls.is_some());
     let scheme = if is_secured { Scheme::Https } else { Scheme::Http };
-    let arrival = Arrival { peer, local: out.frontends[0], scheme, has_body: false, max_fields };
+    let limits =
+        listeners.first().and_then(|listener| model.limits.get(&listener.gateway).cloned()).unwrap_or_default();
+    let Limits { length_beside_chunked, underscores, .. } = *limits;
+    let local = out.frontends[0];
+    let arrival =
+        Arrival { peer, local, scheme, has_body: false, max_fields, doubt: None, length_beside_chunked, underscores };
     let mut parts = asked.parts();
     let canonical = match request::canonicalise(&mut parts, arrival) {
         Ok(canonical) => canonical,

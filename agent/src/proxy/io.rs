@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    bounds::Share,
     settings::Settings,
     stats::{Stats, add, sub},
     transport::Transport,
@@ -68,16 +69,18 @@ impl Activity {
 pub(super) struct Active {
     activity: Arc<Activity>,
     stats: Arc<Stats>,
+    /// Its part of what its Gateway may have.
+    _share: Option<Share>,
 }
 
 impl Active {
     /// Counts a request.
     #[must_use]
-    pub(super) fn new(activity: &Arc<Activity>, stats: &Arc<Stats>) -> Self {
+    pub(super) fn new(activity: &Arc<Activity>, stats: &Arc<Stats>, share: Option<Share>) -> Self {
         activity.in_flight.fetch_add(1, Relaxed);
         activity.begun.fetch_add(1, Relaxed);
         add(&stats.active_requests);
-        Self { activity: Arc::clone(activity), stats: Arc::clone(stats) }
+        Self { activity: Arc::clone(activity), stats: Arc::clone(stats), _share: share }
     }
 }
 

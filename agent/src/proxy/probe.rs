@@ -13,7 +13,7 @@ use super::{
     router::{Routed, Site},
     settings::Settings,
 };
-use crate::model::http::{HttpModel, RequestHead};
+use crate::model::http::{HttpModel, RequestHead, limits::Limits};
 
 /// The routes of one frontend.
 #[derive(Debug)]
@@ -28,8 +28,18 @@ impl Probe {
     pub fn new(model: &HttpModel) -> Option<Self> {
         let (&local, listeners) = model.frontends.first_key_value()?;
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let arrival =
-            Arrival { peer, local, scheme: Scheme::Http, has_body: false, max_fields: Settings::default().max_headers };
+        let Limits { length_beside_chunked, underscores, .. } = Limits::default();
+        let max_fields = Settings::default().max_headers;
+        let arrival = Arrival {
+            peer,
+            local,
+            scheme: Scheme::Http,
+            has_body: false,
+            max_fields,
+            doubt: None,
+            length_beside_chunked,
+            underscores,
+        };
         Some(Self { site: Site::new(listeners.clone()), arrival })
     }
 

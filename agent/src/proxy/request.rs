@@ -8,9 +8,10 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
-use super::{framing, headers, websocket::take_connect};
+use super::{framing, headers, http1::Doubt, websocket::take_connect};
 use crate::model::http::{
     host::Authority,
+    limits::{Length, Underscores},
     path,
     query::normal::{self, QueryFault},
     work::work,
@@ -78,6 +79,12 @@ pub(super) struct Arrival {
     pub has_body: bool,
     /// How many fields a head may have, cookies counted once. Beyond it 431.
     pub max_fields: usize,
+    /// What is in doubt about its framing.
+    pub doubt: Option<Doubt>,
+    /// What the Gateway says of two framings.
+    pub length_beside_chunked: Length,
+    /// What it says of names with `_`.
+    pub underscores: Underscores,
 }
 
 /// How long the values of a field of this hop may be together. Beyond it 431: such lists are looked through token by
@@ -100,10 +107,18 @@ const AUTHORITY_LIMIT: usize = 255 + 1 + ":65535".len();
 ///
 /// Cost: linear in the head. HTTP/1.1 heads are bounded in fields by hyper, HTTP/2 heads only here.
 pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canonical, Refusal> {
-    let Arrival { peer, local, scheme, has_body, max_fields } = arrival;
+    let Arrival { peer, local, scheme, has_body, max_fields, doubt, length_beside_chunked, underscores } = arrival;
+    match doubt {
+        Some(Doubt::TwoFramings) if length_beside_chunked == Length::Reject => {
+            return bad("content-length beside transfer-encoding");
+        }
+        Some(Doubt::Lost) => return bad("it is not certain where the request begins"),
+        Some(Doubt::TwoFramings) | None => {}
+    }
     let connects = take_connect(parts);
     method(&parts.method)?;
     fields(&parts.headers, max_fields)?;
+    without_underscores(&mut parts.headers, underscores)?;
     if framing::is_chunked(&parts.headers).is_err() {
         return bad("transfer coding other than chunked");
     }
@@ -154,6 +169,21 @@ fn fields(headers: &HeaderMap, max: usize) -> Result<(), Refusal> {
             return large("a field of the connection has too many members");
         }
     }
+    Ok(())
+}
+
+/// Does with names that have a `_` what the Gateway asks for.
+fn without_underscores(headers: &mut HeaderMap, asked: Underscores) -> Result<(), Refusal> {
+    if asked == Underscores::Allow {
+        return Ok(());
+    }
+    let has = |name: &&http::HeaderName| name.as_str().contains('_');
+    let found: Vec<http::HeaderName> =
+        headers.keys().inspect(|n| work(n.as_str().len())).filter(has).cloned().collect();
+    if asked == Underscores::Reject && !found.is_empty() {
+        return bad("a field name has an underscore");
+    }
+    found.iter().for_each(|name| drop(headers.remove(name)));
     Ok(())
 }
 

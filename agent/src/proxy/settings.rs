@@ -27,6 +27,12 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How long a request's body may make no progress. Then both sides are cut.
     pub body_timeout: Duration,
+    /// How fast a request's body must come, on the average of that time. Then both sides are cut. Units: bytes a second.
+    pub min_body_rate: u64,
+    /// How long an HTTP/2 client may take nothing of a response that is there. Then the stream is reset.
+    pub stream_idle: Duration,
+    /// HTTP/2 streams that a client has reset before they were looked at. Beyond it GOAWAY.
+    pub max_resets: usize,
     /// How long a client may accept no byte of a response. Then it is cut.
     pub write_timeout: Duration,
     /// How large a request's head may be. Beyond it 431, or 414 for the target. Units: bytes.
@@ -70,6 +76,9 @@ impl Default for Settings {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
+            min_body_rate: 1,
+            stream_idle: Duration::from_secs(60),
+            max_resets: 20,
             write_timeout: Duration::from_secs(60),
             max_head: 64 << 10,
             max_headers: 100,

@@ -14,6 +14,7 @@ use super::{
     router::Site,
     settings::Settings,
     stats::Counters,
+    tenant::Tenant,
     tls::{Local, TlsListener},
 };
 use crate::{
@@ -24,9 +25,9 @@ use crate::{
 /// What the proxy knows at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    sites: HashMap<SocketAddr, (Arc<Site>, Arc<Load>)>,
-    /// The connections of each Gateway's clients.
-    gateways: BTreeMap<ObjectName, Arc<Load>>,
+    sites: HashMap<SocketAddr, (Arc<Site>, Arc<Tenant>)>,
+    /// What the clients of each Gateway share.
+    gateways: BTreeMap<ObjectName, Arc<Tenant>>,
     /// What TLS is terminated with, by Gateway and listener.
     tls: BTreeMap<(ObjectName, String), Arc<TlsListener>>,
     /// What tickets are sealed with that no other process takes.
@@ -55,7 +56,7 @@ impl Table {
         counters: &Counters,
     ) -> Self {
         let mut sites = HashMap::with_capacity(model.frontends.len());
-        let mut gateways: BTreeMap<ObjectName, Arc<Load>> = BTreeMap::new();
+        let mut gateways: BTreeMap<ObjectName, Arc<Tenant>> = BTreeMap::new();
         let mut made: Vec<Arc<Site>> = Vec::new();
         let mut tls = BTreeMap::new();
         for (frontend, listeners) in &model.frontends {
@@ -71,9 +72,11 @@ impl Table {
             // The listeners of a frontend are one Gateway's.
             tls.extend(site.secured_listeners());
             let Some(owner) = listeners.first().map(|listener| &listener.gateway) else { continue };
-            let load =
-                gateways.entry(owner.clone()).or_insert_with(|| self.gateways.get(owner).cloned().unwrap_or_default());
-            sites.insert(*frontend, (site, Arc::clone(load)));
+            let tenant = gateways.entry(owner.clone()).or_insert_with(|| {
+                let limits = model.limits.get(owner).cloned().unwrap_or_default();
+                Arc::new(Tenant { limits, ..self.gateways.get(owner).map(|t| Tenant::clone(t)).unwrap_or_default() })
+            });
+            sites.insert(*frontend, (site, Arc::clone(tenant)));
         }
         let mut upstreams: BTreeMap<SocketAddr, Arc<Upstream>> = BTreeMap::new();
         let mut upstream = |addr: SocketAddr| {
@@ -128,11 +131,11 @@ impl Table {
         self.sites.get(&frontend).map(|(site, _)| site)
     }
 
-    /// The connections that clients have to the Gateway at an address that they dial, and how many there may be.
+    /// The Gateway at an address that clients dial, and how many connections its clients may have in any case.
     #[must_use]
-    pub(super) fn gateway(&self, frontend: SocketAddr, bounds: &Bounds) -> Option<(&Arc<Load>, usize)> {
-        let (_, load) = self.sites.get(&frontend)?;
-        Some((load, bounds.per_gateway(self.gateways.len())))
+    pub(super) fn gateway(&self, frontend: SocketAddr, bounds: &Bounds) -> Option<(&Arc<Tenant>, usize)> {
+        let (_, tenant) = self.sites.get(&frontend)?;
+        Some((tenant, bounds.per_gateway(self.gateways.len())))
     }
 
     /// How many connections one endpoint may have.

@@ -71,12 +71,12 @@ async fn accept(listener: tokio::net::TcpListener, shared: &Arc<Shared>, cancel:
         add(&shared.stats.accepted);
         let Ok(local) = stream.local_addr() else { continue };
         let (peer, local) = (canonical(peer), canonical(local));
-        let share = match shared.table.load().gateway(local, &shared.bounds) {
+        let (share, tenant) = match shared.table.load().gateway(local, &shared.bounds) {
             None => {
                 add(&shared.stats.unclaimed);
                 continue;
             }
-            Some((load, most)) => load.try_share(most),
+            Some((tenant, most)) => (tenant.try_connection(most), Arc::clone(tenant)),
         };
         let Some(share) = share else {
             add(&shared.stats.gateway_refusals);
@@ -87,7 +87,7 @@ async fn accept(listener: tokio::net::TcpListener, shared: &Arc<Shared>, cancel:
         let served = Arc::clone(shared);
         shared.tasks.spawn(async move {
             tokio::select! {
-                () = connection::serve(Arc::clone(&served), socket, peer, local) => {}
+                () = connection::serve(Arc::clone(&served), tenant, socket, peer, local) => {}
                 () = served.kill.cancelled() => {}
             }
         });

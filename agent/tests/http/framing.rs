@@ -1,7 +1,7 @@
 //! What a request may look like.
 use serde_json::json;
 
-use crate::harness::{Bed, Client, Origin, any_listener, catch_all, header, status};
+use crate::harness::{Bed, Client, Origin, any_listener, catch_all, header, limited, status};
 
 /// Sends each request to a fresh connection; the status must be `want` and the backend must see nothing.
 async fn refused(want: u16, requests: &[&str]) {
@@ -15,18 +15,40 @@ async fn refused(want: u16, requests: &[&str]) {
 }
 
 #[tokio::test]
-async fn h1_content_length_beside_chunked_does_not_survive() {
+async fn h1_content_length_beside_chunked_is_refused() {
+    let smuggled = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
+    let with = |before: &str, fields: &str| format!("{before}POST / HTTP/1.1\r\nHost: x\r\n{fields}\r\n{smuggled}");
+    let both = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n";
+    let turned = "transfer-encoding: chunked\r\ncontent-length: 43\r\n";
+    refused(400, &[&with("", both), &with("", turned), &with("\r\n", both)]).await;
+    // Behind whatever else the connection had.
     let mut origin = Origin::named("a").await;
     let bed = Bed::to(origin.addr).await;
+    for before in [
+        "GET /1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        "POST /1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;x\r\na\r\n0\r\nX: 1\r\n\r\n",
+        "GET /1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        "GET /1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ] {
+        let response = bed.raw(with(before, both)).await;
+        let found: Vec<u16> = response.split("HTTP/1.1 ").skip(1).map(|r| r[..3].parse().unwrap()).collect();
+        assert_eq!(found, [200, 400], "{before:?}: {response}");
+        assert!(origin.next().await.contains(" /1 "));
+        assert!(origin.untouched(), "{before:?}");
+    }
+}
+
+#[tokio::test]
+async fn h1_content_length_beside_chunked_does_not_count_where_that_is_allowed() {
+    let mut origin = Origin::named("a").await;
+    let listeners = limited(any_listener(), &[("length-beside-chunked", "ignore")]);
+    let bed = Bed::new(listeners, json!([catch_all()]), &[("a", &[origin.addr])]).await;
     let response = bed
         .raw("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
         .await;
-    assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{response}");
-    if status(&response) == 200 {
-        let request = origin.next().await;
-        assert_eq!(header(&request, "content-length"), None, "{request}");
-        assert!(origin.untouched(), "smuggled");
-    }
+    assert_eq!((response.matches("HTTP/1.1 ").count(), status(&response)), (1, 200), "{response}");
+    assert_eq!(header(&origin.next().await, "content-length"), None);
+    assert!(origin.untouched(), "smuggled");
 }
 
 #[tokio::test]

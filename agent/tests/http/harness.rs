@@ -189,6 +189,13 @@ pub(crate) fn catch_all() -> Value {
         "rules": [{"backendRefs": [{"name": "a", "port": 80}]}]}})
 }
 
+/// Listeners of a Gateway with these annotations, without their prefix.
+pub(crate) fn limited(listeners: Value, annotations: &[(&str, &str)]) -> Value {
+    let annotations: serde_json::Map<String, Value> =
+        annotations.iter().map(|(name, value)| (format!("proxy.sluice.dev/{name}"), json!(value))).collect();
+    json!({"annotations": annotations, "listeners": listeners})
+}
+
 /// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint; those whose name begins
 /// with `h2c` are spoken to like that.
 fn compile(
@@ -199,12 +206,16 @@ fn compile(
     backends: &[(&str, &[SocketAddr])],
 ) -> Model {
     // Listeners alone, or a Gateway's spec with them.
+    let annotations = listeners.get_mut("annotations").map(Value::take);
+    if let Some(object) = listeners.as_object_mut() {
+        object.remove("annotations");
+    }
     let mut spec = if listeners.is_array() { json!({"listeners": listeners.take()}) } else { listeners };
     for listener in spec["listeners"].as_array_mut().unwrap() {
         listener["port"] = json!(addr.port());
     }
     spec["gatewayClassName"] = json!("sluice");
-    let gateway = json!({"metadata": {"name": "gw"}, "spec": spec});
+    let gateway = json!({"metadata": {"name": "gw", "annotations": annotations}, "spec": spec});
     let mut snapshot = Snapshot::default();
     let name = |meta: &ObjectMeta| ObjectName::new(&meta.namespace, &meta.name);
     let gateway: sluice::api::Gateway = serde_json::from_value(gateway).unwrap();

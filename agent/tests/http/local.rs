@@ -25,7 +25,7 @@ async fn goes_on(mut client: Client, response: &str) {
 }
 
 #[tokio::test]
-async fn a_small_body_is_read_and_the_connection_goes_on() {
+async fn h39_a_small_body_is_read_and_the_connection_goes_on() {
     let (bed, _origin) = bed().await;
     let long = "x".repeat(100_000);
     for (path, want) in [("/nosuch", 404), ("/away", 302)] {
@@ -44,7 +44,7 @@ async fn a_small_body_is_read_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_large_body_ends_the_connection_and_the_answer_arrives() {
+async fn h39_a_large_body_ends_the_connection_and_the_answer_arrives() {
     let (bed, _origin) = bed().await;
     for framing in ["Content-Length: 4000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n3d0900\r\n"] {
         let client = bed.connect().await;

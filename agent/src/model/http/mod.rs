@@ -14,6 +14,7 @@ pub mod cors;
 pub(crate) mod escape;
 pub mod filter;
 pub mod host;
+pub mod limits;
 pub mod listing;
 pub mod matching;
 pub mod path;
@@ -41,6 +42,8 @@ pub struct HttpModel {
     pub frontends: BTreeMap<SocketAddr, Arc<Vec<HttpListener>>>,
     /// The backends of each Service port that some rule names: distinct, in order; empty when none is ready.
     pub services: BTreeMap<ServicePort, Vec<Backend>>,
+    /// How the Gateways are served that say so.
+    pub limits: BTreeMap<ObjectName, Arc<limits::Limits>>,
 }
 
 /// One listener of a Gateway. Host names are distinct within a frontend.

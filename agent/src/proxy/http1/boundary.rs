@@ -6,47 +6,109 @@
 //!   of chunked bodies the grammar that hyper's decoder has, state by state.
 //! - Nothing behind a boundary is given to hyper before it has asked for it. That hyper wants more of a message that has
 //!   ended here, or an announcement is missing, is a difference: from then on, and behind all that is not understood, the
-//!   rest of the connection is [`Part::Foreign`] and passes as it is.
+//!   rest of the connection is [`Part::Foreign`] and passes as it is, and no further request of it is served.
 //! - A wrong boundary could at worst escape bytes of a body; what is a message, and whose, hyper alone decides.
 //!
 //! Source: `parse_headers`, `Decoder` of hyper 1.12, `Request::parse` of httparse 1.10; the tests compare with them.
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use http::{Method, Request, header};
+use http::{Method, Request};
 use http_body::Body;
 
-/// What hyper found in a head, from the service to the stream below.
-///
-/// Shape: the length of the body in bytes, or one of the values above all lengths. A connection has one.
+/// What hyper found in a head, from the service to the stream below, and what the stream found, the other way.
 #[derive(Debug)]
-pub(in crate::proxy) struct Announced(AtomicU64);
+pub(in crate::proxy) struct Announced {
+    /// The length of the body in bytes, or one of the values above all lengths.
+    follows: AtomicU64,
+    /// The head has both `Content-Length` and `Transfer-Encoding`; hyper shows only the latter.
+    two_framings: AtomicBool,
+    /// The stream does not know any more where heads are.
+    lost: AtomicBool,
+    /// The connection has switched to another protocol.
+    switched: AtomicBool,
+}
 
 const NOTHING: u64 = u64::MAX;
 const CHUNKED: u64 = u64::MAX - 1;
 const FOREIGN: u64 = u64::MAX - 2;
 
+/// Why the framing of a request is in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum Doubt {
+    /// It has two.
+    TwoFramings,
+    /// The stream below hyper has lost its place: it cannot say.
+    Lost,
+}
+
 impl Default for Announced {
     fn default() -> Self {
-        Self(AtomicU64::new(NOTHING))
+        let [two_framings, lost, switched] = std::array::from_fn(|_| AtomicBool::new(false));
+        Self { follows: AtomicU64::new(NOTHING), two_framings, lost, switched }
     }
 }
 
 impl Announced {
-    /// Says what follows the head of this request, which hyper has just parsed.
-    pub(in crate::proxy) fn announce<B: Body>(&self, request: &Request<B>) {
-        let may_switch = *request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
+    /// Says what follows the head of this request, which hyper has just parsed; tells what is in doubt about it.
+    pub(in crate::proxy) fn announce<B: Body>(&self, request: &Request<B>) -> Option<Doubt> {
         let follows = match request.body().size_hint().exact() {
-            _ if may_switch => FOREIGN,
+            // Were it ever served, what follows would be a tunnel.
+            _ if *request.method() == Method::CONNECT => FOREIGN,
             Some(length) => length.min(FOREIGN),
             None => CHUNKED,
         };
-        self.0.store(follows, Relaxed);
+        self.follows.store(follows, Relaxed);
+        match (self.two_framings.swap(false, Relaxed), self.lost.load(Relaxed)) {
+            (_, true) => Some(Doubt::Lost),
+            (true, false) => Some(Doubt::TwoFramings),
+            (false, false) => None,
+        }
+    }
+
+    /// Says that the connection has left HTTP.
+    pub(in crate::proxy) fn switch(&self) {
+        self.switched.store(true, Relaxed);
+    }
+
+    pub(super) fn is_switched(&self) -> bool {
+        self.switched.load(Relaxed)
+    }
+
+    /// A head has ended that has these fields.
+    pub(super) fn found(&self, fields: Fields) {
+        if fields.length && fields.coding {
+            self.two_framings.store(true, Relaxed);
+        }
+    }
+
+    /// The place is lost.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Relaxed);
     }
 
     fn take(&self) -> u64 {
-        self.0.swap(NOTHING, Relaxed)
+        self.follows.swap(NOTHING, Relaxed)
     }
 }
+
+/// Which fields of the framing a head has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fields {
+    length: bool,
+    coding: bool,
+}
+
+/// The name of a field of the framing, so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// So many letters of it are there.
+    Length(usize),
+    /// Likewise.
+    Coding(usize),
+}
+
+const LENGTH: &[u8] = b"content-length:";
+const CODING: &[u8] = b"transfer-encoding:";
 
 /// Which part of a message the next byte belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +127,8 @@ pub(super) enum Part {
     Line,
     /// The first byte of a line behind the request line.
     LineStart,
+    /// The name of a field.
+    Name(Name),
     /// The line feed of the empty line.
     HeadLf,
     /// The head has ended; what follows is not announced yet.
@@ -146,14 +210,14 @@ impl Part {
     /// Goes on over bytes up to a boundary or a byte that is escaped, and says how many these are.
     ///
     /// Cost: linear in the bytes, data of bodies free.
-    pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
+    pub(super) fn pass(&mut self, bytes: &[u8], fields: &mut Fields) -> usize {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             if self.escapes(byte) {
                 break;
             }
             let before = *self;
-            at += self.step(byte, &bytes[at..]);
+            at += self.step(byte, &bytes[at..], fields);
             if self.is_boundary() && before != Self::Start {
                 break;
             }
@@ -162,7 +226,7 @@ impl Part {
     }
 
     /// Takes the first of these bytes, or as many as are alike.
-    fn step(&mut self, byte: u8, rest: &[u8]) -> usize {
+    fn step(&mut self, byte: u8, rest: &[u8], fields: &mut Fields) -> usize {
         let mut taken = 1;
         *self = match (*self, byte) {
             (Self::Start, b'\r' | b'\n') => Self::Start,
@@ -185,7 +249,17 @@ impl Part {
             },
             (Self::LineStart, b'\r') => Self::HeadLf,
             (Self::LineStart | Self::HeadLf, b'\n') => Self::HeadEnd,
+            (Self::LineStart, b'c' | b'C') => Self::Name(Name::Length(1)),
+            (Self::LineStart, b't' | b'T') => Self::Name(Name::Coding(1)),
             (Self::LineStart, _) => Self::Line,
+            (Self::Name(name), _) => match name.next(byte, fields) {
+                Some(name) => Self::Name(name),
+                // The byte may be the line's last.
+                None => {
+                    taken = 0;
+                    Self::Line
+                }
+            },
             (Self::Body(left), _) => {
                 taken = fitting(left, rest);
                 match left - taken as u64 {
@@ -214,6 +288,27 @@ impl Part {
             (Self::HeadLf, _) => Self::Foreign,
         };
         taken
+    }
+}
+
+impl Name {
+    /// The name with this byte; `None` when it has ended, or is another one.
+    fn next(self, byte: u8, fields: &mut Fields) -> Option<Self> {
+        let (name, at) = match self {
+            Self::Length(at) => (LENGTH, at),
+            Self::Coding(at) => (CODING, at),
+        };
+        if name.get(at) != Some(&byte.to_ascii_lowercase()) {
+            return None;
+        }
+        match self {
+            Self::Length(_) => fields.length |= at + 1 == name.len(),
+            Self::Coding(_) => fields.coding |= at + 1 == name.len(),
+        }
+        Some(match self {
+            Self::Length(at) => Self::Length(at + 1),
+            Self::Coding(at) => Self::Coding(at + 1),
+        })
     }
 }
 

@@ -7,6 +7,6 @@ mod boundary;
 mod request_lines;
 mod trailers;
 
-pub(super) use boundary::Announced;
+pub(super) use boundary::{Announced, Doubt};
 pub(super) use request_lines::{RequestLines, SLACK};
 pub(super) use trailers::{TrailerWriter, Trailers};

@@ -22,7 +22,7 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::boundary::{Announced, Part};
+use super::boundary::{Announced, Fields, Part};
 use crate::model::http::escape;
 
 /// How many bytes of a head are escaped. A request line with more of them is left as it is, and refused by hyper.
@@ -45,14 +45,15 @@ pub(in crate::proxy) struct RequestLines<S> {
     head: usize,
     max_head: usize,
     escapes: usize,
+    fields: Fields,
 }
 
 impl<S> RequestLines<S> {
     /// The stream of a connection that begins here. `max_head`: how long a head may be, in bytes.
     #[must_use]
     pub(in crate::proxy) fn new(stream: S, announced: Arc<Announced>, max_head: usize) -> Self {
-        let (ready, held) = (BytesMut::new(), BytesMut::new());
-        Self { stream, announced, part: Part::Start, ready, held, head: 0, max_head, escapes: 0 }
+        let (ready, held, fields) = (BytesMut::new(), BytesMut::new(), Fields::default());
+        Self { stream, announced, part: Part::Start, ready, held, head: 0, max_head, escapes: 0, fields }
     }
 
     /// How many of these bytes hyper gets as they are.
@@ -60,12 +61,17 @@ impl<S> RequestLines<S> {
         if self.part == Part::Foreign {
             return bytes.len();
         }
-        if !self.part.is_head() {
-            return self.part.pass(bytes);
+        let in_head = self.part.is_head();
+        let room = if in_head { self.max_head.saturating_sub(self.head) } else { bytes.len() };
+        let passed = self.part.pass(&bytes[..room.min(bytes.len())], &mut self.fields);
+        if in_head {
+            self.head += passed;
         }
-        let room = self.max_head.saturating_sub(self.head).min(bytes.len());
-        let passed = self.part.pass(&bytes[..room]);
-        self.head += passed;
+        match self.part {
+            Part::HeadEnd => self.announced.found(self.fields),
+            Part::Foreign => self.announced.lose(),
+            _ => {}
+        }
         passed
     }
 
@@ -80,6 +86,7 @@ impl<S> RequestLines<S> {
                 Some(&byte) if self.part.escapes(byte) => {
                     if self.escapes == MOST_ESCAPES {
                         self.part = Part::Foreign;
+                        self.announced.lose();
                         continue;
                     }
                     self.escapes += 1;
@@ -102,9 +109,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestLines<S> {
                 buf.put_slice(&this.ready.split_to(n));
                 return Poll::Ready(Ok(()));
             }
-            if this.part == Part::HeadEnd {
+            if this.announced.is_switched() {
+                this.part = Part::Foreign;
+            } else if this.part == Part::HeadEnd {
                 this.part = this.part.asked(&this.announced);
-                (this.head, this.escapes) = (0, 0);
+                (this.head, this.escapes, this.fields) = (0, 0, Fields::default());
+                if this.part == Part::Foreign {
+                    this.announced.lose();
+                }
             }
             if this.part.is_head() && this.head >= this.max_head {
                 let room = buf.remaining();

@@ -324,6 +324,12 @@ fn an_address_that_cannot_be_had_is_not_the_gateways_fault() {
     let mut odd = gateway(json!([http("web", json!({}))]));
     odd["spec"]["infrastructure"] = json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "c"}});
     assert_eq!(gateway_says(&World::new(json!([odd])).write_gateway(true, T0))[0], "Accepted=False/InvalidParameters");
+    let mut odd = gateway(json!([http("web", json!({}))]));
+    odd["metadata"]["annotations"] = json!({"proxy.sluice.dev/max-request": "1", "proxy.sluice.dev/underscores": "no"});
+    let status = World::new(json!([odd])).write_gateway(true, T0);
+    assert_eq!(gateway_says(&status)[0], "Accepted=False/InvalidParameters");
+    let message = &status.conditions[0].message;
+    assert!(message.contains("did you mean proxy.sluice.dev/max-requests?") && message.contains("; "), "{message}");
     assert_eq!(
         gateway_says(&World::new(json!([gateway(json!([]))])).write_gateway(true, T0))[0],
         "Accepted=False/ListenersNotValid"

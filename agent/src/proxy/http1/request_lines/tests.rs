@@ -11,7 +11,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::boundary::Doubt, *};
 
 const MAX_HEAD: usize = 8192;
 
@@ -81,7 +81,7 @@ fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, announced
     let seen = Arc::new(Mutex::new(Seen::new()));
     let requests = Arc::clone(&seen);
     let service = service_fn(move |request: Request<Incoming>| {
-        announced.announce(&request);
+        let _ = announced.announce(&request);
         let seen = Arc::clone(&requests);
         async move { Ok::<_, Infallible>(answer(request, seen).await) }
     });
@@ -142,6 +142,45 @@ fn the_limit_of_a_head_counts_what_was_sent() {
         assert_eq!((with(MAX_HEAD, raw), with(MAX_HEAD + 1, raw)), (1, 0), "{raw}");
     }
     assert_eq!(with(MAX_HEAD, MOST_ESCAPES + 1), 0);
+}
+
+#[test]
+fn two_framings_are_seen_however_they_are_written_and_read() {
+    let doubts = |fields: &str, cut: usize| {
+        let bytes =
+            format!("POST / HTTP/1.1\r\nhost: x\r\n{fields}\r\n0\r\n\r\nGET / HTTP/1.1\r\nconnection: x\r\n\r\n");
+        let announced = Arc::new(Announced::default());
+        let mut lines = RequestLines::new(Script::new(bytes.as_bytes(), &[cut]), Arc::clone(&announced), MAX_HEAD);
+        let mut doubt = None;
+        let waker = std::task::Waker::noop();
+        for _ in 0..bytes.len() + 1 {
+            let mut room = [0; 64];
+            let mut buf = ReadBuf::new(&mut room);
+            assert!(Pin::new(&mut lines).poll_read(&mut Context::from_waker(waker), &mut buf).is_ready());
+            if lines.part == Part::HeadEnd {
+                if doubt.is_some() {
+                    break;
+                }
+                let request = Request::new(http_body_util::StreamBody::new(futures_util::stream::empty::<
+                    Result<http_body::Frame<Bytes>, Infallible>,
+                >()));
+                doubt = Some(announced.announce(&request));
+            }
+        }
+        assert_eq!(lines.part, Part::HeadEnd, "{fields:?}");
+        doubt.unwrap()
+    };
+    let (length, coding) = ("CONTENT-length: 4\r\n", "Transfer-ENCODING:chunked\r\n");
+    for cut in [1, 7, 1000] {
+        for both in
+            [format!("{length}{coding}"), format!("{coding}t: 1\n{length}c\n"), format!("x: y\r\n{coding}{length}")]
+        {
+            assert_eq!(doubts(&both, cut), Some(Doubt::TwoFramings), "{both:?}");
+        }
+        for one in [coding.to_owned(), format!("{coding}content-lengths: 4\r\nx-content-length: 4\r\n{coding}")] {
+            assert_eq!(doubts(&one, cut), None, "{one:?}");
+        }
+    }
 }
 
 /// What looks like the beginning of a message, or its end, wherever it stands.

@@ -1,0 +1,196 @@
+//! What a Gateway's annotations say of how the proxy serves it: `proxy.sluice.dev/NAME`.
+//!
+//! In: a Gateway's annotations. Out: [`Limits`], or all that is wrong with them at once. One that is wrong refuses the Gateway
+//! (`Accepted` false, `InvalidParameters`): served without a limit that somebody wrote down, it would be open where he
+//! thinks it is shut.
+//!
+//! # Design
+//! Annotations and no ConfigMap by `infrastructure.parametersRef`: they change with the Gateway, in one write, by whoever may
+//! edit it, and need no permission to read another kind.
+use std::{collections::BTreeMap, num::NonZeroU16, ops::RangeInclusive, str::FromStr, time::Duration};
+
+use super::{
+    http::limits::{Length, Limits, Underscores},
+    report::Fault,
+};
+use crate::spelling::nearest;
+
+/// What these annotations begin with; whatever else does is a fault.
+const PREFIX: &str = "proxy.sluice.dev/";
+
+/// Their names. README.md lists them with their defaults.
+const NAMES: [&str; 13] = [
+    "max-connections",
+    "max-requests",
+    "max-head-bytes",
+    "underscores",
+    "length-beside-chunked",
+    "min-body-rate",
+    "max-requests-per-connection",
+    "max-connection-age",
+    "max-pending-resets",
+    "stream-idle-timeout",
+    "trusted-hops",
+    "trusted-proxies",
+    "proxy-protocol-ports",
+];
+
+/// How large a head may be made. Units: bytes. The least is what hyper takes, the most what one connection may hold.
+const HEAD: RangeInclusive<u64> = 8 << 10..=1 << 20;
+/// How long a list may be: ranges are looked through for each request.
+const LIST: usize = 64;
+/// How long the times may be. Units: seconds.
+const SECONDS: RangeInclusive<u64> = 1..=7 * 24 * 3600;
+
+/// The settings that a Gateway's annotations make.
+///
+/// # Errors
+/// With all that is not understood.
+pub(super) fn of(annotations: &BTreeMap<String, String>) -> Result<Limits, Fault> {
+    let (mut limits, mut faults) = (Limits::default(), Vec::new());
+    for (key, value) in annotations {
+        let Some(name) = key.strip_prefix(PREFIX) else { continue };
+        if let Err(want) = set(&mut limits, name, value) {
+            faults.push(Fault::new("InvalidParameters", format!("annotation {key} is {value:?}, want {want}")));
+        }
+    }
+    Fault::join(&faults).map_or(Ok(limits), Err)
+}
+
+/// Sets one of them; else what it should be.
+fn set(limits: &mut Limits, name: &str, value: &str) -> Result<(), String> {
+    match name {
+        "max-connections" => limits.max_connections = Some(count(value)?),
+        "max-requests" => limits.max_requests = Some(count(value)?),
+        "max-head-bytes" => limits.max_head = Some(usize::try_from(number(value, HEAD)?).unwrap_or(usize::MAX)),
+        "underscores" => {
+            limits.underscores = match value {
+                "allow" => Underscores::Allow,
+                "drop" => Underscores::Drop,
+                "reject" => Underscores::Reject,
+                _ => return Err(r#""allow", "drop" or "reject""#.to_owned()),
+            }
+        }
+        "length-beside-chunked" => {
+            limits.length_beside_chunked = match value {
+                "reject" => Length::Reject,
+                "ignore" => Length::Ignore,
+                _ => return Err(r#""reject" or "ignore""#.to_owned()),
+            }
+        }
+        "min-body-rate" => limits.min_body_rate = Some(number(value, 0..=1 << 30)?),
+        "max-requests-per-connection" => limits.requests_per_connection = Some(number(value, 1..=1 << 30)?),
+        "max-connection-age" => limits.max_age = Some(seconds(value)?),
+        "max-pending-resets" => limits.max_resets = Some(count(value)?),
+        "stream-idle-timeout" => limits.stream_idle = Some(seconds(value)?),
+        "trusted-hops" => limits.trust.hops = usize::try_from(number(value, 1..=16)?).unwrap_or(usize::MAX),
+        "trusted-proxies" => limits.trust.ranges = list(value, "ranges like 10.0.0.0/8")?,
+        "proxy-protocol-ports" => {
+            let ports: Vec<NonZeroU16> = list(value, "ports from 1 to 65535")?;
+            limits.proxy_ports = ports.into_iter().map(NonZeroU16::get).collect();
+        }
+        _ => {
+            let meant = nearest(name, NAMES).map(|name| format!(", did you mean {PREFIX}{name}?")).unwrap_or_default();
+            return Err(format!("no annotation of this name{meant}"));
+        }
+    }
+    Ok(())
+}
+
+fn number(value: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let parsed = value.parse().ok().filter(|n| range.contains(n) && !value.starts_with('+'));
+    parsed.ok_or_else(|| format!("a number from {} to {}", range.start(), range.end()))
+}
+
+fn count(value: &str) -> Result<usize, String> {
+    number(value, 1..=1 << 20).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+/// What is written between commas; `LIST` of it at most.
+fn list<T: FromStr>(value: &str, what: &str) -> Result<Vec<T>, String> {
+    let want = || format!("{what} between commas, at most {LIST}");
+    let all: Vec<T> = value.split(',').map(|one| one.trim().parse().map_err(|_| want())).collect::<Result<_, _>>()?;
+    if all.len() > LIST { Err(want()) } else { Ok(all) }
+}
+
+/// A time as the Gateway API writes it, whole: `90s`, `15m`, `24h`. Source: GEP-2257.
+fn seconds(value: &str) -> Result<Duration, String> {
+    let units = [('s', 1), ('m', 60), ('h', 3600)];
+    let parsed = units.iter().find_map(|(unit, seconds)| {
+        let digits = value.strip_suffix(*unit).filter(|d| d.len() <= 6 && d.bytes().all(|b| b.is_ascii_digit()))?;
+        digits.parse::<u64>().ok()?.checked_mul(*seconds)
+    });
+    let parsed = parsed.filter(|seconds| SECONDS.contains(seconds)).map(Duration::from_secs);
+    parsed.ok_or_else(|| "a time from 1s to 168h, in s, m or h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::http::limits::Trust;
+
+    fn limits(annotations: &[(&str, &str)]) -> Result<Limits, String> {
+        let written = annotations.iter().map(|(name, value)| (format!("{PREFIX}{name}"), (*value).to_owned()));
+        let others = [("sluice.dev/addresses".to_owned(), "x".to_owned())];
+        of(&written.chain(others).collect()).map_err(|fault| fault.message)
+    }
+
+    #[test]
+    fn each_name_is_a_setting() {
+        let all = NAMES.map(|name| match name {
+            "underscores" => (name, "drop"),
+            "length-beside-chunked" => (name, "ignore"),
+            "max-connection-age" | "stream-idle-timeout" => (name, "2m"),
+            "trusted-hops" => (name, "2"),
+            "trusted-proxies" => (name, "10.0.0.0/8, 2001:db8::/32"),
+            "proxy-protocol-ports" => (name, "80,8443"),
+            _ => (name, "8192"),
+        });
+        let want = Limits {
+            max_connections: Some(8192),
+            max_requests: Some(8192),
+            max_head: Some(8192),
+            underscores: Underscores::Drop,
+            length_beside_chunked: Length::Ignore,
+            min_body_rate: Some(8192),
+            requests_per_connection: Some(8192),
+            max_age: Some(Duration::from_secs(120)),
+            max_resets: Some(8192),
+            stream_idle: Some(Duration::from_secs(120)),
+            trust: Trust { hops: 2, ranges: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()] },
+            proxy_ports: [80, 8443].into(),
+        };
+        assert_eq!(limits(&all), Ok(want));
+        assert_eq!(limits(&[]), Ok(Limits::default()));
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name_all_of_it_at_once() {
+        for (name, value) in [
+            ("max-connections", "0"),
+            ("max-requests", "-1"),
+            ("max-requests", "+1"),
+            ("max-requests", ""),
+            ("max-head-bytes", "8191"),
+            ("max-head-bytes", "64k"),
+            ("max-head-bytes", "99999999999999999999999"),
+            ("underscores", "Reject"),
+            ("length-beside-chunked", "true"),
+            ("max-connection-age", "90"),
+            ("max-connection-age", "1e3s"),
+            ("max-connection-age", "169h"),
+            ("stream-idle-timeout", "0s"),
+            ("stream-idle-timeout", "é"),
+            ("trusted-hops", "17"),
+            ("trusted-proxies", "10.0.0.0/33"),
+            ("trusted-proxies", ""),
+            ("proxy-protocol-ports", "0"),
+            ("proxy-protocol-ports", "http"),
+        ] {
+            let fault = limits(&[(name, value)]).unwrap_err();
+            assert!(fault.starts_with(&format!("annotation {PREFIX}{name} is {value:?}, want ")), "{fault}");
+        }
+        let fault = limits(&[("max-request", "1"), ("underscores", "no")]).unwrap_err();
+        assert!(fault.contains("did you mean proxy.sluice.dev/max-requests?") && fault.contains("\"drop\""), "{fault}");
+    }
+}
