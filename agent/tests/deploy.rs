@@ -347,5 +347,5 @@ fn the_chart_has_no_gateway_class_where_gateway_api_is_missing() {
     let values = read("chart/values.yaml").remove(0);
     let kinds: Vec<_> = documents(&render(&values, "lb", false)).iter().map(|d| d["kind"].clone()).collect();
     assert!(!kinds.contains(&json!("GatewayClass")), "{kinds:?}");
-    assert_eq!(kinds.len(), 16);
+    assert_eq!(kinds.len(), 18);
 }

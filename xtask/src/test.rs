@@ -32,7 +32,7 @@ pub enum Level {
 
 impl Level {
     /// Every level, least powerful first.
-    pub const ALL: [Self; 4] = [Self::Unit, Self::Packets, Self::Netns, Self::Cluster];
+    pub const ALL: [Self; 5] = [Self::Unit, Self::Packets, Self::Netns, Self::Cluster, Self::Conformance];
 }
 
 impl FromStr for Level {

@@ -194,7 +194,7 @@ impl RequestBody {
         }
     }
 
-    /// Keeps what is read, for [`Self::again`].
+    /// Keeps what is read, for [`Self::spare`].
     #[must_use]
     pub(super) fn kept(mut self) -> Self {
         if let RequestSource::Client(inner) = self.from {

@@ -148,7 +148,10 @@ pub(super) fn listener_status(
         Some(Fault { reason, message }) => Wanted::holds("Conflicted", reason, message.clone()),
         None => Wanted::fails("Conflicted", "NoConflicts", ""),
     };
-    let programmed = if !report.is_served() {
+    let programmed = if let Some(Fault { reason, message }) = &report.conflict {
+        // As the conformance suite has it, of ListenerSets.
+        Wanted::fails("Programmed", reason, message.clone())
+    } else if !report.is_served() {
         Wanted::fails("Programmed", "Invalid", "the listener is not served")
     } else if whole.status {
         Wanted::holds("Programmed", "Programmed", "")

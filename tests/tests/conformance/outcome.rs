@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::{Duration, Instant},
 };
 
 /// The test that has all others below it.
@@ -12,6 +13,8 @@ const ROOT: &str = "TestConformance/";
 const UNCLAIMED: &str = "suite does not support ";
 /// What a test says where others are asked for by name.
 const NOT_ASKED: &str = "test explicitly skipped";
+/// How often it is said how far the suite is: it says itself what became of its tests at the end.
+const REPORT: Duration = Duration::from_secs(10);
 /// So many lines of a test that failed are shown: its last ones.
 const SHOWN: usize = 60;
 
@@ -26,6 +29,10 @@ pub(crate) struct Outcome {
     said: BTreeMap<String, Vec<String>>,
     /// Whose lines these are.
     now: String,
+    /// Tests that have begun.
+    begun: BTreeSet<String>,
+    /// When it was last said how far the suite is.
+    reported: Option<Instant>,
     /// The runner itself has said that all is well, each time.
     is_well: Option<bool>,
 }
@@ -36,6 +43,7 @@ impl Outcome {
         let text = line.trim();
         if let Some(name) = ["=== RUN", "=== CONT", "=== NAME", "=== PAUSE"].iter().find_map(|p| text.strip_prefix(p)) {
             name.trim().clone_into(&mut self.now);
+            self.progress();
             return;
         }
         if let Some((verdict, name, time)) = verdict(text) {
@@ -57,6 +65,16 @@ impl Outcome {
         }
         let name = test_of(&self.now).unwrap_or_default().to_owned();
         self.said.entry(name).or_default().push(line.to_owned());
+    }
+
+    /// Says now and then how far the suite is.
+    fn progress(&mut self) {
+        let Some(name) = test_of(&self.now).map(str::to_owned) else { return };
+        self.begun.insert(name.clone());
+        if self.reported.is_none_or(|at| at.elapsed() >= REPORT) {
+            self.reported = Some(Instant::now());
+            println!("      {} tests have begun, now {name}", self.begun.len());
+        }
     }
 
     /// The suite has ended.
