@@ -402,7 +402,7 @@ fn given_or_host(given: Option<&str>, flag: &'static str) -> Result<String, Conf
     }
 }
 
-/// A range in which the host part is empty, so that a typing error does not become a larger range.
+/// A range in which the host part is empty, so that a typo does not become a larger range.
 fn pool(text: &str) -> Result<IpNet, String> {
     let net: IpNet = text.parse().map_err(|e| format!("{e}; want a range as 203.0.113.0/24"))?;
     if net.addr() != net.network() {

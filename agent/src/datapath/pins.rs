@@ -44,7 +44,7 @@ impl Pins {
             nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), none)
                 .map_err(|e| refused(Path::new(BPFFS), format!("is no bpffs and cannot be mounted as one: {e}")))?;
         }
-        // Before anything is made: a typing error must not leave directories behind.
+        // Before anything is made: a typo must not leave directories behind.
         if !root.ancestors().find(|a| a.exists()).is_some_and(is_bpffs) {
             return Err(refused(root, "is not on a bpffs; want a directory below /sys/fs/bpf"));
         }

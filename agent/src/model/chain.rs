@@ -28,7 +28,7 @@ use std::{
 use super::{
     Node, ObjectRef, Outcome, Port, Proto, Verdict,
     endpoints::{self, Family, SliceIndex},
-    gateway::{self, Planes},
+    gateway::{self, ListenersByPort},
     http::{Action, HttpListener, ServicePort, ShareTarget},
     listener::GROUP,
     report::Fault,
@@ -57,7 +57,7 @@ pub type Endpoints = BTreeMap<(IpAddr, Port), Endpoint>;
 
 /// How a Service names its Gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bond {
+pub enum BindingSource {
     /// By [`GATEWAY_LABEL`].
     Label,
     /// By an owner reference.
@@ -72,7 +72,7 @@ pub struct Link {
     /// The Gateway, which may not exist.
     pub gateway: ObjectName,
     /// How the Service names it.
-    pub bond: Bond,
+    pub binding: BindingSource,
     /// The ports that the Gateway listens at, or why it is not served.
     pub ports: Result<BTreeSet<Port>, Fault>,
     /// The Service has endpoints that others have written.
@@ -83,7 +83,7 @@ impl Link {
     /// Whether flows go to the proxy. A name alone is too little where somebody else answers.
     #[must_use]
     pub fn is_served(&self) -> bool {
-        self.ports.is_ok() && !(self.has_own && self.bond == Bond::Name)
+        self.ports.is_ok() && !(self.has_own && self.binding == BindingSource::Name)
     }
 
     /// The Gateway that serves a port of the Service.
@@ -147,7 +147,7 @@ pub fn links(snapshot: &Snapshot, slices: &SliceIndex, verdicts: &BTreeMap<Objec
     };
     let names: BTreeMap<ObjectName, ObjectName> = snapshot.gateways.iter().filter_map(conventional).collect();
     let link = |(name, service): (&ObjectName, &Arc<Service>)| {
-        let (gateway, bond, uid) = bond(name, service, &names)?;
+        let (gateway, binding, uid) = binding(name, service, &names)?;
         let verdict = verdicts.get(&ObjectRef::new("Service", name.clone()));
         if verdict.is_some_and(|v| v.outcome == Outcome::Ignored) {
             return None;
@@ -159,27 +159,27 @@ pub fn links(snapshot: &Snapshot, slices: &SliceIndex, verdicts: &BTreeMap<Objec
             Some(found) => gateway::open_ports(snapshot, found),
             None => Err(Fault::new("GatewayNotFound", "it does not exist")),
         };
-        Some((name.clone(), Link { gateway, bond, ports, has_own: has_own(slices, name) }))
+        Some((name.clone(), Link { gateway, binding, ports, has_own: has_own(slices, name) }))
     };
     snapshot.services.iter().filter_map(link).collect()
 }
 
 /// The Gateway that a Service names, and its identity where that is known.
-fn bond<'a>(
+fn binding<'a>(
     name: &ObjectName,
     service: &'a Service,
     conventional: &BTreeMap<ObjectName, ObjectName>,
-) -> Option<(ObjectName, Bond, &'a str)> {
+) -> Option<(ObjectName, BindingSource, &'a str)> {
     let of = |gateway: &str| ObjectName::new(&name.ns, gateway);
     if let Some(label) = service.metadata.labels.get(GATEWAY_LABEL).filter(|label| !label.is_empty()) {
-        return Some((of(label), Bond::Label, ""));
+        return Some((of(label), BindingSource::Label, ""));
     }
     let is_gateway = |api_version: &str| api_version.split_once('/').is_some_and(|(group, _)| group == GROUP);
     let mut owners = service.metadata.owner_references.iter();
     if let Some(owner) = owners.find(|o| o.kind == "Gateway" && is_gateway(&o.api_version)) {
-        return Some((of(&owner.name), Bond::Owner, &owner.uid));
+        return Some((of(&owner.name), BindingSource::Owner, &owner.uid));
     }
-    Some((conventional.get(name)?.clone(), Bond::Name, ""))
+    Some((conventional.get(name)?.clone(), BindingSource::Name, ""))
 }
 
 /// What chains are made of.
@@ -193,20 +193,20 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     /// What is behind each link.
-    pub(super) fn chains(&self, links: &Links, planes: &Planes) -> Chains {
+    pub(super) fn chains(&self, links: &Links, by_port: &ListenersByPort) -> Chains {
         let chain = |(name, link): (&ObjectName, &Link)| {
             let service = self.snapshot.services.get(name)?;
-            Some((name.clone(), self.chain(service, link, planes)))
+            Some((name.clone(), self.chain(service, link, by_port)))
         };
         links.iter().filter_map(chain).collect()
     }
 
-    fn chain(&self, service: &Service, link: &Link, planes: &Planes) -> Chain {
+    fn chain(&self, service: &Service, link: &Link, by_port: &ListenersByPort) -> Chain {
         let mut ports: Vec<ChainPort> = Vec::new();
         for written in service.spec.ports.iter().filter(|p| p.protocol() == "TCP") {
             let Some(port) = Port::try_new(written.port) else { continue };
             let Some(gateway) = link.serves(port, Proto::Tcp) else { continue };
-            let Some(listeners) = planes.get(&(gateway.clone(), port)) else { continue };
+            let Some(listeners) = by_port.get(&(gateway.clone(), port)) else { continue };
             if ports.iter().any(|known| known.port == port || known.name == written.name) {
                 continue;
             }

@@ -43,7 +43,7 @@ const NO_ADDRESS: &str = "the Gateway has no address";
 pub type Listeners<'a> = BTreeMap<ObjectName, Vec<Served<'a>>>;
 
 /// The listeners that the proxy serves at each port of each Gateway, whether or not it has an address.
-pub type Planes = BTreeMap<(ObjectName, Port), Arc<Vec<HttpListener>>>;
+pub type ListenersByPort = BTreeMap<(ObjectName, Port), Arc<Vec<HttpListener>>>;
 
 /// What the Gateways that are ours claim.
 #[must_use]
@@ -71,14 +71,14 @@ pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
 }
 
 /// What listens at a port of a Gateway.
-enum Plane {
+enum AtPort {
     /// The proxy, with these listeners.
     Proxy(Vec<HttpListener>),
     /// The programs, with the endpoints that this route names; without a route, nobody.
     Endpoints(Option<StreamEntry>),
 }
 
-impl Default for Plane {
+impl Default for AtPort {
     fn default() -> Self {
         Self::Proxy(Vec::new())
     }
@@ -93,7 +93,7 @@ pub(super) struct Compiler<'a> {
     listeners: Listeners<'a>,
     sets: Sets<'a>,
     http: HttpModel,
-    planes: Planes,
+    by_port: ListenersByPort,
     reports: GatewayReports,
     skipped: Skipped,
 }
@@ -122,9 +122,9 @@ impl<'a> Compiler<'a> {
         let Clusters { backends: services, skipped } =
             route::attach(snapshot, (slices, targets), node, &mut listeners, model);
         let http = HttpModel { services, ..HttpModel::default() };
-        let (planes, reports) = (Planes::new(), GatewayReports::new());
+        let (by_port, reports) = (ListenersByPort::new(), GatewayReports::new());
         let endpoints = Endpoints { snapshot, slices, vips: targets.vips(), node };
-        Self { snapshot, node, endpoints, streams, listeners, sets, http, planes, reports, skipped }
+        Self { snapshot, node, endpoints, streams, listeners, sets, http, by_port, reports, skipped }
     }
 
     /// Adds one Gateway's frontends, its listeners and its report. All objects that are older must have been added.
@@ -169,7 +169,7 @@ impl<'a> Compiler<'a> {
             self.http.limits.insert(name.clone(), Arc::new(limits));
         }
         let mut faults: Vec<Fault> = Vec::new();
-        let mut ports: BTreeMap<(Port, Proto), Plane> = BTreeMap::new();
+        let mut ports: BTreeMap<(Port, Proto), AtPort> = BTreeMap::new();
         let mut of_port: BTreeMap<(Port, Proto), Vec<usize>> = BTreeMap::new();
         for (index, one) in served.into_iter().enumerate() {
             let place = format!("listener {:?}", one.spec.name);
@@ -184,11 +184,11 @@ impl<'a> Compiler<'a> {
                     };
                     let at = (port, protocol.transport());
                     of_port.entry(at).or_default().push(index);
-                    let plane = ports.entry(at).or_default();
+                    let at_port = ports.entry(at).or_default();
                     if protocol.is_layer4() {
                         self.streams.pass_over(&format!("Gateway {name}, {place}"), &one.streams);
-                        *plane = Plane::Endpoints(one.streams.into_iter().next());
-                    } else if let Plane::Proxy(listeners) = plane {
+                        *at_port = AtPort::Endpoints(one.streams.into_iter().next());
+                    } else if let AtPort::Proxy(listeners) = at_port {
                         let (gateway, name) = (name.clone(), full_name);
                         let streams = (protocol == Protocol::Tls).then(|| Arc::new(one.streams));
                         listeners.push(HttpListener { gateway, name, hostname, tls, streams, entries: one.entries });
@@ -201,13 +201,13 @@ impl<'a> Compiler<'a> {
         }
         let mut programmed = 0;
         let mut warnings = Vec::new();
-        for ((port, proto), plane) in ports {
-            let plane = match plane {
-                Plane::Proxy(listeners) => Ok(Arc::new(listeners)),
-                Plane::Endpoints(route) => Err(route),
+        for ((port, proto), at_port) in ports {
+            let at_port = match at_port {
+                AtPort::Proxy(listeners) => Ok(Arc::new(listeners)),
+                AtPort::Endpoints(route) => Err(route),
             };
-            if let Ok(listeners) = &plane {
-                self.planes.insert((name.clone(), port), Arc::clone(listeners));
+            if let Ok(listeners) = &at_port {
+                self.by_port.insert((name.clone(), port), Arc::clone(listeners));
             }
             let mut taken = Vec::new();
             for &vip in &vips {
@@ -218,7 +218,7 @@ impl<'a> Compiler<'a> {
                     continue;
                 }
                 warnings.extend(self.node.host.warning(&frontend));
-                let target = match &plane {
+                let target = match &at_port {
                     Ok(listeners) => {
                         self.http.frontends.insert(SocketAddr::new(vip, port.get()), Arc::clone(listeners));
                         Target::Proxy { gateway: name.clone(), service: None, sources: None }
@@ -251,7 +251,7 @@ impl<'a> Compiler<'a> {
 
     /// Adds the listeners of the Services that stand before Gateways, and what became of the classes. Returns the listeners by
     /// port, and which endpoints no request may go to.
-    pub(super) fn finish(self, model: &mut Model) -> (Planes, Skipped) {
+    pub(super) fn finish(self, model: &mut Model) -> (ListenersByPort, Skipped) {
         let Self {
             snapshot,
             node: _,
@@ -260,14 +260,14 @@ impl<'a> Compiler<'a> {
             listeners: _,
             sets: _,
             mut http,
-            planes,
+            by_port,
             reports,
             skipped,
         } = self;
         streams.finish(model);
         for (frontend, target) in &model.frontends {
             if let Target::Proxy { gateway, service: Some(_), sources: _ } = target
-                && let Some(listeners) = planes.get(&(gateway.clone(), frontend.port))
+                && let Some(listeners) = by_port.get(&(gateway.clone(), frontend.port))
             {
                 http.frontends.insert(SocketAddr::new(frontend.vip, frontend.port.get()), Arc::clone(listeners));
             }
@@ -282,7 +282,7 @@ impl<'a> Compiler<'a> {
         }
         model.http = Arc::new(http);
         model.gateways = Arc::new(reports);
-        (planes, skipped)
+        (by_port, skipped)
     }
 }
 
@@ -381,20 +381,20 @@ fn addressed(gateway: &Gateway, vips: &[IpAddr], verdict: Option<&Verdict>) -> R
     Err(Fault::new(reason, format!("{}: {}", verdict.reason, verdict.messages.join("; "))))
 }
 
-fn verdict(programmed: bool, homeless: bool, faults: Vec<Fault>) -> Verdict {
+fn verdict(programmed: bool, unassigned: bool, faults: Vec<Fault>) -> Verdict {
     let outcome = match (programmed, faults.is_empty()) {
         (true, true) => Outcome::Accepted,
         (true, false) => Outcome::Partial,
         (false, _) => Outcome::Refused,
     };
-    let reason = match (outcome, homeless, faults.first()) {
+    let reason = match (outcome, unassigned, faults.first()) {
         (Outcome::Accepted, ..) => "Accepted",
         (_, true, None) => "AddressNotAssigned",
         (_, _, Some(first)) if faults.iter().all(|fault| fault.reason == first.reason) => first.reason,
         _ => "ListenersNotValid",
     };
     let mut messages: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
-    if homeless {
+    if unassigned {
         messages.push(NO_ADDRESS.to_owned());
     } else if !programmed && messages.is_empty() {
         messages.push("the Gateway has no listener".to_owned());

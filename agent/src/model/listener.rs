@@ -64,14 +64,6 @@ impl Protocol {
         }
     }
 
-    /// Whether listeners of this protocol are served; one of another protocol is refused with `UnsupportedProtocol`.
-    #[must_use]
-    pub const fn is_served(self) -> bool {
-        match self {
-            Self::Http | Self::Https | Self::Tls | Self::Tcp | Self::Udp => true,
-        }
-    }
-
     /// Whether its connections and datagrams are split by the programs alone: the proxy is not in the way.
     #[must_use]
     pub const fn is_layer4(self) -> bool {
@@ -243,7 +235,7 @@ impl<'a> Served<'a> {
         let protocol = Protocol::of(&spec.protocol);
         let hostname = hostname(spec, protocol);
         let allowed = AllowedNamespaces::of(&spec.allowed_routes.namespaces, "allowedRoutes", AllowedNamespaces::Same);
-        let fitting = protocol.filter(|protocol| protocol.is_served()).map(Protocol::kinds);
+        let fitting = protocol.map(Protocol::kinds);
         let (kinds, resolved) =
             fitting.map_or((Vec::new(), Ok(())), |fitting| route_kinds(&spec.allowed_routes.kinds, fitting));
         let conflict = protocol.zip(hostname.as_ref()).and_then(|own| conflict(spec, own, all, set.is_some()));
@@ -341,19 +333,10 @@ fn hostname(spec: &Listener, protocol: Option<Protocol>) -> Option<Hostname> {
 fn open(spec: &Listener, protocol: Option<Protocol>, hostname: Option<&Hostname>) -> Result<Open, Fault> {
     let port = Port::try_new(spec.port)
         .ok_or_else(|| Fault::new("PortUnavailable", format!("port {}, want 1 to 65535", spec.port)))?;
-    let served = Protocol::ALL.into_iter().filter(|p| p.is_served()).map(Protocol::name).collect::<Vec<_>>();
-    let served = served.join(" or ");
-    let protocol = match protocol {
-        Some(protocol) if protocol.is_served() => protocol,
-        Some(known) => {
-            let why = format!("protocol {} is not supported yet, want {served}", known.name());
-            return Err(Fault::new("UnsupportedProtocol", why));
-        }
-        None => {
-            let why = format!("protocol {:?}, want {served}", spec.protocol);
-            return Err(Fault::new("UnsupportedProtocol", why));
-        }
-    };
+    let protocol = protocol.ok_or_else(|| {
+        let known = Protocol::ALL.map(Protocol::name).join(" or ");
+        Fault::new("UnsupportedProtocol", format!("protocol {:?}, want {known}", spec.protocol))
+    })?;
     if matches!(protocol, Protocol::Https | Protocol::Tls) {
         tls::check(spec)?;
     }

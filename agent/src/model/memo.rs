@@ -265,7 +265,7 @@ impl Memo {
         self.targets.note(&claims, &model);
         let is_same_node = self.node.as_ref().is_some_and(|last| last.name == node.name && last.zone == node.zone);
         if !is_same_node {
-            self.targets.distrust();
+            self.targets.invalidate();
         }
         self.links = chain::links(snapshot, &self.slices, &model.verdicts);
         let services = service::by_age(snapshot);
@@ -283,10 +283,10 @@ impl Memo {
             }
         }
         self.targets.retain(&model);
-        let (planes, skipped) = gateways.finish(&mut model);
+        let (by_port, skipped) = gateways.finish(&mut model);
         self.skipped = skipped;
         let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets, node };
-        model.chains = keep(&self.model.chains, Arc::new(source.chains(&self.links, &planes)));
+        model.chains = keep(&self.model.chains, Arc::new(source.chains(&self.links, &by_port)));
         self.choose_announcers(snapshot, node, &mut model);
         model.http = keep(&self.model.http, model.http);
         model.gateways = keep(&self.model.gateways, model.gateways);

@@ -41,7 +41,7 @@ pub const MAX_PORTS: usize = 100;
 /// The annotation that asks for a Route of OpenShift: its host name, or `auto`.
 pub const ROUTE_HOST: &str = "sluice.dev/route-host";
 
-/// Annotations that people write; another one under [`ipam::PREFIX`] is a typing error.
+/// Annotations that people write; another one under [`ipam::PREFIX`] is a typo.
 const ANNOTATIONS: [&str; 5] = [ipam::ADDRESSES, ipam::POOL, ipam::SHARING_KEY, ipam::SHARING_NAMESPACES, ROUTE_HOST];
 
 /// What the Services that are ours claim, and a verdict for those that claim nothing.
@@ -54,7 +54,7 @@ pub fn claims(snapshot: &Snapshot, node: &Node, pools: &Pools) -> (Vec<Claim>, V
                 claims.push(*claim);
                 continue;
             }
-            Demand::Farewell(claim, verdict) => {
+            Demand::Releasing(claim, verdict) => {
                 claims.push(*claim);
                 verdict
             }
@@ -141,7 +141,7 @@ impl Targets {
     }
 
     /// Tells that what was made may not hold any more, whatever the objects say.
-    pub(super) fn distrust(&mut self) {
+    pub(super) fn invalidate(&mut self) {
         self.is_stale = true;
     }
 
@@ -340,7 +340,7 @@ fn not_followed(service: &Service) -> Vec<String> {
     timeout.into_iter().chain(port).collect()
 }
 
-/// The annotations of a Service that are not known and must be typing errors, a sentence each.
+/// The annotations of a Service that are not known and must be typos, a sentence each.
 #[must_use]
 pub fn unknown_annotations(service: &Service) -> Vec<String> {
     let names = service.metadata.annotations.keys().filter(|name| name.starts_with(ipam::PREFIX));

@@ -65,10 +65,10 @@ pub struct Inputs {
     pub route_hosts: Arc<RouteHosts>,
 }
 
-/// Tells one sentence about one object, however often, as one Event that counts.
+/// Reports one sentence about one object, however often, as one Event that counts.
 ///
 /// A [`Recorder`] counts by reason and keeps the first sentence, so that another sentence takes another one.
-struct Teller {
+struct EventRecorder {
     note: Note,
     recorder: Recorder,
     last: Instant,
@@ -81,9 +81,9 @@ pub struct Writer {
     inputs: Inputs,
     /// Which version of Gateway API there is.
     version: watch::Receiver<Bundle>,
-    /// What was told last about each object for each reason.
-    tellers: BTreeMap<(ObjectRef, &'static str), Teller>,
-    /// How much more may be told about each object.
+    /// What was reported last about each object for each reason.
+    recorders: BTreeMap<(ObjectRef, &'static str), EventRecorder>,
+    /// How much more may be reported about each object.
     allowances: BTreeMap<ObjectRef, Allowance>,
     attempts: BTreeMap<ObjectRef, Attempt>,
     /// What was told last about objects that do not work.
@@ -126,10 +126,10 @@ pub async fn run(client: Client, namespace: String, node: String, inputs: Inputs
 impl Writer {
     fn new(client: Client, node: String, inputs: Inputs, version: watch::Receiver<Bundle>) -> Self {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node) };
-        let (tellers, allowances) = (BTreeMap::new(), BTreeMap::new());
+        let (recorders, allowances) = (BTreeMap::new(), BTreeMap::new());
         let (attempts, told) = (BTreeMap::new(), BTreeMap::new());
         let (unheard, running, settled) = (Unheard::default(), JoinSet::new(), None);
-        Self { client, reporter, inputs, version, tellers, allowances, attempts, told, unheard, running, settled }
+        Self { client, reporter, inputs, version, recorders, allowances, attempts, told, unheard, running, settled }
     }
 
     /// Looks at everything whenever something changed; ends with the stages that it reads.
@@ -210,7 +210,7 @@ impl Writer {
             }
         }
         self.attempts.retain(|_, attempt| !attempt.is_over(FORGET, Instant::now()));
-        self.tellers.retain(|_, teller| teller.last.elapsed() < COUNTED);
+        self.recorders.retain(|_, event_recorder| event_recorder.last.elapsed() < COUNTED);
         self.allowances.retain(|_, allowance| !allowance.is_whole(Instant::now()));
         if retry.is_none() && self.running.is_empty() {
             self.settled = Some((looked, Instant::now()));
@@ -287,13 +287,13 @@ impl Writer {
         let snapshot = self.inputs.snapshots.borrow().clone();
         let reference = told::reference(object, snapshot.as_deref());
         let about = (object.clone(), note.reason);
-        let known = self.tellers.remove(&about).filter(|teller| teller.note == note);
+        let known = self.recorders.remove(&about).filter(|event_recorder| event_recorder.note == note);
         let recorder = match known {
-            Some(teller) => teller.recorder,
+            Some(event_recorder) => event_recorder.recorder,
             None => Recorder::new(self.client.clone(), self.reporter.clone()),
         };
-        let teller = Teller { note: note.clone(), recorder: recorder.clone(), last: Instant::now() };
-        self.tellers.insert(about, teller);
+        let event_recorder = EventRecorder { note: note.clone(), recorder: recorder.clone(), last: Instant::now() };
+        self.recorders.insert(about, event_recorder);
         let event = Event {
             type_: if note.is_warning { EventType::Warning } else { EventType::Normal },
             reason: note.reason.to_owned(),

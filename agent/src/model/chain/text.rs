@@ -1,7 +1,7 @@
 //! What a chain leads to and what is missing, in words: for conditions, Events and `sluice why`.
 use std::collections::BTreeSet;
 
-use super::{Bond, Chain, ChainPort, GATEWAY_LABEL, Link, STATUS_PORT};
+use super::{BindingSource, Chain, ChainPort, GATEWAY_LABEL, Link, STATUS_PORT};
 use crate::{
     api::{Service, service::ServicePort},
     model::{Port, Proto, report::Fault},
@@ -61,10 +61,10 @@ impl Link {
 
     /// The Gateway and how the Service names it.
     fn named(&self) -> String {
-        let by = match self.bond {
-            Bond::Label => "named by its label",
-            Bond::Owner => "its owner",
-            Bond::Name => "named by its own name",
+        let by = match self.binding {
+            BindingSource::Label => "named by its label",
+            BindingSource::Owner => "its owner",
+            BindingSource::Name => "named by its own name",
         };
         format!("before Gateway {}, {by}", self.gateway)
     }

@@ -28,7 +28,7 @@ pub(super) enum Demand {
     /// Addresses.
     Addresses(Box<Claim>),
     /// Nothing any more, but what it has must not be given to another yet.
-    Farewell(Box<Claim>, Verdict),
+    Releasing(Box<Claim>, Verdict),
 }
 
 impl Demand {
@@ -60,7 +60,7 @@ impl Demand {
             if claim.given.is_empty() {
                 return Self::Nothing(verdict);
             }
-            return Self::Farewell(Box::new(claim), verdict);
+            return Self::Releasing(Box::new(claim), verdict);
         }
         // What can serve nothing gets no address; one that it has stays reserved, for its ports may come back.
         let has_address = !claim.given.is_empty() || node.allocations.contains_key(&claim.object);

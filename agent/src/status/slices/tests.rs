@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{super::write::Verb, *};
 use crate::model::{
     ObjectRef,
-    chain::{Bond, ChainPort, Endpoints, Link},
+    chain::{BindingSource, ChainPort, Endpoints, Link},
 };
 
 const NS: &str = "default";
@@ -37,8 +37,12 @@ fn model(snapshot: &Snapshot, wanted: &BTreeMap<(u16, u16), bool>) -> Model {
         services: BTreeSet::new(),
         endpoints: Arc::new(endpoints),
     };
-    let link =
-        Link { gateway: ObjectName::new(NS, "gw"), bond: Bond::Label, ports: Ok(BTreeSet::new()), has_own: false };
+    let link = Link {
+        gateway: ObjectName::new(NS, "gw"),
+        binding: BindingSource::Label,
+        ports: Ok(BTreeSet::new()),
+        has_own: false,
+    };
     let chain = Chain { link, families: vec![Family::V4], ports: vec![port] };
     let own = snapshot.slices.iter().filter(|(_, slice)| slice.is_ours()).map(|(name, _)| name.clone()).collect();
     Model {
