@@ -277,7 +277,7 @@ fn of_listeners_in_conflict_none_wins() {
             "Accepted=False/HostnameConflict",
             "Conflicted=True/HostnameConflict",
             "ResolvedRefs=True/ResolvedRefs",
-            "Programmed=False/Invalid",
+            "Programmed=False/HostnameConflict",
         ];
         assert_eq!(listener_says(&status, at), want);
     }

@@ -56,7 +56,7 @@ fn a_set_and_each_of_its_listeners_say_what_became_of_them() {
         (of(1)[0].as_str(), of(1)[1].as_str()),
         ("Accepted=False/HostnameConflict", "Conflicted=True/HostnameConflict")
     );
-    assert_eq!(of(1)[3], "Programmed=False/Invalid");
+    assert_eq!(of(1)[3], "Programmed=False/HostnameConflict");
     assert_eq!(status.listeners.iter().map(|l| l.attached_routes).collect::<Vec<_>>(), [1, 1]);
 
     let (status, attached) = told("All", &json!([taken]));
