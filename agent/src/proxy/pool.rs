@@ -29,7 +29,7 @@ use super::{
     lease::{Exclusive, Lease},
     multiplex::Multiplex,
     settings::Settings,
-    socket::{self, Held, Socket, UpstreamStream},
+    socket::{self, Held, Socket, SocketStream, UpstreamStream},
     stats::{Counted, Counters, Stats, add, sub},
 };
 
@@ -283,7 +283,7 @@ impl Upstream {
         })?;
         socket::configure(&SockRef::from(&stream)).map_err(ConnectError::endpoint)?;
         let counted = Counted::new(stats, |stats| &stats.open_upstream);
-        Ok(UpstreamStream(Socket::new(stream, Held { place, share, counted })))
+        Ok(SocketStream(Socket::new(stream, Held { place, share, counted })))
     }
 
     /// A new HTTP/1.1 connection over a socket of [`Self::dial`].

@@ -12,8 +12,10 @@
 //! - A peer that vanishes without FIN or RST is found by TCP itself: keepalive while nothing is to be sent,
 //!   `TCP_USER_TIMEOUT` otherwise. Accepted sockets have those of the listening one.
 use std::{
+    borrow::Borrow,
     io,
     pin::Pin,
+    sync::Arc,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
@@ -205,19 +207,25 @@ impl Socket {
     }
 }
 
-/// The stream of a connection to an endpoint.
+/// A socket as libraries want it: owned, or shared with whoever watches it.
 #[derive(Debug)]
-pub(super) struct UpstreamStream(pub(super) Socket);
+pub(super) struct SocketStream<S>(pub(super) S);
 
-impl AsyncRead for UpstreamStream {
+/// The stream of a client, below TLS.
+pub(super) type ClientSocket = SocketStream<Arc<Socket>>;
+
+/// The stream of a connection to an endpoint.
+pub(super) type UpstreamStream = SocketStream<Socket>;
+
+impl<S: Borrow<Socket> + Unpin> AsyncRead for SocketStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_read(cx, buf)
+        self.0.borrow().poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for UpstreamStream {
+impl<S: Borrow<Socket> + Unpin> AsyncWrite for SocketStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, &[io::IoSlice::new(buf)])
+        self.0.borrow().poll_write(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -225,7 +233,7 @@ impl AsyncWrite for UpstreamStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, bufs)
+        self.0.borrow().poll_write(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -237,7 +245,7 @@ impl AsyncWrite for UpstreamStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.shutdown())
+        Poll::Ready(self.0.borrow().shutdown())
     }
 }
 

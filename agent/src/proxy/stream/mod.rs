@@ -17,9 +17,9 @@ use super::{
     balance::pick,
     lease::Pending,
     pool::ConnectError,
-    socket::{Socket, UpstreamStream},
+    socket::{ClientSocket, Socket, UpstreamStream},
     stats::{add, sub},
-    tls::{SocketStream, TlsStream},
+    tls::TlsStream,
     tunnel,
 };
 use crate::model::stream_route::{StreamShare, StreamTarget};
@@ -27,7 +27,7 @@ use crate::model::stream_route::{StreamShare, StreamTarget};
 /// A client's side.
 pub(super) enum Client {
     /// Its bytes as they are; the first ones were read already.
-    Raw(SocketStream, Bytes),
+    Raw(ClientSocket, Bytes),
     /// What is under its TLS.
     Tls(Box<TlsStream>),
 }

@@ -1,21 +1,15 @@
 //! One handshake: the ClientHello is read, a listener chosen by it, the rest is the library's.
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{io, sync::Arc};
 
 use bytes::BytesMut;
 use rustls::server::{Accepted, Acceptor};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server as tokio_server;
 
 use super::{TlsListener, client_hello};
 use crate::proxy::{
     Shared,
     router::{SecuredWay, Site},
-    socket::Socket,
+    socket::{ClientSocket, Socket, SocketStream},
     stats::add,
     stream::{self, Client, Relay},
 };
@@ -29,7 +23,7 @@ const HELLO: usize = 32 << 10;
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 
 /// The stream of a client that speaks TLS.
-pub(in crate::proxy) type TlsStream = tokio_server::TlsStream<SocketStream>;
+pub(in crate::proxy) type TlsStream = tokio_server::TlsStream<ClientSocket>;
 
 /// A client whose handshake is done.
 pub(in crate::proxy) struct Handshaken {
@@ -133,8 +127,8 @@ fn terminate(
     listener: &TlsListener,
     accepted: Accepted,
     records: &[u8],
-    stream: SocketStream,
-) -> io::Result<tokio_rustls::Accept<SocketStream>> {
+    stream: ClientSocket,
+) -> io::Result<tokio_rustls::Accept<ClientSocket>> {
     let config = listener
         .config(client_hello::offers_tls13(records))
         .ok_or_else(|| io::Error::other("the listener has no version of TLS"))?;
@@ -172,41 +166,5 @@ async fn hello(socket: &Socket) -> io::Result<(Accepted, BytesMut)> {
                 return Err(io::Error::other(error));
             }
         }
-    }
-}
-
-/// A socket as the library wants it.
-#[derive(Debug)]
-pub(in crate::proxy) struct SocketStream(Arc<Socket>);
-
-impl AsyncRead for SocketStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for SocketStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, &[io::IoSlice::new(buf)])
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.shutdown())
     }
 }

@@ -31,7 +31,7 @@ use rustls::{
 };
 
 pub(super) use self::{
-    handshake::{Handshaken, Secured, SocketStream, TlsStream, accept},
+    handshake::{Handshaken, Secured, TlsStream, accept},
     under_way::UnderWay,
 };
 use self::{
