@@ -11,7 +11,8 @@
 //! same: mostly the API server is away, and then nobody takes over. Should this node alone be cut off, the one that takes
 //! over says so on the network, and the programs yield to that. So do the programs of an agent that starts and hears of
 //! nobody, however long the one before it has been dead, and those of an agent that has ended on purpose, which the others
-//! expect back: see [`presence`].
+//! expect back: see [`presence`]. One that ends before it has [`SETTLED`] is not expected back: a node that has stood in for
+//! it may go on to say so for a moment, the programs would yield to that, and nobody would answer.
 mod observer;
 mod peers;
 mod presence;
@@ -59,6 +60,10 @@ const RENEW: Duration = Duration::from_secs(1);
 const DURATION: u64 = 3;
 /// How long the Lease of an agent that ends on purpose is valid: its programs go on, and it is expected back. Units: seconds.
 const LEAVING: u64 = 40;
+/// How long the Lease of an agent is valid that ends on purpose before it has [`SETTLED`]: it is not expected back. Units: seconds.
+const HASTY: u64 = 1;
+/// How long after its first Lease every other node has heard of an agent, and has let go of what it announces.
+const SETTLED: Duration = Duration::from_secs(3);
 /// How often a node is asked for whose agent has ended on purpose.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long one write may take.
@@ -112,6 +117,8 @@ pub struct Membership {
     is_refused: bool,
     /// Since when another node may have taken over from the agent before this one, until the first model is programmed.
     unheard_since: Option<Instant>,
+    /// When the others have let go of what they announced for this node; `None` before they can have heard of it.
+    settles_at: Option<Instant>,
 }
 
 impl Membership {
@@ -125,7 +132,21 @@ impl Membership {
         };
         let (made_of, report) = (VecDeque::new(), Report::default());
         let is_refused = false;
-        Self { node, client, namespace, inputs, made_of, report, announces, has_lapsed, is_refused, unheard_since }
+        // Nobody has taken over from programs that have answered all the time.
+        let settles_at = (announces && unheard_since.is_none()).then(Instant::now);
+        Self {
+            node,
+            client,
+            namespace,
+            inputs,
+            made_of,
+            report,
+            announces,
+            has_lapsed,
+            is_refused,
+            unheard_since,
+            settles_at,
+        }
     }
 
     /// Keeps the Lease and follows the others until `leave`, then says so once.
@@ -178,6 +199,9 @@ impl Membership {
                     if self.inputs.applied.borrow().rev > 0 {
                         self.announces |= is_written;
                         self.unheard_since = None;
+                        if is_written {
+                            self.settles_at.get_or_insert(now + SETTLED);
+                        }
                     }
                     if self.announces {
                         let from = if is_written { now } else { Instant::now() };
@@ -201,11 +225,13 @@ impl Membership {
                 () = sleep_until(check_at.into()) => {}
             }
         }
-        (self.report.leaving, self.report.proxy) = (true, false);
         let now = Instant::now();
-        if self.write(LEAVING).await && self.announces {
-            // Whoever takes over all the same, because this machine is switched off, says so.
-            out.validity.send_replace(Validity::Blind { until: now + Duration::from_secs(LEAVING), since: now });
+        let has_settled = self.settles_at.is_some_and(|at| at <= now);
+        (self.report.leaving, self.report.proxy) = (has_settled, false);
+        let (lease, left) = if has_settled { (LEAVING, LEAVING) } else { (HASTY, DURATION) };
+        if self.write(lease).await && self.announces {
+            // Whoever takes over, because this machine is switched off or does not count on this agent, says so.
+            out.validity.send_replace(Validity::Blind { until: now + Duration::from_secs(left), since: now });
         }
         watching.abort();
     }

@@ -114,8 +114,17 @@ fn s99_s100_s101_s102_one_node_answers_for_a_vip_whatever_happens() {
 
     scene.agents[first].kill9().expect("it can be killed");
     until(&scene, "S102: another takes over from one that was killed", &away);
+    // One that ends as soon as it has come, while the other still says that it stands in for it.
+    scene.agents[first].launch().expect("it starts again");
+    scene.agents[first].stop().expect("it ends");
+    let left = Instant::now();
+    until(&scene, "S102: another goes on for one that ends at once", &away);
+    assert!(left.elapsed() < LEAVING / 2, "it was waited for: {:.1?}", left.elapsed());
+    std::thread::sleep(LEASE / 2);
+    stays(&scene, "nobody waits for it", &away);
     scene.agents[first].launch().expect("it starts again");
     until(&scene, "it is back", &home);
+    stays(&scene, "it has settled", &home);
 
     // An agent that ends on purpose is expected back, and its node keeps its VIPs; unless the machine goes as well.
     scene.endpoints(ns.name(), "web", TCP_PORT, &[["b1", "a1"][first]]);
