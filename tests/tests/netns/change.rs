@@ -13,8 +13,8 @@ use sluice_tests::netns::{
     udp,
 };
 
-/// A refusal comes at once, not when the client gives up.
-const AT_ONCE: Duration = Duration::from_millis(200);
+/// A refusal comes at once, before the client asks again.
+const AT_ONCE: Duration = Duration::from_millis(900);
 /// Connections that the project promises to survive changes.
 const CONNECTIONS: usize = 10_000;
 /// The pause between two changes of endpoints.
