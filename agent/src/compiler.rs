@@ -2,6 +2,8 @@
 //!
 //! In: snapshots, who lives, what the host has. Out: models. [`crate::model::compile`] is pure; what it needs from one run to the next is kept here:
 //! the addresses given, on disk too, and the [`Memo`].
+pub mod allocations;
+
 use std::{
     collections::BTreeSet,
     net::IpAddr,
@@ -18,7 +20,7 @@ use crate::{
     membership::{Members, Report},
     model::{Candidate, Frontend, HostAddresses, Memo, Model, Node, Outcome, Role, memo},
     shared::Difference,
-    source::{Snapshot, allocations},
+    source::Snapshot,
     telemetry::chain,
 };
 

@@ -1,6 +1,7 @@
 //! The command line as written -> settings as used; the one list of defaults.
 mod cluster;
 mod controller;
+pub mod route_hosts;
 
 use std::{
     net::SocketAddr,
@@ -11,8 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::{
-    datapath,
     model::{Port, host::Host},
+    telemetry::LogFormat,
 };
 
 pub use cluster::{ApiArgs, ClusterArgs, ProcessArgs};
@@ -89,6 +90,20 @@ pub enum Generated {
     Fields,
 }
 
+/// Which programs forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Native XDP where the driver has it, else generic XDP, else TC alone; TC alone on veth.
+    #[default]
+    Auto,
+    /// Native XDP and TC; TC alone, and a note in the status, where the driver has no XDP.
+    Xdp,
+    /// Generic XDP and TC.
+    XdpGeneric,
+    /// TC alone.
+    Tc,
+}
+
 const AGENT_HELP: &str = "\
 The agent reads Services, EndpointSlices, Gateways and HTTPRoutes from the API server, or from ordinary Kubernetes YAML \
 below the manifests directory, and follows every change. It needs the capabilities BPF, NET_ADMIN and PERFMON, and a bpffs at /sys/fs/bpf.
@@ -133,7 +148,7 @@ pub struct AgentArgs {
     pub zone: Option<String>,
     /// Which programs forward
     #[arg(help_heading = "Datapath", long, value_name = "MODE", value_enum, default_value_t, env = "SLUICE_DATAPATH")]
-    pub datapath: datapath::Mode,
+    pub datapath: Mode,
     /// Threads that serve layer 7, each with a socket, connections and pools of its own [default: the processors there are]
     #[arg(
         help_heading = "Proxy",
@@ -219,16 +234,6 @@ pub enum Classless {
     Take,
     /// They are another's: only Services of the class `sluice.dev/lb` are ours.
     Leave,
-}
-
-/// How logs are written. The level comes from `RUST_LOG`, `info` where it is not set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Flags that every inspection command has.

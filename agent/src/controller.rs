@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     LEAVE, RunError, Tasks,
     compiler::{self, Compiler},
-    config::{Classless, ControllerArgs},
+    config::{Classless, ControllerArgs, route_hosts::RouteHosts},
     host, membership,
     membership::Members,
     model::{Model, Node, Role, host::Host, tls::references},
     source::{Snapshot, kubernetes},
-    status::{route_hosts::RouteHosts, writer},
+    status::writer,
     until_told,
 };
 

@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod arrows;
 pub mod cli;
 pub mod compiler;
 pub mod config;
@@ -49,15 +50,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Stages,
-    compiler::Compiler,
-    config::{AgentArgs, ConfigError},
-    datapath::{Applied, Datapath, DatapathError, network::Network},
+    arrows::{Applied, Validity},
+    compiler::{Compiler, allocations},
+    config::{AgentArgs, ConfigError, route_hosts::RouteHosts},
+    datapath::{Datapath, DatapathError},
     discovery::Directory,
+    host::network::Network,
     membership::{Members, Membership},
     model::{Model, Node, Role, tls::references},
     proxy::Proxy,
-    source::{Snapshot, allocations, kubernetes, manifests},
-    status::route_hosts::RouteHosts,
+    source::{Snapshot, kubernetes, manifests},
 };
 
 /// How long the stages may take to end: a little more than the proxy gives requests in flight.
@@ -134,8 +136,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     settings.workers = args.proxy_workers.map_or(settings.workers, usize::from);
     let proxy = Proxy::bind_with(settings)?;
     // Nobody else takes over what a node that stands alone announces.
-    let (validity_out, validity) =
-        watch::channel(if is_member { datapath::Validity::Before } else { datapath::Validity::Always });
+    let (validity_out, validity) = watch::channel(if is_member { Validity::Before } else { Validity::Always });
     let (peers_out, peers) = watch::channel(None);
     let datapath = datapath::Config {
         bpf_dir: args.bpf_dir.clone(),
@@ -144,8 +145,9 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         snat_ports: args.cluster.snat_ports,
         validity,
         peers,
+        proxy_rev: proxy.applied(),
     };
-    let datapath = Datapath::load(&datapath, &proxy)?;
+    let datapath = Datapath::load(&datapath, proxy.socket())?;
     let was_answering = datapath.answering();
     let node = Node { host: Arc::new(args.host(proxy.socket().local_addr()?.port())), ..node };
     let (host_out, host) = watch::channel(host::look(&args.interfaces).await.map_err(DatapathError::from)?);
@@ -194,7 +196,10 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     let (addresses_out, addresses) = watch::channel(None);
     if !is_member {
         let network = Network::try_new().map_err(DatapathError::from)?;
-        tasks.spawn("addresses", source::host::watch(network, args.interfaces.clone(), addresses_out, cancel.clone()));
+        tasks.spawn(
+            "addresses",
+            host::addresses::watch(network, args.interfaces.clone(), addresses_out, cancel.clone()),
+        );
     }
     tasks.spawn("discovery", discovery::run(snapshots.clone(), directory_out, cancel.clone()));
     tasks.spawn("host", host::run(args.interfaces, host_out, cancel.clone()));

@@ -4,6 +4,7 @@
 //! are, with their help texts, is in `admin/metrics.rs`.
 use std::{error::Error, fmt, io::IsTerminal};
 
+use clap::ValueEnum;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder},
@@ -17,7 +18,17 @@ use tracing_subscriber::{
     fmt::{FormatFields, format, format::Writer},
 };
 
-use crate::{config::LogFormat, printable::printable_line};
+use crate::printable::printable_line;
+
+/// How logs are written. The level comes from `RUST_LOG`, `info` where it is not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Starts logging to standard error; `RUST_LOG` selects, `info` where it does not.
 pub fn start(format: LogFormat) {

@@ -30,7 +30,7 @@ pub fn advisories() -> Result<()> {
 /// # Errors
 /// A check fails.
 pub fn check() -> Result<()> {
-    let mut steps = Steps::new(6);
+    let mut steps = Steps::new(7);
     steps.step("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
     steps.step("eBPF toolchain and programs", || {
         install::ebpf_toolchain()?;
@@ -46,5 +46,6 @@ pub fn check() -> Result<()> {
     steps.step("licences and sources of dependencies", || {
         run(Command::new(install::cargo_deny()?).current_dir(root()).args(DENY))
     })?;
+    steps.step("folders without circles", crate::layers::check)?;
     steps.step("sizes of files", crate::sizes::check)
 }

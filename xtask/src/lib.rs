@@ -8,6 +8,7 @@ pub mod generate;
 pub mod image;
 pub mod install;
 pub mod kubernetes;
+pub mod layers;
 pub mod paths;
 pub mod progress;
 pub mod run;

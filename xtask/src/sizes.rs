@@ -27,7 +27,8 @@ pub fn check() -> Result<()> {
     if long.is_empty() { Ok(()) } else { bail!("files that are too long:\n{}", long.join("\n")) }
 }
 
-fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The Rust files below a directory.
+pub(crate) fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();

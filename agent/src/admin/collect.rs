@@ -12,13 +12,10 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{certificates, explain, flows::FlowQuery, view};
 use crate::{
+    arrows::{Applied, Holder, SideStatus, UplinkStatus, XdpKind},
     datapath::{
-        Applied, UplinkStatus,
-        load::XdpKind,
         maps::TableError,
         observe::{self, FrontendCount},
-        probe::Holder,
-        sides::SideStatus,
     },
     discovery::Directory,
     model::{EndpointShare, Frontend, Model, ObjectRef, Outcome, Target, Verdict, http::listing::RouteRow},

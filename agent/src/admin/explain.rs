@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use crate::datapath::probe::Holder;
+use crate::arrows::Holder;
 use crate::model::{
     Backend, EndpointShare, EndpointTarget, Frontend, Locality, Model, ObjectRef, Proto, Target, WhenEmpty,
     sources::everybody,

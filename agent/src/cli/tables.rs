@@ -10,6 +10,7 @@ use sluice_ebpf::Reason;
 
 use crate::{
     admin::view,
+    discovery,
     model::http::listing::{BackendRow, RouteRow},
     proxy::explain::{Explanation, PassedOver},
 };
@@ -350,7 +351,7 @@ fn bytes(n: u64) -> String {
 
 /// `sluice instances NAMESPACE/NAME`.
 #[must_use]
-pub fn instances(list: &view::InstanceList) -> String {
+pub fn instances(list: &discovery::view::InstanceList) -> String {
     let header = ["ID", "ADDRESSES", "PORTS", "STATE", "NODE", "ZONE", "TARGET", "LAST CHANGE"];
     let rows = table(&header, list.instances.iter().map(instance));
     format!("{}\n{}", or_none(list.instances.len(), "no instances", rows), counts(list.counts, &list.last_change))
@@ -358,9 +359,9 @@ pub fn instances(list: &view::InstanceList) -> String {
 
 /// `sluice instances`.
 #[must_use]
-pub fn all_instances(all: &view::OwnedInstances) -> String {
+pub fn all_instances(all: &discovery::view::OwnedInstances) -> String {
     let header = ["SERVICE", "ID", "ADDRESSES", "PORTS", "STATE", "NODE", "ZONE", "TARGET", "LAST CHANGE"];
-    let row = |owned: &view::OwnedInstance| {
+    let row = |owned: &discovery::view::OwnedInstance| {
         let mut cells = vec![format!("{}/{}", owned.namespace, owned.service)];
         cells.extend(instance(&owned.instance));
         cells
@@ -369,8 +370,8 @@ pub fn all_instances(all: &view::OwnedInstances) -> String {
     format!("{}\n{}", or_none(all.instances.len(), "no instances", rows), counts(all.counts, &all.last_change))
 }
 
-fn instance(i: &view::Instance) -> Vec<String> {
-    let port = |(name, p): (&String, &view::InstancePort)| {
+fn instance(i: &discovery::view::Instance) -> Vec<String> {
+    let port = |(name, p): (&String, &discovery::view::InstancePort)| {
         let name = if name.is_empty() { String::new() } else { format!("{name}:") };
         format!("{name}{}/{}", p.port, p.protocol)
     };
@@ -390,7 +391,7 @@ fn instance(i: &view::Instance) -> Vec<String> {
     ]
 }
 
-fn counts(c: view::Counts, last_change: &str) -> String {
+fn counts(c: discovery::view::Counts, last_change: &str) -> String {
     format!(
         "{} in all: {} ready, {} not ready, {} terminating; last change {last_change}",
         c.total, c.ready, c.not_ready, c.terminating

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::{Classless, ConfigError, METADATA, pool, port_range};
-use crate::{model::pool as pools, secrecy, status::route_hosts::RouteHost};
+use super::{Classless, ConfigError, METADATA, pool, port_range, route_hosts::RouteHost};
+use crate::{model::pool as pools, secrecy};
 
 /// Flags of whoever speaks to the API server.
 #[derive(Debug, Args)]

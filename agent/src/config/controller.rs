@@ -1,7 +1,8 @@
 //! Flags of `sluice controller`.
 use clap::Args;
 
-use super::{ApiArgs, ClusterArgs, ConfigError, LogFormat, ProcessArgs};
+use super::{ApiArgs, ClusterArgs, ConfigError, ProcessArgs};
+use crate::telemetry::LogFormat;
 
 /// What `--help` says at the end.
 pub(super) const HELP: &str = "\

@@ -27,10 +27,9 @@ use sluice_ebpf::{PROXY_TCP, map, program, user};
 use super::{
     feature::{Feature, advice, lacking},
     maps::{TableError, open},
-    network::Link,
     pins::{self, Pins},
 };
-use crate::telemetry::chain;
+use crate::{arrows::XdpKind, host::network::Link, telemetry::chain};
 
 const TC_INGRESS: &str = "tc-ingress";
 const TC_EGRESS: &str = "tc-egress";
@@ -87,16 +86,6 @@ pub enum LoadError {
     /// A map could not be opened or written.
     #[error(transparent)]
     Table(#[from] TableError),
-}
-
-/// How XDP is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum XdpKind {
-    /// In the driver.
-    Native,
-    /// On the socket buffer: works everywhere, saves little.
-    Generic,
 }
 
 impl XdpKind {

@@ -10,7 +10,6 @@
 //! Invariant: the kernel forwards without us. Maps and links are pinned; a start adopts them, an end leaves them.
 mod adopted;
 pub mod announce;
-pub mod applied;
 mod census;
 mod departures;
 pub mod desired;
@@ -20,8 +19,6 @@ mod host;
 pub mod lists;
 pub mod load;
 pub mod maps;
-pub mod neighbours;
-pub mod network;
 pub mod observe;
 mod peers;
 pub mod permission;
@@ -30,7 +27,6 @@ pub mod plan;
 pub mod probe;
 pub mod reach;
 pub mod rendezvous;
-pub mod routes;
 pub mod rows;
 pub mod sides;
 pub mod space;
@@ -40,9 +36,5 @@ mod sweeps;
 pub mod table;
 pub mod uplink;
 
-pub use announce::{Answering, Validity};
-pub use applied::{Applied, Bound, Occupancy, UplinkStatus};
-pub use census::Census;
 pub use load::OBJECT;
 pub use stage::{Config, Datapath, DatapathError};
-pub use uplink::Mode;

@@ -21,12 +21,11 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
 use sluice_ebpf::{Heard, neighbour};
 use tokio::time::Instant;
 
 use super::{announce::Port, sweep::monotonic_nanoseconds};
-use crate::mac::Mac;
+use crate::{arrows::Holder, mac::Mac};
 
 /// Questions for one VIP on each uplink.
 pub const PROBES: u32 = 3;
@@ -40,21 +39,6 @@ pub const AGAIN: Duration = Duration::from_secs(10);
 pub const BATCH: usize = 64;
 /// Between two turns.
 pub const PAUSE: Duration = Duration::from_millis(20);
-
-/// Another host that has a VIP.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Holder {
-    /// Its Ethernet address.
-    pub mac: String,
-}
-
-impl Holder {
-    /// A sentence for people, behind the address.
-    #[must_use]
-    pub fn sentence(&self) -> String {
-        format!("another host ({}) has the address: it is not announced; want an address that nobody has", self.mac)
-    }
-}
 
 /// A frame for an uplink, by its index.
 pub type Question = (u32, Vec<u8>);

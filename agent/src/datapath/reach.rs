@@ -20,10 +20,9 @@ use std::{
     ops::Bound,
 };
 
-use super::{
-    network::{Head, Link, Network},
-    routes::Way,
-    sides::SideStatus,
+use crate::{
+    arrows::SideStatus,
+    host::network::{Head, Link, Network, routes::Way},
 };
 
 /// Questions to the kernel in one tick at most.

@@ -12,12 +12,7 @@
 //! - The programs cost whatever passes there a look at its ports, and on egress one in conntrack. XDP is not attached.
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
-use super::{
-    network::{Head, Link},
-    routes::Route,
-};
+use crate::host::network::{Head, Link, routes::Route};
 
 /// An interface that the programs belong on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +21,6 @@ pub struct Side<'a> {
     pub link: &'a Link,
     /// It is a bridge: who is on its link, and whose node nothing names, is a guest of this node.
     pub guests: bool,
-}
-
-/// What became of one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SideStatus {
-    /// Its name.
-    pub name: String,
-    /// Why the programs are not there; `None` where they are.
-    pub fault: Option<String>,
 }
 
 /// The side interfaces, those first that are not bridges: where there is no room for all it is mostly bridges of containers
@@ -87,7 +72,8 @@ pub fn default_beside<'a>(
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{super::routes::Hop, *};
+    use super::*;
+    use crate::host::network::routes::Hop;
 
     fn link(index: u32, name: &str, head: Head) -> Link {
         Link {

@@ -7,6 +7,7 @@ mod interfaces;
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    os::fd::AsRawFd,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,26 +19,28 @@ use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    announce::{Announcer, Answering, Validity},
-    applied::Applied,
+    announce::Announcer,
     desired::{Desired, Touched},
     host::Host,
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
-    network::{Network, NetworkError},
     peers::Peers,
     permission::{self, NotPermitted},
     plan::{Observed, Op, State},
     reach::Reach,
-    routes::{Route, Rules},
     sweep::monotonic_nanoseconds,
     sweeps::Sweeps,
-    uplink::{Mode, Uplinks},
+    uplink::Uplinks,
 };
 use crate::{
+    arrows::{Answering, Applied, Validity},
+    config::Mode,
+    host::network::{
+        Network, NetworkError,
+        routes::{Route, Rules},
+    },
     mac::Mac,
     model::{Frontend, Model, Target},
-    proxy::Proxy,
 };
 
 /// How often interfaces are looked at and what was left behind is removed.
@@ -66,6 +69,8 @@ pub struct Config {
     pub validity: watch::Receiver<Validity>,
     /// The Ethernet addresses of the other nodes' uplinks; `None` before the others were seen.
     pub peers: watch::Receiver<Option<BTreeSet<Mac>>>,
+    /// The revision of the model that the proxy routes by.
+    pub proxy_rev: watch::Receiver<u64>,
 }
 
 /// The stage cannot go on.
@@ -125,11 +130,11 @@ impl Datapath {
     ///
     /// # Errors
     /// The kernel refuses, a pin is incompatible, or there is no permission.
-    pub fn load(config: &Config, proxy: &Proxy) -> Result<Self, DatapathError> {
+    pub fn load(config: &Config, proxy: &impl AsRawFd) -> Result<Self, DatapathError> {
         permission::check()?;
         let network = Network::try_new()?;
         let programs = Programs::load(&config.bpf_dir)?;
-        programs.set_proxy_socket(proxy.socket())?;
+        programs.set_proxy_socket(proxy)?;
         let dir = programs.dir();
         let mut settings: Array<MapData, Settings> = open(dir, map::SETTINGS)?;
         let before = settings.get(&0, 0).map_err(|e| fault(map::SETTINGS, e))?;
@@ -175,7 +180,7 @@ impl Datapath {
             lookup_attached: false,
             sweeps: Sweeps::default(),
             announcer: Announcer::new(valid),
-            proxy: proxy.applied(),
+            proxy: config.proxy_rev.clone(),
             dirty: false,
             applied: Applied::default(),
         })

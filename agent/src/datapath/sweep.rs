@@ -23,12 +23,15 @@ use aya::maps::{HashMap, MapData};
 use sluice_ebpf::{CT_REPLY, CT_REQUEST, CT_UDP_ONEWAY_NS, CtEntry, CtKey, FrontendKey, Tuple, UDP, flow, map};
 
 use super::{
-    census::{Census, Count},
+    census::Count,
     maps::{TableError, open},
     rendezvous::Place,
     rows::{frontend_key, ip, place},
 };
-use crate::model::{Model, Ranges, Target, sources::admits};
+use crate::{
+    arrows::Census,
+    model::{Model, Ranges, Target, sources::admits},
+};
 
 /// How long a client may speak to an endpoint that left without an answer, before its flow is dropped.
 const SILENCE_NS: u64 = 5_000_000_000;

@@ -10,8 +10,8 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::{census::Census, sweep::sweep};
-use crate::model::Model;
+use super::sweep::sweep;
+use crate::{arrows::Census, model::Model};
 
 /// How much longer the pause after a walk is than the walk.
 const REST: u32 = 20;

@@ -14,26 +14,15 @@ use sluice_ebpf::{Addr, MAX_UPLINKS, UPLINK_GUESTS, UPLINK_SIDE, Uplink, map};
 
 use super::{
     announce::Port,
-    applied::UplinkStatus,
-    load::{LoadError, Programs, XdpKind},
+    load::{LoadError, Programs},
     maps::{TableError, fault, open},
-    network::{Head, Link},
-    sides::{Side, SideStatus},
+    sides::Side,
 };
-
-/// Which programs forward.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
-pub enum Mode {
-    /// Native XDP where the driver has it, else generic XDP, else TC alone; TC alone on veth.
-    #[default]
-    Auto,
-    /// Native XDP and TC; TC alone, and a note in the status, where the driver has no XDP.
-    Xdp,
-    /// Generic XDP and TC.
-    XdpGeneric,
-    /// TC alone.
-    Tc,
-}
+use crate::{
+    arrows::{SideStatus, UplinkStatus, XdpKind},
+    config::Mode,
+    host::network::{Head, Link},
+};
 
 /// The interfaces that the programs are attached to.
 pub struct Uplinks {

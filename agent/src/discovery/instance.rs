@@ -5,10 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use crate::{
-    admin::view::{Instance, InstancePort, Reference},
-    api::{EndpointSlice, ObjectName, Service, endpoint_slice::Endpoint},
-};
+use super::view::{Instance, InstancePort, Reference};
+use crate::api::{EndpointSlice, ObjectName, Service, endpoint_slice::Endpoint};
 
 /// The instances of one Service, in the order of their ids. `lastChange` is left empty.
 ///

@@ -11,6 +11,7 @@
 mod instance;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,9 +24,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use instance::instances;
+use view::{Counts, Instance, InstanceList, OwnedInstance, OwnedInstances};
 
 use crate::{
-    admin::view::{Counts, Instance, InstanceList, OwnedInstance, OwnedInstances},
     api::{EndpointSlice, ObjectName, Service},
     model::endpoints::SliceIndex,
     shared::Difference,

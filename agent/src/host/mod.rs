@@ -2,6 +2,8 @@
 //!
 //! In: netlink and `/proc/net`. Out: [`Seen`], which the compiler takes into its [`crate::model::Node`]. Invariant: the first
 //! value is there before the first model, so that no model takes an address of the host for a VIP like others.
+pub mod addresses;
+pub mod network;
 mod sockets;
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
@@ -11,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use sockets::Listening;
 
-use crate::datapath::network::{Network, NetworkError};
+use network::{Network, NetworkError};
 
 /// How often the host is looked at.
 const LOOK: Duration = Duration::from_secs(5);

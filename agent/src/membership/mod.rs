@@ -44,7 +44,7 @@ use presence::Presence;
 pub use report::{REPORT, Report};
 
 use crate::{
-    datapath::{Answering, Applied, UplinkStatus, Validity},
+    arrows::{Answering, Applied, UplinkStatus, Validity},
     mac::Mac,
     model::Model,
     source::{

@@ -9,8 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use tokio::time::timeout;
 
 use crate::{
-    datapath::neighbours::Neighbour,
-    datapath::network::{Network, NetworkError},
+    host::network::{Network, NetworkError, neighbours::Neighbour},
     telemetry::chain,
 };
 

@@ -17,7 +17,6 @@ mod looked;
 pub mod node;
 pub mod openshift;
 mod plan;
-pub mod route_hosts;
 pub mod service;
 pub mod slices;
 mod told;

@@ -16,7 +16,7 @@ use kube::{
 use tokio::{sync::watch, time::sleep};
 
 use super::{allowance::Allowance, unheard::Unheard};
-use crate::datapath::Applied;
+use crate::arrows::Applied;
 
 /// Where the kubelet looks for a container's last words. Source: `Container.terminationMessagePath`.
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -107,7 +107,7 @@ async fn publish(recorder: &Recorder, unheard: &Unheard, node: &str, (reason, ac
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::UplinkStatus;
+    use crate::arrows::UplinkStatus;
 
     fn uplink(name: &str, tc: bool, note: Option<&str>) -> UplinkStatus {
         UplinkStatus { name: name.into(), xdp: None, tc, v4: None, v6: None, note: note.map(str::to_owned) }

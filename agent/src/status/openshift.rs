@@ -6,7 +6,7 @@
 //! # Design
 //! - A Service asks with the annotation [`HOST`]: a host name, or `auto` for the one that the cluster gives. The leader would
 //!   make the Route with permissions that the Service's owner may not have, so it is off but for the namespaces and host
-//!   names that the admin has allowed ([`super::route_hosts`]); what was made before is removed.
+//!   names that the admin has allowed ([`crate::config::route_hosts`]); what was made before is removed.
 //! - The port is named, not numbered: endpoints behind one port of a Service may have several numbers. Where several
 //!   would do, one that leads through the Gateway comes first, then one that speaks TLS, then one that speaks HTTP; the
 //!   port where gateways answer probes never.
@@ -22,6 +22,7 @@ use crate::{
         openshift_route::{OpenShiftRoutePort, OpenShiftRouteSpec},
         service::{IntOrString, ServicePort},
     },
+    config::route_hosts::AUTO,
     model::{Model, ObjectRef, Outcome, chain::STATUS_PORT, report::Fault},
     source::{Snapshot, snapshot::Off},
 };
@@ -35,9 +36,6 @@ pub const MANAGED_LABEL: &str = "sluice.dev/managed";
 pub const SERVICE_LABEL: &str = "sluice.dev/service";
 /// The type of our condition on Services that ask for a Route.
 pub const ROUTED: &str = "sluice.dev/Routed";
-
-/// Asks for the host name that the cluster gives.
-pub(super) const AUTO: &str = "auto";
 
 /// Every write that is due.
 #[must_use]

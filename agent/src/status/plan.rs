@@ -159,9 +159,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        config::route_hosts::RouteHosts,
         membership::{Members, Report},
         model::{self, Node, Role, fixture},
-        status::route_hosts::RouteHosts,
     };
 
     /// E2 of issue 8: what is being deleted is not written to, but for the finalizer of what waits for it.

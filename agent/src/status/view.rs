@@ -1,8 +1,9 @@
 //! What the writers look at: the model, and what the nodes say they have done.
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{route_hosts::RouteHosts, version::Bundle};
+use super::version::Bundle;
 use crate::{
+    config::route_hosts::RouteHosts,
     membership::{Members, Report},
     model::{Model, ObjectRef},
 };

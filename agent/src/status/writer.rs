@@ -20,15 +20,14 @@ use super::{
     attempt::{Attempt, Effect, Wait},
     leader,
     looked::Looked,
-    plan,
-    route_hosts::RouteHosts,
-    told,
+    plan, told,
     unheard::Unheard,
     version::{self, Bundle},
     view::View,
     write::{Note, Verb, Write},
 };
 use crate::{
+    config::route_hosts::RouteHosts,
     membership::Members,
     model::{Model, ObjectRef},
     source::{Snapshot, kubernetes::Health},

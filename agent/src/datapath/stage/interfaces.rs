@@ -8,17 +8,15 @@ use std::{
 use sluice_ebpf::VIP_HOST;
 
 use super::{
-    super::{
-        applied::{Bound, UplinkStatus},
-        departures,
-        network::Link,
-        reach::Surroundings,
-        rows::addr,
-        sides,
-    },
+    super::{departures, reach::Surroundings, rows::addr, sides},
     Datapath, DatapathError,
 };
-use crate::{mac::Mac, model::HostAddresses};
+use crate::{
+    arrows::{Bound, UplinkStatus},
+    host::network::Link,
+    mac::Mac,
+    model::HostAddresses,
+};
 
 impl Datapath {
     /// Takes over the host's own addresses: of a VIP that is one of them the host keeps the rest.

@@ -3,12 +3,13 @@ use std::sync::Arc;
 
 use super::{super::write::Verb, *};
 use crate::{
+    config::route_hosts::RouteHosts,
     membership::Members,
     model::{
         self,
         fixture::{node, snapshot},
     },
-    status::{route_hosts::RouteHosts, version::Bundle},
+    status::version::Bundle,
 };
 
 fn service(annotation: &str, ports: &Value) -> Value {

@@ -1,10 +1,11 @@
 //! One Service, written to step by step, as an API server and two nodes would answer.
 use super::*;
 use crate::{
+    config::route_hosts::RouteHosts,
     membership::{Members, Report},
     model::{self, Role, fixture},
     source::Snapshot,
-    status::{route_hosts::RouteHosts, version::Bundle},
+    status::version::Bundle,
 };
 
 /// The Service as the API server has it, and how far each node is.

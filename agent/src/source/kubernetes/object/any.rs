@@ -8,10 +8,11 @@ use crate::{
         AddressPool, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, Lease, Namespace, Node,
         ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
     },
+    config::route_hosts::RouteHosts,
     membership::{Members, Report},
     model::{self, Role, fixture::node},
     source::Snapshot,
-    status::{route_hosts::RouteHosts, service, version::Bundle, view::View},
+    status::{service, version::Bundle, view::View},
 };
 
 /// Names of fields, so that what is made up is looked at.

@@ -7,10 +7,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    datapath::network::{Network, NetworkError},
-    model::HostAddresses,
-};
+use super::network::{Network, NetworkError};
+use crate::model::HostAddresses;
 
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);

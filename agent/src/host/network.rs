@@ -3,6 +3,9 @@
 //!
 //! Reads and writes happen in the network namespace that the process started in. Only routes that carry
 //! [`ROUTE_PROTOCOL`] are ours; no other is touched.
+pub mod neighbours;
+pub mod routes;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -16,7 +19,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::routes::Route;
+use routes::Route;
 
 /// What marks a route as ours; free in `/etc/iproute2/rt_protos`.
 pub const ROUTE_PROTOCOL: u8 = 83;

@@ -4,7 +4,8 @@
 //! a domain; or `auto` for the name that the cluster gives. Without an entry nobody may ask for any.
 use std::str::FromStr;
 
-use super::openshift::AUTO;
+/// Stands for the name that the cluster gives.
+pub const AUTO: &str = "auto";
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
 
-use super::network::{Network, NetworkError, failed};
+use super::{Network, NetworkError, failed};
 
 /// The port of the datagram that makes the kernel look for a neighbour: nobody listens there (RFC 863).
 const DISCARD: u16 = 9;

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::RouteMessageBuilder;
 
-use super::network::{Network, NetworkError, failed};
+use super::{Network, NetworkError, failed};
 
 /// A route by which packets leave this host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

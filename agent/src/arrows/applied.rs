@@ -1,4 +1,4 @@
-//! What the datapath has really programmed: the stage's output.
+//! datapath -> membership, status, admin: what is really programmed.
 use std::{
     collections::BTreeMap,
     fmt,
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use sluice_ebpf::{MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES, map};
 
-use super::{census::Census, load::XdpKind, probe::Holder, sides::SideStatus};
+use super::Census;
 use crate::mac::Mac;
 
 /// From this part of a map's entries on people are told, in percent: while there is time to do something about it.
@@ -79,6 +79,41 @@ pub struct UplinkStatus {
     pub v6: Option<Ipv6Addr>,
     /// What is wrong, or why XDP is not used.
     pub note: Option<String>,
+}
+
+/// How XDP is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum XdpKind {
+    /// In the driver.
+    Native,
+    /// On the socket buffer: works everywhere, saves little.
+    Generic,
+}
+
+/// What became of a side interface: one by which endpoints are reached, or replies return.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SideStatus {
+    /// Its name.
+    pub name: String,
+    /// Why the programs are not there; `None` where they are.
+    pub fault: Option<String>,
+}
+
+/// Another host that has a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Holder {
+    /// Its Ethernet address.
+    pub mac: String,
+}
+
+impl Holder {
+    /// A sentence for people, behind the address.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        format!("another host ({}) has the address: it is not announced; want an address that nobody has", self.mac)
+    }
 }
 
 /// Where a VIP is bound that this host should not have.
