@@ -168,6 +168,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         models: models.clone(),
         applied,
         proxy: proxy.counters(),
+        ejections: proxy.ejections(),
         routed: proxy.applied(),
         directory,
         waiters: Arc::new(Semaphore::new(admin::discovery::WAITERS)),

@@ -47,6 +47,8 @@ pub struct Stages {
     pub applied: watch::Receiver<Applied>,
     /// What the proxy counts.
     pub proxy: proxy::Counters,
+    /// Which endpoints the proxy passes over.
+    pub ejections: proxy::Ejections,
     /// The revision of the model that the proxy routes by; 0 before the first.
     pub routed: watch::Receiver<u64>,
     /// Who is behind each Service.
@@ -184,7 +186,10 @@ impl Stages {
     /// `GET /api/v1/routes`.
     #[must_use]
     pub fn routes(&self) -> Vec<RouteRow> {
-        self.models.borrow().http.rows()
+        let mut rows = self.models.borrow().http.rows();
+        let ejected = self.ejections.now();
+        rows.iter_mut().for_each(|row| row.note(&ejected));
+        rows
     }
 
     /// `GET /api/v1/explain`: by the model that the proxy has, or is about to have.
@@ -193,7 +198,10 @@ impl Stages {
     /// Nothing listens where the request would come in.
     pub fn explain(&self, asked: &Asked) -> Result<Vec<Explanation>, String> {
         let model = self.models.borrow().clone();
-        explain(&model.http, asked)
+        let mut found = explain(&model.http, asked)?;
+        let ejected = self.ejections.now();
+        found.iter_mut().filter_map(|one| one.matched.as_mut()).for_each(|row| row.note(&ejected));
+        Ok(found)
     }
 
     /// `GET /api/v1/flows`.

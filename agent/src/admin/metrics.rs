@@ -175,6 +175,13 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             "Copies of requests that were not made or did not get through, observed",
             &p.dropped_mirrors,
         ),
+        (
+            "sluice_proxy_ejections",
+            counter,
+            "Endpoints that were passed over for a while for their failures",
+            &p.ejections,
+        ),
+        ("sluice_proxy_readmissions", counter, "Endpoints that were well again after it", &p.readmissions),
         ("sluice_proxy_connect_errors", counter, "Upstream connections that could not be opened", &p.connect_errors),
         (
             "sluice_proxy_upstream_errors",

@@ -95,6 +95,7 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
             if !endpoints.is_empty() {
                 view.messages.extend(host);
             }
+            view.messages.extend(ejected(stages, &model, &object));
             if stages.applied.borrow().unprogrammed.contains(&name) {
                 view.messages.push("not programmed: `sluice status` says why".to_owned());
             }
@@ -115,6 +116,7 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
             let addresses = slice.into_iter().flat_map(|slice| &slice.endpoints).flat_map(|e| &e.addresses);
             let addresses = addresses.filter_map(|addr| addr.parse().ok()).collect();
             view.messages.extend(left_out(stages, &addresses));
+            view.messages.extend(ejected(stages, &model, &object));
             view
         }
         None => return Err(unknown(&snapshot, &model, known, &object)),
@@ -131,6 +133,20 @@ fn left_out(stages: &Stages, endpoints: &BTreeSet<IpAddr>) -> Vec<String> {
     let applied = stages.applied.borrow();
     let of_these = applied.left_out.iter().filter(|(endpoint, _)| endpoints.contains(endpoint));
     of_these.map(|(endpoint, why)| format!("endpoint {endpoint} is left out on this node: {why}")).collect()
+}
+
+/// Which endpoints of a Service, or of a route, the proxy passes over, in sentences.
+fn ejected(stages: &Stages, model: &Model, object: &ObjectRef) -> Vec<String> {
+    let all = stages.ejections.now();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let of_service =
+        model.http.services.keys().filter(|port| object.kind == "Service" && port.service == object.object);
+    let of_route = model.http.rules_of(object).flat_map(|rule| rule.services());
+    let endpoints: BTreeSet<_> = of_service.chain(of_route).flat_map(|port| model.http.addresses(port)).collect();
+    let of_these = all.iter().filter(|(endpoint, _)| endpoints.contains(endpoint));
+    of_these.map(|(endpoint, why)| format!("endpoint {endpoint} is ejected: {why}")).collect()
 }
 
 fn plain(object: &ObjectRef, outcome: &str, reason: &str, message: String) -> view::Object {

@@ -266,7 +266,8 @@ pub fn routes(routes: &[RouteRow]) -> String {
 fn share(b: &BackendRow) -> String {
     match &b.fault {
         Some(fault) => format!("{} ({}, 500: {fault})", b.service, b.weight),
-        None => format!("{} ({}, {})", b.service, b.weight, b.ready.len()),
+        None if b.ejected.is_empty() => format!("{} ({}, {})", b.service, b.weight, b.ready.len()),
+        None => format!("{} ({}, {}, {} ejected)", b.service, b.weight, b.ready.len(), b.ejected.len()),
     }
 }
 
@@ -291,6 +292,8 @@ fn explanation(e: &Explanation) -> String {
     if let Some(row) = &e.matched {
         lines.push(format!("  matched {}#{} {}", row.route, row.rule, row.matches));
         lines.extend(row.actions.iter().map(|action| format!("  then {action}")));
+        let ejected = row.backends.iter().flat_map(|backend| &backend.ejected);
+        lines.extend(ejected.map(|(at, why)| format!("  ejected {at}: {why}")));
     }
     lines.push(format!("  {}", e.answer));
     lines.join("\n")

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, certificate,
+    Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, balance, certificate,
     endpoints::{Family, SliceIndex},
     grants::Grants,
     http::{HttpListener, HttpModel, limits::Limits},
@@ -272,6 +272,7 @@ impl<'a> Compiler<'a> {
                 http.frontends.insert(SocketAddr::new(frontend.vip, frontend.port.get()), Arc::clone(listeners));
             }
         }
+        balance::apply(snapshot, &mut http, model);
         judge_classes(snapshot, model);
         for (name, _) in &snapshot.listener_sets {
             let object = ObjectRef::new("ListenerSet", name.clone());

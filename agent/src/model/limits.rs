@@ -16,7 +16,7 @@ use super::{
 use crate::spelling::nearest;
 
 /// What these annotations begin with; whatever else does is a fault.
-const PREFIX: &str = "proxy.sluice.dev/";
+pub(super) const PREFIX: &str = "proxy.sluice.dev/";
 
 /// Their names. README.md lists them with their defaults.
 const NAMES: [&str; 13] = [
@@ -97,7 +97,8 @@ fn set(limits: &mut Limits, name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn number(value: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+/// A whole number, written in digits.
+pub(super) fn number(value: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
     let parsed = value.parse().ok().filter(|n| range.contains(n) && !value.starts_with('+'));
     parsed.ok_or_else(|| format!("a number from {} to {}", range.start(), range.end()))
 }
@@ -107,14 +108,14 @@ fn count(value: &str) -> Result<usize, String> {
 }
 
 /// What is written between commas; `LIST` of it at most.
-fn list<T: FromStr>(value: &str, what: &str) -> Result<Vec<T>, String> {
+pub(super) fn list<T: FromStr>(value: &str, what: &str) -> Result<Vec<T>, String> {
     let want = || format!("{what} between commas, at most {LIST}");
     let all: Vec<T> = value.split(',').map(|one| one.trim().parse().map_err(|_| want())).collect::<Result<_, _>>()?;
     if all.len() > LIST { Err(want()) } else { Ok(all) }
 }
 
 /// A time as the Gateway API writes it, whole: `90s`, `15m`, `24h`. Source: GEP-2257.
-fn seconds(value: &str) -> Result<Duration, String> {
+pub(super) fn seconds(value: &str) -> Result<Duration, String> {
     let units = [('s', 1), ('m', 60), ('h', 3600)];
     let parsed = units.iter().find_map(|(unit, seconds)| {
         let digits = value.strip_suffix(*unit).filter(|d| d.len() <= 6 && d.bytes().all(|b| b.is_ascii_digit()))?;

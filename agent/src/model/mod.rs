@@ -6,6 +6,7 @@ pub mod addr;
 pub mod announce;
 pub mod attach;
 pub mod backend_ref;
+pub mod balance;
 pub mod candidates;
 pub mod certificate;
 pub mod chain;

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{
+    balance::Moment,
     grpc, headers,
     http1::Trailers,
     io::Active,
@@ -59,15 +60,21 @@ struct Progress {
     /// How often the response has moved, for the request's body to see: the sides of an exchange may take turns for hours,
     /// and a client that listens need not speak. Envoy's idle timeout of a stream is for both directions likewise.
     moved: AtomicU64,
-    /// Nothing of the request is still to come.
-    is_read: AtomicBool,
+    /// When nothing of the request was still to come; 0 before. Source: [`Moment::to_bits`].
+    read_at: AtomicU64,
 }
 
 impl Flow {
     /// Whether the client has sent all of its request's body, and the backend was given it.
     #[must_use]
     pub(super) fn request_is_read(&self) -> bool {
-        self.0.is_read.load(Relaxed)
+        self.0.read_at.load(Relaxed) != 0
+    }
+
+    /// When that was so.
+    #[must_use]
+    pub(super) fn read_at(&self) -> Option<Moment> {
+        Some(self.0.read_at.load(Relaxed)).filter(|at| *at != 0).map(Moment::from_bits)
     }
 }
 
@@ -125,7 +132,7 @@ impl RequestBody {
     #[must_use]
     pub(super) fn new(inner: Incoming, tee: Option<Tee>, limit: Duration, response: Flow) -> Self {
         let is_end = inner.is_end_stream();
-        response.0.is_read.store(is_end, Relaxed);
+        response.0.read_at.store(u64::from(is_end), Relaxed);
         let from = if is_end { RequestSource::Nowhere } else { RequestSource::Client(ClientBody::new(inner, tee)) };
         Self {
             from,
@@ -221,6 +228,12 @@ impl RequestBody {
         })
     }
 
+    /// What says when all of it was sent; `None` where there is nothing of it.
+    #[must_use]
+    pub(super) fn progress(&self) -> Option<Flow> {
+        (!self.is_end_stream()).then(|| self.response.clone())
+    }
+
     /// Takes the stream for as long as this is sent.
     pub(super) fn hold(&mut self, stream: Arc<Stream>) {
         self.stream = Some(stream);
@@ -257,7 +270,7 @@ impl Spare {
         let Some(tape) = &self.tape else { return Some(RequestBody::empty()) };
         let from = RequestSource::Tape(tape.read()?);
         let (limit, response) = (self.limit, self.response.clone());
-        response.0.is_read.store(false, Relaxed);
+        response.0.read_at.store(0, Relaxed);
         let trailing = Trailing { pass: self.passes, ..Trailing::default() };
         Some(RequestBody {
             from,
@@ -298,7 +311,7 @@ impl Body for RequestBody {
                     }
                 }
                 if frame.is_none() || this.from.is_end_stream() {
-                    this.response.0.is_read.store(true, Relaxed);
+                    this.response.0.read_at.store(Moment::now().to_bits(), Relaxed);
                 }
                 this.trailing.poll_frame(frame, cx)
             }

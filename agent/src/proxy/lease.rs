@@ -131,13 +131,13 @@ impl Pending {
     /// Counts one more.
     #[must_use]
     pub(super) fn new(upstream: &Arc<Upstream>) -> Self {
-        upstream.begin();
+        upstream.vital.begin();
         Self(Arc::clone(upstream))
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.vital.end();
     }
 }

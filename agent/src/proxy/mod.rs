@@ -27,6 +27,7 @@ mod body;
 mod bounds;
 mod connection;
 mod cors;
+mod ejections;
 mod exchange;
 mod filters;
 mod forwarded;
@@ -74,10 +75,11 @@ use socket2::{Domain, SockRef, Type};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use ejections::Ejections;
 pub use settings::Settings;
 pub use stats::{Counters, Stats};
 
-use self::{bounds::Bounds, lots::Lots, stats::add, table::Table, tls::UnderWay};
+use self::{balance::Moment, bounds::Bounds, lots::Lots, stats::add, table::Table, tls::UnderWay};
 use crate::model::{Model, http::HttpModel};
 
 /// How many connections may wait to be accepted. Beyond it the kernel drops SYNs.
@@ -171,6 +173,12 @@ impl Proxy {
         self.counters.clone()
     }
 
+    /// Which endpoints are passed over.
+    #[must_use]
+    pub fn ejections(&self) -> Ejections {
+        Ejections::of(&self.workers[0].table)
+    }
+
     /// The revision of the model that requests are routed by now; 0 before the first.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<u64> {
@@ -220,9 +228,12 @@ impl Proxy {
                     Err(_) => open = false,
                 },
                 _ = sweep.tick() => {
-                    for upstream in shared.table.load().upstreams() {
+                    let (table, now) = (shared.table.load(), Moment::now());
+                    for upstream in table.upstreams() {
                         upstream.sweep(shared.settings.upstream_idle, shared.settings.upstream_http2_idle);
+                        upstream.vital.tidy(now);
                     }
+                    table.clusters().for_each(|endpoints| endpoints.trim(now));
                 }
             }
         }

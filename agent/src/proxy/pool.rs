@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -23,6 +23,7 @@ use socket2::SockRef;
 use tokio::{net::TcpStream, task::AbortHandle};
 
 use super::{
+    balance::Vital,
     body::RequestBody,
     bounds::{Bounds, Load},
     http1::{TrailerWriter, Trailers},
@@ -34,20 +35,6 @@ use super::{
 };
 
 use crate::descriptors::is_exhausted;
-
-/// How long an endpoint that could not be connected is passed over.
-const DOWN: Duration = Duration::from_secs(2);
-
-/// What is known about whether an endpoint can be connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Health {
-    /// Nothing is wrong with it.
-    Well,
-    /// It could not be connected lately.
-    Down,
-    /// It could not be connected some time ago, and nobody has succeeded since.
-    Suspect,
-}
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -80,11 +67,11 @@ impl ConnectError {
 pub(super) struct Upstream {
     /// The address.
     pub addr: SocketAddr,
-    pending: AtomicUsize,
+    /// Its requests, its latency, its health.
+    pub vital: Vital,
     /// Its connections, used and unused.
     open: Arc<Load>,
     gone: AtomicBool,
-    down_until: Mutex<Option<Instant>>,
     /// By worker.
     pools: Box<[Pool]>,
     max_idle: usize,
@@ -137,10 +124,9 @@ impl Upstream {
         };
         Self {
             addr,
-            pending: AtomicUsize::new(0),
+            vital: Vital::default(),
             open: Arc::default(),
             gone: AtomicBool::new(false),
-            down_until: Mutex::new(None),
             pools: (0..settings.workers).map(pool).collect(),
             max_idle: settings.max_idle_per_endpoint.div_ceil(settings.workers),
             max_headers: settings.max_response_headers,
@@ -148,45 +134,9 @@ impl Upstream {
         }
     }
 
-    /// Requests that it has now.
-    #[must_use]
-    pub(super) fn pending(&self) -> usize {
-        self.pending.load(Relaxed)
-    }
-
-    /// One request more.
-    pub(super) fn begin(&self) {
-        self.pending.fetch_add(1, Relaxed);
-    }
-
-    /// One less.
-    pub(super) fn end(&self) {
-        self.pending.fetch_sub(1, Relaxed);
-    }
-
     /// The HTTP/2 connections of a worker.
     pub(super) fn multiplex(&self, worker: usize) -> &Multiplex {
         &self.pools[worker].http2
-    }
-
-    /// Passed over for [`DOWN`] from now on: it could not be connected, or somebody is about to see whether it can.
-    pub(super) fn set_down(&self) {
-        *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + DOWN);
-    }
-
-    /// It can be connected.
-    pub(super) fn set_well(&self) {
-        *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// What the last connections tell.
-    #[must_use]
-    pub(super) fn health(&self) -> Health {
-        match *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) {
-            None => Health::Well,
-            Some(until) if until > Instant::now() => Health::Down,
-            Some(_) => Health::Suspect,
-        }
     }
 
     /// Closes idle connections and keeps no more: the address left the model.
@@ -217,7 +167,6 @@ impl Upstream {
         while let Some(Idle { link, since }) = idle.pop() {
             sub(&pool.stats.idle_upstream);
             if link.sender.is_ready() && since.elapsed() < max_idle {
-                self.set_well();
                 let Link { sender, driver, trailers } = link;
                 let upstream = Arc::clone(self);
                 return Some(Lease::Exclusive(Exclusive {
@@ -295,7 +244,6 @@ impl Upstream {
         worker: usize,
         stream: UpstreamStream,
     ) -> Result<Lease, ConnectError> {
-        self.set_well();
         let trailers = Trailers::default();
         let stream = TrailerWriter::new(stream, trailers.clone());
         let handshake = http1::Builder::new().max_headers(self.max_headers).handshake(TokioIo::new(stream));

@@ -7,14 +7,14 @@
 //!   long if its method is idempotent or the rule names 504. Never after a connection that broke.
 //! - Tries that endpoints have to bear are bounded by a budget of the cluster: a part of the requests that it has now, so that
 //!   retries cannot multiply what an overloaded backend gets. A connection that was refused costs nobody anything and is free.
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
+    balance::Endpoints,
     bounds::{Load, Share},
     grpc,
-    table::Endpoints,
 };
 use crate::model::http::Retry;
 
@@ -79,10 +79,12 @@ impl<'a> Retries<'a> {
     }
 
     /// Takes one of the cluster's budget.
-    pub(super) fn take(&mut self, cluster: Option<&Arc<Endpoints>>) -> bool {
+    pub(super) fn take(&mut self, cluster: &Endpoints) -> bool {
         self.budget = None;
-        let Some(cluster) = cluster.filter(|_| self.left > 0) else { return false };
-        let pending: usize = cluster.upstreams.iter().map(|upstream| upstream.pending()).sum();
+        if self.left == 0 {
+            return false;
+        }
+        let pending: usize = cluster.upstreams.iter().map(|upstream| upstream.vital.pending()).sum();
         self.budget = Load::try_share(&cluster.retries, BUDGET.0.max(pending / BUDGET.1));
         self.budget.is_some() && {
             self.left -= 1;
@@ -102,6 +104,8 @@ impl<'a> Retries<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn rule(attempts: u32, codes: &[u16], backoff: Option<Duration>) -> Retry {
@@ -144,12 +148,12 @@ mod tests {
         assert!(retries.pause(Duration::ZERO) >= Duration::from_secs(1));
         assert_eq!(retries.pause(Duration::from_secs(4)), Duration::from_secs(4));
         assert!(!retries.take_free() && !retries.wants_after_timeout(&Method::GET));
-        let endpoints = Arc::new(Endpoints { upstreams: Vec::new(), retries: Arc::default() });
+        let endpoints = Arc::new(Endpoints::new(Vec::new(), Arc::default(), Arc::default()));
         let many = Retry { attempts: 2, ..Retry::default() };
         let mut all: Vec<_> = (0..BUDGET.0 + 1).map(|_| Retries::new(Some(&many), 0)).collect();
-        let taken = all.iter_mut().filter_map(|retries| retries.take(Some(&endpoints)).then_some(())).count();
+        let taken = all.iter_mut().filter_map(|retries| retries.take(&endpoints).then_some(())).count();
         assert_eq!(taken, BUDGET.0, "the budget is the cluster's");
-        assert!(!all[0].take(None) && all[BUDGET.0].take(Some(&endpoints)), "given back by whoever goes on without");
+        assert!(all[0].take_free() && all[BUDGET.0].take(&endpoints), "given back by whoever goes on without");
         let off = Retry { attempts: 0, ..Retry::default() };
         assert!(!Retries::new(Some(&off), 9).take_free());
     }

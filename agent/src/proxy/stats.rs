@@ -60,6 +60,10 @@ pub struct Stats {
     pub timeouts: AtomicU64,
     /// Tries beyond the first.
     pub retries: AtomicU64,
+    /// Endpoints that were ejected: passed over for a while.
+    pub ejections: AtomicU64,
+    /// Endpoints that were well again after it.
+    pub readmissions: AtomicU64,
     /// Upstream connections opened.
     pub upstream_connects: AtomicU64,
     /// Upstream connections that are open now.
@@ -140,6 +144,8 @@ impl Counters {
             upstream_errors: sum(|s| &s.upstream_errors),
             timeouts: sum(|s| &s.timeouts),
             retries: sum(|s| &s.retries),
+            ejections: sum(|s| &s.ejections),
+            readmissions: sum(|s| &s.readmissions),
             upstream_connects: sum(|s| &s.upstream_connects),
             open_upstream: sum(|s| &s.open_upstream),
             max_upstream: sum(|s| &s.max_upstream),

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    bounds::{Bounds, Load},
+    balance::{Endpoints, Moment},
+    bounds::Bounds,
     pool::Upstream,
     router::Site,
     settings::Settings,
@@ -34,15 +35,6 @@ pub(super) struct Table {
     local: Local,
     clusters: HashMap<ServicePort, Arc<Endpoints>>,
     upstreams: BTreeMap<SocketAddr, Arc<Upstream>>,
-}
-
-/// The endpoints of a Service port.
-#[derive(Debug)]
-pub(super) struct Endpoints {
-    /// Their addresses.
-    pub(super) upstreams: Vec<Arc<Upstream>>,
-    /// The retries that they have to bear now; kept over changes of the endpoints.
-    pub(super) retries: Arc<Load>,
 }
 
 impl Table {
@@ -86,10 +78,11 @@ impl Table {
         };
         let cluster = |service| {
             let retries = self.clusters.get(service).map(|known| Arc::clone(&known.retries)).unwrap_or_default();
-            Arc::new(Endpoints {
-                upstreams: model.addresses(service).into_iter().map(&mut upstream).collect(),
-                retries,
-            })
+            let upstreams = model.addresses(service).into_iter().map(&mut upstream).collect();
+            let balance = model.balances.get(service).cloned().unwrap_or_default();
+            let endpoints = Endpoints::new(upstreams, retries, balance);
+            endpoints.trim(Moment::now());
+            Arc::new(endpoints)
         };
         let clusters = model.services.keys().map(|s| (s.clone(), s)).map({
             let mut cluster = cluster;
@@ -156,6 +149,11 @@ impl Table {
     #[must_use]
     pub(super) fn cluster(&self, service: &ServicePort) -> Option<&Arc<Endpoints>> {
         self.clusters.get(service)
+    }
+
+    /// The endpoints of every Service port.
+    pub(super) fn clusters(&self) -> impl Iterator<Item = &Arc<Endpoints>> {
+        self.clusters.values()
     }
 
     /// Every backend address.

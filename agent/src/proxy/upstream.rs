@@ -16,8 +16,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Shared,
-    balance::pick,
-    body::{BodyFault, RequestBody, Spare},
+    balance::{Cause, Endpoints, Moment, Outcome},
+    body::{BodyFault, Flow, RequestBody, Spare},
     grpc,
     lease::{Lease, Pending},
     multiplex::Multiplex,
@@ -163,27 +163,39 @@ pub(super) async fn send(
         let endpoints = table.cluster(&cluster.port).or_else(|| routed.cluster(&cluster.port)).cloned();
         let most = table.per_endpoint(&shared.bounds);
         drop(table);
-        let choice = endpoints.as_ref().map_or(&[][..], |endpoints| &endpoints.upstreams);
+        let began = Instant::now();
+        let now = Moment::of(began);
         // One that took nothing so far; else one that can be connected; else, where the rule wants more tries, any.
-        let again = || pick(choice, if retries.is_asked() { &[] } else { &unconnected });
-        let Some(upstream) = pick(choice, &tried).or_else(again) else {
+        let again = |endpoints: &Endpoints| endpoints.pick(if retries.is_asked() { &[] } else { &unconnected }, now);
+        let picked =
+            endpoints.as_ref().and_then(|found| Some((found, found.pick(&tried, now).or_else(|| again(found))?)));
+        let Some((endpoints, upstream)) = picked else {
             return Err(match (unconnected.is_empty(), full) {
                 (true, _) => Failure::NoEndpoint,
                 (false, true) => Failure::Exhausted,
                 (false, false) => Failure::Unreachable,
             });
         };
-        let deadline = [overall, timeouts.backend.map(|t| Instant::now() + t)].into_iter().flatten().min();
+        let choice = &endpoints.upstreams;
+        let deadline = [overall, timeouts.backend.map(|t| began + t)].into_iter().flatten().min();
         if let Some(at) = overall.filter(|_| is_grpc) {
             grpc::set_timeout(request.headers_mut(), at.saturating_duration_since(Instant::now()));
         }
         let pending = Pending::new(&upstream);
         let spare = Kept::of(&request, keeps);
-        let trying = Trying { shared, upstream: &upstream, cluster, most, fresh };
-        let (tried_now, pause) = match within(shared, deadline, trying.run(request, &spare, &mut full)).await {
+        let progress = request.body().progress();
+        let trying = Trying { shared, endpoints, upstream: &upstream, cluster, most, fresh, began: now };
+        let result = within(shared, deadline, trying.run(request, &spare, &mut full)).await;
+        let (tried_now, pause) = match result {
             Ok(Ok((response, lease))) => {
+                let status = if is_grpc && grpc::is_unavailable(response.headers()) {
+                    StatusCode::SERVICE_UNAVAILABLE
+                } else {
+                    response.status()
+                };
+                trying.learn(Outcome::Answer(status), progress.as_ref(), None);
                 let again = retries.wants(response.status(), response.headers(), is_grpc);
-                match again.filter(|_| spare.is_whole() && retries.take(endpoints.as_ref())) {
+                match again.filter(|_| spare.is_whole() && retries.take(endpoints)) {
                     None => {
                         spare.commit();
                         return Ok(Sent { response, lease, pending, deadline });
@@ -213,14 +225,21 @@ pub(super) async fn send(
                 let is_left = choice.iter().any(|upstream| !tried.contains(&upstream.addr));
                 (Some(again), if is_left || retry.is_none() { Duration::ZERO } else { retries.pause(Duration::ZERO) })
             }
-            Ok(Err(Tried::Failed(Failure::Refused))) if spare.is_whole() && retries.take(endpoints.as_ref()) => {
+            Ok(Err(Tried::Failed(Failure::Refused))) if spare.is_whole() && retries.take(endpoints) => {
                 (None, Duration::ZERO)
             }
-            Ok(Err(Tried::Failed(failure))) => return Err(failure),
+            Ok(Err(Tried::Failed(failure))) => {
+                if failure == Failure::Broken {
+                    trying.learn(Outcome::Failure(Cause::Broken), progress.as_ref(), None);
+                }
+                return Err(failure);
+            }
             Err(failure) => {
+                let limit = [timeouts.request, timeouts.backend].into_iter().flatten().min();
+                trying.learn(Outcome::Failure(Cause::Late), progress.as_ref(), limit);
                 let is_over = overall.is_some_and(|at| at <= Instant::now());
                 let may = !is_over && spare.is_whole() && retries.wants_after_timeout(&method);
-                if !may || !retries.take(endpoints.as_ref()) {
+                if !may || !retries.take(endpoints) {
                     return Err(failure);
                 }
                 (None, retries.pause(Duration::ZERO))
@@ -249,15 +268,36 @@ pub(super) async fn send(
 /// One try.
 struct Trying<'a> {
     shared: &'a Arc<Shared>,
+    /// Those of the cluster,
+    endpoints: &'a Endpoints,
+    /// and the one that has it.
     upstream: &'a Arc<Upstream>,
     cluster: &'a Cluster,
     /// How many connections the endpoint may have.
     most: usize,
     /// Over a connection of its own.
     fresh: bool,
+    began: Moment,
 }
 
 impl Trying<'_> {
+    /// Tells the balancer what became of it. `progress` is that of the request's body: while the client sends, the endpoint is not slow.
+    ///
+    /// `limit` is the route's where the time was up. A try is late if the endpoint had half of it at least: a client can ask for
+    /// less (`grpc-timeout`), or send until the last moment.
+    fn learn(&self, outcome: Outcome, progress: Option<&Flow>, limit: Option<Duration>) {
+        let now = Moment::now();
+        let sent = progress.map_or(Some(self.began), |flow| flow.read_at().map(|at| at.max(self.began)));
+        let took = sent.map(|sent| now.since(sent));
+        let is_known = match outcome {
+            Outcome::Failure(Cause::Late) => limit.is_some_and(|limit| took.is_some_and(|took| took >= limit / 2)),
+            Outcome::Failure(_) | Outcome::Answer(_) => true,
+        };
+        if is_known {
+            self.endpoints.learn(self.upstream, outcome, took, now, &self.shared.stats);
+        }
+    }
+
     async fn run(
         &self,
         request: Request<RequestBody>,
@@ -278,11 +318,12 @@ impl Trying<'_> {
                         *full = true;
                         add(&shared.stats.exhausted);
                     }
-                    ConnectError::Endpoint(_) => upstream.set_down(),
+                    ConnectError::Endpoint(_) => self.learn(Outcome::Failure(Cause::Unconnected), None, None),
                 }
                 return Err(Tried::Unconnected(request));
             }
         };
+        self.endpoints.connected(upstream, self.began, &shared.stats);
         if let Lease::Stream(stream) = &lease
             && request.method() == Method::CONNECT
             && !stream.connection.connects
@@ -319,7 +360,7 @@ impl Trying<'_> {
     /// A connection: one from the pool, else a new one; where no place is left for one, that of the connection which was unused
     /// for longest.
     async fn lease(&self) -> Result<Lease, ConnectError> {
-        let Self { shared, upstream, cluster, most, fresh } = *self;
+        let Self { shared, endpoints: _, upstream, cluster, most, fresh, began: _ } = *self;
         let (worker, settings) = (shared.worker, &shared.settings);
         let dial = || {
             let (shared, upstream) = (Arc::clone(shared), Arc::clone(upstream));
@@ -338,7 +379,6 @@ impl Trying<'_> {
             }
             Transport::H2c => {
                 let stream = Multiplex::acquire(upstream, dial, worker, settings).await?;
-                upstream.set_well();
                 Ok(Lease::Stream(Arc::new(stream)))
             }
         }

@@ -197,7 +197,7 @@ pub(crate) fn limited(listeners: Value, annotations: &[(&str, &str)]) -> Value {
 }
 
 /// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint; those whose name begins
-/// with `h2c` are spoken to like that.
+/// with `h2c` are spoken to like that, those of `turns` are asked by turns.
 fn compile(
     addr: SocketAddr,
     secrets: &Value,
@@ -251,7 +251,9 @@ fn compile_snapshot(addr: SocketAddr, mut snapshot: Snapshot, backends: &[(&str,
     for (service, _) in backends {
         let protocol = service.starts_with("h2c").then_some("kubernetes.io/h2c");
         let ports = json!([{"port": 80, "appProtocol": protocol}]);
-        let service = json!({"metadata": {"name": service}, "spec": {"ports": ports}});
+        let balancer = if service.starts_with("turns") { "round-robin" } else { "least-request" };
+        let annotations = json!({"proxy.sluice.dev/balancer": balancer});
+        let service = json!({"metadata": {"name": service, "annotations": annotations}, "spec": {"ports": ports}});
         let service: sluice::api::Service = serde_json::from_value(service).unwrap();
         snapshot.services.insert(name(&service.metadata), Arc::new(service));
     }

@@ -1,10 +1,11 @@
 //! The rules as people read them: what `sluice routes` shows.
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget, filter::Mirror,
+    super::ObjectRef, Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget,
+    filter::Mirror,
 };
 
 /// One entry of one listener. Rows of a listener are in the order in which they are tried.
@@ -41,6 +42,9 @@ pub struct BackendRow {
     pub weight: u32,
     /// The endpoints that get requests.
     pub ready: Vec<SocketAddr>,
+    /// Those among them that are passed over for a while, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ejected: BTreeMap<SocketAddr, String>,
     /// Why requests for it are answered with 500.
     pub fault: Option<String>,
 }
@@ -93,13 +97,25 @@ impl HttpModel {
                 service: cluster.to_string(),
                 weight: *weight,
                 ready: self.addresses(&cluster.port),
+                ejected: BTreeMap::new(),
                 fault: None,
             },
-            ShareTarget::Invalid(fault) => {
-                BackendRow { service: String::new(), weight: *weight, ready: Vec::new(), fault: Some(fault.clone()) }
-            }
+            ShareTarget::Invalid(fault) => BackendRow {
+                service: String::new(),
+                weight: *weight,
+                ready: Vec::new(),
+                ejected: BTreeMap::new(),
+                fault: Some(fault.clone()),
+            },
         };
         shares.iter().map(row).collect()
+    }
+
+    /// The rules of a route; some may be there twice.
+    pub fn rules_of<'a>(&'a self, route: &'a ObjectRef) -> impl Iterator<Item = &'a Arc<HttpRule>> {
+        let rules = self.frontends.values().flat_map(|all| all.iter()).flat_map(|listener| listener.entries.iter());
+        let rules = rules.map(|entry| &entry.rule);
+        rules.filter(|rule| rule.kind.name() == route.kind && rule.route == route.object)
     }
 
     /// The endpoints of a Service port that get requests.
@@ -111,6 +127,14 @@ impl HttpModel {
 }
 
 impl RouteRow {
+    /// Notes which of its endpoints are passed over, of all that are.
+    pub fn note(&mut self, ejected: &BTreeMap<SocketAddr, String>) {
+        for backend in &mut self.backends {
+            let of_this = backend.ready.iter().filter_map(|at| Some((*at, ejected.get(at)?.clone())));
+            backend.ejected = of_this.collect();
+        }
+    }
+
     /// What becomes of a request that the entry takes: the status of the proxy's own answer, where there is one for every such
     /// request, and a sentence.
     #[must_use]

@@ -8,6 +8,7 @@
 //! - Which rule a request gets is decided by order alone: the listener with the most specific host name, then its
 //!   entries from the first to the last. `proxy::router` answers the same question faster; a property test compares.
 //! - Paths are compared in the normal form of [`path::normalise`], on both sides.
+pub mod balance;
 pub mod claim;
 pub mod cluster;
 pub mod cors;
@@ -42,6 +43,8 @@ pub struct HttpModel {
     pub frontends: BTreeMap<SocketAddr, Arc<Vec<HttpListener>>>,
     /// The backends of each Service port that some rule names: distinct, in order; empty when none is ready.
     pub services: BTreeMap<ServicePort, Vec<Backend>>,
+    /// How those of them are balanced of which somebody says something.
+    pub balances: BTreeMap<ServicePort, Arc<balance::Balance>>,
     /// How the Gateways are served that say so.
     pub limits: BTreeMap<ObjectName, Arc<limits::Limits>>,
 }

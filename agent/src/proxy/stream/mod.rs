@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     Shared,
-    balance::pick,
+    balance::{Cause, Moment, Outcome},
     lease::Pending,
     pool::ConnectError,
     socket::{ClientSocket, Socket, UpstreamStream},
@@ -54,14 +54,15 @@ pub(super) async fn connect(shared: &Shared, shares: &[StreamShare]) -> Option<E
     let mut tried: Vec<SocketAddr> = Vec::new();
     while tried.len() < settings.max_tries {
         let table = shared.table.load();
-        let upstream = pick(&table.cluster(service)?.upstreams, &tried)?;
+        let (endpoints, now) = (Arc::clone(table.cluster(service)?), Moment::now());
+        let upstream = endpoints.pick(&tried, now)?;
         let most = table.per_endpoint(&shared.bounds);
         drop(table);
         let pending = Pending::new(&upstream);
         let evict = || shared.table.load().evict_idle();
         match upstream.dial(shared.worker, settings.connect_timeout, most, evict).await {
             Ok(stream) => {
-                upstream.set_well();
+                endpoints.connected(&upstream, now, &shared.stats);
                 return Some(Endpoint { stream, pending });
             }
             Err(error) => {
@@ -72,7 +73,10 @@ pub(super) async fn connect(shared: &Shared, shares: &[StreamShare]) -> Option<E
                         return None;
                     }
                     ConnectError::Full(_) => add(&shared.stats.exhausted),
-                    ConnectError::Endpoint(_) => upstream.set_down(),
+                    ConnectError::Endpoint(_) => {
+                        let outcome = Outcome::Failure(Cause::Unconnected);
+                        endpoints.learn(&upstream, outcome, None, Moment::now(), &shared.stats);
+                    }
                 }
                 tried.push(upstream.addr);
                 add(&shared.stats.retries);

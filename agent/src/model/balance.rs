@@ -1,0 +1,182 @@
+//! What a Service's annotations say of how requests are spread over its endpoints: `proxy.sluice.dev/NAME`.
+//!
+//! In: the annotations of the Services that routes name. Out: a [`Balance`] for each of their ports that is not the default, and a sentence
+//! in the verdict of each route that names one of which something is not understood. What is not understood does not hold, all else does:
+//! none of it says who may come in, so a typo must not take a Service away.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    Model, ObjectRef,
+    http::{
+        HttpModel, ServicePort,
+        balance::{Balance, Balancer, Ejection},
+    },
+    limits::{PREFIX, list, number, seconds},
+};
+use crate::{api::Service, source::Snapshot, spelling::nearest};
+
+/// Their names. README.md lists them with their defaults.
+const NAMES: [&str; 5] = ["balancer", "eject-after", "eject-codes", "eject-time", "max-ejected-percent"];
+
+/// How a Service's endpoints are balanced, and sentences about what is not understood.
+#[must_use]
+pub fn of(service: &Service) -> (Balance, Vec<String>) {
+    let (mut balance, mut faults) = (Balance::default(), Vec::new());
+    for (key, value) in &service.metadata.annotations {
+        let Some(name) = key.strip_prefix(PREFIX) else { continue };
+        if let Err(want) = set(&mut balance, name, value) {
+            faults.push(format!("annotation {key} is {value:?} and has no effect, want {want}"));
+        }
+    }
+    (balance, faults)
+}
+
+/// Sets one of them; else what it should be.
+fn set(balance: &mut Balance, name: &str, value: &str) -> Result<(), String> {
+    let ejection = &mut balance.ejection;
+    match name {
+        "balancer" => {
+            balance.balancer = match value {
+                "least-request" => Balancer::LeastRequest,
+                "round-robin" => Balancer::RoundRobin,
+                _ => return Err(r#""least-request" or "round-robin""#.to_owned()),
+            }
+        }
+        "eject-after" => {
+            let after = number(value, 0..=1000)?;
+            ejection.after = u32::try_from(after).ok().filter(|after| *after > 0);
+        }
+        "eject-codes" => {
+            let want = "statuses from 400 to 599";
+            let codes: Vec<u16> = list(value, want)?;
+            if !codes.iter().all(|code| (400..600).contains(code)) {
+                return Err(want.to_owned());
+            }
+            ejection.codes = codes.into_iter().collect();
+        }
+        "eject-time" => {
+            let time = seconds(value)?;
+            if time > Ejection::LONGEST {
+                return Err(format!("a time up to {:?}", Ejection::LONGEST));
+            }
+            ejection.time = time;
+        }
+        "max-ejected-percent" => ejection.most = u8::try_from(number(value, 0..=100)?).unwrap_or(100),
+        _ => {
+            let meant = nearest(name, NAMES).map(|name| format!(", did you mean {PREFIX}{name}?")).unwrap_or_default();
+            return Err(format!("no annotation of this name{meant}"));
+        }
+    }
+    Ok(())
+}
+
+/// Says how the ports of `http` are balanced, and in the verdicts of routes what is not understood.
+pub(super) fn apply(snapshot: &Snapshot, http: &mut HttpModel, model: &mut Model) {
+    let mut faults: BTreeMap<ServicePort, Vec<String>> = BTreeMap::new();
+    for port in http.services.keys() {
+        let Some(service) = snapshot.services.get(&port.service) else { continue };
+        let (balance, wrong) = of(service);
+        if balance != Balance::default() {
+            http.balances.insert(port.clone(), Arc::new(balance));
+        }
+        if !wrong.is_empty() {
+            faults.insert(port.clone(), wrong);
+        }
+    }
+    if faults.is_empty() {
+        return;
+    }
+    let mut remarks: BTreeMap<ObjectRef, BTreeSet<String>> = BTreeMap::new();
+    let listeners = http.frontends.values().flat_map(|listeners| listeners.iter());
+    for rule in listeners.flat_map(|listener| listener.entries.iter()).map(|entry| &entry.rule) {
+        for port in rule.services() {
+            let Some(wrong) = faults.get(port) else { continue };
+            let said = remarks.entry(ObjectRef::new(rule.kind.name(), rule.route.clone())).or_default();
+            said.extend(wrong.iter().map(|sentence| format!("Service {}: {sentence}", port.service)));
+        }
+    }
+    for (object, sentences) in remarks {
+        if let Some(mut verdict) = model.verdicts.get(&object).cloned() {
+            verdict.messages.extend(sentences);
+            model.judge(object, verdict);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::{Outcome, compile, fixture};
+
+    fn read(annotations: &[(&str, &str)]) -> (Balance, Vec<String>) {
+        let annotations: serde_json::Map<_, _> =
+            annotations.iter().map(|(name, value)| (format!("{PREFIX}{name}"), json!(value))).collect();
+        of(&serde_json::from_value(json!({"metadata": {"name": "a", "annotations": annotations}})).unwrap())
+    }
+
+    #[test]
+    fn each_name_is_a_setting() {
+        let all = [
+            ("balancer", "round-robin"),
+            ("eject-after", "3"),
+            ("eject-codes", "500, 503"),
+            ("eject-time", "5s"),
+            ("max-ejected-percent", "100"),
+        ];
+        let ejection = Ejection { after: Some(3), codes: [500, 503].into(), time: Duration::from_secs(5), most: 100 };
+        assert_eq!(read(&all), (Balance { balancer: Balancer::RoundRobin, ejection }, Vec::new()));
+        assert_eq!(all.map(|(name, _)| name), NAMES);
+        assert_eq!(read(&[]), (Balance::default(), Vec::new()));
+        assert_eq!(read(&[("eject-after", "0")]).0.ejection.after, None);
+    }
+
+    #[test]
+    fn nonsense_is_named_and_the_rest_holds() {
+        for (name, value, want) in [
+            ("balancer", "fastest", "want \"least-request\" or \"round-robin\""),
+            ("balancer", "", "want \"least-request\""),
+            ("eject-after", "-1", "want a number from 0 to 1000"),
+            ("eject-codes", "200", "want statuses from 400 to 599"),
+            ("eject-codes", "5xx", "want statuses from 400 to 599 between commas"),
+            ("eject-time", "1h", "want a time up to 10s"),
+            ("max-ejected-percent", "101", "want a number from 0 to 100"),
+            ("max-ejected-percents", "5", "did you mean proxy.sluice.dev/max-ejected-percent?"),
+        ] {
+            let (balance, faults) = read(&[(name, value)]);
+            assert_eq!(balance, Balance::default());
+            assert!(faults[0].starts_with(&format!("annotation {PREFIX}{name} is {value:?}")), "{faults:?}");
+            assert!(faults[0].contains(want), "{faults:?}");
+        }
+        let (balance, faults) = read(&[("balancer", "round-robin"), ("eject-time", "soon")]);
+        assert_eq!((balance.balancer, faults.len()), (Balancer::RoundRobin, 1));
+    }
+
+    #[test]
+    fn a_route_says_what_is_wrong_with_its_service_and_is_served() {
+        let annotations = json!({"proxy.sluice.dev/balancer": "round-robin", "proxy.sluice.dev/eject-time": "soon"});
+        let objects = json!([
+            {"kind": "Gateway", "metadata": {"name": "gw"}, "spec": {"gatewayClassName": "sluice",
+                "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]}},
+            {"kind": "HTTPRoute", "metadata": {"name": "r"}, "spec": {"parentRefs": [{"name": "gw"}],
+                "rules": [{"backendRefs": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]}]}},
+            {"kind": "Service", "metadata": {"name": "a", "annotations": annotations}, "spec": {"ports": [{"port": 80}]}},
+            {"kind": "Service", "metadata": {"name": "b"}, "spec": {"ports": [{"port": 80}]}},
+        ]);
+        let model = compile(&fixture::snapshot(&objects), &fixture::node(&["192.0.2.0/24"]));
+        let balances: Vec<_> =
+            model.http.balances.iter().map(|(port, b)| (port.to_string(), b.balancer.clone())).collect();
+        assert_eq!(balances, [("default/a:80".to_owned(), Balancer::RoundRobin)]);
+        let verdict = &model.verdicts[&ObjectRef::new("HTTPRoute", crate::api::ObjectName::new("default", "r"))];
+        assert_eq!(verdict.outcome, Outcome::Accepted);
+        assert!(
+            verdict.messages[0].starts_with("Service default/a: annotation proxy.sluice.dev/eject-time is \"soon\"")
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! Which endpoint gets a request, and what its outcome says of it.
+//!
+//! In: the endpoints of a Service port, how they are balanced ([`Balance`]), the moment, and which endpoints had the request before. Out:
+//! the endpoint for the next try. What is known of an endpoint ([`Vital`]) is one for all routes and workers, and atomic: nobody waits.
+//!
+//! # Design
+//! - Of two chosen at random the one that is less busy, where a request counts as long as it takes there of late ([`latency`]): close to
+//!   the best of all, without a look at each. A new endpoint, of which nothing is known, is compared by its requests alone.
+//! - An ejected endpoint ([`health`]) is passed over while another is left. Where none is, all are asked (Envoy calls it panic): that
+//!   is better than to refuse everything.
+//! - After an ejection one request at a time sees whether the endpoint is well; only a request's first try does, so that one which fails
+//!   goes on to an endpoint with which nothing is wrong. However many are dead while nobody says so, a request meets one of them.
+//! - Nothing here looks at each endpoint for each request: where most are ejected a few more are drawn first.
+mod clock;
+mod health;
+mod latency;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+
+pub(super) use clock::Moment;
+pub(super) use health::{Cause, Ejected, State};
+
+use self::{
+    health::Health,
+    latency::{Latency, slowness},
+};
+use super::{
+    bounds::Load,
+    pool::Upstream,
+    stats::{Stats, add},
+};
+use crate::model::http::balance::{Balance, Balancer};
+
+/// How often another endpoint is drawn when one is ejected, before each is looked at.
+const DRAWS: usize = 16;
+
+/// What is known of one endpoint, on a cache line of its own: what a choice reads is in one place.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Vital {
+    pending: AtomicUsize,
+    latency: Latency,
+    health: Health,
+}
+
+impl Vital {
+    /// Requests that it has now.
+    #[must_use]
+    pub(super) fn pending(&self) -> usize {
+        self.pending.load(Relaxed)
+    }
+
+    /// One request more.
+    pub(super) fn begin(&self) {
+        self.pending.fetch_add(1, Relaxed);
+    }
+
+    /// One less.
+    pub(super) fn end(&self) {
+        self.pending.fetch_sub(1, Relaxed);
+    }
+
+    /// Its ejection, where it is ejected.
+    #[must_use]
+    pub(super) fn ejected(&self, now: Moment) -> Option<Ejected> {
+        self.health.ejected(now)
+    }
+
+    /// Forgets what is too old; called now and then.
+    pub(super) fn tidy(&self, now: Moment) {
+        self.latency.tidy(now);
+    }
+}
+
+/// The endpoints of a Service port.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    /// Their addresses.
+    pub(super) upstreams: Vec<Arc<Upstream>>,
+    /// The retries that they have to bear now; kept over changes of the endpoints.
+    pub(super) retries: Arc<Load>,
+    /// How they are balanced.
+    pub(super) balance: Arc<Balance>,
+    /// Whose turn it is, where they take turns.
+    turn: AtomicUsize,
+}
+
+/// What became of a try, as far as it says something of the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It answered with this status.
+    Answer(StatusCode),
+    /// It did not.
+    Failure(Cause),
+}
+
+impl Endpoints {
+    /// Endpoints, balanced like this.
+    #[must_use]
+    pub(super) fn new(upstreams: Vec<Arc<Upstream>>, retries: Arc<Load>, balance: Arc<Balance>) -> Self {
+        Self { upstreams, retries, balance, turn: AtomicUsize::new(0) }
+    }
+
+    /// The endpoint for a try of a request that these had already; `None` where no other is left.
+    pub(super) fn pick(&self, tried: &[SocketAddr], now: Moment) -> Option<Arc<Upstream>> {
+        let fit = |u: &Upstream| match u.vital.health.state(now) {
+            State::Well => !tried.contains(&u.addr),
+            State::Due => tried.is_empty(),
+            State::Ejected => false,
+        };
+        let picked = match self.balance.balancer {
+            Balancer::LeastRequest => self.less_busy(fit, now),
+            Balancer::RoundRobin => self.next_of(fit),
+        };
+        picked.or_else(|| self.less_busy(|u| !tried.contains(&u.addr), now)).map(|picked| {
+            // Whether it or another has the trial makes no difference to this request.
+            let _ = picked.vital.health.try_begin_trial(now);
+            Arc::clone(picked)
+        })
+    }
+
+    /// The better of two that are fit; one that is due for its trial before any other.
+    fn less_busy(&self, fit: impl Fn(&Upstream) -> bool, now: Moment) -> Option<&Arc<Upstream>> {
+        let [first, second] = self.two(fit)?;
+        let due = [first, second].into_iter().find(|u| u.vital.health.state(now) == State::Due);
+        Some(due.unwrap_or_else(|| better(first, second, now)))
+    }
+
+    /// Two that are fit, at random; the same one twice where there is no other.
+    fn two(&self, fit: impl Fn(&Upstream) -> bool) -> Option<[&Arc<Upstream>; 2]> {
+        let n = self.upstreams.len();
+        let drawn = |i: usize| self.upstreams.get(i).filter(|u| fit(u));
+        match n {
+            0 => return None,
+            1 => return drawn(0).map(|only| [only, only]),
+            _ => {}
+        }
+        let first = fastrand::usize(..n);
+        let second = (first + fastrand::usize(1..n)) % n;
+        let mut found = match (drawn(first), drawn(second)) {
+            (Some(first), Some(second)) => return Some([first, second]),
+            (one, other) => one.or(other),
+        };
+        // Some are not fit: rare.
+        for _ in 0..if n > DRAWS { DRAWS } else { 0 } {
+            match (drawn(fastrand::usize(..n)), found) {
+                (Some(other), Some(one)) if !Arc::ptr_eq(one, other) => return Some([one, other]),
+                (drawn, before) => found = before.or(drawn),
+            }
+        }
+        // Most are not. Of all that are, each pair is as likely as any other.
+        let mut two: [Option<&Arc<Upstream>>; 2] = [None, None];
+        for (seen, upstream) in self.upstreams.iter().filter(|u| fit(u)).enumerate() {
+            let place = if seen < 2 { seen } else { fastrand::usize(..=seen) };
+            if let Some(slot) = two.get_mut(place) {
+                *slot = Some(upstream);
+            }
+        }
+        match two {
+            [Some(first), second] => Some([first, second.unwrap_or(first)]),
+            [None, _] => None,
+        }
+    }
+
+    /// The next one that is fit.
+    fn next_of(&self, fit: impl Fn(&Upstream) -> bool) -> Option<&Arc<Upstream>> {
+        let n = self.upstreams.len();
+        let begin = self.turn.fetch_add(1, Relaxed).checked_rem(n)?;
+        let (at, found) = (0..n).map(|i| (i, &self.upstreams[(begin + i) % n])).find(|(_, u)| fit(u))?;
+        if at > 0 {
+            // Else the one behind an ejected endpoint would have its turns as well.
+            self.turn.fetch_add(at, Relaxed);
+        }
+        Some(found)
+    }
+
+    /// Learns from a try. `took` is how long the endpoint took, where that is known; `stats` are those of the worker that had it.
+    pub(super) fn learn(
+        &self,
+        upstream: &Upstream,
+        outcome: Outcome,
+        took: Option<Duration>,
+        now: Moment,
+        stats: &Stats,
+    ) {
+        let Vital { pending: _, latency, health } = &upstream.vital;
+        let rules = &self.balance.ejection;
+        let failure = match outcome {
+            Outcome::Answer(status) if rules.codes.contains(&status.as_u16()) => Some(Cause::Answer(status.as_u16())),
+            Outcome::Answer(_) => None,
+            Outcome::Failure(cause) => Some(cause),
+        };
+        match failure {
+            None if health.succeed(now) => {
+                latency.forget();
+                add(&stats.readmissions);
+                tracing::info!(backend = %upstream.addr, "endpoint is well again");
+            }
+            None => {}
+            Some(cause) if health.fail(cause, rules, now, || self.may_eject(now)) => {
+                add(&stats.ejections);
+                let time = health.ejected(now).and_then(|ejected| ejected.left);
+                tracing::warn!(backend = %upstream.addr, %cause, ?time, "endpoint is ejected");
+            }
+            Some(_) => {}
+        }
+        let is_bad = failure.is_some() || matches!(outcome, Outcome::Answer(status) if is_fault(status));
+        if let Some(took) = took {
+            latency.record(took, is_bad, now);
+        }
+    }
+
+    /// Learns that a connection was opened.
+    pub(super) fn connected(&self, upstream: &Upstream, now: Moment, stats: &Stats) {
+        if upstream.vital.health.connected(now) {
+            add(&stats.readmissions);
+            tracing::info!(backend = %upstream.addr, "endpoint can be connected again");
+        }
+    }
+
+    /// Whether one more may be ejected for its answers.
+    fn may_eject(&self, now: Moment) -> bool {
+        self.ejected_for_answers(now).count() < self.most_ejected()
+    }
+
+    /// How many may be ejected for their answers.
+    fn most_ejected(&self) -> usize {
+        let (n, percent) = (self.upstreams.len(), usize::from(self.balance.ejection.most));
+        let least = usize::from(n > 1 && percent > 0);
+        (n.saturating_mul(percent) / 100).max(least)
+    }
+
+    fn ejected_for_answers(&self, now: Moment) -> impl Iterator<Item = (Ejected, &Arc<Upstream>)> {
+        let ejected = self.upstreams.iter().filter_map(move |u| Some((u.vital.ejected(now)?, u)));
+        ejected.filter(|(ejected, _)| ejected.cause != Cause::Unconnected)
+    }
+
+    /// Readmits those whose ejection ends first where more are ejected than may be: others have left, or another Service port has
+    /// ejected them, too.
+    pub(super) fn trim(&self, now: Moment) {
+        let most = self.most_ejected();
+        if self.ejected_for_answers(now).nth(most).is_none() {
+            return;
+        }
+        let mut ejected: Vec<_> = self.ejected_for_answers(now).map(|(ejected, u)| (ejected.left, u)).collect();
+        ejected.sort_by_key(|(left, _)| *left);
+        let spare = ejected.len() - most;
+        for (_, upstream) in &ejected[..spare] {
+            upstream.vital.health.readmit_early(now);
+        }
+    }
+}
+
+/// The one that is less busy, the first where neither is.
+fn better<'a>(first: &'a Arc<Upstream>, second: &'a Arc<Upstream>, now: Moment) -> &'a Arc<Upstream> {
+    let (a, b) = (&first.vital, &second.vital);
+    let (slow_a, slow_b) = slowness(a.latency.estimate(now), b.latency.estimate(now));
+    if cost(b.pending(), slow_b) < cost(a.pending(), slow_a) { second } else { first }
+}
+
+/// How long one more request would wait for all that are there.
+#[expect(clippy::cast_precision_loss, reason = "a comparison")]
+fn cost(pending: usize, slowness: f32) -> f64 {
+    (pending as f64 + 1.0) * f64::from(slowness)
+}
+
+/// Whether a status says that the server failed; 501 says that the request did.
+fn is_fault(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+}
