@@ -4,6 +4,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use sluice::{cli, config::Cli, telemetry};
 
+/// The proxy allocates for every request, and glibc's allocator takes several times as long.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match cli::dispatch(Cli::parse().command) {
         Ok(code) => code,
