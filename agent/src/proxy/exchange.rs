@@ -17,12 +17,13 @@ use super::{
     filters,
     forwarded::Claims,
     framing::{self, End},
-    grpc, headers,
+    grpc,
+    headers::{self, Ends},
     hops::Hops,
     http1::{Announced, Doubt, Trailers},
     io::{Active, Activity},
     mirror::{self, Tee},
-    request::{self, Arrival, Canonical, Scheme},
+    request::{self, Arrival, Canonical},
     respond::{self, LocalReply},
     router,
     socket::Socket,
@@ -34,17 +35,15 @@ use super::{
     upstream::{self, Order, Sent},
     websocket::Handshake,
 };
-use crate::model::http::{Action, HttpMatch, HttpRule, Redirect, RequestHead, ShareTarget, Transport};
+use crate::model::http::{Action, HttpEntry, HttpMatch, HttpRule, Redirect, RequestHead, ShareTarget, Transport};
 
 /// A client's connection, as far as its requests need it.
 #[derive(Debug)]
 pub(super) struct Connection {
     /// What all connections share.
     pub shared: Arc<Shared>,
-    /// The client.
-    pub peer: SocketAddr,
-    /// The address it dialled.
-    pub local: SocketAddr,
+    /// Who speaks with whom.
+    pub ends: Ends,
     /// The server name of its TLS handshake; `None` in clear text.
     pub tls: Option<ServerName>,
     /// What the connection is doing.
@@ -86,12 +85,6 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct ServerName(pub Option<Box<str>>);
 
-impl Connection {
-    fn scheme(&self) -> Scheme {
-        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
-    }
-}
-
 /// Answers one request.
 pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
     let stats = &connection.shared.stats;
@@ -122,7 +115,7 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
         *response.version_mut() = version;
     }
     if let Some((method, uri)) = head {
-        let (frontend, client, status) = (connection.local, connection.peer, response.status().as_u16());
+        let (frontend, client, status) = (connection.ends.local, connection.ends.peer, response.status().as_u16());
         tracing::debug!(%frontend, %client, %method, %uri, status, "request answered");
     }
     stats.response(response.status());
@@ -159,8 +152,9 @@ async fn routed(
         add(&shared.stats.misdirected);
         return Err(LocalReply::new(StatusCode::MISDIRECTED_REQUEST, "the connection was made for another host"));
     }
-    let (matches, rule) = route(&table, connection.local, &canonical, &parts)?;
-    let routed = Routed { table, canonical, hops, matches, rule: &rule, is_grpc };
+    let entry = route(&table, connection.ends.local, &canonical, &parts)?;
+    let rule = &*entry.rule;
+    let routed = Routed { table: &table, canonical, hops, matches: &entry.matches, rule, is_grpc };
     let grant = Grant::of(&rule.filters, &parts.headers);
     if let Some(response) = grant.as_ref().and_then(|grant| grant.preflight(&parts)) {
         add(&shared.stats.own_responses);
@@ -176,10 +170,10 @@ async fn routed(
 
 /// A request with its rule.
 struct Routed<'a> {
-    table: Arc<Table>,
+    table: &'a Arc<Table>,
     canonical: Canonical,
     hops: Hops,
-    matches: Arc<HttpMatch>,
+    matches: &'a HttpMatch,
     rule: &'a HttpRule,
     /// It is gRPC.
     is_grpc: bool,
@@ -216,13 +210,13 @@ async fn forward(
     copies.retain(|_| websocket.is_none());
     upstream_form(&mut parts);
     let websocket = websocket.map(|client| Handshake::begin(client, version, cluster.transport, &mut parts));
-    let asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::default() };
+    let asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::of(body.as_ref()) };
     let body = body.take();
-    let tee = mirror::send(shared, &table, copies, (body.as_ref(), asked.trailers), rule.timeouts);
+    let tee = mirror::send(shared, table, copies, (body.as_ref(), asked.trailers), rule.timeouts);
     let body = upstream_body(connection, body, tee, &asked);
     let end = framing::frame_request(&mut parts, &body);
     let (timeouts, retry) = (rule.timeouts, rule.retry.as_ref());
-    let order = Order { routed: &table, cluster, timeouts, retry, is_grpc };
+    let order = Order { routed: table, cluster, timeouts, retry, is_grpc };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     // Asked to switch, a backend may have done so whatever it answers.
     if end == End::Uncertain || asked.websocket.is_some() {
@@ -237,16 +231,14 @@ async fn forward(
 /// Brings a request's head into its one form.
 fn canonical(connection: &Connection, parts: &mut Parts, body: Option<&Incoming>) -> Result<Canonical, LocalReply> {
     let arrival = Arrival {
-        peer: connection.peer,
-        local: connection.local,
-        scheme: connection.scheme(),
+        ends: &connection.ends,
         has_body: body.is_some_and(|body| !body.is_end_stream()),
         max_fields: connection.shared.settings.max_headers,
         doubt: parts.extensions.remove::<Doubt>(),
         length_beside_chunked: connection.tenant.limits.length_beside_chunked,
         underscores: connection.tenant.limits.underscores,
     };
-    let claims = Claims::of(&parts.headers, connection.peer, &connection.tenant.limits.trust);
+    let claims = Claims::of(&parts.headers, connection.ends.peer, &connection.tenant.limits.trust);
     let canonical = request::canonicalise(parts, arrival).map_err(|refusal| {
         add(&connection.shared.stats.refused_requests);
         LocalReply::from(refusal)
@@ -260,16 +252,18 @@ fn canonical(connection: &Connection, parts: &mut Parts, body: Option<&Incoming>
 /// Whether a request is for another listener than the one whose certificate the client has seen. Clients use a connection for
 /// every name that its certificate has (RFC 9113 part 9.1.1), and other listeners may ask for more of their clients.
 fn is_misdirected(table: &Table, connection: &Connection, host: &str) -> bool {
-    let (Some(ServerName(name)), Some(site)) = (&connection.tls, table.site(connection.local)) else { return false };
+    let (Some(ServerName(name)), Some(site)) = (&connection.tls, table.site(connection.ends.local)) else {
+        return false;
+    };
     site.listener_of(name.as_deref()) != site.listener_of(Some(host))
 }
 
-fn route(
-    table: &Table,
+fn route<'a>(
+    table: &'a Table,
     local: SocketAddr,
     canonical: &Canonical,
     parts: &Parts,
-) -> Result<(Arc<HttpMatch>, Arc<HttpRule>), LocalReply> {
+) -> Result<&'a HttpEntry, LocalReply> {
     let head = RequestHead {
         method: &parts.method,
         path: parts.uri.path(),
@@ -277,7 +271,7 @@ fn route(
         headers: &parts.headers,
     };
     match table.site(local).map(|site| site.route(&canonical.host, &head)) {
-        Some(router::Routed::Entry(entry)) => Ok((Arc::clone(&entry.matches), Arc::clone(&entry.rule))),
+        Some(router::Routed::Entry(entry)) => Ok(entry),
         Some(router::Routed::NoListener | router::Routed::NoEntry) | None => {
             Err(LocalReply::new(StatusCode::NOT_FOUND, "no route matches the request"))
         }
@@ -293,7 +287,7 @@ fn redirect(
     grant: Option<&Grant<'_>>,
 ) -> Response<ResponseBody> {
     add(&connection.shared.stats.own_responses);
-    let (host, listener) = (&routed.canonical.host, (connection.scheme(), connection.local.port()));
+    let (host, listener) = (&routed.canonical.host, (connection.ends.scheme, connection.ends.local.port()));
     let mut response = respond::redirect(to, host, &parts.uri, &routed.matches.path, listener);
     filters::change_response(response.headers_mut(), &routed.rule.filters, grant);
     response

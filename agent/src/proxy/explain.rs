@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use asked::Asked;
 
 use super::{
+    headers::Ends,
     request::{self, Arrival, Scheme},
     router::{Routed, Site},
     settings::Settings,
@@ -113,8 +114,8 @@ fn at(model: &HttpModel, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &
         listeners.first().and_then(|listener| model.limits.get(&listener.gateway).cloned()).unwrap_or_default();
     let Limits { length_beside_chunked, underscores, .. } = *limits;
     let local = out.frontends[0];
-    let arrival =
-        Arrival { peer, local, scheme, has_body: false, max_fields, doubt: None, length_beside_chunked, underscores };
+    let ends = Ends::new(peer, local, scheme);
+    let arrival = Arrival { ends: &ends, has_body: false, max_fields, doubt: None, length_beside_chunked, underscores };
     let mut parts = asked.parts();
     let canonical = match request::canonicalise(&mut parts, arrival) {
         Ok(canonical) => canonical,

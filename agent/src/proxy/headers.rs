@@ -54,7 +54,9 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .inspect(|token| work(token.len()))
-        .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+        .map(str::trim)
+        .filter(|token| !token.eq_ignore_ascii_case("keep-alive") && !token.eq_ignore_ascii_case("close"))
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
         .filter(|name| !end_to_end(name.as_str()))
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
@@ -110,6 +112,9 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
 /// them like that, Envoy and nginx when told to. To an HTTP/2 client they go in any case: gRPC lives by them.
 #[must_use]
 pub(super) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
+    if !headers.contains_key(header::TRAILER) {
+        return None;
+    }
     let values = headers.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());
     let names = values.flat_map(|value| value.split(',')).inspect(|token| work(token.len()));
     let names = names.filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok());
@@ -119,25 +124,54 @@ pub(super) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
         .filter(|_| !names.is_empty())
 }
 
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+/// How many fields [`set_forwarded`] and [`set_trace`] add at most, `CDN-Loop` and one more counted.
+const ADDED: usize = 9;
+
+/// The two ends of a client's connection, also as fields of a head say them: written once, not for each request.
+#[derive(Clone, Debug)]
+pub(super) struct Ends {
+    /// The client.
+    pub peer: SocketAddr,
+    /// The address it dialled.
+    pub local: SocketAddr,
+    /// What the connection speaks.
+    pub scheme: Scheme,
+    address: HeaderValue,
+    port: HeaderValue,
+}
+
+impl Ends {
+    /// Those of a connection.
+    #[must_use]
+    pub(super) fn new(peer: SocketAddr, local: SocketAddr, scheme: Scheme) -> Self {
+        let address = HeaderValue::from_str(&peer.ip().to_string()).expect("an address is visible ASCII");
+        Self { peer, local, scheme, address, port: HeaderValue::from(local.port()) }
+    }
+}
+
 /// Replaces what the client says about itself by what the connection shows.
-pub(super) fn set_forwarded(
-    headers: &mut HeaderMap,
-    (peer, local, scheme): (SocketAddr, SocketAddr, Scheme),
-    authority: &HeaderValue,
-) {
+pub(super) fn set_forwarded(headers: &mut HeaderMap, ends: &Ends, authority: &HeaderValue) {
     let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
     for name in claims {
         headers.remove(name);
     }
-    if let Ok(ip) = HeaderValue::from_str(&peer.ip().to_string()) {
-        headers.insert("x-real-ip", ip.clone());
-        headers.insert("x-forwarded-for", ip);
-    }
-    headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme.as_str()));
-    headers.insert("x-forwarded-host", authority.clone());
-    headers.insert("x-forwarded-port", HeaderValue::from(local.port()));
+    headers.reserve(ADDED);
+    headers.insert(X_REAL_IP, ends.address.clone());
+    headers.insert(X_FORWARDED_FOR, ends.address.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(ends.scheme.as_str()));
+    headers.insert(X_FORWARDED_HOST, authority.clone());
+    headers.insert(X_FORWARDED_PORT, ends.port.clone());
 }
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest `tracestate` that is passed on. Beyond it the header is dropped. Units: bytes.
 const TRACESTATE_LIMIT: usize = 512;
 /// Longest `baggage` that is passed on. Beyond it the header is dropped. Units: bytes.
@@ -150,30 +184,42 @@ const REQUEST_ID_LIMIT: usize = 128;
 /// A valid `traceparent` goes on as it is: the proxy records no span that could be a parent. An invalid one is replaced
 /// and takes `tracestate` with it. Source: W3C Trace Context part 3.2 and 4.
 pub(super) fn set_trace(headers: &mut HeaderMap, start: bool) {
-    let mut given = headers.get_all("traceparent").iter();
+    let mut given = headers.get_all(TRACEPARENT).iter();
     let valid = matches!((given.next(), given.next()), (Some(one), None) if is_traceparent(one.as_bytes()));
     if !valid {
-        headers.remove("traceparent");
-        headers.remove("tracestate");
-        if start && let Ok(value) = HeaderValue::from_str(&new_traceparent()) {
-            headers.insert("traceparent", value);
+        headers.remove(TRACESTATE);
+        if start {
+            headers.insert(TRACEPARENT, new_traceparent());
+        } else {
+            headers.remove(TRACEPARENT);
         }
     }
-    for (name, limit) in [("tracestate", TRACESTATE_LIMIT), ("baggage", BAGGAGE_LIMIT)] {
-        if headers.get_all(name).iter().map(HeaderValue::len).sum::<usize>() > limit {
+    for (name, limit) in [(TRACESTATE, TRACESTATE_LIMIT), (BAGGAGE, BAGGAGE_LIMIT)] {
+        if headers.get_all(&name).iter().map(HeaderValue::len).sum::<usize>() > limit {
             headers.remove(name);
         }
     }
-    let mut ids = headers.get_all("x-request-id").iter();
+    let mut ids = headers.get_all(X_REQUEST_ID).iter();
     let graphic =
         |v: &HeaderValue| (1..=REQUEST_ID_LIMIT).contains(&v.len()) && v.as_bytes().iter().all(u8::is_ascii_graphic);
     let kept = matches!((ids.next(), ids.next()), (Some(one), None) if graphic(one));
     if !kept {
-        let id = format!("{:032x}", fastrand::u128(1..));
-        if let Ok(value) = HeaderValue::from_str(&id) {
-            headers.insert("x-request-id", value);
-        }
+        let mut id = [0; 32];
+        hex(&fastrand::u128(1..).to_be_bytes(), &mut id);
+        headers.insert(X_REQUEST_ID, value(&id));
     }
+}
+
+/// Writes bytes as lower-case hexadecimal digits.
+fn hex(bytes: &[u8], into: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (byte, pair) in bytes.iter().zip(into.chunks_exact_mut(2)) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
+fn value(digits: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(digits).expect("digits and dashes are a field's value")
 }
 
 fn is_traceparent(text: &[u8]) -> bool {
@@ -189,9 +235,12 @@ fn is_traceparent(text: &[u8]) -> bool {
     dashes && length && hex(version) && version != b"ff" && some(trace) && some(parent) && hex(flags)
 }
 
-fn new_traceparent() -> String {
+fn new_traceparent() -> HeaderValue {
     // Flags 0: nothing is recorded here.
-    format!("00-{:032x}-{:016x}-00", fastrand::u128(1..), fastrand::u64(1..))
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    hex(&fastrand::u128(1..).to_be_bytes(), &mut text[3..35]);
+    hex(&fastrand::u64(1..).to_be_bytes(), &mut text[36..52]);
+    value(&text)
 }
 
 #[cfg(test)]

@@ -42,6 +42,9 @@ impl Hops {
     /// # Errors
     /// There were [`MOST`] of them, or more is told than anybody has to tell.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, HopFault> {
+        if !headers.contains_key(&CDN_LOOP) {
+            return Ok(Self(HeaderValue::from_static(NAME)));
+        }
         let fields = || headers.get_all(&CDN_LOOP).iter().filter_map(|value| value.to_str().ok());
         if headers.get_all(&CDN_LOOP).iter().map(|field| field.len() + 2).sum::<usize>() > LIMIT {
             return Err(HopFault::Long);

@@ -1,8 +1,9 @@
-//! A client's stream with the clocks that hyper lacks: one for a request's head, one for idleness, one for writing.
+//! A client's stream with the clocks that hyper lacks: one for a request's head, one for writing. Idleness is watched by
+//! `connection/`.
 //!
 //! hyper's own head timer runs while a connection is idle too, and not at all before the first byte. Here the state is
 //! told apart: idle (no request, no byte of one), head (first bytes seen, request not complete), busy (requests in
-//! flight). Each read that has to wait waits no longer than its state allows.
+//! flight). A clock is set where something is waited for and not for each request: a head that came as a whole has none.
 use std::{
     io,
     pin::Pin,
@@ -22,6 +23,7 @@ use tokio::{
 
 use super::{
     bounds::Share,
+    http1::Announced,
     settings::Settings,
     stats::{Stats, add, sub},
     transport::Transport,
@@ -37,6 +39,8 @@ pub(super) struct Activity {
     in_flight: AtomicUsize,
     begun: AtomicU64,
     lingers: AtomicBool,
+    /// The stream has asked for bytes and got none since the last request, and all is written.
+    is_quiet: AtomicBool,
 }
 
 impl Activity {
@@ -55,6 +59,12 @@ impl Activity {
     #[must_use]
     pub(super) fn lingers(&self) -> bool {
         self.lingers.load(Relaxed)
+    }
+
+    /// Whether there is no request, no byte of one, and nothing that the client has not taken.
+    #[must_use]
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight() == 0 && self.is_quiet.load(Relaxed)
     }
 
     /// Requests that have begun so far.
@@ -91,14 +101,6 @@ impl Drop for Active {
     }
 }
 
-/// What a read waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Idle,
-    Head,
-    Busy,
-}
-
 /// A client's stream.
 #[derive(Debug)]
 pub(super) struct ClientStream {
@@ -106,16 +108,16 @@ pub(super) struct ClientStream {
     /// What was read to find out the protocol.
     head: Bytes,
     activity: Arc<Activity>,
-    seen: u64,
-    state: State,
-    /// Whether heads and idleness are watched here; HTTP/2 is watched by its driver, which can say GOAWAY.
-    watch_reads: bool,
-    read_clock: Pin<Box<Sleep>>,
+    /// How many requests had begun when bytes of the next one came, if some have.
+    partial: Option<u64>,
+    /// Where messages end, of HTTP/1.1; HTTP/2 is watched by its driver, which can say GOAWAY.
+    announced: Option<Arc<Announced>>,
+    /// Set while a head is waited for that has begun.
+    read_clock: Option<Pin<Box<Sleep>>>,
     write_clock: Option<Pin<Box<Sleep>>>,
     /// The bytes that the kernel had taken when the clock was set.
     written: u64,
     header_timeout: Duration,
-    idle_timeout: Duration,
     write_timeout: Duration,
 }
 
@@ -126,47 +128,41 @@ impl ClientStream {
         transport: Transport,
         head: Bytes,
         activity: Arc<Activity>,
-        watch_reads: bool,
+        announced: Option<Arc<Announced>>,
         limits: &Settings,
     ) -> Self {
         Self {
             transport,
-            state: if head.is_empty() { State::Idle } else { State::Head },
+            partial: (!head.is_empty()).then_some(0),
             head,
             activity,
-            seen: 0,
-            watch_reads,
-            read_clock: Box::pin(sleep(limits.header_timeout)),
+            announced,
+            read_clock: None,
             write_clock: None,
             written: 0,
             header_timeout: limits.header_timeout,
-            idle_timeout: limits.idle_timeout,
             write_timeout: limits.write_timeout,
         }
     }
 
-    fn enter(&mut self, state: State) {
-        self.state = state;
-        let limit = if state == State::Head { self.header_timeout } else { self.idle_timeout };
-        self.read_clock.as_mut().reset(Instant::now() + limit);
-    }
-
-    /// Called when a read must wait: whether it has waited too long.
+    /// Called when a read must wait: whether a head has been waited for too long.
     fn poll_read_clock(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(announced) = &self.announced else { return Poll::Pending };
         if self.activity.in_flight() > 0 {
-            self.state = State::Busy;
+            self.read_clock = None;
             return Poll::Pending;
         }
-        let begun = self.activity.begun();
-        if self.state == State::Busy || self.seen != begun {
-            self.seen = begun;
-            self.enter(State::Idle);
+        // What came with the request before is told by the boundary.
+        if self.partial != Some(self.activity.begun()) && announced.is_between() {
+            (self.partial, self.read_clock) = (None, None);
+            self.activity.is_quiet.store(self.write_clock.is_none(), Relaxed);
+            return Poll::Pending;
         }
-        std::task::ready!(self.read_clock.as_mut().poll(cx));
-        if self.state == State::Head {
-            // Best effort: a client that slow may not read it either.
-            self.transport.write_now(cx, HEAD_TIMED_OUT);
-        }
+        let limit = self.header_timeout;
+        let clock = self.read_clock.get_or_insert_with(|| Box::pin(sleep(limit)));
+        std::task::ready!(clock.as_mut().poll(cx));
+        // Best effort: a client that slow may not read it either.
+        self.transport.write_now(cx, HEAD_TIMED_OUT);
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
@@ -175,6 +171,7 @@ impl ClientStream {
             self.write_clock = None;
             return result;
         }
+        self.activity.is_quiet.store(false, Relaxed);
         let limit = self.write_timeout;
         let written = self.transport.socket().written();
         if self.write_clock.is_none() {
@@ -200,18 +197,20 @@ impl AsyncRead for ClientStream {
         if this.head.has_remaining() {
             let n = this.head.remaining().min(buf.remaining());
             buf.put_slice(&this.head.split_to(n));
+            if this.head.is_empty() {
+                // An empty part of it would keep the whole.
+                this.head = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         match Pin::new(&mut this.transport).poll_read(cx, buf) {
-            Poll::Pending if this.watch_reads => this.poll_read_clock(cx).map(Err),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => this.poll_read_clock(cx).map(Err),
             Poll::Ready(result) => {
-                let got = buf.filled().len() > before;
-                let idle = this.state == State::Idle || this.seen != this.activity.begun();
-                if this.watch_reads && got && idle && this.activity.in_flight() == 0 {
-                    this.seen = this.activity.begun();
-                    this.enter(State::Head);
+                let is_idle = this.partial != Some(this.activity.begun());
+                if buf.filled().len() > before && is_idle && this.activity.in_flight() == 0 {
+                    (this.partial, this.read_clock) = (Some(this.activity.begun()), None);
+                    this.activity.is_quiet.store(false, Relaxed);
                 }
                 Poll::Ready(result)
             }

@@ -1,7 +1,15 @@
 //! The right to use a connection to an endpoint for one request, and the count of the requests that it has.
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body::{Body as _, Frame};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1::SendRequest, http2},
@@ -9,9 +17,10 @@ use hyper::{
 
 use super::{
     body::RequestBody,
+    driver::Driver,
     http1::Trailers,
     multiplex::Connection,
-    pool::{Driver, Link, Upstream},
+    pool::{Link, Upstream},
 };
 
 /// How long a connection may take to become ready after its response has ended; it waits for the request's body.
@@ -46,13 +55,30 @@ impl Lease {
         match self {
             Self::Exclusive(lease) => {
                 request.body_mut().trail_in(&lease.trailers);
-                lease.sender.try_send_request(request).await
+                if !request.body().is_end_stream() || request.headers().contains_key(header::UPGRADE) {
+                    lease.driver.detach();
+                }
+                let Exclusive { sender, driver, .. } = lease;
+                let mut sent = pin!(tokio::task::unconstrained(sender.try_send_request(request)));
+                poll_fn(|cx| driver.poll_for(cx, |cx| sent.as_mut().poll(cx))).await
             }
             Self::Stream(stream) => {
                 request.body_mut().hold(Arc::clone(stream));
                 let mut sender: http2::SendRequest<RequestBody> = stream.connection.sender();
                 sender.try_send_request(request).await
             }
+        }
+    }
+
+    /// Polls a response's body, and with it what brings it.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Incoming,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match self {
+            Self::Exclusive(lease) => lease.driver.poll_for(cx, |cx| Pin::new(&mut *body).poll_frame(cx)),
+            Self::Stream(_) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -104,13 +130,15 @@ pub(super) struct Exclusive {
 
 impl Exclusive {
     fn give_back(self) {
-        let Self { upstream, worker, mut sender, driver, trailers, reused: _, certain } = self;
+        let Self { upstream, worker, mut sender, mut driver, trailers, reused: _, certain } = self;
         if !certain {
             return;
         }
+        driver.look();
         if sender.is_ready() {
             upstream.put(worker, Link { sender, driver, trailers });
         } else if !sender.is_closed() {
+            driver.detach();
             tokio::spawn(async move {
                 match tokio::time::timeout(READY_TIMEOUT, sender.ready()).await {
                     Ok(Ok(())) => upstream.put(worker, Link { sender, driver, trailers }),

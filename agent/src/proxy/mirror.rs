@@ -93,11 +93,7 @@ pub(super) fn send(
         shared.tasks.spawn(async move {
             let _counted = counted;
             let exchange = tokio::time::timeout(limit, exchange(&owned, &table, &to, (parts, body), end));
-            let failure = tokio::select! {
-                result = exchange => result.unwrap_or(Err(Failure::Timeout)).err(),
-                () = owned.kill.cancelled() => None,
-            };
-            if let Some(failure) = failure {
+            if let Err(failure) = exchange.await.unwrap_or(Err(Failure::Timeout)) {
                 add(&owned.stats.dropped_mirrors);
                 tracing::debug!(cluster = %to, reason = failure.answer().1, "mirror failed");
             }

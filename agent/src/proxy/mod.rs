@@ -23,10 +23,12 @@ pub mod probe;
 pub mod stats;
 
 mod balance;
+mod batch;
 mod body;
 mod bounds;
 mod connection;
 mod cors;
+mod driver;
 mod ejections;
 mod exchange;
 mod filters;
@@ -50,6 +52,7 @@ mod request;
 mod respond;
 mod retry;
 mod router;
+mod seldom;
 mod settings;
 mod socket;
 mod stream;
@@ -95,6 +98,8 @@ pub struct Proxy {
     workers: Vec<Arc<Shared>>,
     counters: Counters,
     applied: watch::Sender<u64>,
+    drain: CancellationToken,
+    kill: CancellationToken,
 }
 
 /// What the connections of one worker share; all but the counters they share with those of the others.
@@ -152,13 +157,14 @@ impl Proxy {
                 lots: Lots::default(),
                 table: Arc::clone(&table),
                 handshakes: UnderWay::new(settings.max_handshakes.div_ceil(settings.workers)),
-                drain: drain.clone(),
-                kill: kill.clone(),
+                // Of its own: looked at with each request, they are no place for workers to meet.
+                drain: drain.child_token(),
+                kill: kill.child_token(),
                 tasks: tasks.clone(),
             })
         };
         let workers = (0..settings.workers).map(shared).collect();
-        Ok(Self { sockets, workers, counters, applied: watch::Sender::new(0) })
+        Ok(Self { sockets, workers, counters, applied: watch::Sender::new(0), drain, kill })
     }
 
     /// A socket of the group, for the map that steers frontends to it: the kernel spreads them over the group.
@@ -188,7 +194,7 @@ impl Proxy {
     /// Serves every model from revision 1 on until `cancel`, then lets requests in flight finish within [`Settings::drain`]. Ends
     /// as well when a worker does, which none should.
     pub async fn run(self, mut models: watch::Receiver<Arc<Model>>, cancel: CancellationToken) {
-        let Self { sockets, workers, counters, applied } = self;
+        let Self { sockets, workers, counters, applied, drain, kill } = self;
         // Before the first model nobody knows what is a listener: connections wait in the backlog.
         let first = tokio::select! {
             first = models.wait_for(|model| model.rev > 0) => first.map(|model| Arc::clone(&model)),
@@ -237,12 +243,12 @@ impl Proxy {
                 }
             }
         }
-        shared.drain.cancel();
+        drain.cancel();
         shared.tasks.close();
         if tokio::time::timeout(shared.settings.drain, shared.tasks.wait()).await.is_err() {
             let left = counters.sum(|stats| &stats.active_requests);
             tracing::warn!(requests = left, "requests were cut: the drain took too long");
-            shared.kill.cancel();
+            kill.cancel();
         }
         while serving.join_next().await.is_some() {}
     }

@@ -6,7 +6,7 @@
 //!
 //! # Design
 //! What is known of an endpoint (requests, connections, health) is one for all workers, and atomic. Its idle connections are
-//! each worker's own: the task that moves a connection's bytes runs where its requests do.
+//! each worker's own: what moves a connection's bytes ([`Driver`]) runs where its requests do.
 use std::{
     io,
     net::SocketAddr,
@@ -20,12 +20,13 @@ use std::{
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::{net::TcpStream, task::AbortHandle};
+use tokio::net::TcpStream;
 
 use super::{
     balance::Vital,
     body::RequestBody,
     bounds::{Bounds, Load},
+    driver::Driver,
     http1::{TrailerWriter, Trailers},
     lease::{Exclusive, Lease},
     multiplex::Multiplex,
@@ -102,18 +103,6 @@ pub(super) struct Link {
     pub(super) trailers: Trailers,
 }
 
-/// The task that moves a connection's bytes; it ends when this is dropped, and the socket is closed.
-///
-/// Left to itself it would go on while an endpoint takes no byte of a request whose client is gone.
-#[derive(Debug)]
-pub(super) struct Driver(AbortHandle);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Upstream {
     /// An address without connections.
     #[must_use]
@@ -154,7 +143,10 @@ impl Upstream {
             pool.http2.sweep(http2);
             let mut idle = pool.lock();
             let before = idle.len();
-            idle.retain(|i| i.since.elapsed() < max && !i.link.sender.is_closed());
+            idle.retain_mut(|i| {
+                i.link.driver.look();
+                i.since.elapsed() < max && !i.link.sender.is_closed()
+            });
             let closed = before - idle.len();
             pool.stats.idle_upstream.fetch_sub(closed as u64, Relaxed);
         }
@@ -164,8 +156,9 @@ impl Upstream {
     pub(super) fn reuse(self: &Arc<Self>, worker: usize, max_idle: Duration) -> Option<Lease> {
         let pool = &self.pools[worker];
         let mut idle = pool.lock();
-        while let Some(Idle { link, since }) = idle.pop() {
+        while let Some(Idle { mut link, since }) = idle.pop() {
             sub(&pool.stats.idle_upstream);
+            link.driver.look();
             if link.sender.is_ready() && since.elapsed() < max_idle {
                 let Link { sender, driver, trailers } = link;
                 let upstream = Arc::clone(self);
@@ -249,13 +242,7 @@ impl Upstream {
         let handshake = http1::Builder::new().max_headers(self.max_headers).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|e| ConnectError::endpoint(io::Error::other(e)))?;
         add(&self.pools[worker].stats.upstream_connects);
-        // An upgrade takes the stream out of it, and ends it.
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::trace!(%error, "upstream connection ended");
-            }
-        });
-        let driver = Driver(driver.abort_handle());
+        let driver = Driver::Held(Box::new(connection));
         let upstream = Arc::clone(self);
         Ok(Lease::Exclusive(Exclusive { upstream, worker, sender, driver, trailers, reused: false, certain: true }))
     }

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use http::{StatusCode, request::Parts};
 
 use super::{
+    headers::Ends,
     hops::{HopFault, Hops},
     request::{self, Arrival, Scheme},
     router::{Routed, Site},
@@ -19,7 +20,7 @@ use crate::model::http::{HttpModel, RequestHead, limits::Limits};
 #[derive(Debug)]
 pub struct Probe {
     site: Site,
-    arrival: Arrival,
+    ends: Ends,
 }
 
 impl Probe {
@@ -28,19 +29,8 @@ impl Probe {
     pub fn new(model: &HttpModel) -> Option<Self> {
         let (&local, listeners) = model.frontends.first_key_value()?;
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let Limits { length_beside_chunked, underscores, .. } = Limits::default();
-        let max_fields = Settings::default().max_headers;
-        let arrival = Arrival {
-            peer,
-            local,
-            scheme: Scheme::Http,
-            has_body: false,
-            max_fields,
-            doubt: None,
-            length_beside_chunked,
-            underscores,
-        };
-        Some(Self { site: Site::new(listeners.clone()), arrival })
+        let ends = Ends::new(peer, local, Scheme::Http);
+        Some(Self { site: Site::new(listeners.clone()), ends })
     }
 
     /// Brings a head into its canonical form and finds its rule: which of its route, from 0.
@@ -48,7 +38,16 @@ impl Probe {
     /// # Errors
     /// With the status that the client gets.
     pub fn route(&self, parts: &mut Parts) -> Result<usize, StatusCode> {
-        let canonical = request::canonicalise(parts, self.arrival).map_err(|refusal| refusal.status)?;
+        let Limits { length_beside_chunked, underscores, .. } = Limits::default();
+        let arrival = Arrival {
+            ends: &self.ends,
+            has_body: false,
+            max_fields: Settings::default().max_headers,
+            doubt: None,
+            length_beside_chunked,
+            underscores,
+        };
+        let canonical = request::canonicalise(parts, arrival).map_err(|refusal| refusal.status)?;
         let hops = Hops::of(&parts.headers).map_err(|fault| match fault {
             HopFault::Loop => StatusCode::LOOP_DETECTED,
             HopFault::Long => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -8,7 +8,12 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
-use super::{framing, headers, http1::Doubt, websocket::take_connect};
+use super::{
+    framing,
+    headers::{self, Ends},
+    http1::Doubt,
+    websocket::take_connect,
+};
 use crate::model::http::{
     host::Authority,
     limits::{Length, Underscores},
@@ -68,13 +73,9 @@ impl Scheme {
 
 /// What is known about a request beside its head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival {
-    /// The client.
-    pub peer: SocketAddr,
-    /// The address it dialled.
-    pub local: SocketAddr,
-    /// What the connection speaks.
-    pub scheme: Scheme,
+pub(super) struct Arrival<'a> {
+    /// Of the connection.
+    pub ends: &'a Ends,
     /// A body follows the head.
     pub has_body: bool,
     /// How many fields a head may have, cookies counted once. Beyond it 431.
@@ -106,8 +107,8 @@ const AUTHORITY_LIMIT: usize = 255 + 1 + ":65535".len();
 /// With the status that the client gets.
 ///
 /// Cost: linear in the head. HTTP/1.1 heads are bounded in fields by hyper, HTTP/2 heads only here.
-pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canonical, Refusal> {
-    let Arrival { peer, local, scheme, has_body, max_fields, doubt, length_beside_chunked, underscores } = arrival;
+pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival<'_>) -> Result<Canonical, Refusal> {
+    let Arrival { ends, has_body, max_fields, doubt, length_beside_chunked, underscores } = arrival;
     match doubt {
         Some(Doubt::TwoFramings) if length_beside_chunked == Length::Reject => {
             return bad("content-length beside transfer-encoding");
@@ -123,7 +124,7 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canoni
         return bad("transfer coding other than chunked");
     }
     expectation(&parts.headers)?;
-    let authority = authority(parts, local, scheme)?;
+    let authority = authority(parts, ends.local, ends.scheme)?;
     let text = Some(&authority).filter(|a| a.len() <= AUTHORITY_LIMIT).and_then(|a| a.to_str().ok());
     let Some(host) = text.and_then(Authority::try_new) else { return bad("malformed host") };
     let host = host.host.into_owned();
@@ -132,7 +133,7 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival) -> Result<Canoni
 
     let websocket = connects || websocket(parts, has_body)?;
     join_cookies(&mut parts.headers);
-    headers::set_forwarded(&mut parts.headers, (peer, local, scheme), &authority);
+    headers::set_forwarded(&mut parts.headers, ends, &authority);
     let trailers = headers::has_token(&parts.headers, &header::TE, "trailers");
     Ok(Canonical { host, authority, websocket, trailers })
 }
@@ -292,11 +293,12 @@ fn target(parts: &mut Parts) -> Result<(), Refusal> {
 
 /// HTTP/2 may split cookies into fields, HTTP/1 may not. Source: RFC 9113 part 8.2.3.
 pub(super) fn join_cookies(headers: &mut HeaderMap) {
-    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    work(crumbs.iter().map(|crumb| 2 + crumb.len()).sum());
-    if crumbs.len() < 2 {
+    let cookies = || headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    work(cookies().map(|crumb| 2 + crumb.len()).sum());
+    if cookies().nth(1).is_none() {
         return;
     }
+    let crumbs: Vec<&[u8]> = cookies().collect();
     if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(header::COOKIE, whole);
     }

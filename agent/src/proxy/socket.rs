@@ -106,13 +106,21 @@ impl Socket {
         }
     }
 
+    /// Returns when there are bytes, or the end.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.stream.readable().await
+    }
+
     /// Waits for bytes; 0 at the end.
     ///
     /// # Errors
     /// The connection broke.
     pub(super) async fn read(&self, into: &mut (impl bytes::BufMut + Send)) -> io::Result<usize> {
         loop {
-            self.stream.readable().await?;
+            self.readable().await?;
             match self.stream.try_read_buf(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return self.count(result),

@@ -63,7 +63,6 @@ pub(super) fn open(
                 add(&shared.stats.clients_gone);
                 tracing::trace!(?gone, "client is gone");
             }
-            () = shared.kill.cancelled() => {}
         }
         sub(&shared.stats.tunnels);
     });

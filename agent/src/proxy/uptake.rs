@@ -5,14 +5,18 @@
 //! stream is watched from outside, and what it holds (the body, the endpoint's connection) is dropped with it, which
 //! resets the stream.
 use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    task::Poll,
     time::Duration,
 };
 
 use hyper::rt::Executor;
+use tokio::time::{Instant, Sleep};
 
 tokio::task_local! {
     static UPTAKE: Arc<Uptake>;
@@ -40,15 +44,9 @@ impl Uptake {
         self.moved.fetch_add(u64::from(part), Relaxed);
     }
 
-    /// Returns when nothing was taken for the limit, or twice as long at most.
-    async fn stalled(&self, limit: Duration) {
-        loop {
-            let before = self.moved.load(Relaxed);
-            tokio::time::sleep(limit).await;
-            if self.waits.load(Relaxed) && self.moved.load(Relaxed) == before {
-                return;
-            }
-        }
+    /// Whether hyper was given a part that it has not asked beyond, and how many it was given.
+    fn waits(&self) -> Option<u64> {
+        self.waits.load(Relaxed).then(|| self.moved.load(Relaxed))
     }
 }
 
@@ -64,10 +62,33 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
         let limit = self.limit;
         tokio::spawn(async move {
             let uptake = Arc::<Uptake>::default();
-            tokio::select! {
-                () = UPTAKE.scope(Arc::clone(&uptake), stream) => {}
-                () = uptake.stalled(limit) => tracing::trace!("a stream's client takes nothing"),
-            }
+            let mut stream = pin!(UPTAKE.scope(Arc::clone(&uptake), stream));
+            // Set while something waits to be taken: most streams are done at once and need none.
+            let mut clock: Option<Pin<Box<Sleep>>> = None;
+            let mut seen = 0;
+            poll_fn(|cx| {
+                if stream.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                let Some(moved) = uptake.waits() else {
+                    clock = None;
+                    return Poll::Pending;
+                };
+                let clock = clock.get_or_insert_with(|| {
+                    seen = moved;
+                    Box::pin(tokio::time::sleep(limit))
+                });
+                while clock.as_mut().poll(cx).is_ready() {
+                    if seen == moved {
+                        tracing::trace!("a stream's client takes nothing");
+                        return Poll::Ready(());
+                    }
+                    seen = moved;
+                    clock.as_mut().reset(Instant::now() + limit);
+                }
+                Poll::Pending
+            })
+            .await;
         });
     }
 }

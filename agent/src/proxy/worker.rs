@@ -40,8 +40,12 @@ pub(super) fn start(
         let _ended = ended_out;
         runtime.block_on(async {
             accept(listener, &shared, &cancel).await;
-            shared.tasks.wait().await;
+            tokio::select! {
+                () = shared.tasks.wait() => {}
+                () = shared.kill.cancelled() => {}
+            }
         });
+        // What is left of tasks goes with the runtime.
     })?;
     Ok(async move { drop(ended.await) })
 }
@@ -85,11 +89,6 @@ async fn accept(listener: tokio::net::TcpListener, shared: &Arc<Shared>, cancel:
         let counted = Counted::new(&shared.stats, |stats| &stats.active_connections);
         let socket = Arc::new(Socket::new(stream, Held { place, share, counted }));
         let served = Arc::clone(shared);
-        shared.tasks.spawn(async move {
-            tokio::select! {
-                () = connection::serve(Arc::clone(&served), tenant, socket, peer, local) => {}
-                () = served.kill.cancelled() => {}
-            }
-        });
+        shared.tasks.spawn(connection::serve(served, tenant, socket, peer, local));
     }
 }

@@ -23,6 +23,7 @@ mod limits;
 mod local;
 mod mirrors;
 mod proxying;
+mod resting;
 mod retries;
 mod routing;
 mod streams;

@@ -26,6 +26,8 @@ pub(in crate::proxy) struct Announced {
     lost: AtomicBool,
     /// The connection has switched to another protocol.
     switched: AtomicBool,
+    /// When hyper last had all that came, a message had ended, and of the next one nothing was there.
+    between: AtomicBool,
 }
 
 const NOTHING: u64 = u64::MAX;
@@ -43,8 +45,8 @@ pub(in crate::proxy) enum Doubt {
 
 impl Default for Announced {
     fn default() -> Self {
-        let [two_framings, lost, switched] = std::array::from_fn(|_| AtomicBool::new(false));
-        Self { follows: AtomicU64::new(NOTHING), two_framings, lost, switched }
+        let [two_framings, lost, switched, between] = std::array::from_fn(|_| AtomicBool::new(false));
+        Self { follows: AtomicU64::new(NOTHING), two_framings, lost, switched, between }
     }
 }
 
@@ -68,6 +70,15 @@ impl Announced {
     /// Says that the connection has left HTTP.
     pub(in crate::proxy) fn switch(&self) {
         self.switched.store(true, Relaxed);
+    }
+
+    /// Whether what has come so far are whole messages.
+    pub(in crate::proxy) fn is_between(&self) -> bool {
+        self.between.load(Relaxed)
+    }
+
+    pub(super) fn set_between(&self, between: bool) {
+        self.between.store(between, Relaxed);
     }
 
     pub(super) fn is_switched(&self) -> bool {

@@ -128,6 +128,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestLines<S> {
                 continue;
             }
             let before = buf.filled().len();
+            // Here nothing is held, and what was ready hyper has.
+            this.announced.set_between(this.part == Part::Start);
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
             let read = &buf.filled()[before..];
             let passed = this.pass(read);

@@ -126,7 +126,6 @@ pub(super) async fn relay(shared: &Arc<Shared>, socket: &Socket, relay: Relay) {
             add(&shared.stats.clients_gone);
             tracing::trace!(?gone, "client is gone");
         }
-        () = shared.kill.cancelled() => {}
     }
     sub(&shared.stats.streams);
 }

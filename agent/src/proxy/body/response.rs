@@ -1,0 +1,217 @@
+//! A response's body on its way to the client.
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::{BodyFault, Flow, trailing::Trailing};
+use crate::proxy::{
+    grpc,
+    http1::Trailers,
+    io::Active,
+    lease::{Lease, Pending},
+    uptake::Uptake,
+};
+
+/// A response's body on its way to the client.
+#[derive(Debug)]
+pub(in crate::proxy) struct ResponseBody {
+    source: Source,
+    flow: Flow,
+    deadline: Option<Pin<Box<Sleep>>>,
+    trailing: Trailing,
+    /// It comes over HTTP/2, where END_STREAM alone is the end.
+    is_stream: bool,
+    /// When its time is up it ends with a status of gRPC.
+    is_grpc: bool,
+    uptake: Option<Arc<Uptake>>,
+    /// Why it ends, when what came before has had its chance to be written.
+    fault: Option<BodyFault>,
+    _pending: Option<Pending>,
+    _active: Option<Active>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// The proxy's own.
+    Own(Option<Bytes>),
+    /// From upstream; the connection goes back to its pool at the end.
+    Upstream(Incoming, Option<Lease>),
+    /// None, where the head says how long it would be.
+    Absent(u64),
+}
+
+impl ResponseBody {
+    /// A body of the proxy's own.
+    #[must_use]
+    pub(in crate::proxy) fn own(text: impl Into<Bytes>) -> Self {
+        let text = Some(text.into()).filter(|t| !t.is_empty());
+        Self {
+            source: Source::Own(text),
+            flow: Flow::default(),
+            deadline: None,
+            trailing: Trailing::default(),
+            is_stream: false,
+            is_grpc: false,
+            uptake: None,
+            fault: None,
+            _pending: None,
+            _active: None,
+        }
+    }
+
+    /// A body from upstream.
+    #[must_use]
+    pub(in crate::proxy) fn upstream(
+        inner: Incoming,
+        lease: Option<Lease>,
+        pending: Pending,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let mut lease = lease;
+        let is_stream = matches!(lease, Some(Lease::Stream(_)));
+        if inner.is_end_stream()
+            && let Some(lease) = lease.take()
+        {
+            lease.give_back();
+        }
+        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let (source, flow) = (Source::Upstream(inner, lease), Flow::default());
+        let trailing = Trailing::default();
+        Self {
+            source,
+            flow,
+            deadline,
+            trailing,
+            is_stream,
+            is_grpc: false,
+            uptake: None,
+            fault: None,
+            _pending: Some(pending),
+            _active: None,
+        }
+    }
+
+    /// Shows the request's body that the response moves.
+    #[must_use]
+    pub(in crate::proxy) fn showing(mut self, flow: Flow) -> Self {
+        self.flow = flow;
+        self
+    }
+
+    /// Ends it with a status of gRPC when its time is up.
+    #[must_use]
+    pub(in crate::proxy) fn grpc(mut self, is_grpc: bool) -> Self {
+        self.is_grpc = is_grpc;
+        self
+    }
+
+    /// No body, but the length that it would have: for 304 over HTTP/1.1, where hyper writes `Content-Length` only if the
+    /// body says the same, and sends nothing of it. nginx, HAProxy and Envoy pass the field (RFC 9110 part 8.6).
+    #[must_use]
+    pub(in crate::proxy) fn absent(mut self, length: u64) -> Self {
+        self.source = Source::Absent(length);
+        self
+    }
+
+    /// The body goes to the client in chunks, and its trailers here.
+    #[must_use]
+    pub(in crate::proxy) fn trailing_in(mut self, trailers: Trailers) -> Self {
+        self.trailing.to = Some(trailers).filter(|_| self.size_hint().exact().is_none());
+        self
+    }
+
+    /// Counts the request as active until the body is gone.
+    #[must_use]
+    pub(in crate::proxy) fn counted(mut self, active: Active) -> Self {
+        self._active = Some(active);
+        self.uptake = Uptake::current();
+        self
+    }
+}
+
+impl ResponseBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let this = self;
+        ready!(this.trailing.poll_due(cx));
+        if let Some(fault) = this.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        let (inner, lease) = match &mut this.source {
+            Source::Own(text) => return Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
+            Source::Absent(_) => return Poll::Ready(None),
+            Source::Upstream(inner, lease) => (inner, lease),
+        };
+        if let Some(deadline) = &mut this.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            *lease = None;
+            if this.is_grpc {
+                this.source = Source::Own(None);
+                return Poll::Ready(Some(Ok(Frame::trailers(grpc::deadline_trailers()))));
+            }
+            return Poll::Ready(Some(Err(BodyFault::Timeout)));
+        }
+        let frame = ready!(match lease {
+            Some(lease) => lease.poll_frame(cx, inner),
+            None => Pin::new(&mut *inner).poll_frame(cx),
+        });
+        this.flow.moves();
+        let frame = match frame {
+            Some(Err(error)) => {
+                // hyper throws away what it has not written when a body fails, and head, data and end may have come at once.
+                this.fault = Some(BodyFault::Broken(error));
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Ok(frame)) => Some(Ok(frame)),
+            None => None,
+        };
+        // To hyper a reset with NO_ERROR ends a body well, wherever it comes.
+        if frame.is_none() && this.is_stream && !inner.is_end_stream() {
+            *lease = None;
+            return Poll::Ready(Some(Err(BodyFault::Cut)));
+        }
+        if (frame.is_none() || inner.is_end_stream())
+            && let Some(lease) = lease.take()
+        {
+            lease.give_back();
+        }
+        this.trailing.poll_frame(frame, cx)
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let frame = self.poll_next(cx);
+        if let Some(uptake) = &self.uptake {
+            uptake.given(matches!(frame, Poll::Ready(Some(Ok(_)))));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(text) => text.is_none(),
+            Source::Absent(_) => false,
+            Source::Upstream(inner, _) => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            Source::Absent(length) => SizeHint::with_exact(*length),
+            Source::Upstream(inner, _) => inner.size_hint(),
+        }
+    }
+}
