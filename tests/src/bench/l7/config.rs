@@ -7,6 +7,10 @@ use serde_json::{Value, json};
 pub(super) const HOST: &str = "10.9.0.1";
 /// The port of the endpoint: `/k` is a file of 1 KiB, `/m` one of 1 MiB.
 pub(super) const ENDPOINT: u16 = 9001;
+/// The port at which it speaks HTTP/2 in clear text, and answers any method with 1 KiB.
+pub(super) const RPC_ENDPOINT: u16 = 9002;
+/// The host name of the certificate.
+pub(super) const NAME: &str = "bench.example";
 /// The address of our Gateway.
 pub(super) const VIP: &str = "203.0.113.10";
 
@@ -19,15 +23,25 @@ pub(super) enum Variant {
     Headers,
     /// Five thousand, each for a host name of its own.
     Hosts,
+    /// One, for everything, to an endpoint that is spoken to in HTTP/2.
+    Rpc,
 }
 
 impl Variant {
     /// How many routes there are beside that for everything.
     const fn routes(self) -> usize {
         match self {
-            Self::One => 0,
+            Self::One | Self::Rpc => 0,
             Self::Headers => 1000,
             Self::Hosts => 5000,
+        }
+    }
+
+    /// The port of the endpoint.
+    const fn endpoint(self) -> u16 {
+        match self {
+            Self::One | Self::Headers | Self::Hosts => ENDPOINT,
+            Self::Rpc => RPC_ENDPOINT,
         }
     }
 
@@ -35,6 +49,7 @@ impl Variant {
     pub(super) fn field(self) -> Option<String> {
         match self {
             Self::One => None,
+            Self::Rpc => Some("content-type: application/grpc".to_owned()),
             Self::Headers => Some("x-route: value-900".to_owned()),
             Self::Hosts => Some("host: host-4321.example".to_owned()),
         }
@@ -43,11 +58,16 @@ impl Variant {
 
 /// The endpoint's.
 pub(super) fn endpoint(dir: &Path) -> String {
-    let server = format!("server {{ listen {HOST}:{ENDPOINT} backlog=8192; root {}/www; }}", dir.display());
-    nginx_with(dir, "endpoint", &format!("sendfile on; tcp_nopush on; {server}"))
+    let files = format!("server {{ listen {HOST}:{ENDPOINT} backlog=8192; root {}/www; }}", dir.display());
+    let answer = "x".repeat(1 << 10);
+    let calls = format!(
+        "server {{ listen {HOST}:{RPC_ENDPOINT} http2 backlog=8192; keepalive_requests 100000000; \
+         location / {{ default_type application/grpc; return 200 {answer}; }} }}"
+    );
+    nginx_with(dir, "endpoint", &format!("sendfile on; tcp_nopush on; {files} {calls}"))
 }
 
-/// nginx as a proxy. `port` speaks HTTP/1.1, the next one HTTP/2 in clear text.
+/// nginx as a proxy. `port` speaks HTTP/1.1, the next one HTTP/2 in clear text, the third both under TLS.
 pub(super) fn nginx(dir: &Path, variant: Variant, port: u16) -> String {
     let count = variant.routes();
     let (map, to) = match variant {
@@ -57,20 +77,27 @@ pub(super) fn nginx(dir: &Path, variant: Variant, port: u16) -> String {
             (format!("{sizes} map $http_x_route $to {{ default up; {values} }}"), "$to")
         }
         Variant::Hosts => ("server_names_hash_max_size 32768; server_names_hash_bucket_size 64;".to_owned(), "up"),
-        Variant::One => (String::new(), "up"),
+        Variant::One | Variant::Rpc => (String::new(), "up"),
     };
-    let location = format!(
-        "location / {{ proxy_pass http://{to}; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
-         proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; }}"
-    );
+    let location = if variant == Variant::Rpc {
+        "location / { grpc_pass grpc://up; grpc_set_header X-Forwarded-For $remote_addr; }".to_owned()
+    } else {
+        format!(
+            "location / {{ proxy_pass http://{to}; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+             proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; }}"
+        )
+    };
     let server = |listen: &str, name: &str| format!("server {{ listen {HOST}:{listen}; {name} {location} }}\n");
     let mut servers = server(&format!("{} http2", port + 1), "");
+    let certificate = format!("ssl_certificate {0}/tls.pem; ssl_certificate_key {0}/tls.pem;", dir.display());
+    servers.push_str(&server(&format!("{} ssl http2", port + 2), &certificate));
     if variant == Variant::Hosts {
         servers.extend((0..count).map(|i| server(&port.to_string(), &format!("server_name host-{i}.example;"))));
     } else {
         servers.push_str(&server(&format!("{port} backlog=8192"), ""));
     }
-    let upstream = format!("upstream up {{ server {HOST}:{ENDPOINT}; keepalive 256; keepalive_requests 100000000; }}");
+    let endpoint = variant.endpoint();
+    let upstream = format!("upstream up {{ server {HOST}:{endpoint}; keepalive 256; keepalive_requests 100000000; }}");
     nginx_with(dir, "nginx", &format!("{map} {upstream} {servers}"))
 }
 
@@ -91,7 +118,7 @@ fn nginx_with(dir: &Path, name: &str, http: &str) -> String {
 pub(super) fn haproxy(dir: &Path, variant: Variant, port: u16) -> (String, String) {
     let map = dir.join("haproxy.map");
     let (rule, prefix, suffix) = match variant {
-        Variant::One => (String::new(), "", ""),
+        Variant::One | Variant::Rpc => (String::new(), "", ""),
         Variant::Headers => (format!("use_backend %[req.hdr(x-route),map_str({},up)]", map.display()), "value-", ""),
         Variant::Hosts => {
             let rule = format!("use_backend %[req.hdr(host),field(1,:),lower,map_str({},up)]", map.display());
@@ -102,36 +129,49 @@ pub(super) fn haproxy(dir: &Path, variant: Variant, port: u16) -> (String, Strin
     let text = format!(
         "global\n  maxconn 8000\n  nbthread 1\ndefaults\n  mode http\n  http-reuse always\n  timeout connect 5s\n  \
          timeout client 60s\n  timeout server 60s\nfrontend f\n  bind {HOST}:{port} backlog 8192\n  bind {HOST}:{h2} proto h2\n  \
-         option forwardfor\n  {rule}\n  default_backend up\nbackend up\n  server s1 {HOST}:{ENDPOINT}\n",
+         bind {HOST}:{tls} backlog 8192 ssl crt {pem} alpn h2,http/1.1\n  \
+         option forwardfor\n  {rule}\n  default_backend up\nbackend up\n  server s1 {HOST}:{endpoint}{protocol}\n",
         h2 = port + 1,
+        tls = port + 2,
+        pem = dir.join("tls.pem").display(),
+        endpoint = variant.endpoint(),
+        protocol = if variant == Variant::Rpc { " proto h2" } else { "" },
     );
     (text, values)
 }
 
 /// Ours.
-pub(super) fn manifests(variant: Variant) -> Vec<Value> {
+pub(super) fn manifests(variant: Variant, certificate: &str, key: &str) -> Vec<Value> {
     let gateway = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
         "metadata": { "name": "front", "namespace": "default" },
         "spec": {
             "gatewayClassName": "sluice",
             "addresses": [{ "type": "IPAddress", "value": VIP }],
-            "listeners": [{ "name": "http", "protocol": "HTTP", "port": 80 }],
+            "listeners": [
+                { "name": "http", "protocol": "HTTP", "port": 80 },
+                { "name": "https", "protocol": "HTTPS", "port": 443, "tls": { "certificateRefs": [{ "name": "tls" }] } },
+            ],
         },
     });
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "tls", "namespace": "default" },
+        "type": "kubernetes.io/tls", "stringData": { "tls.crt": certificate, "tls.key": key },
+    });
+    let protocol = (variant == Variant::Rpc).then_some("kubernetes.io/h2c");
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "up", "namespace": "default" },
-        "spec": { "ports": [{ "name": "http", "port": 80 }] },
+        "spec": { "ports": [{ "name": "http", "port": 80, "appProtocol": protocol }] },
     });
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {
             "name": "up-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "up" },
         },
-        "ports": [{ "name": "http", "port": ENDPOINT, "protocol": "TCP" }],
+        "ports": [{ "name": "http", "port": variant.endpoint(), "protocol": "TCP" }],
         "endpoints": [{ "addresses": [HOST], "conditions": { "ready": true }, "nodeName": "node1" }],
     });
-    let mut all = vec![gateway, service, slice];
+    let mut all = vec![gateway, secret, service, slice];
     if variant != Variant::Hosts {
         all.push(route("default", None, None));
     }

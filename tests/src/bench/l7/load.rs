@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 
 use super::{
     config::Variant,
-    proxies::{LOAD, Proxy, Stand},
+    proxies::{Door, LOAD, Proxy, Stand},
 };
 
 /// How a proxy is asked.
@@ -19,6 +19,12 @@ pub(super) enum Load {
     Rate,
     /// HTTP/2 in clear text, 8 connections of 16 streams.
     Http2,
+    /// HTTP/1.1 under TLS 1.3 over so many connections that stay open.
+    Tls(u32),
+    /// HTTP/2 under TLS 1.3, 8 connections of 16 streams.
+    Http2Tls,
+    /// Calls of gRPC's form: HTTP/2 with a body, to an endpoint of HTTP/2, 8 connections of 16 streams.
+    Rpc,
 }
 
 /// What came of it.
@@ -37,7 +43,12 @@ impl Load {
     /// The program is missing, or an answer is not 200.
     pub(super) fn run(self, stand: &Stand, proxy: Proxy, variant: Variant, seconds: u32) -> anyhow::Result<Served> {
         let path = if let Self::KeepAlive(_, path) = self { path } else { "/k" };
-        let url = format!("http://{}{path}", proxy.address(self == Self::Http2));
+        let (scheme, door) = match self {
+            Self::KeepAlive(..) | Self::NewConnections | Self::Rate => ("http", Door::Http1),
+            Self::Http2 | Self::Rpc => ("http", Door::Http2),
+            Self::Tls(_) | Self::Http2Tls => ("https", Door::Tls),
+        };
+        let url = format!("{scheme}://{}{path}", proxy.address(door));
         let duration = seconds.to_string();
         let log = std::env::temp_dir().join(format!("sluice-h2load-{}.log", std::process::id()));
         let log_flag = format!("--log-file={}", log.display());
@@ -54,8 +65,15 @@ impl Load {
             Self::Rate => {
                 command.args(["h2load", "--h1", "-c16", "--rps=500", "-D", &duration, &log_flag]);
             }
-            Self::Http2 => {
+            Self::Tls(connections) => {
+                command.args(["wrk", "-t1", &format!("-c{connections}"), &format!("-d{duration}s")]);
+            }
+            Self::Http2 | Self::Http2Tls => {
                 command.args(["h2load", "-c8", "-m16", "-D", &duration]);
+            }
+            Self::Rpc => {
+                let call = stand.call.display().to_string();
+                command.args(["h2load", "-c8", "-m16", "-D", &duration, "-d", &call, "-H", "te: trailers"]);
             }
         }
         if let Some(field) = variant.field() {
@@ -65,9 +83,9 @@ impl Load {
         let output = stand.space.enter(|| command.output()).context("start wrk or h2load")?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let served = match self {
-            Self::KeepAlive(..) | Self::NewConnections => wrk(&said),
+            Self::KeepAlive(..) | Self::NewConnections | Self::Tls(_) => wrk(&said),
             Self::Rate => h2load(&said).and_then(|served| Ok(Served { latency: Some(latencies(&log)?), ..served })),
-            Self::Http2 => h2load(&said),
+            Self::Http2 | Self::Http2Tls | Self::Rpc => h2load(&said),
         };
         let _ = std::fs::remove_file(&log);
         served.with_context(|| format!("{} at {url} said:\n{said}", proxy.name()))

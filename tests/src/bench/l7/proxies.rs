@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use super::config::{self, ENDPOINT, HOST, VIP, Variant};
+use super::config::{self, ENDPOINT, HOST, NAME, VIP, Variant};
 use crate::{
     cluster::process::Process,
     netns::{Agent, AgentSpec, Datapath, Lab, LabSpec, Namespace, addr},
@@ -45,18 +45,38 @@ impl Proxy {
         }
     }
 
-    /// Where it listens: the peers have a port of its own for HTTP/2.
-    pub(super) fn address(self, http2: bool) -> String {
-        match self {
-            Self::Sluice => format!("{VIP}:80"),
-            Self::Nginx => format!("{HOST}:{}", 8100 + u16::from(http2)),
-            Self::Haproxy => format!("{HOST}:{}", 8200 + u16::from(http2)),
+    /// Where it listens: the peers have a port of its own for HTTP/2 in clear text.
+    pub(super) fn address(self, door: Door) -> String {
+        match (self, door) {
+            (Self::Sluice, Door::Http1 | Door::Http2) => format!("{VIP}:80"),
+            (Self::Sluice, Door::Tls) => format!("{VIP}:443"),
+            (Self::Nginx, door) => format!("{HOST}:{}", 8100 + door as u16),
+            (Self::Haproxy, door) => format!("{HOST}:{}", 8200 + door as u16),
         }
     }
 }
 
+/// What is spoken at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// HTTP/1.1 in clear text.
+    Http1,
+    /// HTTP/2 in clear text.
+    Http2,
+    /// TLS, and under it what the client offers.
+    Tls,
+}
+
+impl Door {
+    const ALL: [Self; 3] = [Self::Http1, Self::Http2, Self::Tls];
+}
+
 /// All of them, running.
 pub(super) struct Stand {
+    /// That of all, PEM.
+    pub(super) certificate: String,
+    /// A file with the body of a call.
+    pub(super) call: PathBuf,
     pub(super) space: Namespace,
     nginx: Process,
     haproxy: Process,
@@ -86,7 +106,11 @@ impl Stand {
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
             Ok(path)
         };
+        let pair = rcgen::generate_simple_self_signed([NAME.to_owned()]).context("make a certificate")?;
+        let (certificate, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
+        write("tls.pem", [certificate.as_bytes(), key.as_bytes()].concat().as_slice())?;
         write("www/k", &[b'x'; 1 << 10])?;
+        let call = write("call", &[0; 64])?;
         write("www/m", &vec![b'x'; 1 << 20])?;
         let start = |name: &str, cpu: &str, command: &[&str]| {
             let mut pinned = Command::new("taskset");
@@ -104,16 +128,16 @@ impl Stand {
         let mut spec = AgentSpec::new(Datapath::Tc).pools(&["203.0.113.0/24"]);
         spec.extra.push("--proxy-workers=1".to_owned());
         let mut agent = Agent::prepare(&lab, spec)?;
-        agent.write("all.yaml", &config::manifests(variant))?;
+        agent.write("all.yaml", &config::manifests(variant, &certificate, &key))?;
         agent.launch()?;
         let pid = agent.pid().context("the agent does not run")?.to_string();
         let pinned =
             Command::new("taskset").args(["-a", "-c", "-p", PROXIES, &pid]).output().context("start taskset")?;
         ensure!(pinned.status.success(), "taskset: {}", String::from_utf8_lossy(&pinned.stderr));
-        let stand = Self { space, nginx, haproxy, agent, _endpoint: endpoint, _lab: lab };
+        let stand = Self { certificate, call, space, nginx, haproxy, agent, _endpoint: endpoint, _lab: lab };
         stand.until_listening(&format!("{HOST}:{ENDPOINT}"))?;
-        for proxy in Proxy::ALL {
-            stand.until_listening(&proxy.address(false))?;
+        for (proxy, door) in Proxy::ALL.iter().flat_map(|proxy| Door::ALL.map(|door| (proxy, door))) {
+            stand.until_listening(&proxy.address(door))?;
         }
         Ok(stand)
     }

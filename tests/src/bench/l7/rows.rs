@@ -1,13 +1,23 @@
 //! The rows of the table: what is asked, and what of it counts.
-use std::{net::TcpStream, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 
 use super::{
     L7Options,
-    config::Variant,
+    config::{NAME, Variant},
     load::Load,
-    proxies::{Proxy, Stand},
+    proxies::{Door, Proxy, Stand},
 };
 use crate::bench::figures::Figures;
 
@@ -24,17 +34,19 @@ enum Kind {
     Cpu(Load, [Option<f64>; 2]),
     /// What an answer waits beyond nginx's and HAProxy's: ratios of the median and of the 99th percentile.
     Latency(Load),
-    /// Memory for each connection that is idle, and its goal in KiB.
-    Idle(f64),
+    /// Memory for each connection that is idle there, and its goal in KiB.
+    Idle(Door, f64),
 }
 
 /// Connections that are held open and idle.
 const IDLE: usize = 1000;
+/// How long they are left alone before memory is looked at.
+const RESTED: Duration = Duration::from_secs(3);
 /// So many connections at once.
 const BUSY: u32 = 64;
 
 /// All rows.
-pub(super) const ROWS: [Row; 9] = [
+pub(super) const ROWS: [Row; 13] = [
     row("h1", "1 KiB over kept connections, saturated", Variant::One, Kind::Cpu(SMALL, [Some(0.9), None])),
     row("rate", "1 KiB at 8,000 requests a second", Variant::One, Kind::Cpu(Load::Rate, [Some(0.9), None])),
     row("latency", "waits at 8,000 requests a second", Variant::One, Kind::Latency(Load::Rate)),
@@ -42,12 +54,17 @@ pub(super) const ROWS: [Row; 9] = [
     row("hosts", "5,000 host names", Variant::Hosts, Kind::Cpu(SMALL, [None, None])),
     row("connections", "a connection for each request", Variant::One, Kind::Cpu(NEW, [Some(1.0), None])),
     row("h2", "HTTP/2 from the client", Variant::One, Kind::Cpu(Load::Http2, [None, Some(1.0)])),
+    row("tls", "1 KiB over kept connections under TLS 1.3", Variant::One, Kind::Cpu(TLS, [Some(0.6), None])),
+    row("h2-tls", "HTTP/2 under TLS 1.3", Variant::One, Kind::Cpu(Load::Http2Tls, [None, Some(1.0)])),
+    row("grpc", "HTTP/2 with a body, both ways", Variant::Rpc, Kind::Cpu(Load::Rpc, [None, Some(1.0)])),
     row("large", "responses of 1 MiB", Variant::One, Kind::Cpu(Load::KeepAlive(8, "/m"), [Some(0.3), None])),
-    row("idle", "a connection that is idle after one request", Variant::One, Kind::Idle(4.0)),
+    row("idle", "a connection that is idle after one request", Variant::One, Kind::Idle(Door::Http1, 4.0)),
+    row("idle-tls", "the same under TLS 1.3", Variant::One, Kind::Idle(Door::Tls, 12.0)),
 ];
 
 const SMALL: Load = Load::KeepAlive(BUSY, "/k");
 const NEW: Load = Load::NewConnections;
+const TLS: Load = Load::Tls(BUSY);
 
 const fn row(name: &'static str, what: &'static str, variant: Variant, kind: Kind) -> Row {
     Row { name, what, variant, kind }
@@ -63,7 +80,7 @@ struct Slice {
 /// Measures a row and prints it.
 pub(super) fn measure(row: &Row, stand: &Stand, options: &L7Options, figures: &mut Figures) -> anyhow::Result<()> {
     let (load, is_latency) = match row.kind {
-        Kind::Idle(goal) => return idle(row, stand, goal, figures),
+        Kind::Idle(door, goal) => return idle(row, stand, (door, goal), figures),
         Kind::Cpu(load, _) => (load, false),
         Kind::Latency(load) => (load, true),
     };
@@ -102,27 +119,27 @@ pub(super) fn measure(row: &Row, stand: &Stand, options: &L7Options, figures: &m
 }
 
 /// What connections cost that have had one request each.
-fn idle(row: &Row, stand: &Stand, goal: f64, figures: &mut Figures) -> anyhow::Result<()> {
+fn idle(row: &Row, stand: &Stand, (door, goal): (Door, f64), figures: &mut Figures) -> anyhow::Result<()> {
+    let config = client(&stand.certificate)?;
     for proxy in Proxy::ALL {
-        let address = proxy.address(false);
+        let address = proxy.address(door);
         let open = || -> anyhow::Result<TcpStream> {
-            use std::io::{Read as _, Write as _};
             let mut stream = TcpStream::connect(&address)?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            stream.write_all(b"GET /k HTTP/1.1\r\nhost: b\r\n\r\n")?;
-            let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
-            while !answer.ends_with(&[b'x'; 1 << 10]) {
-                let n = stream.read(&mut buffer)?;
-                anyhow::ensure!(n > 0, "the connection ended after {} bytes", answer.len());
-                answer.extend_from_slice(&buffer[..n]);
+            if door == Door::Tls {
+                let session = ClientConnection::new(Arc::clone(&config), NAME.try_into()?)?;
+                let mut stream = StreamOwned::new(session, stream);
+                ask(&mut stream)?;
+                return Ok(stream.sock);
             }
+            ask(&mut stream)?;
             Ok(stream)
         };
         // What one connection brings with it is not counted.
         let first = stand.space.enter(open).with_context(|| format!("ask {}", proxy.name()))?;
         let before = stand.memory(proxy)?;
         let all = stand.space.enter(|| (0..IDLE).map(|_| open()).collect::<anyhow::Result<Vec<_>>>())?;
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(RESTED);
         let after = stand.memory(proxy)?;
         drop((first, all));
         let each = after.saturating_sub(before) as f64 / 1024.0 / IDLE as f64;
@@ -130,6 +147,26 @@ fn idle(row: &Row, stand: &Stand, goal: f64, figures: &mut Figures) -> anyhow::R
         figures.at_most(&format!("{}: memory of {}", row.name, proxy.name()), each, goal, "KiB");
     }
     Ok(())
+}
+
+/// Sends one request and reads the answer.
+fn ask(stream: &mut (impl Read + Write)) -> anyhow::Result<()> {
+    stream.write_all(format!("GET /k HTTP/1.1\r\nhost: {NAME}\r\n\r\n").as_bytes())?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    while !answer.ends_with(&[b'x'; 1 << 10]) {
+        let n = stream.read(&mut buffer)?;
+        anyhow::ensure!(n > 0, "the connection ended after {} bytes", answer.len());
+        answer.extend_from_slice(&buffer[..n]);
+    }
+    Ok(())
+}
+
+/// A client of TLS that trusts this certificate.
+fn client(certificate: &str) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(certificate.as_bytes())?)?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    Ok(Arc::new(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth()))
 }
 
 fn median(all: impl Iterator<Item = f64>) -> f64 {
