@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     host::Seen,
     membership::{Members, Report},
-    model::{Candidate, Frontend, HostAddresses, Memo, Model, Node, Outcome, Role, memo},
+    model::{Candidate, Frontend, HostAddresses, Memo, Model, Node, Outcome, Role},
     shared::Difference,
     source::Snapshot,
     telemetry::chain,
@@ -202,12 +202,8 @@ fn names(candidates: &[Candidate]) -> String {
 
 /// Logs what changed for each object, once, where it is decided.
 fn report(before: &Model, after: &Model) {
-    if Arc::ptr_eq(&before.verdicts, &after.verdicts) {
-        return;
-    }
-    for Difference { key: object, old: _, new } in
-        memo::differences(&before.verdicts, &after.verdicts, |before, after| before == after)
-    {
+    let differences = before.verdicts.differences(&after.verdicts, |(_, before), (_, after)| before == after);
+    for Difference { key: object, old: _, new } in differences {
         let (kind, ns, name) = (&object.kind, &object.object.ns, &object.object.name);
         let Some(verdict) = new else {
             tracing::info!(%kind, %ns, %name, "gone");

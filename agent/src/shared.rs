@@ -132,6 +132,14 @@ impl<K: Ord, V> SharedMap<K, V> {
         })
     }
 
+    /// Whether two maps are one: a clone of the other, and neither has changed since.
+    #[must_use]
+    pub fn is_one(&self, other: &Self) -> bool {
+        self.len == other.len
+            && self.chunks.len() == other.chunks.len()
+            && self.chunks.iter().zip(&other.chunks).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+
     /// Whether two maps have the very same values under the same keys.
     ///
     /// Cost: as [`Self::differences`].
@@ -334,13 +342,14 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for SharedMap<K, V> {
     }
 }
 
-impl<K: PartialEq, V: PartialEq> PartialEq for SharedMap<K, V> {
+impl<K: Ord, V: PartialEq> PartialEq for SharedMap<K, V> {
+    /// Cost: as [`SharedMap::differences`].
     fn eq(&self, other: &Self) -> bool {
-        self.len == other.len && self.iter().eq(other.iter())
+        self.len == other.len && self.differences(other, |(_, a), (_, b)| a == b).next().is_none()
     }
 }
 
-impl<K: Eq, V: Eq> Eq for SharedMap<K, V> {}
+impl<K: Ord, V: Eq> Eq for SharedMap<K, V> {}
 
 impl<K: Ord, V> FromIterator<(K, V)> for SharedMap<K, V> {
     /// Of entries with one key the last one is taken.

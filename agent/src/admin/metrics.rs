@@ -17,7 +17,22 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
     let model = stages.models.borrow().clone();
     let one = |value: f64| vec![(Labels::new(), value)];
     let gauge = |name, help, value: f64| Family { name, kind: Kind::Gauge, help, samples: one(value) };
+    let compiled = [
+        ("everything", model.work.whole),
+        ("slices", model.work.services),
+        ("route", model.work.routes),
+        ("attachment", model.work.attached),
+        ("gateway", model.work.gateways),
+        ("certificate", model.work.certificates),
+    ];
+    let compiled = compiled.into_iter().map(|(what, n)| (vec![("of", what.to_owned())], count(n)));
     let mut all = vec![
+        Family {
+            name: "sluice_compiled",
+            kind: Kind::Counter,
+            help: "What was compiled for the models so far: one changed object should be one more, desired",
+            samples: compiled.collect(),
+        },
         gauge(
             "sluice_ready",
             "Whether the node forwards what the objects ask for, 0 or 1",
@@ -240,6 +255,13 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             counter,
             "Requests for another listener than that of their TLS handshake (421), observed",
             &p.misdirected,
+        ),
+        ("sluice_proxy_tables", counter, "Route tables put in place, observed", &p.tables),
+        (
+            "sluice_proxy_table_parts",
+            counter,
+            "Host names whose rules were indexed for a route table, observed; those that have not changed are kept",
+            &p.table_parts,
         ),
         ("sluice_proxy_streams", gauge, "Streams of TLSRoutes that are open, observed", &p.streams),
         ("sluice_proxy_tunnels", gauge, "Upgraded connections that are open, observed", &p.tunnels),

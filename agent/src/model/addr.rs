@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct Port(NonZeroU16);
 
 impl Port {
+    /// The least one.
+    pub const MIN: Self = Self(NonZeroU16::MIN);
+
     /// From an API number; `None` outside 1 to 65535.
     #[must_use]
     pub fn try_new(n: i64) -> Option<Self> {

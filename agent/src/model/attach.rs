@@ -6,7 +6,7 @@
 //! A parent is answered by the first of these that leaves no listener: `NoMatchingParent` (name and port),
 //! `NotAllowedByListeners` (kind and namespace), `NoMatchingListenerHostname`. The route is attached to those that are
 //! left, and counted there whether or not they are served. Source: `RouteParentStatus` and `ListenerStatus`.
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use super::{
     Outcome, Verdict,
@@ -18,8 +18,7 @@ use super::{
     rule::{About, Faults},
 };
 use crate::{
-    api::{Kind, ObjectName, Route, RouteKind, route::ParentRef},
-    shared::SharedMap,
+    api::{ObjectName, Route, RouteKind, route::ParentRef},
     source::Snapshot,
 };
 
@@ -30,6 +29,8 @@ pub struct Attachment {
     pub hostnames: Vec<Hostname>,
     /// The listeners: the Gateway, and which of its listeners.
     pub listeners: BTreeSet<(ObjectName, usize)>,
+    /// The Gateways that were asked, whether or not they exist: the answer holds while their listeners are as they are.
+    pub gateways: BTreeSet<ObjectName>,
     /// No parent is ours to answer for.
     pub is_foreign: bool,
     /// One parent at least serves it.
@@ -38,23 +39,12 @@ pub struct Attachment {
     faults: Faults,
 }
 
-/// Routes of one kind, the oldest first; what has no age is older than everything.
-pub(super) fn by_age<T: Kind<Key = ObjectName>>(all: &SharedMap<ObjectName, Arc<T>>) -> Vec<(&ObjectName, &Arc<T>)> {
-    let mut routes: Vec<_> = all.iter().collect();
-    routes.sort_by_key(|(name, route)| (route.metadata().creation_timestamp.as_deref(), *name));
-    routes
-}
-
-/// Attaches a route: counts it at its listeners.
-pub(super) fn attach<T: Route>(
-    snapshot: &Snapshot,
-    name: &ObjectName,
-    route: &T,
-    listeners: &mut Listeners<'_>,
-) -> Attachment {
+/// Asks the parents of a route.
+pub(super) fn attach<T: Route>(snapshot: &Snapshot, name: &ObjectName, route: &T, listeners: &Listeners) -> Attachment {
     let mut faults = Faults::new();
     let hostnames = hostnames(route.hostnames(), &mut faults);
     let mut targets: BTreeSet<(ObjectName, usize)> = BTreeSet::new();
+    let mut gateways = BTreeSet::new();
     let (mut parents, mut foreign, mut is_served) = (Vec::new(), 0, false);
     for parent in route.parent_refs() {
         let named = ObjectName::new(parent.namespace.as_deref().unwrap_or(&name.ns), &parent.name);
@@ -64,6 +54,7 @@ pub(super) fn attach<T: Route>(
             let (kind, ns, set) = (T::ROUTE, name.ns.as_str(), is_set.then_some(&named));
             Asked { kind, ns, parent, gateway: &gateway, set, hostnames: &hostnames }.answer(snapshot, listeners)
         });
+        gateways.insert(gateway.clone());
         let (attached, accepted) = match answer {
             Answer::Attached(indices) => (indices, Ok(())),
             Answer::No(fault, indices) => (indices, Err(fault)),
@@ -81,19 +72,14 @@ pub(super) fn attach<T: Route>(
         targets.extend(attached.into_iter().map(|i| (gateway.clone(), i)));
         parents.push(ParentReport { parent: parent.clone(), accepted });
     }
-    for (gateway, index) in &targets {
-        if let Some(served) = listeners.get_mut(gateway).and_then(|all| all.get_mut(*index)) {
-            served.attached += 1;
-        }
-    }
     let is_foreign = foreign == route.parent_refs().len();
-    Attachment { hostnames, listeners: targets, is_foreign, is_served, parents, faults }
+    Attachment { hostnames, listeners: targets, gateways, is_foreign, is_served, parents, faults }
 }
 
 impl Attachment {
     /// What became of the route, whose rules, so many of them, had these faults.
     pub(super) fn conclude(self, subject: Subject, rules: usize, of_rules: Faults) -> (Verdict, RouteReport) {
-        let Self { hostnames, listeners: _, is_foreign, is_served, parents, mut faults } = self;
+        let Self { hostnames, listeners: _, gateways: _, is_foreign, is_served, parents, mut faults } = self;
         if is_foreign {
             let messages = vec!["no parentRef names a Gateway of ours".to_owned()];
             let verdict = Verdict { outcome: Outcome::Ignored, reason: "NoMatchingParent", messages };
@@ -205,7 +191,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn answer(&self, snapshot: &Snapshot, listeners: &Listeners<'_>) -> Answer {
+    fn answer(&self, snapshot: &Snapshot, listeners: &Listeners) -> Answer {
         let Self { kind, ns, parent, gateway, set, hostnames } = *self;
         let whose = set.map_or_else(|| format!("Gateway {gateway}"), |set| format!("ListenerSet {set}"));
         if !snapshot.gateways.contains_key(gateway) {
@@ -213,11 +199,11 @@ impl Asked<'_> {
         }
         let Some(all) = listeners.get(gateway) else { return Answer::Foreign };
         let no = |reason, why: String| Answer::No(Fault::new(reason, why), Vec::new());
-        if set.is_some() && all.iter().all(|served| served.set != set) {
+        if set.is_some() && all.iter().all(|served| served.set.as_ref() != set) {
             return no("NoMatchingParent", format!("{whose} is not attached to Gateway {gateway}"));
         }
-        let named = |s: &Served<'_>| {
-            s.set == set
+        let named = |s: &Served| {
+            s.set.as_ref() == set
                 && parent.section_name.as_deref().is_none_or(|n| n == s.spec.name)
                 && parent.port.is_none_or(|p| p == s.spec.port)
         };
@@ -250,7 +236,7 @@ impl Asked<'_> {
 }
 
 /// Why listeners serve no route of a kind.
-fn refused(kind: RouteKind, indices: &[usize], all: &[Served<'_>]) -> String {
+fn refused(kind: RouteKind, indices: &[usize], all: &[Served]) -> String {
     let why = indices.iter().map(|&i| {
         let served = &all[i];
         served.open().map_or_else(

@@ -65,6 +65,7 @@ pub fn resolve<'a>(
         ));
     }
     let name = ObjectName::new(to.namespace.unwrap_or(&route.ns), to.name);
+    world.look_up(&route.ns, &name);
     let referent = (GroupKind::core("Service"), name.ns.as_str(), name.name.as_str());
     if !world.grants.permits((GroupKind::gateway(of.name()), &route.ns), referent) {
         let why = format!(

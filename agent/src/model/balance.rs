@@ -3,13 +3,9 @@
 //! In: the annotations of the Services that routes name. Out: a [`Balance`] for each of their ports that is not the default, and a sentence
 //! in the verdict of each route that names one of which something is not understood. What is not understood does not hold, all else does:
 //! none of it says who may come in, so a typo must not take a Service away.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use super::{
-    Model, ObjectRef,
     http::{
         HttpModel, ServicePort,
         balance::{Balance, Balancer, Ejection},
@@ -73,37 +69,14 @@ fn set(balance: &mut Balance, name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Says how the ports of `http` are balanced, and in the verdicts of routes what is not understood.
-pub(super) fn apply(snapshot: &Snapshot, http: &mut HttpModel, model: &mut Model) {
-    let mut faults: BTreeMap<ServicePort, Vec<String>> = BTreeMap::new();
-    for port in http.services.keys() {
-        let Some(service) = snapshot.services.get(&port.service) else { continue };
-        let (balance, wrong) = of(service);
-        if balance != Balance::default() {
-            http.balances.insert(port.clone(), Arc::new(balance));
-        }
-        if !wrong.is_empty() {
-            faults.insert(port.clone(), wrong);
-        }
+/// Notes how a port is balanced, where that is not the default; sentences about what is not understood.
+pub(super) fn note(snapshot: &Snapshot, http: &mut HttpModel, port: &ServicePort) -> Vec<String> {
+    let Some(service) = snapshot.services.get(&port.service) else { return Vec::new() };
+    let (balance, wrong) = of(service);
+    if balance != Balance::default() {
+        http.balances.insert(port.clone(), Arc::new(balance));
     }
-    if faults.is_empty() {
-        return;
-    }
-    let mut remarks: BTreeMap<ObjectRef, BTreeSet<String>> = BTreeMap::new();
-    let listeners = http.frontends.values().flat_map(|listeners| listeners.iter());
-    for rule in listeners.flat_map(|listener| listener.entries.iter()).map(|entry| &entry.rule) {
-        for port in rule.services() {
-            let Some(wrong) = faults.get(port) else { continue };
-            let said = remarks.entry(ObjectRef::new(rule.kind.name(), rule.route.clone())).or_default();
-            said.extend(wrong.iter().map(|sentence| format!("Service {}: {sentence}", port.service)));
-        }
-    }
-    for (object, sentences) in remarks {
-        if let Some(mut verdict) = model.verdicts.get(&object).cloned() {
-            verdict.messages.extend(sentences);
-            model.judge(object, verdict);
-        }
-    }
+    wrong
 }
 
 #[cfg(test)]
@@ -113,7 +86,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{Outcome, compile, fixture};
+    use crate::model::{ObjectRef, Outcome, compile, fixture};
 
     fn read(annotations: &[(&str, &str)]) -> (Balance, Vec<String>) {
         let annotations: serde_json::Map<_, _> =

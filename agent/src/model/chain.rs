@@ -31,6 +31,7 @@ use super::{
     gateway::{self, ListenersByPort},
     http::{Action, HttpListener, ServicePort, ShareTarget},
     listener::GROUP,
+    listener_set::Sets,
     report::Fault,
     rule, service,
 };
@@ -39,6 +40,7 @@ use crate::{
         EndpointSlice, Gateway, ObjectName, Service,
         endpoint_slice::{Endpoint, EndpointHints},
     },
+    shared::SharedMap,
     source::Snapshot,
 };
 
@@ -140,7 +142,12 @@ pub fn has_own(slices: &SliceIndex, service: &ObjectName) -> bool {
 
 /// The Services of type LoadBalancer that are ours and name a Gateway; `verdicts` say which are not ours.
 #[must_use]
-pub fn links(snapshot: &Snapshot, slices: &SliceIndex, verdicts: &BTreeMap<ObjectRef, Verdict>) -> Links {
+pub fn links(
+    snapshot: &Snapshot,
+    sets: &Sets<'_>,
+    slices: &SliceIndex,
+    verdicts: &SharedMap<ObjectRef, Verdict>,
+) -> Links {
     let conventional = |(name, gateway): (&ObjectName, &Arc<Gateway>)| {
         let service = ObjectName::new(&name.ns, format!("{}-{}", name.name, gateway.spec.gateway_class_name));
         gateway::is_ours(snapshot, gateway).then(|| (service, name.clone()))
@@ -156,7 +163,7 @@ pub fn links(snapshot: &Snapshot, slices: &SliceIndex, verdicts: &BTreeMap<Objec
         let is_same = |known: &str| uid.is_empty() || known.is_empty() || known == uid;
         let found = snapshot.gateways.get(&gateway).filter(|found| is_same(&found.metadata.uid));
         let ports = match found {
-            Some(found) => gateway::open_ports(snapshot, found),
+            Some(found) => gateway::open_ports(snapshot, sets, found),
             None => Err(Fault::new("GatewayNotFound", "it does not exist")),
         };
         Some((name.clone(), Link { gateway, binding, ports, has_own: has_own(slices, name) }))

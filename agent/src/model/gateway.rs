@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, balance, certificate,
-    endpoints::{Family, SliceIndex},
+    Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, certificate,
+    endpoints::Family,
     grants::Grants,
     http::{HttpListener, HttpModel, limits::Limits},
     ipam::Claim,
@@ -20,8 +20,7 @@ use super::{
     ownership,
     pool::Pools,
     report::{Fault, GatewayReport, GatewayReports, SetReport, Subject},
-    route::{self, Clusters, Skipped},
-    service::Targets,
+    route::{Held, Routes},
     stream::{Endpoints, Streams},
     stream_route::StreamEntry,
     tls::{Security, has_insecure_fallback},
@@ -40,15 +39,44 @@ pub const CONTROLLER: &str = "sluice.dev/gateway";
 const NO_ADDRESS: &str = "the Gateway has no address";
 
 /// The listeners of each Gateway that is ours, in the order in which they are written.
-pub type Listeners<'a> = BTreeMap<ObjectName, Vec<Served<'a>>>;
+pub type Listeners = BTreeMap<ObjectName, Arc<Vec<Served>>>;
 
 /// The listeners that the proxy serves at each port of each Gateway, whether or not it has an address.
 pub type ListenersByPort = BTreeMap<(ObjectName, Port), Arc<Vec<HttpListener>>>;
 
+/// What the proxy serves of the Gateways, by their ports.
+#[derive(Debug, Default)]
+pub(super) struct Proxied {
+    /// The listeners.
+    pub(super) by_port: ListenersByPort,
+    /// Where among them a listener of a Gateway is, which is known by its place in [`Listeners`].
+    pub(super) places: BTreeMap<(ObjectName, usize), (Port, usize)>,
+}
+
+/// The listeners of the Gateways that are ours; where they are as they were, the very same.
+pub(super) fn listeners(
+    (snapshot, grants): (&Snapshot, &Grants<'_>),
+    sets: &Sets<'_>,
+    certificates: &mut certificate::Store,
+    last: &Listeners,
+) -> Listeners {
+    let served = |(name, gateway): (&ObjectName, &Arc<Gateway>)| {
+        let mut all = listener_set::merged(gateway, sets.get(name));
+        all.iter_mut().for_each(|served| served.secure((snapshot, grants), (name, gateway), certificates));
+        let all = match last.get(name) {
+            Some(last) if **last == all => Arc::clone(last),
+            _ => Arc::new(all),
+        };
+        (name.clone(), all)
+    };
+    let listeners = ours(snapshot).map(served).collect();
+    certificates.forget_unused();
+    listeners
+}
+
 /// What the Gateways that are ours claim.
 #[must_use]
-pub fn claims(snapshot: &Snapshot, pools: &Pools) -> Vec<Claim> {
-    let sets = listener_set::sets(snapshot);
+pub(super) fn claims(snapshot: &Snapshot, sets: &Sets<'_>, pools: &Pools) -> Vec<Claim> {
     let port = |listener: &Listener| {
         let proto = Protocol::of(&listener.protocol).map_or(Proto::Tcp, Protocol::transport);
         Some((Port::try_new(listener.port)?, proto))
@@ -90,60 +118,47 @@ pub(super) struct Compiler<'a> {
     node: &'a Node,
     endpoints: Endpoints<'a>,
     streams: &'a mut Streams,
-    listeners: Listeners<'a>,
+    listeners: &'a Listeners,
+    routes: &'a Routes,
     sets: Sets<'a>,
     http: HttpModel,
-    by_port: ListenersByPort,
+    proxied: Proxied,
     reports: GatewayReports,
-    skipped: Skipped,
 }
 
 impl<'a> Compiler<'a> {
-    /// Attaches the routes to the listeners; no Gateway has frontends yet.
+    /// The routes are attached to the listeners; no Gateway has frontends yet.
     pub(super) fn new(
-        snapshot: &'a Snapshot,
-        (slices, targets): (&'a SliceIndex, &Targets),
-        (streams, certificates): (&'a mut Streams, &mut certificate::Store),
-        node: &'a Node,
+        endpoints: Endpoints<'a>,
+        streams: &'a mut Streams,
+        (listeners, sets): (&'a Listeners, Sets<'a>),
+        routes: &'a Routes,
         model: &mut Model,
     ) -> Self {
-        let sets = listener_set::sets(snapshot);
-        let merged = |(name, gateway): (&ObjectName, &'a Arc<Gateway>)| {
-            (name.clone(), listener_set::merged(gateway, sets.get(name)))
-        };
-        let listeners = ours(snapshot).map(merged);
-        let mut listeners: Listeners<'a> = listeners.collect();
-        let grants = Grants::of(snapshot);
-        for (name, all) in &mut listeners {
-            let Some(gateway) = snapshot.gateways.get(name) else { continue };
-            all.iter_mut().for_each(|served| served.secure((snapshot, &grants), (name, gateway), certificates));
-        }
-        certificates.forget_unused();
-        let Clusters { backends: services, skipped } =
-            route::attach(snapshot, (slices, targets), node, &mut listeners, model);
-        let http = HttpModel { services, ..HttpModel::default() };
-        let (by_port, reports) = (ListenersByPort::new(), GatewayReports::new());
-        let endpoints = Endpoints { snapshot, slices, vips: targets.vips(), node };
-        Self { snapshot, node, endpoints, streams, listeners, sets, http, by_port, reports, skipped }
+        let Endpoints { snapshot, node, .. } = endpoints;
+        let http = Arc::unwrap_or_clone(std::mem::take(&mut model.http));
+        let (proxied, reports) = (Proxied::default(), GatewayReports::new());
+        Self { snapshot, node, endpoints, streams, listeners, routes, sets, http, proxied, reports }
     }
 
     /// Adds one Gateway's frontends, its listeners and its report. All objects that are older must have been added.
     pub(super) fn add(&mut self, name: &ObjectName, gateway: &Gateway, model: &mut Model) {
-        let served = self.listeners.remove(name).unwrap_or_default();
-        let mut report = self.program((name, gateway), served, model);
+        let (listeners, routes) = (self.listeners, self.routes);
+        let served = listeners.get(name).map_or(&[][..], |served| served.as_slice());
+        let mut report = self.program((name, gateway), (served, routes.held(name)), model);
         for listener_set::Set { name, spec, allowed } in self.sets.remove(name).unwrap_or_default() {
             let set = SetReport::of(name.clone(), Subject::of(&spec.metadata), allowed, &report.listeners);
             model.judge(ObjectRef::new("ListenerSet", name.clone()), set.verdict());
             report.sets.push(set);
         }
-        self.reports.insert(name.clone(), report);
+        self.reports.insert(name.clone(), Arc::new(report));
     }
 
     /// Adds one Gateway's frontends and its verdict.
     fn program(
         &mut self,
         (name, gateway): (&ObjectName, &Gateway),
-        served: Vec<Served<'_>>,
+        (served, held): (&[Served], &[Held]),
         model: &mut Model,
     ) -> GatewayReport {
         let object = object(name);
@@ -153,7 +168,7 @@ impl<'a> Compiler<'a> {
             accepted: understood(gateway),
             addressed: addressed(gateway, &vips, model.verdicts.get(&object)),
             is_insecure: has_insecure_fallback(gateway),
-            listeners: served.iter().map(Served::report).collect(),
+            listeners: served.iter().zip(held).map(|(served, held)| served.report(held.attached)).collect(),
             sets: Vec::new(),
         };
         if gateway.metadata.deletion_timestamp.is_some() {
@@ -171,27 +186,29 @@ impl<'a> Compiler<'a> {
         let mut faults: Vec<Fault> = Vec::new();
         let mut ports: BTreeMap<(Port, Proto), AtPort> = BTreeMap::new();
         let mut of_port: BTreeMap<(Port, Proto), Vec<usize>> = BTreeMap::new();
-        for (index, one) in served.into_iter().enumerate() {
+        for (index, (one, held)) in served.iter().zip(held).enumerate() {
             let place = format!("listener {:?}", one.spec.name);
             let (full_name, is_own) = (one.full_name(), one.set.is_none());
             match one.open().cloned() {
                 Ok(Open { protocol, port, hostname }) => {
-                    faults.extend(one.resolved.err().filter(|_| is_own).map(|fault| fault.at(&place)));
-                    let tls = match one.security {
+                    faults.extend(one.resolved.clone().err().filter(|_| is_own).map(|fault| fault.at(&place)));
+                    let tls = match &one.security {
                         Security::Plain | Security::Passthrough => None,
-                        Security::Terminate(termination) => Some(termination),
+                        Security::Terminate(termination) => Some(Arc::clone(termination)),
                         Security::Unready => continue,
                     };
                     let at = (port, protocol.transport());
                     of_port.entry(at).or_default().push(index);
                     let at_port = ports.entry(at).or_default();
                     if protocol.is_layer4() {
-                        self.streams.pass_over(&format!("Gateway {name}, {place}"), &one.streams);
-                        *at_port = AtPort::Endpoints(one.streams.into_iter().next());
+                        self.streams.pass_over(&format!("Gateway {name}, {place}"), &held.streams);
+                        *at_port = AtPort::Endpoints(held.streams.first().cloned());
                     } else if let AtPort::Proxy(listeners) = at_port {
                         let (gateway, name) = (name.clone(), full_name);
-                        let streams = (protocol == Protocol::Tls).then(|| Arc::new(one.streams));
-                        listeners.push(HttpListener { gateway, name, hostname, tls, streams, entries: one.entries });
+                        let streams = (protocol == Protocol::Tls).then(|| Arc::clone(&held.streams));
+                        let entries = held.entries.clone();
+                        self.proxied.places.insert((gateway.clone(), index), (port, listeners.len()));
+                        listeners.push(HttpListener { gateway, name, hostname, tls, streams, entries });
                     }
                 }
                 Err(fault) if is_own => faults.push(fault.clone().at(&place)),
@@ -207,7 +224,7 @@ impl<'a> Compiler<'a> {
                 AtPort::Endpoints(route) => Err(route),
             };
             if let Ok(listeners) = &at_port {
-                self.by_port.insert((name.clone(), port), Arc::clone(listeners));
+                self.proxied.by_port.insert((name.clone(), port), Arc::clone(listeners));
             }
             let mut taken = Vec::new();
             for &vip in &vips {
@@ -250,29 +267,28 @@ impl<'a> Compiler<'a> {
     }
 
     /// Adds the listeners of the Services that stand before Gateways, and what became of the classes. Returns the listeners by
-    /// port, and which endpoints no request may go to.
-    pub(super) fn finish(self, model: &mut Model) -> (ListenersByPort, Skipped) {
+    /// port.
+    pub(super) fn finish(self, model: &mut Model) -> Proxied {
         let Self {
             snapshot,
             node: _,
             endpoints: _,
             streams,
             listeners: _,
+            routes: _,
             sets: _,
             mut http,
-            by_port,
+            proxied,
             reports,
-            skipped,
         } = self;
         streams.finish(model);
         for (frontend, target) in &model.frontends {
             if let Target::Proxy { gateway, service: Some(_), sources: _ } = target
-                && let Some(listeners) = by_port.get(&(gateway.clone(), frontend.port))
+                && let Some(listeners) = proxied.by_port.get(&(gateway.clone(), frontend.port))
             {
                 http.frontends.insert(SocketAddr::new(frontend.vip, frontend.port.get()), Arc::clone(listeners));
             }
         }
-        balance::apply(snapshot, &mut http, model);
         judge_classes(snapshot, model);
         for (name, _) in &snapshot.listener_sets {
             let object = ObjectRef::new("ListenerSet", name.clone());
@@ -283,7 +299,7 @@ impl<'a> Compiler<'a> {
         }
         model.http = Arc::new(http);
         model.gateways = Arc::new(reports);
-        (by_port, skipped)
+        proxied
     }
 }
 
@@ -333,7 +349,7 @@ fn ignored(snapshot: &Snapshot) -> Vec<(ObjectRef, Verdict)> {
 ///
 /// # Errors
 /// None of them is: it is not ours, or not accepted.
-pub(super) fn open_ports(snapshot: &Snapshot, gateway: &Gateway) -> Result<BTreeSet<Port>, Fault> {
+pub(super) fn open_ports(snapshot: &Snapshot, sets: &Sets<'_>, gateway: &Gateway) -> Result<BTreeSet<Port>, Fault> {
     if !is_ours(snapshot, gateway) {
         let class = &gateway.spec.gateway_class_name;
         return Err(Fault::new("GatewayNotOurs", format!("its class {class:?} is another controller's")));
@@ -342,7 +358,6 @@ pub(super) fn open_ports(snapshot: &Snapshot, gateway: &Gateway) -> Result<BTree
         return Err(Fault::new("GatewayNotFound", "it is being deleted"));
     }
     understood(gateway).map_err(|fault| Fault { reason: "GatewayNotAccepted", ..fault })?;
-    let sets = listener_set::sets(snapshot);
     let all = listener_set::merged(gateway, sets.get(&gateway.metadata.object_name()));
     let proxied = all.iter().filter_map(|served| served.open().ok()).filter(|open| !open.protocol.is_layer4());
     Ok(proxied.map(|open| open.port).collect())

@@ -5,14 +5,16 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Port, Proto, certificate,
     grants::{Grants, GroupKind, Referrer},
-    http::{Hostname, HttpEntry},
+    http::Hostname,
     report::{Fault, ListenerReport},
-    stream_route::StreamEntry,
     tls::{self, Security},
 };
 use crate::{
@@ -107,13 +109,13 @@ impl Protocol {
     }
 }
 
-/// A listener as far as it was understood.
-#[derive(Debug)]
-pub struct Served<'a> {
+/// A listener as far as it was understood, whatever is attached to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Served {
     /// The listener as written.
-    pub spec: &'a Listener,
+    pub spec: Listener,
     /// The ListenerSet that it is of; else it is the Gateway's own.
-    pub set: Option<&'a ObjectName>,
+    pub set: Option<ObjectName>,
     /// Where it listens, or why it cannot.
     pub accepted: Result<Open, Fault>,
     /// With which other it conflicts; then it is not accepted.
@@ -125,15 +127,9 @@ pub struct Served<'a> {
     /// The kinds of routes that it takes.
     pub kinds: Vec<RouteKind>,
     /// The namespaces whose routes it takes.
-    pub allowed: AllowedNamespaces<'a>,
+    pub allowed: AllowedNamespaces,
     /// Its host name; `None` when it is none.
     pub hostname: Option<Hostname>,
-    /// How many routes were attached.
-    pub attached: usize,
-    /// The entries of the HTTPRoutes and GRPCRoutes, where it is served.
-    pub entries: Vec<HttpEntry>,
-    /// The TLSRoutes, TCPRoutes or UDPRoutes, oldest first, where it is served.
-    pub streams: Vec<StreamEntry>,
 }
 
 /// Where a listener listens.
@@ -148,8 +144,8 @@ pub struct Open {
 }
 
 /// From which namespaces routes may attach.
-#[derive(Clone, Copy, Debug)]
-pub enum AllowedNamespaces<'a> {
+#[derive(Clone, Debug, PartialEq)]
+pub enum AllowedNamespaces {
     /// That of the Gateway.
     Same,
     /// All.
@@ -157,27 +153,23 @@ pub enum AllowedNamespaces<'a> {
     /// None.
     None,
     /// Those with such labels.
-    Selected(&'a LabelSelector),
+    Selected(Arc<LabelSelector>),
 }
 
-impl AllowedNamespaces<'_> {
+impl AllowedNamespaces {
     /// What a field says; `unsaid` where it says nothing.
-    pub(super) fn of<'s>(
-        spec: &'s RouteNamespaces,
-        field: &str,
-        unsaid: AllowedNamespaces<'s>,
-    ) -> Result<AllowedNamespaces<'s>, Fault> {
+    pub(super) fn of(spec: &RouteNamespaces, field: &str, unsaid: Self) -> Result<Self, Fault> {
         let bad = |what: String| Err(Fault::new("UnsupportedValue", format!("{field}.namespaces.{what}")));
         match spec.from.as_deref() {
             None => Ok(unsaid),
-            Some("Same") => Ok(AllowedNamespaces::Same),
-            Some("All") => Ok(AllowedNamespaces::All),
-            Some("None") => Ok(AllowedNamespaces::None),
+            Some("Same") => Ok(Self::Same),
+            Some("All") => Ok(Self::All),
+            Some("None") => Ok(Self::None),
             Some("Selector") => match &spec.selector {
                 None => bad("selector is missing, want it with from Selector".to_owned()),
                 Some(selector) => match selector.fault() {
                     Some(fault) => bad(format!("selector.{fault}")),
-                    None => Ok(AllowedNamespaces::Selected(selector)),
+                    None => Ok(Self::Selected(Arc::new(selector.clone()))),
                 },
             },
             Some(other) => bad(format!("from {other:?}, want \"Same\", \"All\", \"Selector\" or \"None\"")),
@@ -217,40 +209,40 @@ pub fn uses_namespaces(snapshot: &Snapshot) -> bool {
         || snapshot.listener_sets.values().any(|set| set.spec.listeners.iter().any(by_labels))
 }
 
-impl<'a> Served<'a> {
+impl Served {
     /// Looks at each listener of a Gateway alone, then at those that share a port.
     #[must_use]
-    pub fn all(gateway: &'a Gateway) -> Vec<Self> {
-        let specs: Vec<&Listener> = gateway.spec.listeners.iter().collect();
-        specs.iter().map(|spec| Self::of(spec, None, &specs)).collect()
+    pub fn all(gateway: &Gateway) -> Vec<Self> {
+        let mut ports = Ports::default();
+        gateway.spec.listeners.iter().for_each(|spec| ports.add(spec));
+        gateway.spec.listeners.iter().map(|spec| Self::of(spec, None, &ports)).collect()
     }
 
     /// Looks at a listener of a ListenerSet, which loses where it conflicts with one of those `before` it.
     #[must_use]
-    pub fn of_set(spec: &'a Listener, set: &'a ObjectName, before: &[&Listener]) -> Self {
+    pub fn of_set(spec: &Listener, set: &ObjectName, before: &Ports<'_>) -> Self {
         Self::of(spec, Some(set), before)
     }
 
-    fn of(spec: &'a Listener, set: Option<&'a ObjectName>, all: &[&Listener]) -> Self {
+    fn of(spec: &Listener, set: Option<&ObjectName>, all: &Ports<'_>) -> Self {
         let protocol = Protocol::of(&spec.protocol);
         let hostname = hostname(spec, protocol);
         let allowed = AllowedNamespaces::of(&spec.allowed_routes.namespaces, "allowedRoutes", AllowedNamespaces::Same);
         let fitting = protocol.map(Protocol::kinds);
         let (kinds, resolved) =
             fitting.map_or((Vec::new(), Ok(())), |fitting| route_kinds(&spec.allowed_routes.kinds, fitting));
-        let conflict = protocol.zip(hostname.as_ref()).and_then(|own| conflict(spec, own, all, set.is_some()));
+        let conflict = protocol.zip(hostname.as_ref()).and_then(|own| all.conflict(spec, own, set.is_some()));
         let accepted = match (&conflict, &allowed) {
             (Some(fault), _) | (None, Err(fault)) => Err(fault.clone()),
             (None, Ok(_)) => open(spec, protocol, hostname.as_ref()),
         };
         let allowed = allowed.unwrap_or(AllowedNamespaces::None);
-        let (entries, streams) = (Vec::new(), Vec::new());
         let security = match protocol {
             Some(Protocol::Https | Protocol::Tls) => Security::Unready,
             Some(Protocol::Http | Protocol::Tcp | Protocol::Udp) | None => Security::Plain,
         };
-        let attached = 0;
-        Self { spec, set, accepted, conflict, resolved, security, kinds, allowed, hostname, attached, entries, streams }
+        let (spec, set) = (spec.clone(), set.cloned());
+        Self { spec, set, accepted, conflict, resolved, security, kinds, allowed, hostname }
     }
 
     /// Gets a listener that terminates TLS its certificates.
@@ -264,11 +256,11 @@ impl<'a> Served<'a> {
             Security::Unready => {}
             Security::Plain | Security::Passthrough | Security::Terminate(_) => return,
         }
-        if tls::passes_through(self.spec) {
+        if tls::passes_through(&self.spec) {
             self.security = Security::Passthrough;
             return;
         }
-        let (security, certificates) = tls::terminate(world, self.owner(gateway.0), gateway, self.spec, store);
+        let (security, certificates) = tls::terminate(world, self.owner(gateway.0), gateway, &self.spec, store);
         match security {
             Ok(security) => self.security = security,
             Err(fault) if self.accepted.is_ok() => self.accepted = Err(fault),
@@ -282,7 +274,7 @@ impl<'a> Served<'a> {
     /// Who wrote it, and from which namespace its references go out.
     #[must_use]
     pub fn owner<'s>(&'s self, gateway: &'s ObjectName) -> Referrer<'s> {
-        self.set.map_or((GroupKind::gateway("Gateway"), gateway.ns.as_str()), |set| {
+        self.set.as_ref().map_or((GroupKind::gateway("Gateway"), gateway.ns.as_str()), |set| {
             (GroupKind::gateway("ListenerSet"), set.ns.as_str())
         })
     }
@@ -290,7 +282,7 @@ impl<'a> Served<'a> {
     /// The listener's name among all of the Gateway.
     #[must_use]
     pub fn full_name(&self) -> String {
-        self.set.map_or_else(|| self.spec.name.clone(), |set| format!("{set}/{}", self.spec.name))
+        self.set.as_ref().map_or_else(|| self.spec.name.clone(), |set| format!("{set}/{}", self.spec.name))
     }
 
     /// Where it takes requests, or why it takes none.
@@ -305,18 +297,29 @@ impl<'a> Served<'a> {
         }
     }
 
-    /// What status says of it, when its port can be had.
+    /// Whether another one is the same but for the certificates that both terminate TLS with.
     #[must_use]
-    pub fn report(&self) -> ListenerReport {
+    pub fn is_secured_as(&self, new: &Self) -> bool {
+        let is_same_kind = match (&self.security, &new.security) {
+            (Security::Terminate(_), Security::Terminate(_)) => true,
+            (old, new) => old == new,
+        };
+        is_same_kind
+            && Self { security: Security::Plain, ..self.clone() } == Self { security: Security::Plain, ..new.clone() }
+    }
+
+    /// What status says of it, when its port can be had and so many routes are attached.
+    #[must_use]
+    pub fn report(&self, attached: usize) -> ListenerReport {
         ListenerReport {
             name: self.spec.name.clone(),
-            set: self.set.cloned(),
+            set: self.set.clone(),
             accepted: self.accepted.as_ref().map(drop).map_err(Clone::clone),
             conflict: self.conflict.clone(),
             resolved: self.resolved.clone(),
             is_secured: !matches!(self.security, Security::Unready),
             kinds: self.kinds.clone(),
-            attached: self.attached,
+            attached,
         }
     }
 }
@@ -363,27 +366,46 @@ fn route_kinds(asked: &[RouteGroupKind], fitting: &[RouteKind]) -> (Vec<RouteKin
     (kinds, Err(Fault::new("InvalidRouteKinds", why)))
 }
 
-/// Why a listener cannot share its port with the others of its Gateway. No party wins. Source: `GatewaySpec.listeners`.
-fn conflict(
-    spec: &Listener,
-    (protocol, hostname): (Protocol, &Hostname),
-    all: &[&Listener],
-    is_of_set: bool,
-) -> Option<Fault> {
-    // UDP ports are others than those of TCP; what is no protocol is not listened to.
-    let beside = all.iter().copied().filter(|other| !std::ptr::eq(*other, spec) && other.port == spec.port);
-    let beside = beside.filter_map(|other| Some((other, Protocol::of(&other.protocol)?)));
-    let beside: Vec<_> = beside.filter(|(_, of)| of.transport() == protocol.transport()).collect();
-    if let Some((other, of)) = beside.iter().find(|(_, of)| !protocol.shares_port(*of)) {
-        // A set's owner may not know the names of other tenants' listeners.
-        let whose = if is_of_set { String::new() } else { format!(" {:?}", other.name) };
-        let why = format!("port {} is also the {} listener{whose}", spec.port, of.name());
-        return Some(Fault::new("ProtocolConflict", why));
+/// The listeners of a Gateway by the ports that they ask for, each looked at once however many share one.
+#[derive(Debug, Default)]
+pub struct Ports<'a> {
+    by_port: BTreeMap<(i64, Proto), Vec<AtPort<'a>>>,
+}
+
+/// A listener that asks for a port.
+#[derive(Debug)]
+struct AtPort<'a> {
+    spec: &'a Listener,
+    protocol: Protocol,
+    hostname: Option<Hostname>,
+}
+
+impl<'a> Ports<'a> {
+    /// Adds a listener; what is no protocol is not listened to.
+    pub fn add(&mut self, spec: &'a Listener) {
+        if let Some(protocol) = Protocol::of(&spec.protocol) {
+            let hostname = hostname(spec, Some(protocol));
+            // UDP ports are others than those of TCP.
+            let at = self.by_port.entry((spec.port, protocol.transport())).or_default();
+            at.push(AtPort { spec, protocol, hostname });
+        }
     }
-    let same = |(other, of): &&(&Listener, Protocol)| self::hostname(other, Some(*of)).as_ref() == Some(hostname);
-    beside.iter().find(same).map(|(other, _)| {
-        let whose = if is_of_set { "another listener".to_owned() } else { format!("listener {:?}", other.name) };
-        let why = format!("port {} and hostname {hostname} are also those of {whose}", spec.port);
-        Fault::new("HostnameConflict", why)
-    })
+
+    /// Why a listener cannot share its port with these. No party wins. Source: `GatewaySpec.listeners`.
+    fn conflict(&self, spec: &Listener, (protocol, hostname): (Protocol, &Hostname), is_of_set: bool) -> Option<Fault> {
+        let all = self.by_port.get(&(spec.port, protocol.transport())).map_or(&[][..], Vec::as_slice);
+        let beside = || all.iter().filter(|other| !std::ptr::eq(other.spec, spec));
+        if let Some(other) = beside().find(|other| !protocol.shares_port(other.protocol)) {
+            // A set's owner may not know the names of other tenants' listeners.
+            let whose = if is_of_set { String::new() } else { format!(" {:?}", other.spec.name) };
+            let why = format!("port {} is also the {} listener{whose}", spec.port, other.protocol.name());
+            return Some(Fault::new("ProtocolConflict", why));
+        }
+        beside().find(|other| other.hostname.as_ref() == Some(hostname)).map(|other| {
+            let whose =
+                if is_of_set { "another listener".to_owned() } else { format!("listener {:?}", other.spec.name) };
+            let why = format!("port {} and hostname {hostname} are also those of {whose}", spec.port);
+            Fault::new("HostnameConflict", why)
+        })
+    }
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use super::{
     gateway,
-    listener::{AllowedNamespaces, GROUP, Served},
+    listener::{AllowedNamespaces, GROUP, Ports, Served},
     report::Fault,
 };
 use crate::{
@@ -81,15 +81,16 @@ fn allowed(snapshot: &Snapshot, gateway: &Gateway, set: &ObjectName) -> Result<(
 
 /// The listeners of a Gateway: its own, then those of the sets that it lets in.
 #[must_use]
-pub fn merged<'a>(gateway: &'a Gateway, sets: Option<&Vec<Set<'a>>>) -> Vec<Served<'a>> {
+pub fn merged(gateway: &Gateway, sets: Option<&Vec<Set<'_>>>) -> Vec<Served> {
     let mut all = Served::all(gateway);
-    let mut before: Vec<&'a Listener> = gateway.spec.listeners.iter().collect();
+    let mut before = Ports::default();
+    gateway.spec.listeners.iter().for_each(|spec| before.add(spec));
     for set in sets.into_iter().flatten().filter(|set| set.allowed.is_ok()) {
         for spec in &set.spec.spec.listeners {
             let served = Served::of_set(spec, set.name, &before);
             // One that lost takes nothing from those after it.
             if served.conflict.is_none() {
-                before.push(spec);
+                before.add(spec);
             }
             all.push(served);
         }

@@ -6,9 +6,10 @@
 //! # Design
 //! - Objects are compared by pointer alone: a snapshot shares those that did not change with the one before, and whole
 //!   runs of them, which are not looked into.
-//! - When nothing but EndpointSlices changed, and of other objects what counts for nothing ([`quiet`]), no address and no
-//!   frontend comes or goes: the Services of those slices are compiled anew within the last model. Any other change
-//!   compiles everything, with the targets of Services that are as they were. [`Work`] counts both.
+//! - When nothing but EndpointSlices, routes of layer 7 and certificates changed, and of other objects what counts for nothing
+//!   ([`quiet`]), no address and no frontend comes or goes: the Services of those slices, those routes, and the listeners that have
+//!   something to do with them are compiled anew within the last model. Any other change looks at everything, and takes over the
+//!   targets of Services, the rules of routes, certificates and listeners that are as they were. [`Work`] counts both.
 #[cfg(test)]
 mod tests;
 
@@ -19,19 +20,27 @@ use std::{
 };
 
 use super::{
-    Model, Node, ObjectRef, Role, Target,
+    Model, Node, ObjectRef, Port, Role, Target,
     candidates::announcers,
     certificate,
     chain::{self, Links},
     endpoints::{Family, SliceIndex},
-    gateway, ipam, listener,
+    gateway::{self, Listeners, Proxied},
+    grants::Grants,
+    ipam,
+    listener::{self, Served},
+    listener_set,
     ownership::{self, Object},
     pool::{Pools, node_addr},
-    quiet, route, service, sources,
+    quiet,
+    route::{self, Changed, Routes},
+    rule::World,
+    service, sources,
     stream::{self, Streams},
+    tls::Security,
 };
 use crate::{
-    api::{Kind, ObjectName, address_pool::NodeAddressType, service::TrafficPolicy},
+    api::{Kind, ObjectName, RouteKind, address_pool::NodeAddressType, service::TrafficPolicy},
     shared::{Difference, SharedMap},
     source::Snapshot,
 };
@@ -48,9 +57,10 @@ pub struct Memo {
     sources: sources::Lists,
     targets: service::Targets,
     certificates: certificate::Store,
+    listeners: Listeners,
+    proxied: Proxied,
+    routes: Routes,
     streams: Streams,
-    /// Endpoints that routes say something about.
-    skipped: route::Skipped,
     model: Arc<Model>,
     work: Work,
 }
@@ -58,10 +68,16 @@ pub struct Memo {
 /// What was compiled so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// How often everything was.
+    /// How often everything was looked at.
     pub whole: u64,
     /// Services that were compiled for their slices alone.
     pub services: u64,
+    /// Routes whose rules were compiled.
+    pub routes: u64,
+    /// How often a route's parents were asked where it is attached.
+    pub attached: u64,
+    /// Gateways that came, went, or got other listeners.
+    pub gateways: u64,
     /// Certificates that were parsed.
     pub certificates: u64,
     /// Frontends of Gateways at layer 4 that were looked at for the slices of their Services alone.
@@ -74,37 +90,28 @@ impl Memo {
     /// As [`super::compile`]; models are counted from 1.
     pub fn compile(&mut self, snapshot: &Arc<Snapshot>, node: &Node) -> Arc<Model> {
         let touched = self.index(snapshot);
-        let last = &self.snapshot;
-        let only_slices = self.node.as_ref() == Some(node)
-            && quiet::all(&last.gateway_classes, &snapshot.gateway_classes)
-            && self.has_same_allowed_namespaces(snapshot)
-            && self.has_same_claims(snapshot)
-            && quiet::all(&last.http_routes, &snapshot.http_routes)
-            && quiet::all(&last.grpc_routes, &snapshot.grpc_routes)
-            && quiet::all(&last.tls_routes, &snapshot.tls_routes)
-            && quiet::all(&last.tcp_routes, &snapshot.tcp_routes)
-            && quiet::all(&last.udp_routes, &snapshot.udp_routes)
-            && quiet::all(&last.listener_sets, &snapshot.listener_sets)
-            && quiet::all(&last.grants, &snapshot.grants)
-            && touched.iter().all(|service| self.has_same_link(service))
-            && self.has_same_skipped(snapshot, node, &touched)
-            && self.has_same_pools(snapshot, node)
-            && quiet::all(&last.secrets, &snapshot.secrets)
-            && quiet::all(&last.config_maps, &snapshot.config_maps)
-            && last.unread == snapshot.unread;
+        let changed = self.routes.changed(&self.snapshot, snapshot);
+        let certificates = if self.can_follow(snapshot, node, &touched, &changed) {
+            self.followed_certificates(snapshot)
+        } else {
+            None
+        };
         // Comes last: it selects anew what goes into the model when all else is as before.
         let source = stream::Endpoints { snapshot, slices: &self.slices, vips: self.targets.vips(), node };
-        let only_slices = only_slices && self.streams.refresh(&source, &touched);
-        let mut model = if only_slices {
-            self.follow_slices(snapshot, node, &touched)
-        } else {
-            self.work.whole += 1;
-            self.compile_all(snapshot, node, &touched)
+        let mut model = match certificates {
+            Some(listeners) if self.streams.refresh(&source, &touched) => {
+                self.follow(snapshot, node, (&touched, &changed), listeners)
+            }
+            _ => {
+                self.work.whole += 1;
+                self.compile_all(snapshot, node, &touched, changed)
+            }
         };
         model.rev = self.model.rev + 1;
         model.own_slices = Arc::clone(&self.own_slices);
         model.seen = snapshot.seen;
         model.partial = !snapshot.faults.is_empty();
+        model.work = self.work();
         self.model = Arc::new(model);
         // An equal node with another map of addresses is compared by that pointer the next time.
         self.node = Some(node.clone());
@@ -112,10 +119,32 @@ impl Memo {
         Arc::clone(&self.model)
     }
 
+    /// Whether no address and no frontend comes or goes, and no listener but for its certificates and what is attached to it.
+    fn can_follow(&self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>, changed: &Changed) -> bool {
+        let last = &self.snapshot;
+        self.node.as_ref() == Some(node)
+            && quiet::all(&last.gateway_classes, &snapshot.gateway_classes)
+            && self.has_same_allowed_namespaces(snapshot)
+            && self.has_same_claims(snapshot)
+            // Those of layer 4 are frontends of their own.
+            && changed.routes.keys().all(|(kind, _)| !matches!(kind, RouteKind::Tcp | RouteKind::Udp))
+            && quiet::all(&last.listener_sets, &snapshot.listener_sets)
+            && quiet::all(&last.grants, &snapshot.grants)
+            && touched.iter().all(|service| self.has_same_link(service))
+            && self.has_same_skipped(snapshot, node, touched)
+            && self.has_same_pools(snapshot, node)
+    }
+
     /// What was compiled so far.
     #[must_use]
     pub fn work(&self) -> Work {
-        Work { certificates: self.certificates.parsed(), selections: self.streams.selections(), ..self.work }
+        Work {
+            routes: self.routes.compiled(),
+            attached: self.routes.attached(),
+            certificates: self.certificates.parsed(),
+            selections: self.streams.selections(),
+            ..self.work
+        }
     }
 
     /// Whether no Service and no Gateway that changed claims anything else.
@@ -149,10 +178,29 @@ impl Memo {
 
     /// Whether routes have the same to say about endpoints of these Services that no request may go to.
     fn has_same_skipped(&self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> bool {
-        self.model.http.services.keys().filter(|port| touched.contains(&port.service)).all(|port| {
-            let (_, skipped) = route::backends(snapshot, (&self.slices, &self.targets), node, port);
-            self.skipped.get(port).map_or(&[][..], Vec::as_slice) == skipped
-        })
+        let endpoints = route::Endpoints { snapshot, slices: &self.slices, targets: &self.targets, node };
+        let mut ports = touched.iter().flat_map(|service| self.routes.ports_of(service));
+        ports.all(|port| self.routes.skipped(port) == endpoints.backends(port).1)
+    }
+
+    /// The listeners with their certificates as they are now, if nothing else of them has changed; none where no certificate has.
+    fn followed_certificates(&mut self, snapshot: &Snapshot) -> Option<Listeners> {
+        let last = &self.snapshot;
+        if quiet::all(&last.secrets, &snapshot.secrets)
+            && quiet::all(&last.config_maps, &snapshot.config_maps)
+            && last.unread == snapshot.unread
+        {
+            return Some(Listeners::new());
+        }
+        let (grants, sets) = (Grants::of(snapshot), listener_set::sets(snapshot));
+        let new = gateway::listeners((snapshot, &grants), &sets, &mut self.certificates, &self.listeners);
+        let is_same = |(old, new): (&Arc<Vec<Served>>, &Arc<Vec<Served>>)| {
+            Arc::ptr_eq(old, new)
+                || (old.len() == new.len() && old.iter().zip(new.iter()).all(|(a, b)| a.is_secured_as(b)))
+        };
+        let is_followed =
+            self.listeners.keys().eq(new.keys()) && self.listeners.values().zip(new.values()).all(is_same);
+        is_followed.then_some(new)
     }
 
     /// Whether no namespace changed that a listener may look at.
@@ -184,13 +232,95 @@ impl Memo {
         touched
     }
 
-    /// The last model with the endpoints of these Services as they are now.
-    fn follow_slices(&mut self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> Model {
+    /// The last model with these routes, the endpoints of these Services and the certificates as they are now.
+    fn follow(
+        &mut self,
+        snapshot: &Snapshot,
+        node: &Node,
+        (touched, changed): (&BTreeSet<ObjectName>, &Changed),
+        listeners: Listeners,
+    ) -> Model {
         let mut model = Model::clone(&self.model);
+        let mut at = if listeners.is_empty() { BTreeSet::new() } else { self.exchange_certificates(listeners) };
+        if !changed.routes.is_empty() {
+            let endpoints = route::Endpoints { snapshot, slices: &self.slices, targets: &self.targets, node };
+            at.extend(self.routes.follow(&World::of(snapshot), &self.listeners, changed, endpoints, &mut model));
+        }
+        self.follow_listeners(&at, &mut model);
+        let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets, node };
+        if self.links.values().any(|link| at.iter().any(|(gateway, _)| *gateway == link.gateway)) {
+            let chains = source.chains(&self.links, &self.proxied.by_port);
+            model.chains = keep(&self.model.chains, Arc::new(chains));
+        }
+        if !touched.is_empty() {
+            self.follow_slices(snapshot, node, touched, &mut model);
+        }
+        model
+    }
+
+    /// Takes over listeners that have other certificates; which these are.
+    fn exchange_certificates(&mut self, new: Listeners) -> BTreeSet<(ObjectName, usize)> {
+        let mut at = BTreeSet::new();
+        for (name, new) in &new {
+            let old = self.listeners.get(name).map_or(&[][..], |old| old.as_slice());
+            let others = old.iter().zip(new.iter()).enumerate().filter(|(_, (old, new))| old.security != new.security);
+            at.extend(others.map(|(index, _)| (name.clone(), index)));
+        }
+        self.listeners = new;
+        at
+    }
+
+    /// Says what these listeners have and hold now, to the proxy and in the reports on their Gateways.
+    fn follow_listeners(&mut self, at: &BTreeSet<(ObjectName, usize)>, model: &mut Model) {
+        let mut of_ports: BTreeMap<(ObjectName, Port), Vec<(usize, usize)>> = BTreeMap::new();
+        for (gateway, index) in at {
+            let held = self.routes.held(gateway).get(*index).map_or(0, |held| held.attached);
+            let known = model.gateways.get(gateway).and_then(|report| report.listeners.get(*index));
+            if known.is_some_and(|known| known.attached != held)
+                && let Some(report) = Arc::make_mut(&mut model.gateways).get_mut(gateway)
+            {
+                Arc::make_mut(report).listeners[*index].attached = held;
+            }
+            if let Some((port, place)) = self.proxied.places.get(&(gateway.clone(), *index)) {
+                of_ports.entry((gateway.clone(), *port)).or_default().push((*index, *place));
+            }
+        }
+        for (at, listeners) in of_ports {
+            let Some(old) = self.proxied.by_port.get_mut(&at) else { continue };
+            let mut new = Vec::clone(old);
+            for (index, place) in listeners {
+                let (Some(listener), Some(held)) = (new.get_mut(place), self.routes.held(&at.0).get(index)) else {
+                    continue;
+                };
+                listener.entries = held.entries.clone();
+                listener.streams = listener.streams.as_ref().map(|_| Arc::clone(&held.streams));
+                if let Some(Security::Terminate(termination)) =
+                    self.listeners.get(&at.0).and_then(|all| all.get(index)).map(|served| &served.security)
+                {
+                    listener.tls = Some(Arc::clone(termination));
+                }
+            }
+            if new == **old {
+                continue;
+            }
+            let new = Arc::new(new);
+            // None, where the Gateway has no address.
+            if model.http.frontends.values().any(|listeners| Arc::ptr_eq(listeners, old)) {
+                let frontends = &mut Arc::make_mut(&mut model.http).frontends;
+                for listeners in frontends.values_mut().filter(|listeners| Arc::ptr_eq(listeners, old)) {
+                    *listeners = Arc::clone(&new);
+                }
+            }
+            *old = new;
+        }
+    }
+
+    /// Puts the endpoints of these Services as they are now into a model.
+    fn follow_slices(&mut self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>, model: &mut Model) {
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
         for service in touched.iter().filter_map(|name| snapshot.services.get(name)) {
-            compiler.add(service, &mut model);
+            compiler.add(service, model);
             self.work.services += 1;
         }
         let (streams, looked_at) = self.streams.follow(touched);
@@ -202,24 +332,33 @@ impl Memo {
             |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy.is(TrafficPolicy::Local));
         // Pools look at less of a node than those who choose between them.
         if touched.iter().any(is_local) || !quiet::all(&self.snapshot.nodes, &snapshot.nodes) {
-            self.choose_announcers(snapshot, node, &mut model);
+            self.choose_announcers(snapshot, node, model);
         }
-        let stale = model.http.services.keys().filter(|port| touched.contains(&port.service));
-        let mut fresh = Vec::new();
-        for port in stale {
-            let (backends, _) = route::backends(snapshot, (&self.slices, &self.targets), node, port);
-            if model.http.services.get(port) != Some(&backends) {
-                fresh.push((port.clone(), backends));
+        let endpoints = route::Endpoints { snapshot, slices: &self.slices, targets: &self.targets, node };
+        for port in touched.iter().flat_map(|service| self.routes.ports_of(service)) {
+            let (backends, _) = endpoints.backends(port);
+            if model.http.services.get(port).is_none_or(|known| **known != backends) {
+                Arc::make_mut(&mut model.http).services.insert(port.clone(), Arc::new(backends));
             }
-        }
-        if !fresh.is_empty() {
-            Arc::make_mut(&mut model.http).services.extend(fresh);
         }
         let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets, node };
         for (name, chain) in source.follow(&model.chains, touched) {
             Arc::make_mut(&mut model.chains).insert(name, chain);
         }
-        model
+    }
+
+    /// Takes over what the proxy serves; what is equal to what it has served is the very same, in the model too.
+    fn keep_listeners(&mut self, mut proxied: Proxied, model: &mut Model) {
+        for (at, new) in &mut proxied.by_port {
+            let Some(old) = self.proxied.by_port.get(at).filter(|old| **old == *new) else { continue };
+            for listeners in Arc::make_mut(&mut model.http).frontends.values_mut() {
+                if Arc::ptr_eq(listeners, new) {
+                    *listeners = Arc::clone(old);
+                }
+            }
+            *new = Arc::clone(old);
+        }
+        self.proxied = proxied;
     }
 
     /// Says which VIPs are announced by whom.
@@ -240,12 +379,19 @@ impl Memo {
         model.relays = keep(&self.model.relays, Arc::new(relays));
     }
 
-    fn compile_all(&mut self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>) -> Model {
+    fn compile_all(
+        &mut self,
+        snapshot: &Snapshot,
+        node: &Node,
+        touched: &BTreeSet<ObjectName>,
+        mut changed: Changed,
+    ) -> Model {
+        let (world, sets) = (World::of(snapshot), listener_set::sets(snapshot));
         let pools = keep(&self.model.pools, Arc::new(Pools::new(snapshot, node)));
         let (mut claims, verdicts) = service::claims(snapshot, node, &pools);
-        claims.extend(gateway::claims(snapshot, &pools));
+        claims.extend(gateway::claims(snapshot, &sets, &pools));
         let (wanted, refusals) = ipam::assign(&claims, &pools, node);
-        let mut verdicts = verdicts.into_iter().chain(refusals).chain(pools.verdicts()).collect::<BTreeMap<_, _>>();
+        let mut verdicts = verdicts.into_iter().chain(refusals).chain(pools.verdicts()).collect::<SharedMap<_, _>>();
         let wanted = keep(&self.model.wanted, Arc::new(wanted));
         let allocations = match node.role {
             Role::Alone => keep(&self.model.allocations, Arc::clone(&wanted)),
@@ -260,20 +406,27 @@ impl Memo {
             Role::Member => claims.iter().flat_map(|claim| &claim.in_status).copied().collect(),
         };
         let published = keep(&self.model.published, Arc::new(published));
-        let mut model =
-            Model { pools, wanted, allocations, published, verdicts: Arc::new(verdicts), ..Model::default() };
+        let mut model = Model { pools, wanted, allocations, published, verdicts, ..Model::default() };
         self.targets.note(&claims, &model);
         let is_same_node = self.node.as_ref().is_some_and(|last| last.name == node.name && last.zone == node.zone);
         if !is_same_node {
             self.targets.invalidate();
         }
-        self.links = chain::links(snapshot, &self.slices, &model.verdicts);
+        self.links = chain::links(snapshot, &sets, &self.slices, &model.verdicts);
         let services = service::by_age(snapshot);
         self.sources = sources::Lists::compile(&services, &model.allocations, &self.sources);
         self.streams.begin(touched, self.targets.is_stale());
-        let endpoints = (&self.slices, &self.targets);
-        let memory = (&mut self.streams, &mut self.certificates);
-        let mut gateways = gateway::Compiler::new(snapshot, endpoints, memory, node, &mut model);
+        let listeners = gateway::listeners((snapshot, &world.grants), &sets, &mut self.certificates, &self.listeners);
+        let others = differences(&self.listeners, &listeners, |(_, a), (_, b)| Arc::ptr_eq(a, b));
+        let others: BTreeSet<ObjectName> = others.map(|difference| difference.key.clone()).collect();
+        self.work.gateways += others.len() as u64;
+        self.routes.add_parents(&mut changed, (&self.snapshot, snapshot), others);
+        self.listeners = listeners;
+        let endpoints = route::Endpoints { snapshot, slices: &self.slices, targets: &self.targets, node };
+        self.routes.compile(&world, &self.listeners, &changed, endpoints, (&self.model.http, &mut model));
+        let endpoints = stream::Endpoints { snapshot, slices: &self.slices, vips: self.targets.vips(), node };
+        let (listeners, routes) = (&self.listeners, &self.routes);
+        let mut gateways = gateway::Compiler::new(endpoints, &mut self.streams, (listeners, sets), routes, &mut model);
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
         for object in ownership::by_age(snapshot, &services) {
@@ -283,15 +436,16 @@ impl Memo {
             }
         }
         self.targets.retain(&model);
-        let (by_port, skipped) = gateways.finish(&mut model);
-        self.skipped = skipped;
+        let proxied = gateways.finish(&mut model);
+        self.keep_listeners(proxied, &mut model);
         let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets, node };
-        model.chains = keep(&self.model.chains, Arc::new(source.chains(&self.links, &by_port)));
+        model.chains = keep(&self.model.chains, Arc::new(source.chains(&self.links, &self.proxied.by_port)));
         self.choose_announcers(snapshot, node, &mut model);
         model.http = keep(&self.model.http, model.http);
         model.gateways = keep(&self.model.gateways, model.gateways);
-        model.routes = keep(&self.model.routes, model.routes);
-        model.verdicts = keep(&self.model.verdicts, model.verdicts);
+        if model.verdicts == self.model.verdicts {
+            model.verdicts = self.model.verdicts.clone();
+        }
         model
     }
 }

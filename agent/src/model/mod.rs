@@ -172,16 +172,18 @@ pub struct Model {
     /// What became of the Gateways that are ours.
     pub gateways: Arc<report::GatewayReports>,
     /// What became of the routes at these Gateways.
-    pub routes: Arc<report::RouteReports>,
+    pub routes: report::RouteReports,
+    /// What was compiled for it and the models before.
+    pub work: memo::Work,
     /// One per object that was considered, accepted or not.
-    pub verdicts: Arc<BTreeMap<ObjectRef, Verdict>>,
+    pub verdicts: SharedMap<ObjectRef, Verdict>,
 }
 
 impl Model {
     /// Says what became of an object.
     fn judge(&mut self, object: ObjectRef, verdict: Verdict) {
         if self.verdicts.get(&object) != Some(&verdict) {
-            Arc::make_mut(&mut self.verdicts).insert(object, verdict);
+            self.verdicts.insert(object, verdict);
         }
     }
 

@@ -6,15 +6,20 @@
 //! # Design
 //! A [`super::Verdict`] says whether an object works, for people. A report keeps apart what conditions keep apart, with
 //! the reasons of the API.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Outcome, Verdict};
-use crate::api::{ObjectMeta, ObjectName, RouteKind, route::ParentRef};
+use crate::{
+    api::{ObjectMeta, ObjectName, RouteKind, route::ParentRef},
+    shared::SharedMap,
+};
 
 /// The reports on all Gateways that are ours.
-pub type GatewayReports = BTreeMap<ObjectName, GatewayReport>;
+pub type GatewayReports = BTreeMap<ObjectName, Arc<GatewayReport>>;
 /// The reports on all routes that name a Gateway of ours.
-pub type RouteReports = BTreeMap<(RouteKind, ObjectName), RouteReport>;
+pub type RouteReports = SharedMap<RouteKey, RouteReport>;
+/// A route: of which kind, and which.
+pub type RouteKey = (RouteKind, ObjectName);
 
 /// Why something does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]

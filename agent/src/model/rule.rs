@@ -2,7 +2,7 @@
 //!
 //! What cannot be obeyed is never ignored: a match that makes no sense is dropped, a filter that is not served makes
 //! the rule answer 500, a backend that cannot be used makes its share answer 500; each with a [`Fault`].
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method};
 
@@ -61,13 +61,38 @@ pub struct World<'a> {
     pub snapshot: &'a Snapshot,
     /// Which of them other namespaces may refer to.
     pub grants: Grants<'a>,
+    /// What was looked up since [`World::looked_up`] was asked last.
+    asked: RefCell<References>,
+}
+
+/// What the rules of a route were looked up in: they are compiled the same while it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
+    /// The Services, whether or not they exist, and with them whatever is said about a Service by others.
+    pub services: BTreeSet<ObjectName>,
+    /// Whether some reference leads to another namespace, so that ReferenceGrants count.
+    pub crosses: bool,
 }
 
 impl<'a> World<'a> {
     /// A snapshot with its grants.
     #[must_use]
     pub fn of(snapshot: &'a Snapshot) -> Self {
-        Self { snapshot, grants: Grants::of(snapshot) }
+        Self { snapshot, grants: Grants::of(snapshot), asked: RefCell::default() }
+    }
+
+    /// Takes down that a rule of a route in namespace `ns` depends on a Service.
+    pub fn look_up(&self, ns: &str, service: &ObjectName) {
+        let mut asked = self.asked.borrow_mut();
+        asked.crosses |= service.ns != ns;
+        if !asked.services.contains(service) {
+            asked.services.insert(service.clone());
+        }
+    }
+
+    /// What was looked up since the last time.
+    pub fn looked_up(&self) -> References {
+        self.asked.take()
     }
 }
 

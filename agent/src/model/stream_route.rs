@@ -1,4 +1,4 @@
-//! TLSRoutes, TCPRoutes and UDPRoutes -> the routes of each listener, oldest first, with what their references name.
+//! TLSRoutes, TCPRoutes and UDPRoutes -> what their references name. `model::route` attaches them.
 //!
 //! Which route of a listener serves is for who compiles the listener: the oldest for TCP and UDP, the one with the most
 //! specific name for TLS. Endpoints are not looked up here.
@@ -8,20 +8,15 @@ mod tests;
 use std::sync::Arc;
 
 use super::{
-    Model, ObjectRef, Proto,
-    attach::{attach, by_age},
+    Proto,
     backend_ref::{self, Referrer},
-    gateway::Listeners,
     http::{Hostname, ServicePort},
-    report::{Fault, RouteReports, Subject},
+    report::Fault,
     rule::{About, Faults, World},
 };
-use crate::{
-    api::{
-        ObjectName, Route, RouteKind, TcpRoute, TlsRoute, UdpRoute,
-        stream_route::{StreamRouteRule, StreamRouteSpec},
-    },
-    shared::SharedMap,
+use crate::api::{
+    ObjectName, Route, RouteKind, TcpRoute, TlsRoute, UdpRoute,
+    stream_route::{StreamRouteRule, StreamRouteSpec},
 };
 
 /// A route that is attached to a listener.
@@ -56,7 +51,7 @@ pub enum StreamTarget {
 }
 
 /// A kind of route whose connections nobody looks into.
-trait StreamRoute: Route {
+pub(super) trait StreamRoute: Route {
     /// The protocol of its backends.
     const PROTO: Proto;
 
@@ -87,47 +82,16 @@ impl StreamRoute for UdpRoute {
     }
 }
 
-/// Attaches the routes of these kinds, and adds their verdicts and reports.
-pub(super) fn attach_all(
+/// Where the connections of a route go, and how many rules it has written.
+pub(super) fn compile<T: StreamRoute>(
     world: &World<'_>,
-    listeners: &mut Listeners<'_>,
-    model: &mut Model,
-    reports: &mut RouteReports,
-) {
-    attach_kind(world, &world.snapshot.tls_routes, listeners, model, reports);
-    attach_kind(world, &world.snapshot.tcp_routes, listeners, model, reports);
-    attach_kind(world, &world.snapshot.udp_routes, listeners, model, reports);
-}
-
-fn attach_kind<T: StreamRoute>(
-    world: &World<'_>,
-    routes: &SharedMap<ObjectName, Arc<T>>,
-    listeners: &mut Listeners<'_>,
-    model: &mut Model,
-    reports: &mut RouteReports,
-) {
-    for (name, route) in by_age(routes) {
-        let attachment = attach(world.snapshot, name, route.as_ref(), listeners);
-        let mut faults = Faults::new();
-        if !attachment.is_foreign {
-            let from = Referrer { kind: T::ROUTE, route: name };
-            let shares = Arc::new(shares(world, from, T::PROTO, &route.spec().rules, &mut faults));
-            for (gateway, index) in &attachment.listeners {
-                let Some(served) = listeners.get_mut(gateway).and_then(|all| all.get_mut(*index)) else { continue };
-                let Ok(open) = served.open().cloned() else { continue };
-                let fits = attachment.hostnames.iter().filter(|h| h.intersects(&open.hostname));
-                let hostnames = fits.cloned().collect();
-                let (kind, route, shares) = (T::ROUTE, name.clone(), Arc::clone(&shares));
-                served.streams.push(StreamEntry { kind, route, hostnames, shares });
-            }
-        }
-        let rules = route.spec().rules.len().max(1);
-        let (verdict, report) = attachment.conclude(Subject::of(route.metadata()), rules, faults);
-        model.judge(ObjectRef::new(T::KIND, name.clone()), verdict);
-        if !report.parents.is_empty() {
-            reports.insert((T::ROUTE, name.clone()), report);
-        }
-    }
+    name: &ObjectName,
+    route: &T,
+    faults: &mut Faults,
+) -> (Vec<StreamShare>, usize) {
+    let rules = &route.spec().rules;
+    let from = Referrer { kind: T::ROUTE, route: name };
+    (shares(world, from, T::PROTO, rules, faults), rules.len().max(1))
 }
 
 /// The shares of a route's one rule. What a second rule says is not obeyed.

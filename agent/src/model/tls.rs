@@ -62,7 +62,7 @@ pub struct Termination {
 }
 
 /// What became of a listener's security.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Security {
     /// It has none: HTTP.
     Plain,

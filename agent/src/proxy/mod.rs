@@ -279,10 +279,12 @@ fn apply(
     let http = &model.http;
     if last.as_ref().is_none_or(|last| !Arc::ptr_eq(last, http)) {
         let old = shared.table.load_full();
-        let next = Arc::new(old.next(http, &shared.settings, &shared.bounds, counters));
+        let mut parts = 0;
+        let next = Arc::new(old.next(http, &shared.settings, &shared.bounds, counters, &mut parts));
         shared.table.store(Arc::clone(&next));
         old.retire(&next);
         add(&shared.stats.tables);
+        shared.stats.table_parts.fetch_add(parts, Relaxed);
         *last = Some(Arc::clone(http));
     }
     applied.send_replace(model.rev);

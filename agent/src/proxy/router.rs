@@ -4,49 +4,53 @@
 //! entry that holds. The index only skips entries that cannot hold.
 //!
 //! # Design
+//! - The entries of one host name are one index ([`rules`]). A table for other listeners keeps the index of each host name whose
+//!   entries are the very same, and makes the others: [`Site::next`] counts these.
+//!
 //! Host names and paths are looked up in hash maps, wildcards and prefixes in trees of labels and segments: the cost is
 //! linear in the length of the request, bounded by the longest name, path or value that is configured, and does not grow
 //! with the number of rules. Regular expressions of the path are looked for together ([`patterns`]); those of a header or
 //! a parameter one by one, for each rule that is not excluded by its path or method. Many rules on one path that differ in an exact header (sandboxes, canaries) are found by that
 //! header's value. What a client chooses is never looked at again for each rule: `model::http::work` counts it.
+mod hosts;
 mod patterns;
+mod rules;
+mod shards;
 mod tree;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
-
-use self::{patterns::Patterns, tree::Tree};
+pub(super) use self::shards::Shards;
+use self::{hosts::ByHost, rules::Rules};
 use super::tls::TlsListener;
 use crate::{
     api::ObjectName,
     model::http::{
-        Hostname, HttpEntry, HttpListener, RequestHead,
-        matching::{PathMatch, ValueMatch, is_grpc, joined},
+        Entries, HttpEntry, HttpListener, RequestHead,
         query::{Names, Query},
-        work::work,
     },
-    model::stream_route::StreamShare,
+    model::stream_route::{StreamEntry, StreamShare},
+    shared::{Difference, SharedMap},
 };
 
-/// From how many entries on a bucket is split by header value.
-const SPLIT_AT: usize = 8;
-
 /// The listeners of one frontend.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Site {
     /// What it was made from.
     listeners: Arc<Vec<HttpListener>>,
-    by_host: ByHost<Routes>,
+    /// Which listener has a host.
+    by_host: ByHost<usize>,
+    /// What each listener does.
+    routes: Vec<Arc<Routes>>,
     /// What TLS is terminated with, by listener; empty in clear text.
     tls: Vec<Option<Arc<TlsListener>>>,
     /// The streams of each listener by server name: which of its entries; likewise.
-    streams: Vec<ByHost<usize>>,
+    streams: Vec<Arc<ByHost<usize>>>,
     /// The query parameters that some rule asks for.
-    parameters: Names,
+    parameters: Arc<Names>,
 }
 
 /// What became of a request.
@@ -64,25 +68,49 @@ impl Site {
     /// Indexes the listeners of a frontend. Cost: proportional to the number of entries.
     #[must_use]
     pub(super) fn new(listeners: Arc<Vec<HttpListener>>) -> Self {
-        Self::secured(listeners, |_| None)
+        Self::default().next(listeners, |_| None, &mut 0)
     }
 
-    /// The same, with what TLS is terminated with at those listeners that do.
+    /// The same for other listeners, with what TLS is terminated with at those listeners that do. Host names whose entries are the
+    /// very same are not indexed again; the others are counted in `parts`.
     #[must_use]
-    pub(super) fn secured(
+    pub(super) fn next(
+        &self,
         listeners: Arc<Vec<HttpListener>>,
         tls: impl FnMut(&HttpListener) -> Option<Arc<TlsListener>>,
+        parts: &mut u64,
     ) -> Self {
         let is_secured = listeners.iter().any(|listener| listener.tls.is_some() || listener.streams.is_some());
         let tls = if is_secured { listeners.iter().map(tls).collect() } else { Vec::new() };
-        let streams = if is_secured { listeners.iter().map(by_server_name).collect() } else { Vec::new() };
+        let known = |at: usize, listener: &HttpListener| {
+            // Mostly they are where they were.
+            let is_same = |known: &&HttpListener| known.gateway == listener.gateway && known.name == listener.name;
+            let there = self.listeners.get(at).filter(is_same).map(|_| at);
+            there.or_else(|| self.listeners.iter().position(|known| is_same(&known)))
+        };
+        let known: Vec<Option<usize>> =
+            listeners.iter().enumerate().map(|(at, listener)| known(at, listener)).collect();
+        let none = Entries::default();
+        let routes = |(listener, known): (&HttpListener, &Option<usize>)| match known {
+            Some(at) => Routes::next(&self.routes[*at], &self.listeners[*at].entries, &listener.entries, parts),
+            None => Routes::next(&Arc::default(), &none, &listener.entries, parts),
+        };
+        let routes: Vec<Arc<Routes>> = listeners.iter().zip(&known).map(routes).collect();
+        let streams = |(listener, known): (&HttpListener, &Option<usize>)| {
+            let same = known.filter(|at| is_one(self.listeners[*at].streams.as_ref(), listener.streams.as_ref()));
+            same.and_then(|at| self.streams.get(at).cloned()).unwrap_or_else(|| Arc::new(by_server_name(listener)))
+        };
+        let streams = if is_secured { listeners.iter().zip(&known).map(streams).collect() } else { Vec::new() };
         let mut by_host = ByHost::default();
-        for (index, listener) in listeners.iter().enumerate() {
-            *by_host.slot(&listener.hostname) = Some(Routes::new(index, &listener.entries));
-        }
-        let matches = listeners.iter().flat_map(|listener| &listener.entries).map(|entry| &entry.matches);
-        let parameters = matches.flat_map(|matches| &matches.query).map(|q| q.name.as_str()).collect();
-        Self { listeners, by_host, tls, streams, parameters }
+        listeners.iter().enumerate().for_each(|(index, listener)| by_host.insert(&listener.hostname, index));
+        let is_asked_alike = routes.len() == self.routes.len()
+            && routes.iter().zip(&self.routes).all(|(new, old)| new.asked.is_one(&old.asked));
+        let parameters = if is_asked_alike {
+            Arc::clone(&self.parameters)
+        } else {
+            Arc::new(routes.iter().flat_map(|routes| routes.asked.keys()).map(|name| &**name).collect())
+        };
+        Self { listeners, by_host, routes, tls, streams, parameters }
     }
 
     /// Whether clients speak TLS here.
@@ -100,7 +128,7 @@ impl Site {
         let by_name = &self.streams[index];
         let entry = match server_name {
             Some(name) => by_name.most_specific_first(name).next(),
-            None => by_name.any.as_ref(),
+            None => by_name.any(),
         };
         let terminates = self.listeners[index].tls.is_some();
         Some(SecuredWay::Stream { tls, terminates, shares: entry.map(|entry| &streams[*entry].shares) })
@@ -123,11 +151,11 @@ impl Site {
     /// Which listener has a host; without one, which has all.
     #[must_use]
     pub(super) fn listener_of(&self, host: Option<&str>) -> Option<usize> {
-        let routes = match host {
+        let listener = match host {
             Some(host) => self.by_host.most_specific_first(host).next(),
-            None => self.by_host.any.as_ref(),
+            None => self.by_host.any(),
         };
-        routes.map(|routes| routes.listener)
+        listener.copied()
     }
 
     /// What it was made from.
@@ -139,13 +167,10 @@ impl Site {
     /// Finds the rule for a request to a canonical host.
     #[must_use]
     pub(super) fn route(&self, host: &str, request: &RequestHead<'_>) -> Routed<'_> {
-        let Some(routes) = self.by_host.most_specific_first(host).next() else { return Routed::NoListener };
-        let entries = &self.listeners[routes.listener].entries;
+        let Some(listener) = self.by_host.most_specific_first(host).next() else { return Routed::NoListener };
         let query = Query::new(request.query, &self.parameters);
-        let asked = Asked { entries, request, query: &query };
-        let is_call = routes.has_calls && is_grpc(request.headers);
-        let found = routes.by_host.most_specific_first(host).find_map(|rules| rules.find(asked, is_call));
-        found.map_or(Routed::NoEntry, |i| Routed::Entry(&entries[i]))
+        let mut by_host = self.routes[*listener].by_host.most_specific_first(host);
+        by_host.find_map(|rules| rules.find(request, &query)).map_or(Routed::NoEntry, Routed::Entry)
     }
 }
 
@@ -170,250 +195,69 @@ fn by_server_name(listener: &HttpListener) -> ByHost<usize> {
     let mut by_name = ByHost::default();
     for (index, entry) in listener.streams.iter().flat_map(|streams| streams.iter()).enumerate() {
         for hostname in &entry.hostnames {
-            by_name.slot(hostname).get_or_insert(index);
+            if by_name.get(hostname).is_none() {
+                by_name.insert(hostname, index);
+            }
         }
     }
     by_name
 }
 
-/// A request and the entries that it is compared with.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
-    entries: &'a [HttpEntry],
-    request: &'a RequestHead<'a>,
-    query: &'a Query<'a>,
-}
-
-impl Asked<'_> {
-    /// The first of these entries that holds beside its path.
-    fn first(self, list: &[usize]) -> Option<usize> {
-        list.iter().copied().find(|&i| self.entries[i].matches.holds_beside_path(self.request, self.query))
+/// Whether two listeners have the very same streams.
+fn is_one(a: Option<&Arc<Vec<StreamEntry>>>, b: Option<&Arc<Vec<StreamEntry>>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
     }
-}
-
-/// Something per host name.
-#[derive(Debug)]
-struct ByHost<T> {
-    exact: HashMap<String, Option<T>>,
-    /// By labels, from the last one.
-    below: Tree<T>,
-    any: Option<T>,
-}
-
-impl<T> Default for ByHost<T> {
-    fn default() -> Self {
-        Self { exact: HashMap::new(), below: Tree::default(), any: None }
-    }
-}
-
-impl<T> ByHost<T> {
-    fn slot(&mut self, hostname: &Hostname) -> &mut Option<T> {
-        match hostname {
-            Hostname::Exact(name) => self.exact.entry(name.clone()).or_default(),
-            Hostname::Below(parent) => self.below.slot(parent.rsplit('.')),
-            Hostname::Any => &mut self.any,
-        }
-    }
-
-    fn most_specific_first<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a T> {
-        work(host.len());
-        let exact = self.exact.get(host).and_then(Option::as_ref);
-        exact.into_iter().chain(self.below.longest_first(parent_labels(host))).chain(&self.any)
-    }
-
-    fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.exact.values_mut().flatten().chain(self.below.values_mut()).chain(&mut self.any)
-    }
-}
-
-/// The labels that a name has below its first one, from the last: a wildcard stands for one label at least.
-fn parent_labels(host: &str) -> impl Iterator<Item = &str> {
-    let mut end = host.len();
-    host.rmatch_indices('.').take_while(|(dot, _)| *dot > 0).map(move |(dot, _)| {
-        let label = &host[dot + 1..end];
-        end = dot;
-        label
-    })
 }
 
 /// One listener's entries by host name.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 struct Routes {
-    listener: usize,
-    /// Some entry is for calls of gRPC alone.
-    has_calls: bool,
-    by_host: ByHost<Rules>,
+    by_host: ByHost<Arc<Rules>>,
+    /// The query parameters that some entry asks for, and under how many host names.
+    asked: SharedMap<Box<str>, usize>,
 }
 
 impl Routes {
-    fn new(listener: usize, entries: &[HttpEntry]) -> Self {
-        let mut by_host: ByHost<Rules> = ByHost::default();
-        for (index, entry) in entries.iter().enumerate() {
-            by_host.slot(&entry.hostname).get_or_insert_default().add(index, entry);
-        }
-        for paths in by_host.values_mut().flat_map(|rules| [&mut rules.calls, &mut rules.requests]) {
-            paths.compile(entries);
-            for bucket in paths.exact.values_mut().chain(paths.prefix.values_mut()) {
-                bucket.split(entries);
+    /// Those of other entries; the very same where these are. Cost: that of the host names whose entries are others.
+    fn next(known: &Arc<Self>, old: &Entries, new: &Entries, parts: &mut u64) -> Arc<Self> {
+        let mut next = Arc::clone(known);
+        for Difference { key: hostname, old, new } in old.differences(new) {
+            let routes = Arc::make_mut(&mut next);
+            if let Some(entries) = new {
+                *parts += 1;
+                routes.by_host.insert(hostname, Arc::new(Rules::new(entries)));
+                routes.ask(entries);
+            } else {
+                routes.by_host.remove(hostname);
             }
+            old.into_iter().for_each(|entries| routes.ask_no_longer(entries));
         }
-        let has_calls = entries.iter().any(|entry| entry.matches.call.is_some());
-        Self { listener, has_calls, by_host }
-    }
-}
-
-/// One host name's entries: those for calls of gRPC come first.
-#[derive(Debug, Default)]
-struct Rules {
-    calls: Paths,
-    requests: Paths,
-}
-
-impl Rules {
-    fn add(&mut self, index: usize, entry: &HttpEntry) {
-        let paths = if entry.matches.call.is_some() { &mut self.calls } else { &mut self.requests };
-        paths.add(index, entry);
+        next
     }
 
-    fn find(&self, asked: Asked<'_>, is_call: bool) -> Option<usize> {
-        let call = is_call.then(|| self.calls.least(asked)).flatten();
-        call.or_else(|| self.requests.find(asked))
-    }
-}
-
-/// One host name's entries by path. Indices are into the listener's entries, ascending.
-#[derive(Debug, Default)]
-struct Paths {
-    exact: HashMap<String, Bucket>,
-    /// The longest exact path; a longer one is not hashed. Units: bytes.
-    longest_exact: usize,
-    regex: Patterns,
-    /// Those whose patterns are not compiled yet.
-    with_regex: Vec<usize>,
-    /// By segments.
-    prefix: Tree<Bucket>,
-    /// The longest prefix; what is behind it is not looked at. Units: bytes.
-    longest_prefix: usize,
-}
-
-impl Paths {
-    fn add(&mut self, index: usize, entry: &HttpEntry) {
-        match &entry.matches.path {
-            PathMatch::Exact(path) => {
-                self.longest_exact = self.longest_exact.max(path.len());
-                self.exact.entry(path.clone()).or_default().plain.push(index);
-            }
-            PathMatch::Regex(_) => self.with_regex.push(index),
-            PathMatch::Prefix(prefix) => {
-                self.longest_prefix = self.longest_prefix.max(prefix.len());
-                self.prefix.slot(segments(prefix)).get_or_insert_default().plain.push(index);
+    fn ask(&mut self, entries: &[HttpEntry]) {
+        for name in parameters(entries) {
+            match self.asked.get_mut(name) {
+                Some(count) => *count += 1,
+                None => drop(self.asked.insert(name.into(), 1)),
             }
         }
     }
 
-    /// Compiles the patterns of the entries that were added.
-    fn compile(&mut self, entries: &[HttpEntry]) {
-        let pattern = |index: usize| match &entries[index].matches.path {
-            PathMatch::Regex(pattern) => Some((index, pattern)),
-            PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
-        };
-        let patterns: Vec<_> = std::mem::take(&mut self.with_regex).into_iter().filter_map(pattern).collect();
-        self.regex = Patterns::new(&patterns);
-    }
-
-    /// The first entry that holds, in the order of requests: exact paths, patterns, prefixes.
-    fn find(&self, asked: Asked<'_>) -> Option<usize> {
-        self.exact(asked).or_else(|| self.pattern(asked)).or_else(|| self.prefix(asked))
-    }
-
-    /// The first entry that holds, in the order of calls, which goes by service and method.
-    fn least(&self, asked: Asked<'_>) -> Option<usize> {
-        [self.exact(asked), self.pattern(asked), self.prefix(asked)].into_iter().flatten().min()
-    }
-
-    fn exact(&self, asked: Asked<'_>) -> Option<usize> {
-        let path = asked.request.path;
-        let exact = (path.len() <= self.longest_exact).then(|| {
-            work(path.len());
-            self.exact.get(path)
-        });
-        exact.flatten().and_then(|bucket| bucket.find(asked))
-    }
-
-    fn pattern(&self, asked: Asked<'_>) -> Option<usize> {
-        let holds = |i: &usize| asked.entries[*i].matches.holds_beside_path(asked.request, asked.query);
-        self.regex.holding(asked.request.path).find(holds)
-    }
-
-    fn prefix(&self, asked: Asked<'_>) -> Option<usize> {
-        // One byte more than the longest prefix: a segment that is cut there is no segment of any.
-        let beginning = asked.request.path.get(..self.longest_prefix + 1).unwrap_or(asked.request.path);
-        self.prefix.longest_first(segments(beginning)).find_map(|bucket| bucket.find(asked))
-    }
-}
-
-/// The segments of a path; none of the empty prefix.
-fn segments(path: &str) -> impl Iterator<Item = &str> {
-    path.strip_prefix('/').into_iter().flat_map(|rest| rest.split('/'))
-}
-
-/// Entries with the same host name and path.
-#[derive(Debug, Default)]
-struct Bucket {
-    plain: Vec<usize>,
-    by_header: HashMap<HeaderName, ByValue>,
-}
-
-/// Entries by the exact value that they want of one header.
-#[derive(Debug, Default)]
-struct ByValue {
-    values: HashMap<Box<[u8]>, Vec<usize>>,
-    /// The longest value; a longer one is not hashed. Units: bytes.
-    longest: usize,
-}
-
-impl ByValue {
-    /// The entries that want what a request has; several values count as one, joined.
-    fn find(&self, headers: &HeaderMap, name: &HeaderName) -> Option<&Vec<usize>> {
-        let mut length = 0;
-        for (i, value) in headers.get_all(name).iter().enumerate() {
-            work(0);
-            length += value.len() + i.min(1);
-        }
-        if length > self.longest || !headers.contains_key(name) {
-            return None;
-        }
-        work(length);
-        self.values.get(joined(headers, name).as_ref())
-    }
-}
-
-impl Bucket {
-    /// Moves entries that want an exact header from the list to the map, when the list is long.
-    fn split(&mut self, entries: &[HttpEntry]) {
-        if self.plain.len() < SPLIT_AT {
-            return;
-        }
-        for index in std::mem::take(&mut self.plain) {
-            let exact = entries[index].matches.headers.iter().find_map(|h| match &h.value {
-                ValueMatch::Exact(value) => Some((&h.name, value)),
-                ValueMatch::Regex(_) => None,
-            });
-            match exact {
-                Some((name, value)) => {
-                    let by_value = self.by_header.entry(name.clone()).or_default();
-                    by_value.longest = by_value.longest.max(value.len());
-                    by_value.values.entry(value.as_bytes().into()).or_default().push(index);
-                }
-                None => self.plain.push(index),
+    fn ask_no_longer(&mut self, entries: &[HttpEntry]) {
+        for name in parameters(entries) {
+            match self.asked.get_mut(name) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.asked.remove(name)),
             }
         }
     }
+}
 
-    fn find(&self, asked: Asked<'_>) -> Option<usize> {
-        let headers = asked.request.headers;
-        let by_header = self.by_header.iter().filter_map(|(name, by_value)| by_value.find(headers, name));
-        let found = by_header.filter_map(|list| asked.first(list));
-        found.chain(asked.first(&self.plain)).min()
-    }
+/// The query parameters that entries ask for, as often as they do.
+fn parameters(entries: &[HttpEntry]) -> impl Iterator<Item = &str> {
+    entries.iter().flat_map(|entry| &entry.matches.query).map(|query| query.name.as_str())
 }

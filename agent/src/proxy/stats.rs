@@ -84,6 +84,8 @@ pub struct Stats {
     pub streams: AtomicU64,
     /// Route tables put in place.
     pub tables: AtomicU64,
+    /// Host names whose rules were indexed for them.
+    pub table_parts: AtomicU64,
 }
 
 /// The counters of all workers.
@@ -156,6 +158,7 @@ impl Counters {
             tunnels: sum(|s| &s.tunnels),
             streams: sum(|s| &s.streams),
             tables: sum(|s| &s.tables),
+            table_parts: sum(|s| &s.table_parts),
         }
     }
 }

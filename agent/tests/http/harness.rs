@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use sluice::{
     api::{ObjectName, meta::ObjectMeta},
     model::{
-        self, Backend, Model, Node, Port,
+        self, Backend, Memo, Model, Node, Port,
         http::{HttpModel, ServicePort},
     },
     proxy::{Counters, Proxy, Settings},
@@ -41,6 +41,8 @@ pub(crate) struct Bed {
     pub task: JoinHandle<()>,
     models: watch::Sender<Arc<Model>>,
     secrets: Value,
+    /// What was compiled so far: changes take the path that they take in the agent.
+    memo: Mutex<Memo>,
 }
 
 impl Bed {
@@ -83,9 +85,10 @@ impl Bed {
         routes: Value,
         backends: &[(&str, &[SocketAddr])],
     ) -> Self {
-        let model = |addr| compile(addr, &secrets, listeners, routes, backends);
+        let mut memo = Memo::default();
+        let model = |addr| compile(&mut memo, addr, &secrets, listeners, routes, backends);
         let bed = Self::of(Settings { workers, ..settings }, model).await;
-        Self { secrets, ..bed }
+        Self { secrets, memo: Mutex::new(memo), ..bed }
     }
 
     /// A proxy for what a directory of manifests has, beside these Services.
@@ -99,7 +102,7 @@ impl Bed {
         let snapshot = Snapshot::clone(&snapshot);
         assert!(snapshot.faults.is_empty(), "{:?}", snapshot.faults);
         Self::of(Settings { workers: 1, ..Settings::default() }, |addr| {
-            let model = compile_snapshot(addr, snapshot, backends);
+            let model = compile_snapshot(&mut Memo::default(), addr, snapshot, backends);
             let bad = |outcome| !matches!(outcome, model::Outcome::Accepted | model::Outcome::Ignored);
             assert!(!model.verdicts.values().any(|verdict| bad(verdict.outcome)), "{:?}", model.verdicts);
             model
@@ -115,13 +118,17 @@ impl Bed {
         let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.counters(), proxy.applied());
         let task = tokio::spawn(proxy.run(receiver, cancel.clone()));
         applied.wait_for(|rev| *rev > 0).await.unwrap();
-        Self { addr, stats, cancel, task, models, secrets: json!([]) }
+        Self { addr, stats, cancel, task, models, secrets: json!([]), memo: Mutex::default() }
     }
 
     /// Changes what is served and waits until it is.
     pub(crate) async fn serve(&self, listeners: Value, routes: Value, backends: &[(&str, &[SocketAddr])]) {
         let before = self.stats.sum(|s| &s.tables);
-        self.models.send_replace(Arc::new(compile(self.addr, &self.secrets, listeners, routes, backends)));
+        let model = {
+            let mut memo = self.memo.lock().unwrap();
+            compile(&mut memo, self.addr, &self.secrets, listeners, routes, backends)
+        };
+        self.models.send_replace(Arc::new(model));
         while self.stats.sum(|s| &s.tables) == before {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -199,6 +206,7 @@ pub(crate) fn limited(listeners: Value, annotations: &[(&str, &str)]) -> Value {
 /// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint; those whose name begins
 /// with `h2c` are spoken to like that, those of `turns` are asked by turns.
 fn compile(
+    memo: &mut Memo,
     addr: SocketAddr,
     secrets: &Value,
     mut listeners: Value,
@@ -243,10 +251,15 @@ fn compile(
         let secret: sluice::api::Secret = serde_json::from_value(secret.clone()).unwrap();
         snapshot.secrets.insert(name(&secret.metadata), Arc::new(secret));
     }
-    compile_snapshot(addr, snapshot, backends)
+    compile_snapshot(memo, addr, snapshot, backends)
 }
 
-fn compile_snapshot(addr: SocketAddr, mut snapshot: Snapshot, backends: &[(&str, &[SocketAddr])]) -> Model {
+fn compile_snapshot(
+    memo: &mut Memo,
+    addr: SocketAddr,
+    mut snapshot: Snapshot,
+    backends: &[(&str, &[SocketAddr])],
+) -> Model {
     let name = |meta: &ObjectMeta| ObjectName::new(&meta.namespace, &meta.name);
     for (service, _) in backends {
         let protocol = service.starts_with("h2c").then_some("kubernetes.io/h2c");
@@ -259,7 +272,7 @@ fn compile_snapshot(addr: SocketAddr, mut snapshot: Snapshot, backends: &[(&str,
     }
     let pool = "192.0.2.0/24".parse().unwrap();
     let node = Node { pools: vec![pool], ..Node::alone("n1") };
-    let mut model = model::compile(&snapshot, &node);
+    let mut model = Model::clone(&memo.compile(&Arc::new(snapshot), &node));
     let mut http = HttpModel::clone(&model.http);
     http.frontends = http.frontends.into_values().map(|listeners| (addr, listeners)).collect();
     for (service, addrs) in backends {
@@ -270,7 +283,7 @@ fn compile_snapshot(addr: SocketAddr, mut snapshot: Snapshot, backends: &[(&str,
             locality: model::Locality::Local,
         };
         if let Some(slot) = http.services.get_mut(&key) {
-            *slot = addrs.iter().map(backend).collect();
+            *slot = Arc::new(addrs.iter().map(backend).collect());
         }
     }
     model.http = Arc::new(http);

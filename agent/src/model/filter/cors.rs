@@ -88,7 +88,7 @@ fn origin(text: &str) -> Result<OriginPattern, Fault> {
         }
         name => {
             let authority = Authority::try_new(name).filter(|found| found.port.is_none()).ok_or_else(why)?;
-            Hostname::Exact(authority.host.into_owned())
+            Hostname::Exact(authority.host.into())
         }
     };
     Ok(OriginPattern { scheme, host, port: Port::try_new(port).ok_or_else(why)? })

@@ -53,7 +53,7 @@ pub(super) fn rewrite(spec: &HttpUrlRewrite, prefixes: bool) -> Result<Rewrite, 
 
 fn exact_host(text: &str) -> Result<String, Fault> {
     match Hostname::try_new(text) {
-        Some(Hostname::Exact(name)) => Ok(name),
+        Some(Hostname::Exact(name)) => Ok(name.to_string()),
         _ => Err(bad(format!("hostname {text:?} is no DNS name"))),
     }
 }

@@ -1,13 +1,13 @@
 //! Host names as listeners and routes have them, and how a request's host compares with them.
-use std::{borrow::Cow, cmp::Ordering, fmt, net::Ipv6Addr};
+use std::{borrow::Cow, cmp::Ordering, fmt, net::Ipv6Addr, sync::Arc};
 
-/// A host name to compare with, lower case.
+/// A host name to compare with, lower case. Ordered by [`Hostname::by_specificity`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Hostname {
     /// This name.
-    Exact(String),
+    Exact(Arc<str>),
     /// Every name below this one, at any depth, but not the name itself: `*.example.com` holds `example.com`.
-    Below(String),
+    Below(Arc<str>),
     /// Every name.
     Any,
 }
@@ -18,8 +18,8 @@ impl Hostname {
     pub fn try_new(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
         match text.strip_prefix("*.") {
-            Some(parent) if is_name(parent) => Some(Self::Below(parent.to_owned())),
-            None if is_name(&text) => Some(Self::Exact(text)),
+            Some(parent) if is_name(parent) => Some(Self::Below(parent.into())),
+            None if is_name(&text) => Some(Self::Exact(text.into())),
             _ => None,
         }
     }
@@ -28,8 +28,8 @@ impl Hostname {
     #[must_use]
     pub fn holds(&self, host: &str) -> bool {
         match self {
-            Self::Exact(name) => name == host,
-            Self::Below(parent) => host.strip_suffix(parent.as_str()).is_some_and(|h| h.len() > 1 && h.ends_with('.')),
+            Self::Exact(name) => **name == *host,
+            Self::Below(parent) => host.strip_suffix(&**parent).is_some_and(|h| h.len() > 1 && h.ends_with('.')),
             Self::Any => true,
         }
     }
@@ -57,6 +57,18 @@ impl Hostname {
             }
         }
         rank(self).cmp(&rank(other))
+    }
+}
+
+impl PartialOrd for Hostname {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Hostname {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.by_specificity(other)
     }
 }
 

@@ -121,7 +121,7 @@ impl HttpModel {
     /// The endpoints of a Service port that get requests.
     #[must_use]
     pub fn addresses(&self, service: &super::ServicePort) -> Vec<SocketAddr> {
-        let backends = self.services.get(service).map_or(&[][..], Vec::as_slice);
+        let backends = self.services.get(service).map_or(&[][..], |backends| backends.as_slice());
         backends.iter().map(|b| SocketAddr::new(b.addr, b.port.get())).collect()
     }
 }

@@ -12,6 +12,7 @@ pub mod balance;
 pub mod claim;
 pub mod cluster;
 pub mod cors;
+pub mod entries;
 pub(crate) mod escape;
 pub mod filter;
 pub mod host;
@@ -28,13 +29,17 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration
 use serde::Serialize;
 
 pub use cluster::{Cluster, Transport};
+pub use entries::Entries;
 pub use filter::{Filter, HeaderEdits, PathChange, Redirect, Rewrite};
 pub use host::Hostname;
 pub use matching::{HttpMatch, Pattern, RequestHead};
 pub use retry::Retry;
 
 use super::{Backend, Port, stream_route::StreamEntry, tls::Termination};
-use crate::api::{ObjectName, RouteKind};
+use crate::{
+    api::{ObjectName, RouteKind},
+    shared::SharedMap,
+};
 
 /// The layer 7 part of a [`super::Model`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,7 +47,7 @@ pub struct HttpModel {
     /// What clients dial -> the listeners there. Addresses that share listeners share the `Arc`.
     pub frontends: BTreeMap<SocketAddr, Arc<Vec<HttpListener>>>,
     /// The backends of each Service port that some rule names: distinct, in order; empty when none is ready.
-    pub services: BTreeMap<ServicePort, Vec<Backend>>,
+    pub services: SharedMap<ServicePort, Arc<Vec<Backend>>>,
     /// How those of them are balanced of which somebody says something.
     pub balances: BTreeMap<ServicePort, Arc<balance::Balance>>,
     /// How the Gateways are served that say so.
@@ -62,8 +67,8 @@ pub struct HttpListener {
     pub tls: Option<Arc<Termination>>,
     /// The TLSRoutes, the oldest first, of a listener that passes streams on; `None` of one that serves HTTP.
     pub streams: Option<Arc<Vec<StreamEntry>>>,
-    /// What it does, first match wins: the most specific host name first, then the most specific match, then age.
-    pub entries: Vec<HttpEntry>,
+    /// What it does, first match wins.
+    pub entries: Entries,
 }
 
 /// One match of one rule under one host name.

@@ -337,7 +337,8 @@ fn an_address_of_ours_is_no_endpoint_of_a_route_and_the_route_says_so() {
     // Whole, then a slice alone changes: to the Gateway's own address, and back.
     for (endpoint, loops) in [("198.51.100.7", false), ("192.0.2.7", true), ("198.51.100.8", false)] {
         let model = memo.compile(&Arc::new(snapshot(&objects(endpoint))), &node);
-        let backends: Vec<_> = model.http.services.values().flatten().map(|b| b.addr.to_string()).collect();
+        let backends: Vec<_> =
+            model.http.services.values().flat_map(|backends| backends.iter()).map(|b| b.addr.to_string()).collect();
         assert_eq!(backends, if loops { vec![] } else { vec![endpoint.to_owned()] });
         let verdict = verdict(&model, "HTTPRoute", "r");
         assert_eq!((verdict.outcome, verdict.messages.len()), (Outcome::Accepted, usize::from(loops)), "{verdict:?}");

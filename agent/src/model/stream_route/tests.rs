@@ -2,9 +2,19 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{
-    Port, fixture,
-    listener::{Open, Protocol, Served},
+use crate::{
+    model::{
+        Model, Node, Port,
+        endpoints::SliceIndex,
+        fixture,
+        gateway::Listeners,
+        http::HttpModel,
+        listener::{Open, Protocol, Served},
+        report::RouteReports,
+        route::{Endpoints, Routes},
+        service::Targets,
+    },
+    source::Snapshot,
 };
 
 fn route(kind: &str, name: &str, age: &str, spec: Value) -> Value {
@@ -36,9 +46,14 @@ fn compile(objects: Value) -> (Vec<Vec<String>>, RouteReports) {
         served.accepted = Ok(Open { protocol, port, hostname });
         served.kinds = protocol.kinds().to_vec();
     }
-    let mut listeners: Listeners<'_> = [(ObjectName::new("default", "gw"), all)].into();
-    let (mut model, mut reports) = (Model::default(), RouteReports::new());
-    attach_all(&World::of(&snapshot), &mut listeners, &mut model, &mut reports);
+    let gateway = ObjectName::new("default", "gw");
+    let listeners: Listeners = [(gateway.clone(), Arc::new(all))].into();
+    let (mut routes, mut model) = (Routes::default(), Model::default());
+    let mut changed = routes.changed(&Snapshot::default(), &snapshot);
+    changed.gateways.insert(gateway.clone());
+    let (slices, targets, node) = (SliceIndex::default(), Targets::default(), Node::alone("n"));
+    let endpoints = Endpoints { snapshot: &snapshot, slices: &slices, targets: &targets, node: &node };
+    routes.compile(&World::of(&snapshot), &listeners, &changed, endpoints, (&HttpModel::default(), &mut model));
     let share = |share: &StreamShare| match &share.to {
         StreamTarget::Service(port) => format!("{port}*{}", share.weight),
         StreamTarget::Invalid(_) => format!("none*{}", share.weight),
@@ -47,11 +62,11 @@ fn compile(objects: Value) -> (Vec<Vec<String>>, RouteReports) {
         let shares: Vec<_> = entry.shares.iter().map(share).collect();
         format!("{} {:?} {}", entry.route.name, entry.hostnames, shares.join(" "))
     };
-    let entries = listeners.values().flatten().map(|served| {
-        assert_eq!(served.attached, served.streams.len(), "{:?}", served.spec.name);
-        served.streams.iter().map(entry).collect()
+    let entries = routes.held(&gateway).iter().map(|held| {
+        assert_eq!(held.attached, held.streams.len());
+        held.streams.iter().map(entry).collect()
     });
-    (entries.collect(), reports)
+    (entries.collect(), model.routes)
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn http(hostnames: &Value, rules: &Value) -> HttpModel {
     let port = |n: i64| Port::try_new(n).unwrap();
     let backend = Backend { addr: "10.0.0.1".parse().unwrap(), port: port(8080), locality: Locality::Local };
     if let Some(backends) = http.services.get_mut(&ServicePort { service: name("web"), port: port(80) }) {
-        *backends = vec![backend];
+        *backends = vec![backend].into();
     }
     http
 }

@@ -209,10 +209,8 @@ fn many_rules_on_one_path_are_found_by_their_header() {
     assert_eq!(ask(Some("pr-0")), 0);
     assert_eq!(ask(Some("unknown")), 1000);
     assert_eq!(ask(None), 1000);
-    let mut site = site;
-    let paths = site.by_host.any.as_mut().unwrap().by_host.any.as_mut().unwrap();
-    let bucket = paths.requests.prefix.get([]).unwrap();
-    assert_eq!(bucket.plain, [1000], "all others are found by value");
+    let (_, group) = site.listeners()[0].entries.groups().next().unwrap();
+    assert_eq!(Rules::new(group).listed_at_root(), [1000], "all others are found by value");
 }
 
 /// A rule of a GRPCRoute: service and method, each written out, as a pattern that matches it alone, or any.

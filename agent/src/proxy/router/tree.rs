@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use crate::model::http::work::work;
 
 /// A value per key. The nodes are in one list, so that no key is too deep to be walked, or dropped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tree<T> {
     nodes: Vec<Node<T>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node<T> {
     parent: Option<usize>,
     children: HashMap<Box<str>, usize>,

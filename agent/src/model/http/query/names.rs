@@ -21,6 +21,12 @@ pub struct Names {
     lengths: Box<[u64; 256]>,
 }
 
+impl Default for Names {
+    fn default() -> Self {
+        [].into_iter().collect()
+    }
+}
+
 impl<'a> FromIterator<&'a str> for Names {
     fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
         let mut all = Self { index: HashMap::default(), longest: 0, lengths: Box::new([0; 256]) };
