@@ -1,8 +1,8 @@
 //! A directory of Kubernetes manifests as a source: all `*.yaml`, `*.yml` and `*.json` below it, watched for change.
 //!
 //! inotify says when to look and which files to distrust; what is there is found by looking: each burst of events leads
-//! to one scan, in which a file that is as it was costs one `stat`. Where the content of known files alone can have
-//! changed, these alone are looked at. A full scan now and then makes up for lost events.
+//! to one scan, in which a file that is as it was costs one `stat`. Where single files alone can have changed, come
+//! or gone, these alone are looked at. A full scan now and then makes up for lost events.
 //!
 //! # Design
 //! A file that is being written is read when its writer closes it, not when its first bytes arrive: half a manifest may
@@ -236,9 +236,19 @@ impl Reader {
         was_way || path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
     }
 
-    /// Whether an event can have changed no more than what a known file holds.
-    fn is_content(&self, path: &Path) -> bool {
-        tree::format_of(path).is_none() || (self.tree.has(path) && path.symlink_metadata().is_ok_and(|m| m.is_file()))
+    /// Whether an event can have changed no more than one file: what it holds, or that it is there.
+    fn is_of_file(&self, path: &Path) -> bool {
+        if tree::format_of(path).is_none() {
+            return true;
+        }
+        let Some(dir) = path.parent().filter(|dir| dir.starts_with(&self.root) && self.watched.contains(*dir)) else {
+            return false;
+        };
+        match path.symlink_metadata() {
+            Ok(metadata) => metadata.is_file() && (self.tree.has(path) || self.tree.is_new(path, &metadata)),
+            // Else it is the directory that is gone, or cannot be read.
+            Err(error) => error.kind() == io::ErrorKind::NotFound && self.tree.has(path) && dir.is_dir(),
+        }
     }
 
     /// One scan; watches each directory before it is read, so that nothing happens unseen in between.
@@ -246,7 +256,7 @@ impl Reader {
         let Burst { touched, writing, rewatch } = burst;
         let lost = self.lost.swap(false, Relaxed);
         let rewatch = *rewatch || lost || touched.iter().any(|path| self.may_be_directory(path));
-        if !rewatch && !touched.is_empty() && touched.iter().all(|path| self.is_content(path)) {
+        if !rewatch && !touched.is_empty() && touched.iter().all(|path| self.is_of_file(path)) {
             return self.tree.refresh(Scan { touched, writing, enter: &mut |_| {} });
         }
         let Self { root, tree, watcher, watched, lost: _, again: _ } = self;

@@ -141,17 +141,33 @@ impl Tree {
         self.files.contains_key(path)
     }
 
-    /// As [`Self::scan`], for when nothing but the content of known files can have changed. Cost: that of what changed,
-    /// and a copy of the index.
+    /// Whether a file that was not known is one of its own, and no other way to one that is known.
+    pub(super) fn is_new(&self, path: &Path, metadata: &fs::Metadata) -> bool {
+        let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let id = Stamp::of(metadata).id;
+        self.complete && !is_hidden && self.files.values().all(|file| file.stamp.is_none_or(|stamp| stamp.id != id))
+    }
+
+    /// As [`Self::scan`], for when nothing but single files can have changed, come or gone. Cost: that of what changed, and a
+    /// copy of the index.
     pub(super) fn refresh(&mut self, mut scan: Scan<'_>) -> Option<Arc<Snapshot>> {
         let paths = scan.touched;
         let mut pass = Pass::new(&mut scan);
         let mut before = Vec::new();
         for path in paths {
-            let (Some(format), Some(file)) = (format_of(path), self.files.get(path)) else { continue };
-            let Ok(metadata) = fs::metadata(path) else { continue };
-            before.push((path, file.objects().cloned().collect::<Vec<_>>()));
-            self.visit(path, format, &metadata, &mut pass);
+            let Some(format) = format_of(path) else { continue };
+            let objects = |file: &File| file.objects().cloned().collect::<Vec<_>>();
+            match fs::metadata(path) {
+                Ok(metadata) => {
+                    before.push((path, self.files.get(path).map(objects).unwrap_or_default()));
+                    self.visit(path, format, &metadata, &mut pass);
+                }
+                Err(_) => {
+                    let Some(file) = self.files.remove(path) else { continue };
+                    before.push((path, objects(&file)));
+                    pass.changed = true;
+                }
+            }
         }
         if !pass.changed {
             return None;
@@ -159,23 +175,36 @@ impl Tree {
         Some(self.patch(&before).unwrap_or_else(|| self.build()))
     }
 
-    /// The last snapshot with other objects of the same names; `None` when there is more to it.
+    /// The last snapshot with what files hold now that held these objects before; `None` when there is more to it.
     fn patch(&mut self, before: &[(&PathBuf, Vec<Object>)]) -> Option<Arc<Snapshot>> {
-        let files = before.iter().map(|(path, old)| Some((self.files.get(*path)?, old))).collect::<Option<Vec<_>>>()?;
-        let is_plain = |(file, old): &(&File, &Vec<Object>)| {
-            file.flaws.is_empty()
-                && file.documents.iter().flat_map(|d| &d.unknown).all(|kind| self.unknown.contains(kind))
-                && file.objects().map(Object::describe).eq(old.iter().map(Object::describe))
+        let files = before.iter().filter_map(|(path, _)| self.files.get(*path));
+        let is_plain = |file: &File| {
+            let mut unknown = file.documents.iter().flat_map(|document| &document.unknown);
+            file.flaws.is_empty() && unknown.all(|kind| self.unknown.contains(kind))
         };
         // Without faults each object is the only one of its name.
-        if !self.snapshot.faults.is_empty() || !files.iter().all(is_plain) {
+        if !self.snapshot.faults.is_empty() || !files.clone().all(is_plain) {
             return None;
         }
+        let (mut old, mut names) = (BTreeMap::new(), BTreeSet::new());
+        for object in before.iter().flat_map(|(_, objects)| objects) {
+            old.insert(object.describe(), object);
+        }
+        for object in files.flat_map(File::objects) {
+            let name = object.describe();
+            let is_another = !old.contains_key(&name) && object.is_in(&self.snapshot);
+            if is_another || !names.insert(name) {
+                return None;
+            }
+        }
         let mut next = Snapshot::clone(&self.snapshot);
-        for (path, old) in before {
-            let documents = self.files.get_mut(*path).into_iter().flat_map(|f| &mut f.documents);
-            for (object, old) in documents.flat_map(|d| &mut d.objects).zip(old) {
-                if !object.is(old) {
+        for (_, object) in old.iter().filter(|(name, _)| !names.contains(*name)) {
+            object.remove(&mut next);
+        }
+        for (path, _) in before {
+            let documents = self.files.get_mut(*path).into_iter().flat_map(|file| &mut file.documents);
+            for object in documents.flat_map(|document| &mut document.objects) {
+                if old.get(&object.describe()).is_none_or(|old| !object.is(old)) {
                     object.insert(&mut next, &self.snapshot);
                 }
             }

@@ -45,6 +45,22 @@ macro_rules! objects {
                 }
             }
 
+            /// Whether a snapshot has one of its kind and name.
+            pub(in super::super) fn is_in(&self, snapshot: &Snapshot) -> bool {
+                match self {
+                    $(Self::$variant(object) => {
+                        snapshot.$field.contains_key(&api::$type::key(&object.metadata))
+                    })*
+                }
+            }
+
+            /// Takes the one of its kind and name out of a snapshot.
+            pub(in super::super) fn remove(&self, from: &mut Snapshot) {
+                match self {
+                    $(Self::$variant(object) => drop(from.$field.remove(&api::$type::key(&object.metadata))),)*
+                }
+            }
+
             /// Adds it to a snapshot; one that equals the last snapshot's becomes that one.
             pub(in super::super) fn insert(&mut self, into: &mut Snapshot, last: &Snapshot) {
                 match self {
