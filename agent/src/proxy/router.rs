@@ -9,9 +9,9 @@
 //!
 //! Host names and paths are looked up in hash maps, wildcards and prefixes in trees of labels and segments: the cost is
 //! linear in the length of the request, bounded by the longest name, path or value that is configured, and does not grow
-//! with the number of rules. Regular expressions of the path are looked for together ([`patterns`]); those of a header or
-//! a parameter one by one, for each rule that is not excluded by its path or method. Many rules on one path that differ in an exact header (sandboxes, canaries) are found by that
-//! header's value. What a client chooses is never looked at again for each rule: `model::http::work` counts it.
+//! with the number of rules. Regular expressions of one path, header or parameter are looked for together ([`patterns`]). Many
+//! rules on one path are found by the header or parameter in which they differ ([`bucket`]). What a client chooses is never looked at again for each rule: `model::http::work` counts it.
+mod bucket;
 mod hosts;
 mod patterns;
 mod rules;

@@ -48,7 +48,9 @@ impl<'a> Query<'a> {
         Self { text: text.unwrap_or(""), names, values: OnceCell::new() }
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    /// The decoded value of a parameter, which must be one of the names.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
         let at = self.names.find(name.as_bytes())?;
         self.values.get_or_init(|| self.read())[at].as_deref()
     }

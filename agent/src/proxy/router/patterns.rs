@@ -1,4 +1,4 @@
-//! Entries that want a regular expression of the path, found in one pass over it.
+//! Entries that want a regular expression of one thing, found in one pass over it.
 //!
 //! Tried one by one, a hundred expressions that begin with `.*` take 17 ms for a path of 64 KiB; together they take
 //! 0.1 ms. Only so many go together as the compiled set stays small: a set whose states do not fit the engine's cache is
@@ -42,6 +42,11 @@ impl Patterns {
                 self.add(patterns, middle..range.end);
             }
         }
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sets.is_empty()
     }
 
     /// The entries whose pattern holds, ascending. Cost: one pass over the text for each set, from when it is asked for.

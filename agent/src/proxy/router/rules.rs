@@ -1,32 +1,27 @@
 //! The entries of one host name, found by path, then by what else they want.
 use std::collections::HashMap;
 
-use http::{HeaderMap, HeaderName};
-
-use super::{patterns::Patterns, tree::Tree};
+use super::{bucket::Bucket, patterns::Patterns, tree::Tree};
 use crate::model::http::{
     HttpEntry, RequestHead,
     entries::Group,
-    matching::{PathMatch, ValueMatch, is_grpc, joined},
+    matching::{PathMatch, is_grpc},
     query::Query,
     work::work,
 };
 
-/// From how many entries on a bucket is split by header value.
-const SPLIT_AT: usize = 8;
-
 /// A request and the entries that it is compared with.
 #[derive(Clone, Copy)]
-struct Asked<'a, 'q> {
+pub(super) struct Asked<'a, 'q> {
     entries: &'a [HttpEntry],
-    request: &'a RequestHead<'a>,
-    query: &'a Query<'q>,
+    pub(super) request: &'a RequestHead<'a>,
+    pub(super) query: &'a Query<'q>,
 }
 
 impl Asked<'_, '_> {
     /// The first of these entries that holds beside its path.
-    fn first(self, list: &[usize]) -> Option<usize> {
-        list.iter().copied().find(|&i| self.entries[i].matches.holds_beside_path(self.request, self.query))
+    pub(super) fn first(self, mut list: impl Iterator<Item = usize>) -> Option<usize> {
+        list.find(|&i| self.entries[i].matches.holds_beside_path(self.request, self.query))
     }
 }
 
@@ -151,65 +146,4 @@ impl Paths {
 /// The segments of a path; none of the empty prefix.
 fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.strip_prefix('/').into_iter().flat_map(|rest| rest.split('/'))
-}
-
-/// Entries with the same host name and path.
-#[derive(Debug, Default)]
-struct Bucket {
-    plain: Vec<usize>,
-    by_header: HashMap<HeaderName, ByValue>,
-}
-
-/// Entries by the exact value that they want of one header.
-#[derive(Debug, Default)]
-struct ByValue {
-    values: HashMap<Box<[u8]>, Vec<usize>>,
-    /// The longest value; a longer one is not hashed. Units: bytes.
-    longest: usize,
-}
-
-impl ByValue {
-    /// The entries that want what a request has; several values count as one, joined.
-    fn find(&self, headers: &HeaderMap, name: &HeaderName) -> Option<&Vec<usize>> {
-        let mut length = 0;
-        for (i, value) in headers.get_all(name).iter().enumerate() {
-            work(0);
-            length += value.len() + i.min(1);
-        }
-        if length > self.longest || !headers.contains_key(name) {
-            return None;
-        }
-        work(length);
-        self.values.get(joined(headers, name).as_ref())
-    }
-}
-
-impl Bucket {
-    /// Moves entries that want an exact header from the list to the map, when the list is long.
-    fn split(&mut self, entries: &[HttpEntry]) {
-        if self.plain.len() < SPLIT_AT {
-            return;
-        }
-        for index in std::mem::take(&mut self.plain) {
-            let exact = entries[index].matches.headers.iter().find_map(|h| match &h.value {
-                ValueMatch::Exact(value) => Some((&h.name, value)),
-                ValueMatch::Regex(_) => None,
-            });
-            match exact {
-                Some((name, value)) => {
-                    let by_value = self.by_header.entry(name.clone()).or_default();
-                    by_value.longest = by_value.longest.max(value.len());
-                    by_value.values.entry(value.as_bytes().into()).or_default().push(index);
-                }
-                None => self.plain.push(index),
-            }
-        }
-    }
-
-    fn find(&self, asked: Asked<'_, '_>) -> Option<usize> {
-        let headers = asked.request.headers;
-        let by_header = self.by_header.iter().filter_map(|(name, by_value)| by_value.find(headers, name));
-        let found = by_header.filter_map(|list| asked.first(list));
-        found.chain(asked.first(&self.plain)).min()
-    }
 }

@@ -1,4 +1,6 @@
 //! The index against an oracle that reads the specification's sentences one by one, over routes as written.
+mod many;
+
 use std::{cmp::Reverse, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
