@@ -5,6 +5,7 @@ mod netns {
     mod cli;
     mod crowd;
     mod discovery;
+    mod flips;
     mod flood;
     mod forward;
     mod http;
