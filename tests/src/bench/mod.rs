@@ -12,6 +12,7 @@ mod heads;
 mod l7;
 mod manifests;
 mod objects;
+mod routes;
 mod wire;
 
 use std::{
@@ -36,6 +37,8 @@ pub enum Source {
     Cluster,
     /// A directory.
     Manifests,
+    /// A directory of HTTPRoutes; a change is one of a route.
+    Routes,
 }
 
 /// How often the maps are looked at for one change.
@@ -46,7 +49,7 @@ const LOOK: Duration = Duration::from_micros(100);
 pub struct Options {
     /// Where the objects come from.
     pub source: Source,
-    /// Services that are loaded.
+    /// Services that are loaded, or routes.
     pub services: usize,
     /// Single changes that are measured.
     pub changes: usize,
@@ -64,11 +67,16 @@ pub struct Options {
 /// Not root, the agent fails, or the maps do not come to hold what they should.
 pub fn control(options: &Options) -> anyhow::Result<()> {
     let (services, endpoints) = (options.services, options.services * objects::ENDPOINTS as usize);
-    println!("{services} Services, {services} EndpointSlices, {endpoints} endpoints");
+    if options.source == Source::Routes {
+        println!("{services} HTTPRoutes");
+    } else {
+        println!("{services} Services, {services} EndpointSlices, {endpoints} endpoints");
+    }
     let mut figures = Figures::default();
     match options.source {
         Source::Cluster => cluster::run(options, &mut figures)?,
         Source::Manifests => manifests::run(options, &mut figures)?,
+        Source::Routes => routes::run(options, &mut figures)?,
     }
     options.json.as_ref().map_or(Ok(()), |path| figures.write(path))
 }

@@ -5,11 +5,11 @@ use anyhow::{Context as _, bail};
 use sluice_tests::bench::{self, Options, Source};
 
 const USAGE: &str = "\
-bench control [--source cluster|manifests] [--services N] [--changes N] [--rate N] [--seconds N] [--json FILE]
+bench control [--source cluster|manifests|routes] [--services N] [--changes N] [--rate N] [--seconds N] [--json FILE]
 
-  --source       a real API server (cluster), or a directory of manifests
-  --services N   Services that are loaded, ten endpoints each (10000; manifests: 1000)
-  --changes N    single changes of an EndpointSlice that are measured (500)
+  --source       a real API server (cluster), a directory of manifests, or one of HTTPRoutes (routes)
+  --services N   Services that are loaded, ten endpoints each (10000; manifests: 1000), or routes (3000)
+  --changes N    single changes of an EndpointSlice, or of a route, that are measured (500)
   --rate N       changes a second, many at once, from a cluster (1000)
   --seconds N    for so many seconds (60)
   --json FILE    write the figures there as well
@@ -40,6 +40,7 @@ fn parse(arguments: &[String]) -> anyhow::Result<Options> {
         match (flag.as_str(), value.as_str()) {
             ("--source", "cluster") => source = Source::Cluster,
             ("--source", "manifests") => source = Source::Manifests,
+            ("--source", "routes") => source = Source::Routes,
             ("--services", _) => services = Some(number()? as usize),
             ("--changes", _) => options.changes = number()? as usize,
             ("--rate", _) => options.rate = number()?.into(),
@@ -49,6 +50,10 @@ fn parse(arguments: &[String]) -> anyhow::Result<Options> {
         }
     }
     options.source = source;
-    options.services = services.unwrap_or(if source == Source::Cluster { 10_000 } else { 1_000 });
+    options.services = services.unwrap_or(match source {
+        Source::Cluster => 10_000,
+        Source::Manifests => 1_000,
+        Source::Routes => 3_000,
+    });
     Ok(options)
 }
