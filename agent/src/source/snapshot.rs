@@ -74,6 +74,9 @@ impl Snapshot {
     pub fn refers_alike(&self, other: &Self) -> bool {
         self.gateway_classes.is_same(&other.gateway_classes)
             && self.gateways.is_same(&other.gateways)
+            && self.listener_sets.is_same(&other.listener_sets)
+            // Their labels say which ListenerSets a Gateway lets in.
+            && self.namespaces.is_same(&other.namespaces)
             && self.grants.is_same(&other.grants)
     }
 
@@ -185,4 +188,31 @@ pub struct Fault {
     pub object: Option<String>,
     /// What was found and what was wanted.
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::{fixture, tls::references};
+
+    /// Else the Secret of a ListenerSet that comes is not read until something else changes.
+    #[test]
+    fn whatever_changes_what_is_referred_to_is_noticed() {
+        let selector = json!({"from": "Selector", "selector": {"matchLabels": {"team": "a"}}});
+        let mut snapshot = fixture::snapshot(&json!([{"kind": "Gateway", "metadata": {"name": "gw"}, "spec": {
+            "gatewayClassName": "sluice", "allowedListeners": {"namespaces": selector}, "listeners": []}}]));
+        let tls = json!({"certificateRefs": [{"name": "cert"}]});
+        let set = json!({"kind": "ListenerSet", "metadata": {"name": "set", "namespace": "other"}, "spec": {
+            "parentRef": {"name": "gw", "namespace": "default"},
+            "listeners": [{"name": "web", "port": 443, "protocol": "HTTPS", "tls": tls}]}});
+        let namespace = json!({"kind": "Namespace", "metadata": {"name": "other", "labels": {"team": "a"}}});
+        for (object, count) in [(set, 0), (namespace, 1)] {
+            let before = snapshot.clone();
+            fixture::add(&mut snapshot, &object).unwrap();
+            assert!(!before.refers_alike(&snapshot), "{object}");
+            assert_eq!(references(&snapshot).len(), count, "{object}");
+        }
+    }
 }
