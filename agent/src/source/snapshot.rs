@@ -194,7 +194,6 @@ pub struct Fault {
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::model::{fixture, tls::references};
 
     /// Else the Secret of a ListenerSet that comes is not read until something else changes.
