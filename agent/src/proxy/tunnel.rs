@@ -129,6 +129,35 @@ async fn one_way(
             return to.shutdown().await;
         }
         to.write_all(&chunk[..n]).await?;
+        // TLS takes bytes that its socket has no room for, and sends them with the next ones, which may never come.
+        to.flush().await?;
         progress.moved.fetch_add(n as u64, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter, duplex};
+
+    use super::{Progress, one_way};
+
+    /// As TLS does whose socket is full, a side may take bytes and keep them until it is asked to send them.
+    #[tokio::test]
+    async fn what_came_goes_on_though_nothing_follows() {
+        let (mut client, from) = duplex(64);
+        let (to, mut upstream) = duplex(64);
+        let progress = Progress::default();
+        let copied = one_way(from, BufWriter::new(to), &progress);
+        let said = async {
+            client.write_all(b"hello").await.unwrap();
+            let mut got = [0; 5];
+            upstream.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"hello");
+            drop(client);
+            assert_eq!(upstream.read(&mut got).await.unwrap(), 0, "the end goes on as well");
+        };
+        let both = async { tokio::join!(copied, said).0 };
+        let limit = std::time::Duration::from_secs(5);
+        tokio::time::timeout(limit, both).await.expect("the bytes stay in the tunnel").unwrap();
     }
 }
