@@ -8,7 +8,9 @@ mod netns {
     mod flips;
     mod flood;
     mod forward;
+    mod grpc;
     mod http;
+    mod http2;
     mod https;
     mod input;
     mod kernel;
@@ -25,4 +27,5 @@ mod netns {
     mod tables;
     mod vanish;
     mod ways;
+    mod websocket;
 }

@@ -120,6 +120,31 @@ pub fn http_peers() -> Result<()> {
     installed
 }
 
+/// HTTP/2 clients of another maker: `h2load` and `nghttp`.
+///
+/// # Errors
+/// The package is missing and cannot be installed here.
+pub fn http2_clients() -> Result<()> {
+    if ["h2load", "nghttp"].into_iter().all(on_path) { Ok(()) } else { apt(&["nghttp2-client"]) }
+}
+
+/// A Python that makes environments, no older than what the tests' packages are built for.
+///
+/// # Errors
+/// There is none, and none can be installed here.
+pub fn python() -> Result<PathBuf> {
+    let can = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))";
+    let find = || {
+        let mut known = ["python3", "/usr/bin/python3"].into_iter().map(PathBuf::from);
+        known.find(|python| output(Command::new(python).args(["-c", can])).is_some())
+    };
+    if let Some(python) = find() {
+        return Ok(python);
+    }
+    apt(&["python3", "python3-venv"])?;
+    find().context("the system's Python is too old: please install Python 3.10 or later and run this again")
+}
+
 /// The minor version of a Go 1.x.
 fn go_minor(go: &Path) -> Option<u32> {
     // At the root there is no go.mod that could call for another version.

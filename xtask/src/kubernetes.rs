@@ -165,7 +165,7 @@ fn images_of_suite() -> Result<Vec<String>> {
 }
 
 /// The directory `name-<hash>` of the cache; `build` fills a new one when there is none.
-fn cached(
+pub(crate) fn cached(
     module: &str,
     name: &str,
     sources: &[&str],
@@ -216,7 +216,7 @@ fn go(module: &str) -> Result<Command> {
 
 /// `go build` or `go test` in a module of ours, with a line now and then that says how far it is. `into` is a directory, which
 /// may be given several programs, or the file of one.
-fn go_build(module: &str, verb: &str, arguments: &[&str], into: &Path, cgo: bool) -> Result<()> {
+pub(crate) fn go_build(module: &str, verb: &str, arguments: &[&str], into: &Path, cgo: bool) -> Result<()> {
     let mut command = go(module)?;
     // With a slash at its end it is a directory.
     let into = if into.is_dir() { into.join("") } else { into.to_owned() };

@@ -3,6 +3,7 @@
 //! The library exists because `agent/build.rs` builds the eBPF object through the same discovery ([`ebpf`]) as
 //! `cargo xtask build-ebpf`; installing what is missing ([`install`]) is left to the latter.
 pub mod check;
+pub mod clients;
 pub mod ebpf;
 pub mod generate;
 pub mod image;

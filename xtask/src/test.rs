@@ -9,7 +9,7 @@ use std::{env, path::Path, process::Command, str::FromStr};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    ebpf,
+    clients, ebpf,
     image::{self, Profile},
     install, kubernetes, progress, root,
     run::{Steps, cargo, is_root, run},
@@ -61,7 +61,9 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
     }
     let conformance = levels.contains(&Level::Conformance);
     let cluster = conformance || levels.contains(&Level::Cluster);
-    let mut steps = Steps::new(levels.len() + 2 + 2 * usize::from(cluster) + usize::from(conformance));
+    let netns = levels.contains(&Level::Netns);
+    let steps = 2 + 2 * usize::from(cluster) + usize::from(conformance) + usize::from(netns);
+    let mut steps = Steps::new(levels.len() + steps);
     if cluster {
         // First, because an ordinary build then puts its own binary in place again, which costs one more link.
         steps.step("build the agent's image", || image::for_tests().map(drop))?;
@@ -72,6 +74,9 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
     }
     if conformance {
         steps.step("build the conformance suite", || kubernetes::conformance().map(drop))?;
+    }
+    if netns {
+        steps.step("build clients of other makers", clients::all)?;
     }
     for level in levels {
         match level {
