@@ -8,6 +8,8 @@ mod netns {
     mod flips;
     mod flood;
     mod forward;
+    mod frames;
+    mod fuzz;
     mod grpc;
     mod http;
     mod http2;

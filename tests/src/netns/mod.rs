@@ -23,6 +23,7 @@ pub mod addr;
 pub mod agent;
 pub mod connection;
 pub mod flood;
+pub mod frames;
 pub mod http;
 pub mod lab;
 pub mod link;
