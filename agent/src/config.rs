@@ -317,7 +317,8 @@ pub struct InstancesArgs {
 /// Flags of `sluice why`.
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// The object: KIND/NAMESPACE/NAME, as `service/default/web`, or KIND/NAME, as `gatewayclass/sluice`
+    /// The object: KIND/NAMESPACE/NAME, as `service/default/web`, KIND/NAME, as `gatewayclass/sluice`, or a Gateway's listener:
+    /// listener/NAMESPACE/GATEWAY/NAME
     pub object: String,
     /// The common flags.
     #[command(flatten)]

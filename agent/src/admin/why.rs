@@ -2,7 +2,14 @@
 //!
 //! In: kind and name as people write them, in any case, plural or short. Out: the verdict with what stands behind it; for
 //! an object that the model does not judge, why it does not; for a name that nobody knows, the nearest that there is.
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+mod secured;
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use super::{Stages, collect::object_view, explain, view};
 use crate::{
@@ -62,11 +69,24 @@ const KINDS: [Known; 17] = [
     known("BackendTLSPolicy", &["backendtlspolicies", "btlspolicy"], true, Reading::NotServed),
 ];
 
+/// What a listener of a Gateway is called when it is asked for.
+const LISTENER: [&str; 2] = ["listener", "listeners"];
+
+/// Units: seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
+
 /// What became of an object.
 ///
 /// # Errors
 /// The kind, or the object, is not known: a sentence, with the nearest name that is.
 pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Object, String> {
+    // No kind of the API, but what people ask for.
+    if LISTENER.contains(&kind.to_lowercase().as_str()) {
+        return secured::listener(&stages.models.borrow().clone(), name, now());
+    }
     let known = find(kind)?;
     let object = ObjectRef::new(known.kind, read_name(known, name)?);
     let snapshot = stages.snapshots.borrow().clone().unwrap_or_default();
@@ -74,6 +94,11 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
     if known.reading == Reading::NotServed {
         let message = format!("objects of kind {} are not served yet: whatever is in one has no effect", known.kind);
         return Ok(plain(&object, "ignored", "UnsupportedKind", message));
+    }
+    if known.kind == "Secret"
+        && let Some(found) = secured::secret(&snapshot, &model, &object.object, now())
+    {
+        return Ok(found);
     }
     let name = object.to_string();
     let faults = snapshot.faults.iter().filter(|fault| fault.object.as_ref() == Some(&name));
