@@ -24,6 +24,26 @@ async fn response_filters_apply_to_a_switch_of_protocols() {
     assert_eq!(header(&head, "upgrade"), Some("websocket"));
 }
 
+/// Whatever a backend says before its answer, the answer comes, alone and whole, and the connections stay usable. Relaying it is what
+/// hyper's server has no way for.
+#[tokio::test]
+async fn h81_what_comes_before_an_answer_is_dropped_and_the_answer_comes() {
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
+    let processing = "HTTP/1.1 102 Processing\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let mut origin = Origin::answering([processing, early, early, answer].concat(), false).await;
+    let bed = Bed::to(origin.addr).await;
+    let mut client = bed.connect().await;
+    for _ in 0..3 {
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let response = client.response().await;
+        assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("\r\n\r\nok"), "{response}");
+        assert_eq!(header(&response, "link"), None, "{response}");
+        origin.next().await;
+    }
+    assert_eq!(bed.stats.sum(|s| &s.upstream_connects), 1);
+}
+
 #[tokio::test]
 async fn h84_a_304_keeps_its_length_and_its_connection() {
     let response = "HTTP/1.1 304 Not Modified\r\nContent-Length: 12345\r\nETag: x\r\n\r\n";
