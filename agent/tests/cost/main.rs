@@ -134,7 +134,7 @@ async fn plain() -> Bed {
 fn an_idle_connection_in_clear_text_takes_little() {
     alone(async || {
         let bed = plain().await;
-        idle(3 << 10, || {
+        idle(4 << 10, || {
             let mut stream = connect(bed.addr);
             ask(&mut stream);
             stream
@@ -165,7 +165,7 @@ async fn under_tls() -> Bed {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let config = Arc::new(config);
-    idle(11 << 10, || {
+    idle(12 << 10, || {
         let name = ServerName::try_from("a.example").unwrap();
         let mut stream = StreamOwned::new(ClientConnection::new(Arc::clone(&config), name).unwrap(), connect(bed.addr));
         ask(&mut stream);
