@@ -31,6 +31,7 @@ pub mod secrecy;
 pub mod shared;
 pub mod source;
 pub mod spelling;
+pub mod stable;
 pub mod status;
 pub mod telemetry;
 

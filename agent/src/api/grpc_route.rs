@@ -3,10 +3,9 @@
 //! Filters, header matches and backends are those of a HTTPRoute, of which the API has fewer here; those that it does not
 //! have are refused by the schema.
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{
-    http_route::{HttpBackendRef, HttpRouteFilter, HttpValueMatch},
+    http_route::{HttpBackendRef, HttpRouteFilter, HttpValueMatch, SessionPersistence},
     meta::ObjectMeta,
     route::{ParentRef, Route, RouteKind, RouteStatus},
     wire::or_default,
@@ -74,9 +73,9 @@ pub struct GrpcRouteRule {
     /// Where calls go.
     #[serde(deserialize_with = "or_default")]
     pub backend_refs: Vec<HttpBackendRef>,
-    /// Not served yet.
+    /// Whether clients come back to their endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub session_persistence: Option<Value>,
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// One match: all of its parts must hold.

@@ -1,8 +1,7 @@
 //! `HTTPRoute` (gateway.networking.k8s.io/v1), as far as it is read.
 //!
 //! Enumerations stay text here: a value that is not known is for `model::route` to refuse, with the object's name.
-//! What is recognised but not served yet (`sessionPersistence`) is kept as raw JSON, so that the
-//! model can say so instead of ignoring it.
+//! What is recognised but not served yet is kept as raw JSON, so that the model can say so instead of ignoring it.
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -80,9 +79,9 @@ pub struct HttpRouteRule {
     /// What is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<HttpRouteRetry>,
-    /// Not served yet.
+    /// Whether clients come back to their endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub session_persistence: Option<Value>,
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// One match: all of its parts must hold.
@@ -338,6 +337,36 @@ pub struct HttpRouteRetry {
     /// The least pause before a try. Units: Gateway API durations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff: Option<String>,
+}
+
+/// Session persistence: clients come back to the endpoint that they have been at. Source: GEP-1619.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionPersistence {
+    /// The name of the cookie or the field; one is made up when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_name: Option<String>,
+    /// How long a session lasts. Units: Gateway API durations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub absolute_timeout: Option<String>,
+    /// How long it lasts without a request. Units: Gateway API durations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
+    /// `Cookie` (the default), `Header`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What is to be said of the cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cookie_config: Option<CookieConfig>,
+}
+
+/// How long a browser keeps the cookie.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CookieConfig {
+    /// `Session` (the default), `Permanent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime_type: Option<String>,
 }
 
 #[cfg(test)]

@@ -5,17 +5,19 @@
 //! none of it says who may come in, so a typo must not take a Service away.
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use super::{
     http::{
         HttpModel, ServicePort,
-        balance::{Balance, Balancer, Ejection},
+        balance::{Balance, Balancer, Ejection, HashKey},
     },
     limits::{PREFIX, list, number, seconds},
 };
 use crate::{api::Service, source::Snapshot, spelling::nearest};
 
 /// Their names. README.md lists them with their defaults.
-const NAMES: [&str; 5] = ["balancer", "eject-after", "eject-codes", "eject-time", "max-ejected-percent"];
+const NAMES: [&str; 6] = ["balancer", "hash-on", "eject-after", "eject-codes", "eject-time", "max-ejected-percent"];
 
 /// How a Service's endpoints are balanced, and sentences about what is not understood.
 #[must_use]
@@ -38,8 +40,18 @@ fn set(balance: &mut Balance, name: &str, value: &str) -> Result<(), String> {
             balance.balancer = match value {
                 "least-request" => Balancer::LeastRequest,
                 "round-robin" => Balancer::RoundRobin,
-                _ => return Err(r#""least-request" or "round-robin""#.to_owned()),
+                "consistent-hash" => Balancer::ConsistentHash(HashKey::Client),
+                _ => return Err(r#""least-request", "round-robin" or "consistent-hash""#.to_owned()),
             }
+        }
+        // Behind `balancer` in the order of the names.
+        "hash-on" => {
+            let Balancer::ConsistentHash(key) = &mut balance.balancer else {
+                return Err(format!("it beside {PREFIX}balancer: consistent-hash"));
+            };
+            *key = hash_key(value).ok_or_else(|| {
+                r#""client-address", "header:" and a field's name, or "cookie:" and a cookie's"#.to_owned()
+            })?;
         }
         "eject-after" => {
             let after = number(value, 0..=1000)?;
@@ -67,6 +79,20 @@ fn set(balance: &mut Balance, name: &str, value: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn hash_key(value: &str) -> Option<HashKey> {
+    if value == "client-address" {
+        return Some(HashKey::Client);
+    }
+    let (kind, name) = value.split_once(':')?;
+    // Both are tokens of HTTP.
+    let field = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    match kind {
+        "header" => Some(HashKey::Header(field)),
+        "cookie" => Some(HashKey::Cookie(name.to_owned())),
+        _ => None,
+    }
 }
 
 /// Notes how a port is balanced, where that is not the default; sentences about what is not understood.
@@ -97,14 +123,18 @@ mod tests {
     #[test]
     fn each_name_is_a_setting() {
         let all = [
-            ("balancer", "round-robin"),
+            ("balancer", "consistent-hash"),
+            ("hash-on", "cookie:User"),
             ("eject-after", "3"),
             ("eject-codes", "500, 503"),
             ("eject-time", "5s"),
             ("max-ejected-percent", "100"),
         ];
         let ejection = Ejection { after: Some(3), codes: [500, 503].into(), time: Duration::from_secs(5), most: 100 };
-        assert_eq!(read(&all), (Balance { balancer: Balancer::RoundRobin, ejection }, Vec::new()));
+        assert_eq!(
+            read(&all),
+            (Balance { balancer: Balancer::ConsistentHash(HashKey::Cookie("User".into())), ejection }, Vec::new())
+        );
         assert_eq!(all.map(|(name, _)| name), NAMES);
         assert_eq!(read(&[]), (Balance::default(), Vec::new()));
         assert_eq!(read(&[("eject-after", "0")]).0.ejection.after, None);
@@ -113,8 +143,9 @@ mod tests {
     #[test]
     fn nonsense_is_named_and_the_rest_holds() {
         for (name, value, want) in [
-            ("balancer", "fastest", "want \"least-request\" or \"round-robin\""),
+            ("balancer", "fastest", "want \"least-request\", \"round-robin\" or \"consistent-hash\""),
             ("balancer", "", "want \"least-request\""),
+            ("hash-on", "client-address", "want it beside proxy.sluice.dev/balancer: consistent-hash"),
             ("eject-after", "-1", "want a number from 0 to 1000"),
             ("eject-codes", "200", "want statuses from 400 to 599"),
             ("eject-codes", "5xx", "want statuses from 400 to 599 between commas"),
@@ -127,6 +158,12 @@ mod tests {
             assert!(faults[0].starts_with(&format!("annotation {PREFIX}{name} is {value:?}")), "{faults:?}");
             assert!(faults[0].contains(want), "{faults:?}");
         }
+        for wrong in ["header:", "header:a b", "query:x", "x"] {
+            let (balance, faults) = read(&[("balancer", "consistent-hash"), ("hash-on", wrong)]);
+            assert_eq!((balance.balancer, faults.len()), (Balancer::ConsistentHash(HashKey::Client), 1), "{wrong}");
+        }
+        let on = |on| read(&[("balancer", "consistent-hash"), ("hash-on", on)]).0.balancer;
+        assert_eq!(on("header:X-User"), Balancer::ConsistentHash(HashKey::Header(HeaderName::from_static("x-user"))));
         let (balance, faults) = read(&[("balancer", "round-robin"), ("eject-time", "soon")]);
         assert_eq!((balance.balancer, faults.len()), (Balancer::RoundRobin, 1));
     }

@@ -32,6 +32,7 @@ mod retry;
 pub mod route;
 pub mod rule;
 pub mod service;
+mod session;
 pub mod sources;
 mod stream;
 pub mod stream_route;

@@ -18,7 +18,7 @@ use super::{
         query::QueryMatch,
     },
     report::Fault,
-    retry,
+    retry, session,
 };
 use crate::{
     api::{
@@ -154,6 +154,7 @@ pub(super) fn refused(
         filters: Vec::new(),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
         action: Action::Refuse(fault.message.clone()),
     };
     faults.push((About::Rule(index), fault.at(&format!("rule {index}"))));
@@ -169,10 +170,11 @@ pub(super) fn finish(
     faults: &mut Faults,
 ) -> CompiledRule {
     let place = format!("rule {index}");
-    if spec.session_persistence.is_some() {
-        let fault = Fault::new("UnsupportedValue", "sessionPersistence is not supported yet; served without");
+    let session = spec.session_persistence.as_ref().map(|spec| session::compile(world, from, index, spec));
+    let session = session.transpose().unwrap_or_else(|fault| {
         faults.push((About::Rule(index), fault.at(&place)));
-    }
+        None
+    });
     let retry = spec.retry.as_ref().map(retry::compile).transpose().unwrap_or_else(|fault| {
         faults.push((About::Rule(index), fault.at(&place)));
         None
@@ -184,6 +186,7 @@ pub(super) fn finish(
         filters: Vec::new(),
         timeouts: Timeouts::default(),
         retry,
+        session: session.map(Arc::new),
         action: Action::Refuse("the rule has no backendRefs".to_owned()),
     };
     let prefixes = matches.iter().all(|m| matches!(m.path, PathMatch::Prefix(_)));

@@ -12,6 +12,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Shared,
+    balance::Wish,
     body::{Flow, RequestBody, ResponseBody},
     cors::Grant,
     filters,
@@ -26,6 +27,7 @@ use super::{
     request::{self, Arrival, Canonical},
     respond::{self, LocalReply},
     router,
+    session::Bound,
     socket::Socket,
     stats::add,
     table::Table,
@@ -191,8 +193,12 @@ async fn forward(
     grant: Option<&Grant<'_>>,
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
-    let share = match &routed.rule.action {
-        Action::Forward(shares) => shared.lots.draw(routed.rule, shares)?,
+    let bound = routed.rule.session.as_deref().map(|session| Bound::read(session, &parts.headers));
+    let (share, endpoint) = match &routed.rule.action {
+        Action::Forward(shares) => match bound.as_ref().and_then(|bound| bound.share(routed.table, shares)) {
+            Some((share, endpoint)) => (share, Some(endpoint)),
+            None => (shared.lots.draw(routed.rule, shares)?, None),
+        },
         Action::Redirect(to) => return Ok(redirect(connection, to, &parts, &routed, grant)),
         Action::Refuse(_) => return Err(LocalReply::misconfigured("the route cannot be served")),
     };
@@ -201,6 +207,8 @@ async fn forward(
     };
     let Routed { table, canonical, hops, matches, rule, is_grpc } = routed;
     crosses(cluster.transport, is_grpc)?;
+    let key = table.cluster(&cluster.port).and_then(|all| all.key(&parts.headers, connection.ends.peer.ip()));
+    let wish = Wish { endpoint, key };
     let (version, upgrade) = (parts.version, parts.extensions.remove::<OnUpgrade>());
     request::leave_hop(&mut parts.headers, canonical.trailers, shared.settings.start_traces);
     let mut copies = filters::change_request(&mut parts, &rule.filters, &share.filters, &matches.path);
@@ -216,15 +224,19 @@ async fn forward(
     let body = upstream_body(connection, body, tee, &asked);
     let end = framing::frame_request(&mut parts, &body);
     let (timeouts, retry) = (rule.timeouts, rule.retry.as_ref());
-    let order = Order { routed: table, cluster, timeouts, retry, is_grpc };
+    let order = Order { routed: table, cluster, wish, timeouts, retry, is_grpc };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     // Asked to switch, a backend may have done so whatever it answers.
     if end == End::Uncertain || asked.websocket.is_some() {
         sent.lease.invalidate();
     }
+    let served = (&cluster.port, sent.endpoint);
     finish(connection, sent, asked, |headers| {
         filters::change_response(headers, &share.filters, None);
         filters::change_response(headers, &rule.filters, grant);
+        if let Some(bound) = &bound {
+            bound.write(headers, served, &matches.path, connection.tls.is_some());
+        }
     })
 }
 
@@ -350,7 +362,7 @@ fn finish(
     change: impl FnOnce(&mut HeaderMap),
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
-    let Sent { mut response, mut lease, pending, deadline } = sent;
+    let Sent { mut response, endpoint: _, mut lease, pending, deadline } = sent;
     let broken = |reason| {
         add(&shared.stats.upstream_errors);
         Err(LocalReply::new(StatusCode::BAD_GATEWAY, reason))

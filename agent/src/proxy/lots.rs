@@ -91,6 +91,7 @@ mod tests {
             filters: Vec::new(),
             timeouts: Timeouts::default(),
             retry: None,
+            session: None,
             action: Action::Forward(weights.iter().map(share).collect()),
         }
     }

@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 pub(super) use self::tee::{ClientBody, Copied, Tee};
 use super::{
     Shared,
+    balance::Wish,
     body::{RequestBody, ResponseBody},
     exchange::upstream_form,
     framing::{self, End},
@@ -111,7 +112,7 @@ async fn exchange(
     end: End,
 ) -> Result<(), Failure> {
     let (timeouts, retry) = (Timeouts::default(), None);
-    let order = Order { routed: table, cluster: to, timeouts, retry, is_grpc: false };
+    let order = Order { routed: table, cluster: to, wish: Wish::default(), timeouts, retry, is_grpc: false };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     let status = sent.response.status();
     let checked = framing::check_response(status, sent.response.headers_mut());

@@ -53,6 +53,7 @@ mod respond;
 mod retry;
 mod router;
 mod seldom;
+mod session;
 mod settings;
 mod socket;
 mod stream;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Shared,
-    balance::{Cause, Endpoints, Moment, Outcome},
+    balance::{Cause, Endpoints, Moment, Outcome, Wish},
     body::{BodyFault, Flow, RequestBody, Spare},
     grpc,
     lease::{Lease, Pending},
@@ -101,6 +101,8 @@ fn is_unprocessed(error: &h2::Error) -> bool {
 pub(super) struct Sent {
     /// The response; its body is still to come.
     pub(super) response: Response<Incoming>,
+    /// Where it comes from.
+    pub(super) endpoint: SocketAddr,
     /// The connection it comes over.
     pub(super) lease: Lease,
     /// Counts the request towards its endpoint.
@@ -115,6 +117,8 @@ pub(super) struct Order<'a> {
     pub(super) routed: &'a Table,
     /// Who gets it.
     pub(super) cluster: &'a Cluster,
+    /// Which of its endpoints it would like.
+    pub(super) wish: Wish,
     /// The rule's.
     pub(super) timeouts: Timeouts,
     /// The rule's.
@@ -143,7 +147,7 @@ pub(super) async fn send(
     mut parts: Parts,
     body: RequestBody,
 ) -> Result<Sent, Failure> {
-    let Order { routed, cluster, timeouts, retry, is_grpc } = order;
+    let Order { routed, cluster, wish, timeouts, retry, is_grpc } = order;
     let settings = &shared.settings;
     let begun = Instant::now();
     let limit = [timeouts.request, grpc::timeout(&parts.headers).filter(|_| is_grpc)].into_iter().flatten().min();
@@ -166,9 +170,10 @@ pub(super) async fn send(
         let began = Instant::now();
         let now = Moment::of(began);
         // One that took nothing so far; else one that can be connected; else, where the rule wants more tries, any.
-        let again = |endpoints: &Endpoints| endpoints.pick(if retries.is_asked() { &[] } else { &unconnected }, now);
+        let again =
+            |endpoints: &Endpoints| endpoints.pick(wish, if retries.is_asked() { &[] } else { &unconnected }, now);
         let picked =
-            endpoints.as_ref().and_then(|found| Some((found, found.pick(&tried, now).or_else(|| again(found))?)));
+            endpoints.as_ref().and_then(|found| Some((found, found.pick(wish, &tried, now).or_else(|| again(found))?)));
         let Some((endpoints, upstream)) = picked else {
             return Err(match (unconnected.is_empty(), full) {
                 (true, _) => Failure::NoEndpoint,
@@ -198,7 +203,7 @@ pub(super) async fn send(
                 match again.filter(|_| spare.is_whole() && retries.take(endpoints)) {
                     None => {
                         spare.commit();
-                        return Ok(Sent { response, lease, pending, deadline });
+                        return Ok(Sent { response, endpoint: upstream.addr, lease, pending, deadline });
                     }
                     Some(pause) => {
                         if http_body::Body::is_end_stream(response.body()) {

@@ -204,7 +204,8 @@ pub(crate) fn limited(listeners: Value, annotations: &[(&str, &str)]) -> Value {
 }
 
 /// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint; those whose name begins
-/// with `h2c` are spoken to like that, those of `turns` are asked by turns.
+/// with `h2c` are spoken to like that, those of `turns` are asked by turns, those of `keyed` by the
+/// hash of `X-User`.
 fn compile(
     memo: &mut Memo,
     addr: SocketAddr,
@@ -264,8 +265,13 @@ fn compile_snapshot(
     for (service, _) in backends {
         let protocol = service.starts_with("h2c").then_some("kubernetes.io/h2c");
         let ports = json!([{"port": 80, "appProtocol": protocol}]);
-        let balancer = if service.starts_with("turns") { "round-robin" } else { "least-request" };
-        let annotations = json!({"proxy.sluice.dev/balancer": balancer});
+        let annotations = match *service {
+            name if name.starts_with("turns") => json!({"proxy.sluice.dev/balancer": "round-robin"}),
+            name if name.starts_with("keyed") => {
+                json!({"proxy.sluice.dev/balancer": "consistent-hash", "proxy.sluice.dev/hash-on": "header:x-user"})
+            }
+            _ => json!({}),
+        };
         let service = json!({"metadata": {"name": service, "annotations": annotations}, "spec": {"ports": ports}});
         let service: sluice::api::Service = serde_json::from_value(service).unwrap();
         snapshot.services.insert(name(&service.metadata), Arc::new(service));

@@ -26,6 +26,7 @@ mod proxying;
 mod resting;
 mod retries;
 mod routing;
+mod sessions;
 mod streams;
 mod tls;
 mod under_tls;

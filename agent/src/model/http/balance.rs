@@ -3,6 +3,8 @@
 //! Written by `model::balance` from what objects say, read by `proxy::balance`. What nobody says anything about is [`Balance::default`].
 use std::{collections::BTreeSet, time::Duration};
 
+use http::HeaderName;
+
 /// What holds for a Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
@@ -20,6 +22,19 @@ pub enum Balancer {
     LeastRequest,
     /// One after the other.
     RoundRobin,
+    /// The same for each key, whichever endpoints come or go (Maglev); where a request has none, as [`Balancer::LeastRequest`].
+    ConsistentHash(HashKey),
+}
+
+/// What of a request is its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The client's address: the one that requests arrive upstream with as `X-Real-IP`.
+    Client,
+    /// The value of this field.
+    Header(HeaderName),
+    /// The value of the cookie of this name.
+    Cookie(String),
 }
 
 /// When an endpoint is passed over for a while, which is called ejected, as in Envoy.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::ObjectRef, Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget,
-    filter::Mirror,
+    filter::Mirror, session::SessionPlace,
 };
 
 /// One entry of one listener. Rows of a listener are in the order in which they are tried.
@@ -207,6 +207,11 @@ fn actions(rule: &HttpRule) -> Vec<String> {
     out.extend(rule.timeouts.request.iter().map(|t| format!("request timeout {t:?}")));
     out.extend(rule.timeouts.backend.iter().map(|t| format!("backend timeout {t:?}")));
     out.extend(rule.retry.iter().map(|retry| format!("{} retries", retry.attempts)));
+    out.extend(rule.session.iter().map(|session| match &session.place {
+        SessionPlace::Cookie { name, is_permanent: false } => format!("session by cookie {name}"),
+        SessionPlace::Cookie { name, is_permanent: true } => format!("session by permanent cookie {name}"),
+        SessionPlace::Header(name) => format!("session by header {name}"),
+    }));
     match &rule.action {
         Action::Forward(_) => {}
         Action::Redirect(to) => {

@@ -138,6 +138,12 @@ impl Pattern {
             .map(|regex| Self { text: text.to_owned(), regex })
     }
 
+    /// The pattern as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Whether the whole text matches.
     #[must_use]
     pub fn holds(&self, text: &str) -> bool {

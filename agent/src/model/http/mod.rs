@@ -22,6 +22,7 @@ pub mod matching;
 pub mod path;
 pub mod query;
 mod retry;
+pub mod session;
 pub(crate) mod work;
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
@@ -97,6 +98,8 @@ pub struct HttpRule {
     pub timeouts: Timeouts,
     /// What is tried again; `None` where the rule says nothing.
     pub retry: Option<Retry>,
+    /// Who has been at an endpoint comes back to it; `None`: to any.
+    pub session: Option<Arc<session::Session>>,
     /// Where it goes.
     pub action: Action,
 }

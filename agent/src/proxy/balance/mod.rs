@@ -14,12 +14,13 @@
 mod clock;
 mod health;
 mod latency;
+mod maglev;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -27,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 pub(super) use clock::Moment;
 pub(super) use health::{Cause, Ejected, State};
@@ -35,13 +36,18 @@ pub(super) use health::{Cause, Ejected, State};
 use self::{
     health::Health,
     latency::{Latency, slowness},
+    maglev::Maglev,
 };
 use super::{
     bounds::Load,
     pool::Upstream,
+    session,
     stats::{Stats, add},
 };
-use crate::model::http::balance::{Balance, Balancer};
+use crate::{
+    model::http::balance::{Balance, Balancer, HashKey},
+    stable,
+};
 
 /// How often another endpoint is drawn when one is ejected, before each is looked at.
 const DRAWS: usize = 16;
@@ -95,6 +101,17 @@ pub(super) struct Endpoints {
     pub(super) balance: Arc<Balance>,
     /// Whose turn it is, where they take turns.
     turn: AtomicUsize,
+    /// Whose keys are whose, where they have some.
+    keys: Option<Maglev>,
+}
+
+/// Where a request would like to go, if that is well.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wish {
+    /// To the endpoint that has its session,
+    pub(super) endpoint: Option<SocketAddr>,
+    /// or to whose this key is.
+    pub(super) key: Option<u64>,
 }
 
 /// What became of a try, as far as it says something of the endpoint.
@@ -109,21 +126,57 @@ pub(super) enum Outcome {
 impl Endpoints {
     /// Endpoints, balanced like this.
     #[must_use]
-    pub(super) fn new(upstreams: Vec<Arc<Upstream>>, retries: Arc<Load>, balance: Arc<Balance>) -> Self {
-        Self { upstreams, retries, balance, turn: AtomicUsize::new(0) }
+    pub(super) fn new(mut upstreams: Vec<Arc<Upstream>>, retries: Arc<Load>, balance: Arc<Balance>) -> Self {
+        upstreams.sort_by_key(|upstream| upstream.addr);
+        let is_hashed = matches!(balance.balancer, Balancer::ConsistentHash(_));
+        let keys = if is_hashed { Maglev::new(upstreams.iter().map(|upstream| upstream.addr)) } else { None };
+        Self { upstreams, retries, balance, turn: AtomicUsize::new(0), keys }
+    }
+
+    /// Whether an endpoint is one of these.
+    #[must_use]
+    pub(super) fn has(&self, endpoint: SocketAddr) -> bool {
+        self.find(endpoint).is_some()
+    }
+
+    /// They are in the order of their addresses.
+    fn find(&self, endpoint: SocketAddr) -> Option<&Arc<Upstream>> {
+        let at = self.upstreams.binary_search_by_key(&endpoint, |upstream| upstream.addr).ok()?;
+        self.upstreams.get(at)
+    }
+
+    /// The key of a request, where the endpoints are chosen by one and it has it.
+    #[must_use]
+    pub(super) fn key(&self, headers: &HeaderMap, peer: IpAddr) -> Option<u64> {
+        let Balancer::ConsistentHash(key) = &self.balance.balancer else { return None };
+        match key {
+            // Whom a trusted proxy names is the client.
+            HashKey::Client => {
+                let told = headers.get("x-real-ip").and_then(|value| value.to_str().ok()?.parse().ok());
+                let client: IpAddr = told.unwrap_or(peer);
+                Some(match client {
+                    IpAddr::V4(v4) => stable::hash(&v4.octets()),
+                    IpAddr::V6(v6) => stable::hash(&v6.octets()),
+                })
+            }
+            HashKey::Header(name) => headers.get(name).map(|value| stable::hash(value.as_bytes())),
+            HashKey::Cookie(name) => session::cookie(headers, name).map(stable::hash),
+        }
     }
 
     /// The endpoint for a try of a request that these had already; `None` where no other is left.
-    pub(super) fn pick(&self, tried: &[SocketAddr], now: Moment) -> Option<Arc<Upstream>> {
+    pub(super) fn pick(&self, wish: Wish, tried: &[SocketAddr], now: Moment) -> Option<Arc<Upstream>> {
         let fit = |u: &Upstream| match u.vital.health.state(now) {
             State::Well => !tried.contains(&u.addr),
             State::Due => tried.is_empty(),
             State::Ejected => false,
         };
-        let picked = match self.balance.balancer {
-            Balancer::LeastRequest => self.less_busy(fit, now),
+        let at_session = || self.find(wish.endpoint?).filter(|u| fit(u));
+        let wished = || at_session().or_else(|| self.of_key(wish.key?, fit));
+        let picked = wished().or_else(|| match self.balance.balancer {
+            Balancer::LeastRequest | Balancer::ConsistentHash(_) => self.less_busy(fit, now),
             Balancer::RoundRobin => self.next_of(fit),
-        };
+        });
         picked.or_else(|| self.less_busy(|u| !tried.contains(&u.addr), now)).map(|picked| {
             // Whether it or another has the trial makes no difference to this request.
             let _ = picked.vital.health.try_begin_trial(now);
@@ -172,6 +225,11 @@ impl Endpoints {
             [Some(first), second] => Some([first, second.unwrap_or(first)]),
             [None, _] => None,
         }
+    }
+
+    /// The one whose a key is, else another that is the same for that key while the first is not fit.
+    fn of_key(&self, key: u64, fit: impl Fn(&Upstream) -> bool) -> Option<&Arc<Upstream>> {
+        self.keys.as_ref()?.of(key).take(DRAWS).filter_map(|at| self.upstreams.get(at)).find(|u| fit(u))
     }
 
     /// The next one that is fit.

@@ -37,7 +37,7 @@ fn run(endpoints: &Endpoints, answers: &[Answers], (gap, time): (u64, u64), bega
             let outcome = Outcome::Answer(StatusCode::from_u16(status).unwrap());
             endpoints.learn(upstream, outcome, Some(at(end).since(at(begin))), at(end), &stats);
         }
-        let picked = endpoints.pick(&[], at(tick)).unwrap();
+        let picked = endpoints.pick(Wish::default(), &[], at(tick)).unwrap();
         let who = endpoints.upstreams.iter().position(|u| Arc::ptr_eq(u, &picked)).unwrap();
         had[who] += 1;
         picked.vital.begin();
@@ -115,7 +115,7 @@ fn a_new_endpoint_gets_no_more_than_its_part() {
     let upstreams = old.upstreams.iter().cloned().chain(endpoints(5, Balance::default()).upstreams.pop()).collect();
     let with_new = Endpoints::new(upstreams, Arc::default(), Arc::default());
     for _ in 0..200 {
-        with_new.pick(&[], at(2 * SECOND)).unwrap().vital.begin();
+        with_new.pick(Wish::default(), &[], at(2 * SECOND)).unwrap().vital.begin();
     }
     let had: Vec<usize> = with_new.upstreams.iter().map(|u| u.vital.pending()).collect();
     assert!(had[4] <= had[..4].iter().max().unwrap() + 5, "as busy as the others, and no busier: {had:?}");
@@ -161,7 +161,7 @@ fn no_more_are_ejected_than_may_be_and_where_all_fail_all_are_asked() {
         none.learn(upstream, Outcome::Failure(Cause::Unconnected), None, at(0), &stats);
     }
     assert_eq!(stats.ejections.load(Relaxed), 4);
-    let picked: BTreeSet<_> = (0..100).map(|_| none.pick(&[], at(1)).unwrap().addr).collect();
+    let picked: BTreeSet<_> = (0..100).map(|_| none.pick(Wish::default(), &[], at(1)).unwrap().addr).collect();
     assert_eq!(picked.len(), 4);
 }
 
@@ -191,7 +191,7 @@ fn a_request_never_goes_twice_to_an_endpoint_while_another_is_left() {
         all.learn(&all.upstreams[2], Outcome::Failure(Cause::Unconnected), None, at(0), &stats);
         for _ in 0..100 {
             let mut tried = Vec::new();
-            while let Some(picked) = all.pick(&tried, at(1)) {
+            while let Some(picked) = all.pick(Wish::default(), &tried, at(1)) {
                 assert!(!tried.contains(&picked.addr));
                 tried.push(picked.addr);
             }
@@ -206,7 +206,8 @@ fn turns_are_equal_also_where_some_are_ejected() {
     let all = endpoints(4, Balance { balancer: Balancer::RoundRobin, ..Balance::default() });
     let stats = Stats::default();
     let count = |requests: usize| -> Vec<usize> {
-        let picked: Vec<_> = (0..requests).map(|_| all.pick(&[], at(1)).unwrap().addr.port()).collect();
+        let picked: Vec<_> =
+            (0..requests).map(|_| all.pick(Wish::default(), &[], at(1)).unwrap().addr.port()).collect();
         (1..=4).map(|port| picked.iter().filter(|p| **p == port).count()).collect()
     };
     assert_eq!(count(400), [100; 4]);
@@ -226,12 +227,69 @@ fn five_thousand_endpoints_half_of_them_ejected_are_picked_evenly_and_cheaply() 
     }
     let mut had = BTreeSet::new();
     for _ in 0..20_000 {
-        let picked = all.pick(&[], at(1)).unwrap();
+        let picked = all.pick(Wish::default(), &[], at(1)).unwrap();
         assert_eq!(picked.addr.port() % 2, 0, "no ejected one");
         picked.vital.begin();
         had.insert(picked.addr);
     }
     assert!(had.len() > 2400, "{}", had.len());
     let none = endpoints(0, Balance::default());
-    assert!(none.pick(&[], at(0)).is_none());
+    assert!(none.pick(Wish::default(), &[], at(0)).is_none());
+}
+
+#[test]
+fn a_key_has_its_endpoint_and_another_while_that_is_ejected() {
+    let all = endpoints(5, Balance { balancer: Balancer::ConsistentHash(HashKey::Client), ..Balance::default() });
+    let stats = Stats::default();
+    let headers = HeaderMap::new();
+    let pick = |n: u8| {
+        let key = all.key(&headers, IpAddr::from([198, 51, 100, n]));
+        all.pick(Wish { key, endpoint: None }, &[], at(1)).unwrap().addr
+    };
+    let before: Vec<_> = (0..=255).map(pick).collect();
+    assert_eq!(before, (0..=255).map(pick).collect::<Vec<_>>());
+    let gone = all.upstreams[3].addr;
+    all.learn(&all.upstreams[3], Outcome::Failure(Cause::Unconnected), None, at(0), &stats);
+    let during: Vec<_> = (0..=255).map(pick).collect();
+    assert!(
+        before.iter().zip(&during).all(|(before, during)| before == during || *before == gone),
+        "no other key moves"
+    );
+    assert_eq!(during, (0..=255).map(pick).collect::<Vec<_>>(), "and those that do move to one place");
+    all.connected(&all.upstreams[3], at(2), &stats);
+    assert_eq!(before, (0..=255).map(pick).collect::<Vec<_>>());
+}
+
+#[test]
+fn keys_are_the_clients_address_a_field_or_a_cookie() {
+    let of = |key| endpoints(2, Balance { balancer: Balancer::ConsistentHash(key), ..Balance::default() });
+    let headers: HeaderMap = [("x-real-ip", "198.51.100.7"), ("x-user", "anna"), ("cookie", "a=b; user=anna")]
+        .map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap()))
+        .into_iter()
+        .collect();
+    let (peer, client) = (IpAddr::from([10, 0, 0, 1]), stable::hash(&[198, 51, 100, 7]));
+    assert_eq!(of(HashKey::Client).key(&headers, peer), Some(client));
+    assert_eq!(of(HashKey::Client).key(&HeaderMap::new(), IpAddr::from([198, 51, 100, 7])), Some(client));
+    let anna = Some(stable::hash(b"anna"));
+    let field = || HashKey::Header(http::HeaderName::from_static("x-user"));
+    assert_eq!(of(field()).key(&headers, peer), anna);
+    assert_eq!(of(HashKey::Cookie("user".into())).key(&headers, peer), anna);
+    assert_eq!(of(field()).key(&HeaderMap::new(), peer), None, "as if nobody had asked for it");
+    assert_eq!(endpoints(2, Balance::default()).key(&headers, peer), None);
+}
+
+#[test]
+fn a_session_has_its_endpoint_while_that_is_there_and_well() {
+    fastrand::seed(12);
+    let all = endpoints(5, Balance::default());
+    let stats = Stats::default();
+    let wish = Wish { endpoint: Some(all.upstreams[4].addr), key: None };
+    for _ in 0..50 {
+        assert_eq!(all.pick(wish, &[], at(1)).unwrap().addr, all.upstreams[4].addr);
+        assert_ne!(all.pick(wish, &[all.upstreams[4].addr], at(1)).unwrap().addr, all.upstreams[4].addr);
+    }
+    all.learn(&all.upstreams[4], Outcome::Failure(Cause::Unconnected), None, at(1), &stats);
+    assert_ne!(all.pick(wish, &[], at(2)).unwrap().addr, all.upstreams[4].addr);
+    let foreign = Wish { endpoint: Some("198.51.100.1:80".parse().unwrap()), key: None };
+    assert!(all.has(all.pick(foreign, &[], at(2)).unwrap().addr), "what is none of them is no place to go to");
 }

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     Shared,
-    balance::{Cause, Moment, Outcome},
+    balance::{Cause, Moment, Outcome, Wish},
     lease::Pending,
     pool::ConnectError,
     socket::{ClientSocket, Socket, UpstreamStream},
@@ -55,7 +55,7 @@ pub(super) async fn connect(shared: &Shared, shares: &[StreamShare]) -> Option<E
     while tried.len() < settings.max_tries {
         let table = shared.table.load();
         let (endpoints, now) = (Arc::clone(table.cluster(service)?), Moment::now());
-        let upstream = endpoints.pick(&tried, now)?;
+        let upstream = endpoints.pick(Wish::default(), &tried, now)?;
         let most = table.per_endpoint(&shared.bounds);
         drop(table);
         let pending = Pending::new(&upstream);
