@@ -15,7 +15,7 @@ use nix::{
 use super::namespace::Namespace;
 
 /// What a program may take for a line or for its end. None takes a tenth of it on a machine with nothing else to do.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The program, running or ended.
 #[derive(Debug)]
