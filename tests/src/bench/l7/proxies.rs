@@ -75,8 +75,6 @@ impl Door {
 pub(super) struct Stand {
     /// That of all, PEM.
     pub(super) certificate: String,
-    /// A file with the body of a call.
-    pub(super) call: PathBuf,
     pub(super) space: Namespace,
     nginx: Process,
     haproxy: Process,
@@ -110,7 +108,6 @@ impl Stand {
         let (certificate, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
         write("tls.pem", [certificate.as_bytes(), key.as_bytes()].concat().as_slice())?;
         write("www/k", &[b'x'; 1 << 10])?;
-        let call = write("call", &[0; 64])?;
         write("www/m", &vec![b'x'; 1 << 20])?;
         let start = |name: &str, cpu: &str, command: &[&str]| {
             let mut pinned = Command::new("taskset");
@@ -134,7 +131,7 @@ impl Stand {
         let pinned =
             Command::new("taskset").args(["-a", "-c", "-p", PROXIES, &pid]).output().context("start taskset")?;
         ensure!(pinned.status.success(), "taskset: {}", String::from_utf8_lossy(&pinned.stderr));
-        let stand = Self { certificate, call, space, nginx, haproxy, agent, _endpoint: endpoint, _lab: lab };
+        let stand = Self { certificate, space, nginx, haproxy, agent, _endpoint: endpoint, _lab: lab };
         stand.until_listening(&format!("{HOST}:{ENDPOINT}"))?;
         for (proxy, door) in Proxy::ALL.iter().flat_map(|proxy| Door::ALL.map(|door| (proxy, door))) {
             stand.until_listening(&proxy.address(door))?;

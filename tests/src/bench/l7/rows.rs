@@ -56,7 +56,7 @@ pub(super) const ROWS: [Row; 13] = [
     row("h2", "HTTP/2 from the client", Variant::One, Kind::Cpu(Load::Http2, [None, Some(1.0)])),
     row("tls", "1 KiB over kept connections under TLS 1.3", Variant::One, Kind::Cpu(TLS, [Some(0.6), None])),
     row("h2-tls", "HTTP/2 under TLS 1.3", Variant::One, Kind::Cpu(Load::Http2Tls, [None, Some(1.0)])),
-    row("grpc", "HTTP/2 with a body, both ways", Variant::Rpc, Kind::Cpu(Load::Rpc, [None, Some(1.0)])),
+    row("grpc", "a gRPC call's head, HTTP/2 both ways", Variant::Rpc, Kind::Cpu(Load::Rpc, [None, Some(1.0)])),
     row("large", "responses of 1 MiB", Variant::One, Kind::Cpu(Load::KeepAlive(8, "/m"), [Some(0.3), None])),
     row("idle", "a connection that is idle after one request", Variant::One, Kind::Idle(Door::Http1, 4.0)),
     row("idle-tls", "the same under TLS 1.3", Variant::One, Kind::Idle(Door::Tls, 12.0)),
