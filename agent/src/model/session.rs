@@ -119,7 +119,7 @@ mod tests {
             {"kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}},
         ]);
         let model = compile(&fixture::snapshot(&objects), &fixture::node(&["192.0.2.0/24"]));
-        let rule = model.http.frontends.values().next().unwrap()[0].entries.first().unwrap().rule.clone();
+        let rule = model.http.frontends.values().next().unwrap()[0].entries.iter().next().unwrap().rule.clone();
         let object = crate::model::ObjectRef::new(kind, ObjectName::new("default", "r"));
         (rule, model.verdicts[&object].messages.clone())
     }

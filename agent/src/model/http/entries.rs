@@ -126,6 +126,7 @@ mod tests {
             filters: Vec::new(),
             timeouts: Timeouts::default(),
             retry: None,
+            session: None,
             action: Action::Refuse(String::new()),
         };
         HttpEntry { hostname: hostname.clone(), matches: Arc::new(matches), rule: Arc::new(rule) }
