@@ -182,6 +182,7 @@ fn no_key_is_in_what_the_agent_writes() {
         &["routes"],
         &["why", "gateway/default/secure"],
         &["why", "secret/default/shop-example"],
+        &["why", "listener/default/secure/https"],
     ] {
         let out = scene.agent.cli(&[command, &["-o", "json"]].concat()).expect("an answer");
         texts.push(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned());
@@ -190,6 +191,11 @@ fn no_key_is_in_what_the_agent_writes() {
     for text in texts {
         assert!(!text.contains(&line), "{text}");
     }
+    let said = scene.agent.show(&["why", "listener/default/secure/https"]).expect("why");
+    let shows = "host shop.example, under TLS with the certificate of Secret default/shop-example, valid until ";
+    assert!(said.contains(&format!("{vip}:443: {shows}")), "{said}");
+    let said = scene.agent.show(&["why", "secret/default/shop-example"]).expect("why");
+    assert!(said.contains(&format!("listener default/secure/https shows it at {vip}:443")), "{said}");
     let limits = format!("/proc/{}/limits", scene.agent.pid().expect("it runs"));
     let limits = std::fs::read_to_string(limits).expect("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
