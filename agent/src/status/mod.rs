@@ -9,6 +9,7 @@
 mod allowance;
 mod attempt;
 pub mod conditions;
+mod due;
 pub mod gateway;
 pub mod infrastructure;
 pub mod leader;

@@ -1,5 +1,5 @@
 //! Every object that may have to be written, with the function that plans its write.
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use super::{
     NOW, gateway, infrastructure, listener_set, openshift, service, slices, version::Bundle, view::View, write::Write,
 };
 use crate::{
-    api::{AddressPool, Gateway, GatewayClass, Kind, ListenerSet, ObjectMeta, ObjectName, Route, Service},
-    model::{ObjectRef, ipam, pool::pool_status},
+    api::{AddressPool, Gateway, GatewayClass, Kind, ListenerSet, ObjectMeta, ObjectName, Route, RouteKind, Service},
+    model::{ObjectRef, ipam, pool::pool_status, report::RouteKey},
     shared::SharedMap,
     source::Snapshot,
 };
@@ -19,6 +19,8 @@ pub(super) struct Plan<'a> {
     pub(super) object: ObjectRef,
     /// The revision that is at hand.
     pub(super) revision: Cow<'a, str>,
+    /// The route that it is.
+    pub(super) route: Option<RouteKey>,
     /// Plans; `None` when nothing is to be written.
     pub(super) write: Box<dyn FnOnce() -> Option<Write> + 'a>,
 }
@@ -29,6 +31,7 @@ impl<'a> Plan<'a> {
         Self {
             object: ObjectRef::new(T::KIND, metadata.object_name()),
             revision: Cow::Borrowed(&metadata.resource_version),
+            route: None,
             write: Box::new(move || write(object)),
         }
     }
@@ -36,7 +39,7 @@ impl<'a> Plan<'a> {
     /// A write that is planned already.
     fn of(write: Write) -> Self {
         let (object, revision) = (write.object.clone(), Cow::Owned(write.revision.clone()));
-        Self { object, revision, write: Box::new(|| Some(write)) }
+        Self { object, revision, route: None, write: Box::new(|| Some(write)) }
     }
 }
 
@@ -51,12 +54,16 @@ fn is_left_alone(snapshot: &Snapshot, object: &ObjectRef) -> bool {
     service.is_none_or(|service| service.metadata.deletion_timestamp.is_none())
 }
 
-/// All of them, those first that others wait for; but for those that must be left alone.
-pub(super) fn all<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Plan<'a>> {
-    every(snapshot, view).filter(|plan| !is_left_alone(snapshot, &plan.object))
+/// All of them, of the routes those that are `due`, those first that others wait for; but for those that must be left alone.
+pub(super) fn all<'a>(
+    snapshot: &'a Snapshot,
+    view: View<'a>,
+    due: &'a BTreeSet<RouteKey>,
+) -> impl Iterator<Item = Plan<'a>> {
+    every(snapshot, view, due).filter(|plan| !is_left_alone(snapshot, &plan.object))
 }
 
-fn every<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Plan<'a>> {
+fn every<'a>(snapshot: &'a Snapshot, view: View<'a>, due: &'a BTreeSet<RouteKey>) -> impl Iterator<Item = Plan<'a>> {
     let classes =
         snapshot.gateway_classes.values().map(move |c| Plan::new::<GatewayClass>(c, move |c| class(c, view.bundle)));
     let services =
@@ -65,11 +72,13 @@ fn every<'a>(snapshot: &'a Snapshot, view: View<'a>) -> impl Iterator<Item = Pla
         .gateways
         .iter()
         .map(move |(name, g)| Plan::new::<Gateway>(g, move |g| gateway_of(g, name, snapshot, &view)));
-    let routes = routes(&snapshot.http_routes, view)
-        .chain(routes(&snapshot.grpc_routes, view))
-        .chain(routes(&snapshot.tls_routes, view))
-        .chain(routes(&snapshot.tcp_routes, view))
-        .chain(routes(&snapshot.udp_routes, view));
+    let routes = due.iter().filter_map(move |(kind, name)| match kind {
+        RouteKind::Http => route(&snapshot.http_routes, name, view),
+        RouteKind::Grpc => route(&snapshot.grpc_routes, name, view),
+        RouteKind::Tls => route(&snapshot.tls_routes, name, view),
+        RouteKind::Tcp => route(&snapshot.tcp_routes, name, view),
+        RouteKind::Udp => route(&snapshot.udp_routes, name, view),
+    });
     let sets = snapshot.listener_sets.iter().map(move |(name, set)| {
         Plan::new::<ListenerSet>(set, move |set| {
             let desired = listener_set::set_status(set, snapshot, view.model, name, NOW)?;
@@ -93,15 +102,13 @@ fn class(class: &GatewayClass, bundle: &Bundle) -> Option<Write> {
     status::<GatewayClass>(&class.metadata, gateway::class_status(class, bundle, NOW)?)
 }
 
-fn routes<'a, T: Route>(
+fn route<'a, T: Route>(
     all: &'a SharedMap<ObjectName, Arc<T>>,
+    name: &'a ObjectName,
     view: View<'a>,
-) -> impl Iterator<Item = Plan<'a>> + use<'a, T> {
-    all.iter().map(move |(name, route)| {
-        let write =
-            move |route: &T| status::<T>(route.metadata(), gateway::route_status(route, view.model, name, NOW)?);
-        Plan::new::<T>(route, write)
-    })
+) -> Option<Plan<'a>> {
+    let write = move |route: &T| status::<T>(route.metadata(), gateway::route_status(route, view.model, name, NOW)?);
+    Some(Plan { route: Some((T::ROUTE, name.clone())), ..Plan::new::<T>(all.get(name)?, write) })
 }
 
 /// First the address on the object, then, when it is programmed, the status.
@@ -185,7 +192,7 @@ mod tests {
         let model = model::compile(&snapshot, &fixture::node(&["192.0.2.0/24"]));
         let (members, hosts) = (Members::default(), RouteHosts::default());
         let view = View { model: &model, members: &members, route_hosts: &hosts, bundle: &Bundle::Unknown };
-        let planned: Vec<String> = all(&snapshot, view).map(|plan| plan.object.to_string()).collect();
+        let planned: Vec<String> = all(&snapshot, view, &BTreeSet::new()).map(|plan| plan.object.to_string()).collect();
         assert_eq!(planned, ["Service default/leaving", "Service default/web", "Service going/leaving"]);
     }
     /// The write that is due for the Gateway, where node `a` has found these addresses to be another host's.

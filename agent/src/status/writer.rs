@@ -18,6 +18,7 @@ use super::{
     CONTROLLER, NOW,
     allowance::Allowance,
     attempt::{Attempt, Effect, Wait},
+    due::Due,
     leader,
     looked::Looked,
     plan, told,
@@ -85,6 +86,8 @@ pub struct Writer {
     /// How much more may be reported about each object.
     allowances: BTreeMap<ObjectRef, Allowance>,
     attempts: BTreeMap<ObjectRef, Attempt>,
+    /// The routes that may have to be written.
+    due: Due,
     /// What was told last about objects that do not work.
     told: BTreeMap<ObjectRef, String>,
     unheard: Unheard,
@@ -127,8 +130,21 @@ impl Writer {
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node) };
         let (recorders, allowances) = (BTreeMap::new(), BTreeMap::new());
         let (attempts, told) = (BTreeMap::new(), BTreeMap::new());
-        let (unheard, running, settled) = (Unheard::default(), JoinSet::new(), None);
-        Self { client, reporter, inputs, version, recorders, allowances, attempts, told, unheard, running, settled }
+        let (due, unheard, running, settled) = (Due::default(), Unheard::default(), JoinSet::new(), None);
+        Self {
+            client,
+            reporter,
+            inputs,
+            version,
+            recorders,
+            allowances,
+            attempts,
+            due,
+            told,
+            unheard,
+            running,
+            settled,
+        }
     }
 
     /// Looks at everything whenever something changed; ends with the stages that it reads.
@@ -187,7 +203,8 @@ impl Writer {
         self.tell(&snapshot, &model);
         let mut retry = (!stale.is_empty()).then(|| Instant::now() + STALE);
         // One that has nothing to write costs a comparison; those that wait for the server are not planned at all.
-        for plan in plan::all(&snapshot, view) {
+        let due = self.due.look(&snapshot, &model, AGAIN);
+        for plan in plan::all(&snapshot, view, &due) {
             if self.running.len() >= MAX_WRITES {
                 return Some(Instant::now() + COALESCE);
             }
@@ -204,8 +221,10 @@ impl Writer {
             }
             let is_idle =
                 |write: &Write| self.attempts.get(&write.object).is_some_and(|attempt| attempt.is_idle(write));
-            if let Some(write) = (plan.write)().filter(|write| !is_idle(write)) {
-                self.start(write);
+            match ((plan.write)().filter(|write| !is_idle(write)), &plan.route) {
+                (Some(write), _) => self.start(write),
+                (None, Some(route)) => self.due.is_well(route),
+                (None, None) => {}
             }
         }
         self.attempts.retain(|_, attempt| !attempt.is_over(FORGET, Instant::now()));
