@@ -30,11 +30,14 @@ use serde_path_to_error::Segment;
 /// Characters of a line that a reason repeats at most.
 const FOUND_CHARS: usize = 40;
 
+/// SHA-256 of a document's text. With thousands of files their texts are megabytes.
+type Digest = [u8; 32];
+
 /// One document that could be read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Document {
-    /// Its text, to know it by.
-    text: String,
+    /// What its text is known by; `None` where it is to be read again.
+    digest: Option<Digest>,
     /// Its first line in the file, from 1.
     pub(super) line: u64,
     pub(super) objects: Vec<Object>,
@@ -56,7 +59,7 @@ impl Document {
             if let Some(reason) = reason(&object.name()) {
                 *object = object.clone().closed(reason);
                 // To be read again when it comes back as it was.
-                self.text.clear();
+                self.digest = None;
             }
         }
     }
@@ -108,12 +111,13 @@ pub(super) fn parse(text: &str, format: Format, known: &[Document]) -> (Vec<Docu
         Format::Yaml => (split_yaml(text), None),
         Format::Json => split_json(text),
     };
-    let known = known.iter().map(|d| (d.text.as_str(), d)).collect::<HashMap<_, _>>();
+    let known = known.iter().filter_map(|d| Some((d.digest?, d))).collect::<HashMap<_, _>>();
     let left = Cell::new(MAX_VALUES);
     let mut documents = Vec::with_capacity(chunks.len());
     let mut flaws = Vec::new();
     for (line, chunk) in chunks {
-        if let Some(document) = known.get(chunk) {
+        let digest = digest(chunk);
+        if let Some(document) = known.get(&digest) {
             left.set(left.get().saturating_sub(document.values));
             documents.push(Document { line, ..(*document).clone() });
             continue;
@@ -131,14 +135,20 @@ pub(super) fn parse(text: &str, format: Format, known: &[Document]) -> (Vec<Docu
         if may_hold_keys(chunk) {
             found = found.into_iter().map(Flaw::hidden).collect();
         }
-        // A document with faults is read again: what was wrong with it must be told again. So is a Secret: its text is not kept.
+        // A document with faults is read again: what was wrong with it must be told again. So is a Secret: nothing of its text is kept.
         let is_kept = found.is_empty() && !objects.iter().any(|object| matches!(object, Object::Secret(_)));
-        let text = if is_kept { chunk.to_owned() } else { String::new() };
+        let digest = is_kept.then_some(digest);
         flaws.append(&mut found);
-        documents.push(Document { text, line, objects, unknown, values: before - left.get() });
+        documents.push(Document { digest, line, objects, unknown, values: before - left.get() });
     }
     flaws.extend(flaw);
     (documents, flaws)
+}
+
+fn digest(text: &str) -> Digest {
+    let mut out = Digest::default();
+    out.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref());
+    out
 }
 
 /// Whether a document may be a Secret, or have one, be it readable or not.
