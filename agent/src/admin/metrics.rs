@@ -124,6 +124,13 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
         help: "Responses by status class, observed",
         samples: responses.map(|(class, n)| (vec![("class", class.to_owned())], count(n.load(Relaxed)))).collect(),
     });
+    let ejected = stages.ejections.now().len() as u64;
+    all.push(Family {
+        name: "sluice_proxy_ejected_endpoints",
+        kind: Kind::Gauge,
+        help: "Endpoints that are passed over now for their failures, observed",
+        samples: vec![(Labels::new(), count(ejected))],
+    });
     let accepted = stages.proxy.each(|stats| &stats.accepted).into_iter().enumerate();
     all.push(Family {
         name: "sluice_proxy_connections",

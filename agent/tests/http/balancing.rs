@@ -65,6 +65,9 @@ async fn an_endpoint_that_fails_is_ejected_for_all_routes_and_workers_and_comes_
         let late = usize::try_from(begun.elapsed().as_secs()).unwrap();
         assert!((5..=5 + late).contains(&failed), "every second one until it is ejected: {seen:?}");
         assert!(bed.stats.sum(|s| &s.ejections) >= 1);
+        let said = bed.ejections.now();
+        let why = if want == 503 { "status 503" } else { "" };
+        assert!(said.len() == 1 && said[&origin.addr].contains(why) && said[&origin.addr].contains("tr"), "{said:?}");
         // The other route, by whichever worker: but for trials none gets there.
         let seen = statuses(&bed, "/b", 60).await;
         let trials = 2 + usize::try_from(begun.elapsed().as_secs()).unwrap();
@@ -77,7 +80,7 @@ async fn an_endpoint_that_fails_is_ejected_for_all_routes_and_workers_and_comes_
             }
         };
         tokio::time::timeout(Duration::from_secs(30), back).await.expect("it never came back");
-        until("it is well again", || bed.stats.sum(|s| &s.readmissions) >= 1).await;
+        until("it is well again", || bed.stats.sum(|s| &s.readmissions) >= 1 && bed.ejections.now().is_empty()).await;
     }
 }
 

@@ -24,6 +24,34 @@ fn a_service_shows_what_does_not_work_two_counts_of_backends_and_no_wrong_figure
 }
 
 #[test]
+fn routes_and_explanations_name_what_is_ejected() {
+    let row = serde_json::json!({
+        "frontends": ["203.0.113.7:80"], "gateway": "default/gw", "listener": "web", "hostname": "*", "matches": "/*",
+        "route": "default/shop", "rule": 0, "actions": [],
+        "backends": [{"service": "default/shop:80", "weight": 1, "ready": ["192.0.2.1:80", "192.0.2.2:80"], "fault": null}],
+    });
+    let mut row: RouteRow = serde_json::from_value(row).unwrap();
+    assert!(routes(std::slice::from_ref(&row)).contains("default/shop:80 (1, 2)"));
+    let others = ("198.51.100.1:80".parse().unwrap(), "elsewhere".to_owned());
+    row.note(&[("192.0.2.2:80".parse().unwrap(), "it could not be connected".to_owned()), others].into());
+    assert!(routes(std::slice::from_ref(&row)).contains("default/shop:80 (1, 2, 1 ejected)"));
+    let shown = explanation(&Explanation {
+        frontends: row.frontends.clone(),
+        listener: Some("default/gw/web".to_owned()),
+        hostnames: vec!["*".to_owned()],
+        passed_over: Vec::new(),
+        more: 0,
+        matched: Some(row),
+        status: None,
+        answer: String::new(),
+    });
+    assert!(
+        shown.contains("  ejected 192.0.2.2:80: it could not be connected\n") && !shown.contains("198.51"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn a_table_wraps_by_column_where_it_does_not_fit() {
     let header = ["KIND", "NAME", "ADDRESSES", "PORTS", "BACKENDS", "FLOWS", "STATE"];
     let addresses = "203.0.113.7,2001:db8:113::7,198.51.100.20";
