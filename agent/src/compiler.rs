@@ -3,6 +3,7 @@
 //! In: snapshots, who lives, what the host has. Out: models. [`crate::model::compile`] is pure; what it needs from one run to the next is kept here:
 //! the addresses given, on disk too, and the [`Memo`].
 pub mod allocations;
+pub mod authorities;
 
 use std::{
     collections::BTreeSet,

@@ -46,6 +46,7 @@ pub async fn run(args: ControllerArgs) -> Result<(), RunError> {
         candidates: Vec::new(),
         host: Arc::new(Host { snat_ports: Some(first..=last), ..Host::default() }),
         addresses: Arc::default(),
+        system_authorities: Arc::new(crate::compiler::authorities::load()),
     };
     let connector = kubernetes::connector(args.api.kubeconfig).await?;
     let client = connector.client()?;

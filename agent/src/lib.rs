@@ -119,6 +119,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         candidates: Vec::new(),
         host: Arc::default(),
         addresses: Arc::default(),
+        system_authorities: Arc::new(compiler::authorities::load()),
     };
 
     let is_member = args.manifests.is_none();

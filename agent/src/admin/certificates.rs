@@ -1,4 +1,4 @@
-//! The certificates that listeners show: when they end. The model has no clock, so it is told here.
+//! The certificates that listeners show, and Gateways to backends: when they end. The model has no clock, so it is told here.
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::model::{certificate::Certificate, http::HttpModel};
@@ -7,7 +7,7 @@ use crate::model::{certificate::Certificate, http::HttpModel};
 const SOON: i64 = 7 * DAY;
 const DAY: i64 = 24 * 3600;
 
-/// The certificates of all listeners by their Secrets, each with a listener that shows it, `namespace/gateway/listener`.
+/// The certificates by their Secrets, each with who shows it: a listener, `namespace/gateway/listener`, or a Gateway to backends.
 pub(super) fn all(http: &HttpModel) -> BTreeMap<String, (Arc<Certificate>, String)> {
     let mut out = BTreeMap::new();
     for listener in http.frontends.values().flat_map(|listeners| listeners.iter()) {
@@ -15,6 +15,10 @@ pub(super) fn all(http: &HttpModel) -> BTreeMap<String, (Arc<Certificate>, Strin
             let shown_by = || format!("{}/{}", listener.gateway, listener.name);
             out.entry(certificate.secret.to_string()).or_insert_with(|| (Arc::clone(certificate), shown_by()));
         }
+    }
+    for (gateway, identity) in &http.identities {
+        let Ok(certificate) = &identity.certificate else { continue };
+        out.entry(certificate.secret.to_string()).or_insert_with(|| (Arc::clone(certificate), gateway.to_string()));
     }
     out
 }
@@ -28,7 +32,7 @@ pub(super) fn warnings(http: &HttpModel, now: i64) -> Vec<String> {
             0.. => format!("expires in {} days", left / DAY),
             _ => "has expired".to_owned(),
         };
-        Some(format!("the certificate of Secret {secret}, which listener {listener} shows, {when}: renew it"))
+        Some(format!("the certificate of Secret {secret}, which {listener} shows, {when}: renew it"))
     };
     all(http).into_iter().filter_map(warning).collect()
 }
@@ -56,7 +60,7 @@ mod tests {
         let http = model::compile(&snapshot, &fixture::node(&["198.18.0.0/24"])).http;
         let end = 1_893_456_000;
         assert_eq!(warnings(&http, end - 8 * DAY), [""; 0]);
-        let start = "the certificate of Secret default/cert, which listener default/gw/one shows, ";
+        let start = "the certificate of Secret default/cert, which default/gw/one shows, ";
         assert_eq!(warnings(&http, end - 3 * DAY - 5), [format!("{start}expires in 3 days: renew it")]);
         assert_eq!(warnings(&http, end + 1), [format!("{start}has expired: renew it")]);
     }

@@ -241,6 +241,12 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             "Upstream connections that are open and idle",
             &p.idle_upstream,
         ),
+        (
+            "sluice_proxy_upstream_tls_failures",
+            counter,
+            "Endpoints that were connected and with which TLS could not be made as their policy wants it, observed",
+            &p.upstream_tls_failures,
+        ),
         ("sluice_proxy_tls_handshakes", counter, "TLS handshakes with clients, observed", &p.tls_handshakes),
         ("sluice_proxy_tls_resumed", counter, "TLS handshakes that went on from an earlier session", &p.tls_resumed),
         ("sluice_proxy_tls_failures", counter, "TLS handshakes that failed, observed", &p.tls_failures),

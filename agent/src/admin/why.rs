@@ -36,8 +36,6 @@ enum Reading {
     Judged,
     /// It is read for the sake of others.
     Beside(&'static str),
-    /// It is part of the Gateway API, and not served.
-    NotServed,
 }
 
 const fn known(kind: &'static str, names: &'static [&'static str], is_namespaced: bool, reading: Reading) -> Known {
@@ -66,7 +64,7 @@ const KINDS: [Known; 17] = [
     known("TCPRoute", &["tcproutes"], true, Reading::Judged),
     known("UDPRoute", &["udproutes"], true, Reading::Judged),
     known("ListenerSet", &["listenersets", "lset"], true, Reading::Judged),
-    known("BackendTLSPolicy", &["backendtlspolicies", "btlspolicy"], true, Reading::NotServed),
+    known("BackendTLSPolicy", &["backendtlspolicies", "btlspolicy"], true, Reading::Judged),
 ];
 
 /// What a listener of a Gateway is called when it is asked for.
@@ -91,10 +89,6 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
     let object = ObjectRef::new(known.kind, read_name(known, name)?);
     let snapshot = stages.snapshots.borrow().clone().unwrap_or_default();
     let model = stages.models.borrow().clone();
-    if known.reading == Reading::NotServed {
-        let message = format!("objects of kind {} are not served yet: whatever is in one has no effect", known.kind);
-        return Ok(plain(&object, "ignored", "UnsupportedKind", message));
-    }
     if known.kind == "Secret"
         && let Some(found) = secured::secret(&snapshot, &model, &object.object, now())
     {
@@ -231,6 +225,7 @@ fn names(snapshot: &Snapshot, kind: &str) -> Vec<ObjectName> {
         "TCPRoute" => snapshot.tcp_routes.keys().cloned().collect(),
         "UDPRoute" => snapshot.udp_routes.keys().cloned().collect(),
         "ListenerSet" => snapshot.listener_sets.keys().cloned().collect(),
+        "BackendTLSPolicy" => snapshot.backend_tls_policies.keys().cloned().collect(),
         "ReferenceGrant" => snapshot.grants.keys().cloned().collect(),
         "Namespace" => snapshot.namespaces.keys().map(bare).collect(),
         "Node" => snapshot.nodes.keys().map(bare).collect(),
@@ -249,7 +244,7 @@ fn unjudged(snapshot: &Snapshot, known: &Known, object: &ObjectRef) -> view::Obj
             format!("it has no label {}: it belongs to no Service", crate::api::endpoint_slice::SERVICE_NAME_LABEL)
         }
         (Reading::Beside(what), _) => what.to_owned(),
-        (Reading::Judged | Reading::NotServed, _) => "it was read and is not looked at yet".to_owned(),
+        (Reading::Judged, _) => "it was read and is not looked at yet".to_owned(),
     };
     plain(object, "ignored", "ReadForOthers", message)
 }

@@ -45,6 +45,18 @@ pub struct GatewayTls {
     /// Towards clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frontend: Option<FrontendTls>,
+    /// Towards backends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<GatewayBackendTls>,
+}
+
+/// `spec.tls.backend`: who the Gateway is to backends that it speaks TLS to.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayBackendTls {
+    /// The Secret with its certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate_ref: Option<TlsRef>,
 }
 
 /// `spec.tls.frontend`: what clients must show.

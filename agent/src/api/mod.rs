@@ -4,6 +4,7 @@
 //! validated them, and `source::manifests` checks its documents before they are read. What is read is checked in `model`, where a bad
 //! value becomes a verdict; a type here is as permissive as the wire.
 pub mod address_pool;
+pub mod backend_tls_policy;
 pub mod choice;
 pub mod condition;
 pub mod crd;
@@ -20,6 +21,7 @@ pub mod meta;
 pub mod namespace;
 pub mod node;
 pub mod openshift_route;
+pub mod policy;
 pub mod reference_grant;
 pub mod route;
 pub mod secret;
@@ -29,6 +31,7 @@ pub mod stream_route;
 pub mod wire;
 
 pub use address_pool::AddressPool;
+pub use backend_tls_policy::BackendTlsPolicy;
 pub use condition::Condition;
 pub use endpoint_slice::EndpointSlice;
 pub use gateway::Gateway;
@@ -42,6 +45,7 @@ pub use meta::{ObjectMeta, ObjectName};
 pub use namespace::Namespace;
 pub use node::Node;
 pub use openshift_route::OpenShiftRoute;
+pub use policy::Policy;
 pub use reference_grant::ReferenceGrant;
 pub use route::{Route, RouteKind};
 pub use secret::{ConfigMap, Secret};

@@ -20,6 +20,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use super::tls::authorities::Store as Authorities;
 use crate::api::{
     ObjectName, Secret,
     secret::{Hidden, TLS},
@@ -43,6 +44,14 @@ pub struct Certificate {
     /// Secret, and the same on every node that has the Secret: what session tickets are sealed with is derived from it.
     pub seed: Arc<Hidden>,
     fingerprint: [u8; 32],
+}
+
+impl Certificate {
+    /// Stands for chain and key.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
 }
 
 impl fmt::Debug for Certificate {
@@ -147,6 +156,8 @@ pub(super) fn reason(error: &pem::Error) -> &'static str {
 /// The certificates that were parsed, by their Secrets.
 #[derive(Debug, Default)]
 pub(super) struct Store {
+    /// Those of authorities.
+    pub(super) authorities: Authorities,
     known: BTreeMap<ObjectName, Known>,
     parsed: u64,
 }
@@ -178,6 +189,7 @@ impl Store {
 
     /// Forgets those that were not asked for since the last time.
     pub(super) fn forget_unused(&mut self) {
+        self.authorities.forget_unused();
         self.known.retain(|_, known| std::mem::take(&mut known.is_used));
     }
 

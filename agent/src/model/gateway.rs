@@ -9,10 +9,12 @@ use std::{
 };
 
 use super::{
-    Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict, certificate,
+    Frontend, Model, Node, ObjectRef, Outcome, Port, Proto, Target, Verdict,
+    backend_tls::Users,
+    certificate::{self, Certificate},
     endpoints::Family,
     grants::Grants,
-    http::{HttpListener, HttpModel, limits::Limits},
+    http::{HttpListener, HttpModel, Identity, ServicePort, limits::Limits},
     ipam::Claim,
     limits,
     listener::{Open, Protocol, Served},
@@ -23,7 +25,7 @@ use super::{
     route::{Held, Routes},
     stream::{Endpoints, Streams},
     stream_route::StreamEntry,
-    tls::{Security, has_insecure_fallback},
+    tls::{Security, client_certificate, has_insecure_fallback},
 };
 use crate::{
     api::{Gateway, GatewayClass, ObjectName, gateway::Listener},
@@ -98,6 +100,21 @@ pub(super) fn claims(snapshot: &Snapshot, sets: &Sets<'_>, pools: &Pools) -> Vec
     ours(snapshot).filter_map(claim).collect()
 }
 
+/// The Gateways that show a certificate to backends, and those that should.
+pub(super) type Certified = BTreeMap<ObjectName, Result<Arc<Certificate>, Fault>>;
+
+/// The certificates that Gateways show to backends.
+pub(super) fn certified(
+    (snapshot, grants): (&Snapshot, &Grants<'_>),
+    certificates: &mut certificate::Store,
+) -> Certified {
+    let of = |(name, gateway): (&ObjectName, &Arc<Gateway>)| {
+        let found = client_certificate((snapshot, grants), (name, gateway), certificates);
+        Some((name.clone(), found.transpose()?))
+    };
+    ours(snapshot).filter_map(of).collect()
+}
+
 /// What listens at a port of a Gateway.
 enum AtPort {
     /// The proxy, with these listeners.
@@ -124,6 +141,8 @@ pub(super) struct Compiler<'a> {
     http: HttpModel,
     proxied: Proxied,
     reports: GatewayReports,
+    /// Whether the Gateways that should show a certificate to backends have it.
+    pub(super) resolved: Certified,
 }
 
 impl<'a> Compiler<'a> {
@@ -137,8 +156,8 @@ impl<'a> Compiler<'a> {
     ) -> Self {
         let Endpoints { snapshot, node, .. } = endpoints;
         let http = Arc::unwrap_or_clone(std::mem::take(&mut model.http));
-        let (proxied, reports) = (Proxied::default(), GatewayReports::new());
-        Self { snapshot, node, endpoints, streams, listeners, routes, sets, http, proxied, reports }
+        let (proxied, reports, resolved) = (Proxied::default(), GatewayReports::new(), Certified::new());
+        Self { snapshot, node, endpoints, streams, listeners, routes, sets, http, proxied, reports, resolved }
     }
 
     /// Adds one Gateway's frontends, its listeners and its report. All objects that are older must have been added.
@@ -167,6 +186,7 @@ impl<'a> Compiler<'a> {
             subject: Subject::of(&gateway.metadata),
             accepted: understood(gateway),
             addressed: addressed(gateway, &vips, model.verdicts.get(&object)),
+            resolved: self.resolved.remove(name).map(|found| found.map(drop)),
             is_insecure: has_insecure_fallback(gateway),
             listeners: served.iter().zip(held).map(|(served, held)| served.report(held.attached)).collect(),
             sets: Vec::new(),
@@ -183,7 +203,8 @@ impl<'a> Compiler<'a> {
         if let Some(limits) = limits::of(&gateway.metadata.annotations).ok().filter(|l| *l != Limits::default()) {
             self.http.limits.insert(name.clone(), Arc::new(limits));
         }
-        let mut faults: Vec<Fault> = Vec::new();
+        let mut faults: Vec<Fault> =
+            report.resolved.iter().filter_map(|resolved| resolved.as_ref().err().cloned()).collect();
         let mut ports: BTreeMap<(Port, Proto), AtPort> = BTreeMap::new();
         let mut of_port: BTreeMap<(Port, Proto), Vec<usize>> = BTreeMap::new();
         for (index, (one, held)) in served.iter().zip(held).enumerate() {
@@ -280,6 +301,7 @@ impl<'a> Compiler<'a> {
             mut http,
             proxied,
             reports,
+            resolved: _,
         } = self;
         streams.finish(model);
         for (frontend, target) in &model.frontends {
@@ -301,6 +323,17 @@ impl<'a> Compiler<'a> {
         model.gateways = Arc::new(reports);
         proxied
     }
+}
+
+/// Who the Gateways are to the backends of ports that have a policy, where they show a certificate.
+pub(super) fn identities(certified: &Certified, users: &Users) -> BTreeMap<ObjectName, Identity> {
+    let identity = |(name, found): (&ObjectName, &Result<Arc<Certificate>, Fault>)| {
+        let named = users.iter().filter(|(_, gateways)| gateways.contains(name));
+        let ports: BTreeSet<ServicePort> = named.map(|(port, _)| port.clone()).collect();
+        let certificate = found.clone().map_err(|fault| format!("Gateway {name}: {}", fault.message));
+        (name.clone(), Identity { certificate, ports })
+    };
+    certified.iter().map(identity).filter(|(_, identity)| !identity.ports.is_empty()).collect()
 }
 
 /// Says what became of the GatewayClasses that are ours.

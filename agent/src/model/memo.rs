@@ -21,16 +21,19 @@ use std::{
 
 use super::{
     Model, Node, ObjectRef, Port, Role, Target,
+    backend_tls::Policies,
     candidates::announcers,
     certificate,
     chain::{self, Links},
     endpoints::{Family, SliceIndex},
+    gateway::Certified,
     gateway::{self, Listeners, Proxied},
     grants::Grants,
     ipam,
     listener::{self, Served},
     listener_set,
     ownership::{self, Object},
+    policy::PolicyReports,
     pool::{Pools, node_addr},
     quiet,
     route::{self, Changed, Routes},
@@ -40,7 +43,7 @@ use super::{
     tls::Security,
 };
 use crate::{
-    api::{Kind, ObjectName, RouteKind, address_pool::NodeAddressType, service::TrafficPolicy},
+    api::{Gateway, Kind, ObjectName, RouteKind, address_pool::NodeAddressType, service::TrafficPolicy},
     shared::{Difference, SharedMap},
     source::Snapshot,
 };
@@ -130,9 +133,47 @@ impl Memo {
             && changed.routes.keys().all(|(kind, _)| !matches!(kind, RouteKind::Tcp | RouteKind::Udp))
             && quiet::all(&last.listener_sets, &snapshot.listener_sets)
             && quiet::all(&last.grants, &snapshot.grants)
+            && self.has_same_backend_tls(snapshot)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_skipped(snapshot, node, touched)
             && self.has_same_pools(snapshot, node)
+    }
+
+    /// Whether the policies are as they were, and all that they and Gateways refer to for the sake of backends.
+    fn has_same_backend_tls(&self, snapshot: &Snapshot) -> bool {
+        let last = &self.snapshot;
+        let shows = |gateway: &Arc<Gateway>| gateway.spec.tls.backend.is_some();
+        let is_used = || !snapshot.backend_tls_policies.is_empty() || snapshot.gateways.values().any(shows);
+        let has_same_referents = || {
+            quiet::all(&last.secrets, &snapshot.secrets)
+                && quiet::all(&last.config_maps, &snapshot.config_maps)
+                && last.unread == snapshot.unread
+        };
+        quiet::all(&last.backend_tls_policies, &snapshot.backend_tls_policies) && (has_same_referents() || !is_used())
+    }
+
+    /// Says which Service ports are spoken to under TLS, and who the Gateways are to them; whether these have their certificates.
+    fn secure(&mut self, world: &World<'_>, node: &Node, model: &mut Model) -> Certified {
+        let snapshot = world.snapshot;
+        let certified = gateway::certified((snapshot, &world.grants), &mut self.certificates);
+        if snapshot.backend_tls_policies.is_empty() {
+            return certified;
+        }
+        let policies = Policies::compile(snapshot, node, &mut self.certificates.authorities);
+        let users = self.routes.secured_users(&self.listeners, |port| policies.has(port));
+        let tls = policies.ports(users.keys());
+        for (port, why) in tls.iter().filter_map(|(port, tls)| Some((port, tls.tls.as_ref().err()?))) {
+            self.routes.warn(port, why, model);
+        }
+        let identities = gateway::identities(&certified, &users);
+        if model.http.tls != tls || model.http.identities != identities {
+            let http = Arc::make_mut(&mut model.http);
+            (http.tls, http.identities) = (tls, identities);
+        }
+        let mut reports = PolicyReports::new();
+        policies.judge(snapshot, &users, (model, &mut reports));
+        model.policies = keep(&self.model.policies, Arc::new(reports));
+        certified
     }
 
     /// What was compiled so far.
@@ -244,7 +285,10 @@ impl Memo {
         let mut at = if listeners.is_empty() { BTreeSet::new() } else { self.exchange_certificates(listeners) };
         if !changed.routes.is_empty() {
             let endpoints = route::Endpoints { snapshot, slices: &self.slices, targets: &self.targets, node };
-            at.extend(self.routes.follow(&World::of(snapshot), &self.listeners, changed, endpoints, &mut model));
+            let world = World::of(snapshot);
+            at.extend(self.routes.follow(&world, &self.listeners, changed, endpoints, &mut model));
+            // Who uses which port may be another.
+            self.secure(&world, node, &mut model);
         }
         self.follow_listeners(&at, &mut model);
         let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets, node };
@@ -424,9 +468,11 @@ impl Memo {
         self.listeners = listeners;
         let endpoints = route::Endpoints { snapshot, slices: &self.slices, targets: &self.targets, node };
         self.routes.compile(&world, &self.listeners, &changed, endpoints, (&self.model.http, &mut model));
+        let certified = self.secure(&world, node, &mut model);
         let endpoints = stream::Endpoints { snapshot, slices: &self.slices, vips: self.targets.vips(), node };
         let (listeners, routes) = (&self.listeners, &self.routes);
         let mut gateways = gateway::Compiler::new(endpoints, &mut self.streams, (listeners, sets), routes, &mut model);
+        gateways.resolved = certified;
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
         for object in ownership::by_age(snapshot, &services) {
@@ -446,6 +492,7 @@ impl Memo {
         if model.verdicts == self.model.verdicts {
             model.verdicts = self.model.verdicts.clone();
         }
+        model.policies = keep(&self.model.policies, model.policies);
         model
     }
 }

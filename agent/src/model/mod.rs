@@ -6,6 +6,7 @@ pub mod addr;
 pub mod announce;
 pub mod attach;
 pub mod backend_ref;
+pub mod backend_tls;
 pub mod balance;
 pub mod candidates;
 pub mod certificate;
@@ -25,6 +26,7 @@ pub mod listener;
 pub mod listener_set;
 pub mod memo;
 mod ownership;
+pub mod policy;
 pub mod pool;
 mod quiet;
 pub mod report;
@@ -84,6 +86,8 @@ pub struct Node {
     pub host: Arc<host::Host>,
     /// The addresses of this host: no pool gives them. Empty with [`Role::Member`], where the Nodes' status tells.
     pub addresses: Arc<HostAddresses>,
+    /// Whom the system trusts: what `wellKnownCACertificates: System` means.
+    pub system_authorities: Arc<tls::Authorities>,
 }
 
 impl Node {
@@ -102,6 +106,7 @@ impl Node {
             candidates: Vec::new(),
             host: Arc::default(),
             addresses: Arc::default(),
+            system_authorities: Arc::default(),
         }
     }
 }
@@ -174,6 +179,8 @@ pub struct Model {
     pub gateways: Arc<report::GatewayReports>,
     /// What became of the routes at these Gateways.
     pub routes: report::RouteReports,
+    /// What became of the policies that these Gateways obey, or would.
+    pub policies: Arc<policy::PolicyReports>,
     /// What was compiled for it and the models before.
     pub work: memo::Work,
     /// One per object that was considered, accepted or not.

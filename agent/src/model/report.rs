@@ -86,6 +86,9 @@ pub struct GatewayReport {
     pub accepted: Result<(), Fault>,
     /// Whether it has an address: the reasons are those of `Programmed`.
     pub addressed: Result<(), Fault>,
+    /// Whether what it refers to is known, its listeners apart: the reasons are those of `ResolvedRefs`. `None` where it refers to
+    /// nothing.
+    pub resolved: Option<Result<(), Fault>>,
     /// Clients may come without a certificate although one is asked for. Source: `InsecureFrontendValidationMode`.
     pub is_insecure: bool,
     /// What became of each listener, its own first, in the order in which they are written, then those of its sets.

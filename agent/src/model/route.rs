@@ -31,13 +31,16 @@ use self::{
     known::Known,
 };
 use super::{
-    Backend, Model, Node, ObjectRef, Verdict, balance,
+    Backend, Model, Node, ObjectRef, Outcome, Verdict,
+    backend_tls::Users,
+    balance,
     endpoints::{self, Family, SliceIndex},
     gateway::Listeners,
     http::{HttpModel, ServicePort},
     report::{RouteKey, RouteReports},
     rule::{self, World},
     service::Targets,
+    tls::Security,
 };
 use crate::{
     api::{ObjectName, RouteKind},
@@ -107,6 +110,42 @@ impl Routes {
         let first = ServicePort { service: service.clone(), port: super::Port::MIN };
         let service = service.clone();
         self.users.range(first..).map(|(port, _)| port).take_while(move |port| port.service == service)
+    }
+
+    /// Which Gateways send requests, or streams whose TLS they have ended, to each port that is to be spoken to under TLS.
+    pub(super) fn secured_users(&self, listeners: &Listeners, is_secured: impl Fn(&ServicePort) -> bool) -> Users {
+        let ends_tls = |(gateway, index): &&(ObjectName, usize)| {
+            let served = listeners.get(gateway).and_then(|all| all.get(*index));
+            served.is_some_and(|served| matches!(served.security, Security::Terminate(_)))
+        };
+        let mut out = Users::new();
+        for (port, routes) in self.users.iter().filter(|(port, _)| is_secured(port)) {
+            let of_port = routes.iter().filter_map(|key| Some((key.0, self.known.get(key)?)));
+            let at = of_port.flat_map(|(kind, known)| {
+                known.listeners.iter().filter(move |at| kind != RouteKind::Tls || ends_tls(at))
+            });
+            let gateways: BTreeSet<ObjectName> = at.map(|(gateway, _)| gateway.clone()).collect();
+            if !gateways.is_empty() {
+                out.insert(port.clone(), gateways);
+            }
+        }
+        out
+    }
+
+    /// Says of the routes that lead to a port that its policy cannot be obeyed.
+    pub(super) fn warn(&self, port: &ServicePort, why: &str, model: &mut Model) {
+        let sentence = format!("Service {port} is not served: {why}");
+        for key in self.users.get(port).into_iter().flatten() {
+            let route = object(key);
+            let Some(mut verdict) = model.verdicts.get(&route).cloned() else { continue };
+            if verdict.outcome == Outcome::Accepted {
+                (verdict.outcome, verdict.reason) = (Outcome::Partial, "BackendNotServed");
+            }
+            if !verdict.messages.contains(&sentence) {
+                verdict.messages.push(sentence.clone());
+            }
+            model.judge(route, verdict);
+        }
     }
 
     /// What is said of endpoints of a Service port that no request may go to.

@@ -17,6 +17,7 @@ use super::{
         path,
         query::QueryMatch,
     },
+    policy::Attached,
     report::Fault,
     retry, session,
 };
@@ -61,6 +62,8 @@ pub struct World<'a> {
     pub snapshot: &'a Snapshot,
     /// Which of them other namespaces may refer to.
     pub grants: Grants<'a>,
+    /// Which Service ports are spoken to under TLS.
+    pub policies: Attached,
     /// What was looked up since [`World::looked_up`] was asked last.
     asked: RefCell<References>,
 }
@@ -75,10 +78,11 @@ pub struct References {
 }
 
 impl<'a> World<'a> {
-    /// A snapshot with its grants.
+    /// A snapshot with its grants, and where its policies are attached.
     #[must_use]
     pub fn of(snapshot: &'a Snapshot) -> Self {
-        Self { snapshot, grants: Grants::of(snapshot), asked: RefCell::default() }
+        let policies = Attached::of(&snapshot.backend_tls_policies, &snapshot.services);
+        Self { snapshot, grants: Grants::of(snapshot), policies, asked: RefCell::default() }
     }
 
     /// Takes down that a rule of a route in namespace `ns` depends on a Service.
@@ -239,16 +243,33 @@ fn share(
 fn backend(world: &World<'_>, from: Referrer<'_>, spec: &HttpBackendRef) -> Result<Cluster, Fault> {
     let (port, found) = backend_ref::resolve(world, from, spec.into(), Proto::Tcp)?;
     // gRPC is HTTP/2: where a port says nothing it is meant.
-    let unsaid = if from.kind == RouteKind::Grpc { Transport::H2c } else { Transport::Http1 };
-    cluster(port, found.app_protocol.as_deref(), unsaid)
+    let unsaid = if from.kind == RouteKind::Grpc { Transport::Http2 } else { Transport::Http1 };
+    let has_tls = world.policies.get(&port).is_some();
+    cluster(port, found.app_protocol.as_deref(), unsaid, has_tls)
 }
 
-/// The endpoints of a Service port, spoken to as `appProtocol` says, and as `unsaid` where it says nothing.
+/// The endpoints of a Service port, spoken to as `appProtocol` says, and as `unsaid` where it says nothing; under TLS where
+/// the port has a policy.
 ///
 /// # Errors
 /// It names what is not spoken.
-pub(super) fn cluster(port: ServicePort, app_protocol: Option<&str>, unsaid: Transport) -> Result<Cluster, Fault> {
-    let Some(transport) = Transport::of(app_protocol, unsaid) else {
+pub(super) fn cluster(
+    port: ServicePort,
+    app_protocol: Option<&str>,
+    unsaid: Transport,
+    has_tls: bool,
+) -> Result<Cluster, Fault> {
+    let Some(transport) = Transport::of(app_protocol, unsaid, has_tls) else {
+        if Transport::is_secured(app_protocol) {
+            let why = format!(
+                "Service {} port {}: appProtocol {:?} needs TLS, want a BackendTLSPolicy for the port: nobody says whose \
+                 certificate it has",
+                port.service,
+                port.port,
+                app_protocol.unwrap_or_default()
+            );
+            return Err(Fault::new("UnsupportedProtocol", why));
+        }
         let (named, spoken) = (app_protocol.unwrap_or_default(), Transport::SPOKEN);
         let why = format!(
             "Service {} port {}: appProtocol {named:?} is not spoken, want one of {spoken:?} or none",

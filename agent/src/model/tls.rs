@@ -8,18 +8,23 @@
 //!   programmed: a connection to it is refused as to any port that is not there, and no listener with a wider host name is asked
 //!   to stand in with its certificate.
 //! - Permission is asked before existence (`RefNotPermitted`), so that nobody learns from a status what other namespaces hold.
+pub(crate) mod authorities;
 mod clients;
+mod identity;
 mod options;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-pub use clients::{Authorities, Clients, has_insecure_fallback};
+pub use authorities::Authorities;
+pub use clients::{Clients, has_insecure_fallback};
+pub(super) use identity::client_certificate;
+pub(super) use options::read as read_options;
 use rustls::CipherSuite;
 
 use super::{
-    certificate,
+    backend_tls, certificate,
     certificate::Certificate,
     gateway,
     grants::{Grants, GroupKind, Referrer},
@@ -88,7 +93,7 @@ pub fn references(snapshot: &Snapshot) -> BTreeSet<(NamedKind, ObjectName)> {
         let terminating = listeners.iter().filter(is_terminating);
         for reference in terminating.filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificate_refs)
         {
-            if let Ok(name) = secret_name(&grants, owner, reference) {
+            if let Ok(name) = secret_name(&grants, owner, reference, OF_LISTENER) {
                 out.insert((NamedKind::Secret, name));
             }
         }
@@ -104,6 +109,11 @@ pub fn references(snapshot: &Snapshot) -> BTreeSet<(NamedKind, ObjectName)> {
         }
         let of_clients = clients::references(&grants, gateway, object, &listeners);
         out.extend(of_clients.map(|name| (NamedKind::ConfigMap, name)));
+        out.extend(identity::reference(&grants, gateway, object).map(|name| (NamedKind::Secret, name)));
+    }
+    // Whose policies nobody of ours could obey, nothing is read for.
+    if gateway::ours(snapshot).next().is_some() {
+        out.extend(backend_tls::references(snapshot));
     }
     out
 }
@@ -153,7 +163,8 @@ pub(super) fn terminate(
         }
     }
     let clients = if spec.protocol == "HTTPS" {
-        let (clients, resolved) = clients::clients((snapshot, grants), (gateway, object), spec.port);
+        let (clients, resolved) =
+            clients::clients((snapshot, grants), (gateway, object), spec.port, &mut store.authorities);
         faults.extend(resolved.err());
         clients
     } else {
@@ -179,34 +190,59 @@ fn certificate(
     reference: &TlsRef,
     store: &mut certificate::Store,
 ) -> Result<Arc<Certificate>, Fault> {
-    let name = secret_name(grants, owner, reference)?;
-    match snapshot.secrets.get(&name) {
-        Some(secret) => store.get(&name, secret).map_err(|why| bad_certificate(&format!("Secret {name}: {why}"))),
-        None => Err(bad_certificate(&absence(snapshot, NamedKind::Secret, &name))),
+    let name = secret_name(grants, owner, reference, OF_LISTENER)?;
+    of_secret(snapshot, &name, store).map_err(|why| OF_LISTENER.fault(&why))
+}
+
+/// The certificate of a Secret.
+fn of_secret(
+    snapshot: &Snapshot,
+    name: &ObjectName,
+    store: &mut certificate::Store,
+) -> Result<Arc<Certificate>, String> {
+    match snapshot.secrets.get(name) {
+        Some(secret) => store.get(name, secret).map_err(|why| format!("Secret {name}: {why}")),
+        None => Err(absence(snapshot, NamedKind::Secret, name)),
     }
 }
 
-fn bad_certificate(why: &str) -> Fault {
-    Fault::new("InvalidCertificateRef", format!("tls.certificateRefs: {why}"))
+/// The field that refers to a Secret, and the reason of the condition where the reference is bad.
+#[derive(Clone, Copy)]
+struct Field {
+    name: &'static str,
+    reason: &'static str,
+}
+
+const OF_LISTENER: Field = Field { name: "tls.certificateRefs", reason: "InvalidCertificateRef" };
+
+impl Field {
+    fn fault(self, why: &str) -> Fault {
+        Fault::new(self.reason, format!("{}: {why}", self.name))
+    }
 }
 
 /// The Secret that a Gateway, or a ListenerSet, refers to, if it is one and may be.
-fn secret_name(grants: &Grants<'_>, owner: Referrer<'_>, reference: &TlsRef) -> Result<ObjectName, Fault> {
+fn secret_name(
+    grants: &Grants<'_>,
+    owner: Referrer<'_>,
+    reference: &TlsRef,
+    field: Field,
+) -> Result<ObjectName, Fault> {
     let TlsRef { group, kind, namespace, name } = reference;
     let (group, kind) = (group.as_deref().unwrap_or_default(), kind.as_deref().unwrap_or("Secret"));
     if (group, kind) != ("", "Secret") {
-        return Err(bad_certificate(&format!("kind {kind:?} of group {group:?}, want a Secret of group \"\"")));
+        return Err(field.fault(&format!("kind {kind:?} of group {group:?}, want a Secret of group \"\"")));
     }
     let name = ObjectName::new(namespace.as_deref().unwrap_or(owner.1), name);
     if !grants.permits(owner, (GroupKind::core("Secret"), &name.ns, &name.name)) {
-        let why = format!("tls.certificateRefs: no ReferenceGrant in namespace {:?} permits Secret {name}", name.ns);
+        let why = format!("{}: no ReferenceGrant in namespace {:?} permits Secret {name}", field.name, name.ns);
         return Err(Fault::new("RefNotPermitted", why));
     }
     Ok(name)
 }
 
 /// Why nothing is known of an object that is read by its name.
-fn absence(snapshot: &Snapshot, kind: NamedKind, name: &ObjectName) -> String {
+pub(super) fn absence(snapshot: &Snapshot, kind: NamedKind, name: &ObjectName) -> String {
     match snapshot.unread.get(&(kind, name.clone())) {
         None => format!("{kind} {name} does not exist"),
         Some(Unread::Pending) => format!("{kind} {name} is not read yet"),

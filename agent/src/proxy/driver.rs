@@ -17,7 +17,7 @@ use hyper::client::conn::http1::Connection;
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 
-use super::{body::RequestBody, http1::TrailerWriter, socket::UpstreamStream};
+use super::{body::RequestBody, http1::TrailerWriter, transport::UpstreamStream};
 
 /// A connection as hyper moves it.
 pub(super) type Http1 = Connection<TokioIo<TrailerWriter<UpstreamStream>>, RequestBody>;

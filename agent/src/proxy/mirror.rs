@@ -29,7 +29,10 @@ use super::{
     table::Table,
     upstream::{self, Failure, Order},
 };
-use crate::model::http::{Cluster, Timeouts, filter::Mirror};
+use crate::{
+    api::ObjectName,
+    model::http::{Cluster, Timeouts, filter::Mirror},
+};
 
 /// How many copies of one worker may be on their way. Beyond it none is made, and that is counted.
 const MOST: u64 = 256;
@@ -70,7 +73,7 @@ impl Copy {
 /// Sends copies off; what goes into their bodies is to be read through the tee. `trailers` as for the request itself.
 pub(super) fn send(
     shared: &Arc<Shared>,
-    table: &Arc<Table>,
+    (table, gateway): (&Arc<Table>, &ObjectName),
     copies: Vec<Copy>,
     (body, trailers): (Option<&Incoming>, bool),
     timeouts: Timeouts,
@@ -88,12 +91,12 @@ pub(super) fn send(
         });
         upstream_form(&mut parts);
         let end = framing::frame_request(&mut parts, &body);
-        let (table, owned) = (Arc::clone(table), Arc::clone(shared));
+        let (table, owned, gateway) = (Arc::clone(table), Arc::clone(shared), gateway.clone());
         let limit = timeouts.request.unwrap_or(TIMEOUT);
         add(&shared.stats.mirrors);
         shared.tasks.spawn(async move {
             let _counted = counted;
-            let exchange = tokio::time::timeout(limit, exchange(&owned, &table, &to, (parts, body), end));
+            let exchange = tokio::time::timeout(limit, exchange(&owned, (&table, &gateway), &to, (parts, body), end));
             if let Err(failure) = exchange.await.unwrap_or(Err(Failure::Timeout)) {
                 add(&owned.stats.dropped_mirrors);
                 tracing::debug!(cluster = %to, reason = failure.answer().1, "mirror failed");
@@ -106,13 +109,14 @@ pub(super) fn send(
 /// Sends one copy and throws its response away.
 async fn exchange(
     shared: &Arc<Shared>,
-    table: &Table,
+    (table, gateway): (&Table, &ObjectName),
     to: &Cluster,
     (parts, body): (Parts, RequestBody),
     end: End,
 ) -> Result<(), Failure> {
     let (timeouts, retry) = (Timeouts::default(), None);
-    let order = Order { routed: table, cluster: to, wish: Wish::default(), timeouts, retry, is_grpc: false };
+    let wish = Wish::default();
+    let order = Order { routed: table, gateway, cluster: to, wish, timeouts, retry, is_grpc: false };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     let status = sent.response.status();
     let checked = framing::check_response(status, sent.response.headers_mut());

@@ -31,8 +31,8 @@ use super::{
     lease::Stream,
     pool::{ConnectError, Upstream},
     settings::Settings,
-    socket::UpstreamStream,
     stats::{Stats, add, sub},
+    transport::UpstreamStream,
 };
 
 /// Streams of one connection at a time, whatever the endpoint allows.
@@ -292,7 +292,7 @@ async fn handshake(
     tokio::spawn(drive(connection, Arc::clone(&limit), came, settled_out));
     match tokio::time::timeout(timeout, settled).await {
         Ok(Ok(connects)) => Ok(Arc::new(Connection { sender, limit, connects })),
-        Ok(Err(_)) => Err(ConnectError::endpoint(io::Error::other("it does not speak HTTP/2 in clear text"))),
+        Ok(Err(_)) => Err(ConnectError::endpoint(io::Error::other("it does not speak HTTP/2"))),
         Err(_) => Err(ConnectError::endpoint(io::ErrorKind::TimedOut.into())),
     }
 }

@@ -1,4 +1,4 @@
-//! One backend address: its idle connections and how many requests it has.
+//! One backend address, in clear text or under TLS with certain parameters: its idle connections and how many requests it has.
 //!
 //! An HTTP/1.1 connection is in exactly one place: with the request that uses it ([`Lease`]) or in the pool of its address and
 //! worker. Those of HTTP/2 are in [`Multiplex`]. An address that left the model keeps the requests it has and gets its
@@ -31,11 +31,17 @@ use super::{
     lease::{Exclusive, Lease},
     multiplex::Multiplex,
     settings::Settings,
-    socket::{self, Held, Socket, SocketStream, UpstreamStream},
+    socket::{self, Held, Socket, SocketStream},
     stats::{Counted, Counters, Stats, add, sub},
+    table::UpstreamKey,
+    tls::{Speaks, UpstreamTls},
+    transport::UpstreamStream,
 };
 
 use crate::descriptors::is_exhausted;
+
+/// How often it is said of one endpoint that TLS fails.
+const WARN: Duration = Duration::from_secs(60);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,6 +49,9 @@ pub(super) enum ConnectError {
     /// The endpoint cannot be connected: its failure, another may do.
     #[error("{0}")]
     Endpoint(#[source] Arc<io::Error>),
+    /// No TLS with it as its policy wants it: another may do. A sentence about the endpoint.
+    #[error("no TLS: {0}")]
+    Untrusted(Arc<str>),
     /// The endpoint has as many connections as it may have.
     #[error("it has {0} connections, as many as it may have")]
     Full(usize),
@@ -63,15 +72,21 @@ impl ConnectError {
     }
 }
 
-/// One backend address.
+/// One backend address and how it is spoken to: in clear text, or under TLS with these parameters.
+///
+/// # Design
+/// Health is of both: an endpoint whose certificate one policy does not take is as well as any for another.
 #[derive(Debug)]
 pub(super) struct Upstream {
     /// The address.
     pub addr: SocketAddr,
-    /// Its requests, its latency, its health.
+    tls: Option<Arc<UpstreamTls>>,
+    /// Its requests, its latency, its health, as far as it is spoken to like this.
     pub vital: Vital,
     /// Its connections, used and unused.
     open: Arc<Load>,
+    /// When it was said last that TLS fails.
+    warned: Mutex<Option<Instant>>,
     gone: AtomicBool,
     /// By worker.
     pools: Box<[Pool]>,
@@ -106,21 +121,33 @@ pub(super) struct Link {
 impl Upstream {
     /// An address without connections.
     #[must_use]
-    pub(super) fn new(addr: SocketAddr, settings: &Settings, bounds: Arc<Bounds>, counters: &Counters) -> Self {
+    pub(super) fn new(
+        (addr, tls): (SocketAddr, Option<Arc<UpstreamTls>>),
+        settings: &Settings,
+        bounds: Arc<Bounds>,
+        counters: &Counters,
+    ) -> Self {
         let pool = |worker| {
             let stats = Arc::clone(counters.of(worker));
             Pool { idle: Mutex::default(), http2: Multiplex::new(Arc::clone(&stats)), stats }
         };
         Self {
             addr,
+            tls,
             vital: Vital::default(),
             open: Arc::default(),
+            warned: Mutex::new(None),
             gone: AtomicBool::new(false),
             pools: (0..settings.workers).map(pool).collect(),
             max_idle: settings.max_idle_per_endpoint.div_ceil(settings.workers),
             max_headers: settings.max_response_headers,
             bounds,
         }
+    }
+
+    /// What it is kept by.
+    pub(super) fn key(&self) -> UpstreamKey {
+        (self.addr, self.tls.as_ref().map(|tls| tls.digest()))
     }
 
     /// The HTTP/2 connections of a worker.
@@ -196,8 +223,8 @@ impl Upstream {
         }
     }
 
-    /// A new socket, on the worker that asks. `most`: how many this endpoint may have; `evict`: called when no place is left
-    /// for any.
+    /// A new socket, on the worker that asks, under TLS where that is wanted; both are made within `timeout`. `most`: how many this
+    /// endpoint may have; `evict`: called when no place is left for any.
     ///
     /// # Errors
     /// When it cannot be opened in time, with what kept it from being opened.
@@ -206,6 +233,7 @@ impl Upstream {
         worker: usize,
         timeout: Duration,
         most: usize,
+        speaks: Speaks,
         evict: impl FnOnce(),
     ) -> Result<UpstreamStream, ConnectError> {
         let stats = &self.pools[worker].stats;
@@ -218,14 +246,36 @@ impl Upstream {
                 waited.map_err(|_| ConnectError::exhausted(io::ErrorKind::TimedOut.into()))?
             }
         };
-        let opened = tokio::time::timeout(timeout, TcpStream::connect(self.addr)).await;
+        let deadline = tokio::time::Instant::now() + timeout;
+        let opened = tokio::time::timeout_at(deadline, TcpStream::connect(self.addr)).await;
         let stream = opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten().map_err(|error| {
             add(&stats.connect_errors);
             if is_exhausted(&error) { ConnectError::exhausted(error) } else { ConnectError::endpoint(error) }
         })?;
         socket::configure(&SockRef::from(&stream)).map_err(ConnectError::endpoint)?;
         let counted = Counted::new(stats, |stats| &stats.open_upstream);
-        Ok(SocketStream(Socket::new(stream, Held { place, share, counted })))
+        let stream = SocketStream(Socket::new(stream, Held { place, share, counted }));
+        let Some(tls) = self.tls.as_ref().filter(|_| speaks != Speaks::Raw) else {
+            return Ok(UpstreamStream::Plain(stream));
+        };
+        let made = tokio::time::timeout_at(deadline, tls.connect(speaks, stream)).await;
+        let made =
+            made.unwrap_or_else(|_| Err(format!("the handshake was not done {timeout:?} after the first packet")));
+        made.map(UpstreamStream::Tls).map_err(|why| {
+            add(&stats.connect_errors);
+            add(&stats.upstream_tls_failures);
+            self.warn(&why);
+            ConnectError::Untrusted(why.into())
+        })
+    }
+
+    /// Says why TLS fails, now and then: it may be each request.
+    fn warn(&self, why: &str) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= WARN) {
+            *warned = Some(Instant::now());
+            tracing::warn!(backend = %self.addr, reason = why, "no TLS with an endpoint, requests for it fail");
+        }
     }
 
     /// A new HTTP/1.1 connection over a socket of [`Self::dial`].

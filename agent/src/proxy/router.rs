@@ -131,7 +131,8 @@ impl Site {
             None => by_name.any(),
         };
         let terminates = self.listeners[index].tls.is_some();
-        Some(SecuredWay::Stream { tls, terminates, shares: entry.map(|entry| &streams[*entry].shares) })
+        let gateway = &self.listeners[index].gateway;
+        Some(SecuredWay::Stream { gateway, tls, terminates, shares: entry.map(|entry| &streams[*entry].shares) })
     }
 
     /// Whether some listener passes streams on: who is refused here must not hear it from us.
@@ -181,6 +182,8 @@ pub(super) enum SecuredWay<'a> {
     Http(&'a Arc<TlsListener>),
     /// The bytes go to an endpoint.
     Stream {
+        /// The Gateway.
+        gateway: &'a ObjectName,
         /// What TLS is terminated with.
         tls: Option<&'a Arc<TlsListener>>,
         /// Whether it is; else it is passed through.

@@ -95,7 +95,7 @@ impl<'a> Bound<'a> {
         let is_there = |share: &&Share| match &share.to {
             ShareTarget::Cluster(cluster) => {
                 port_hash(&cluster.port) == said.service
-                    && table.cluster(&cluster.port).is_some_and(|endpoints| endpoints.has(said.endpoint))
+                    && table.any_cluster(&cluster.port).is_some_and(|endpoints| endpoints.has(said.endpoint))
             }
             ShareTarget::Invalid(_) => false,
         };

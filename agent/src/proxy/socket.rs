@@ -222,9 +222,6 @@ pub(super) struct SocketStream<S>(pub(super) S);
 /// The stream of a client, below TLS.
 pub(super) type ClientSocket = SocketStream<Arc<Socket>>;
 
-/// The stream of a connection to an endpoint.
-pub(super) type UpstreamStream = SocketStream<Socket>;
-
 impl<S: Borrow<Socket> + Unpin> AsyncRead for SocketStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.0.borrow().poll_read(cx, buf)

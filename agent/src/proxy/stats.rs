@@ -52,6 +52,8 @@ pub struct Stats {
     pub refused_requests: AtomicU64,
     /// Upstream connections that could not be opened.
     pub connect_errors: AtomicU64,
+    /// Those among them that were connected and with which no TLS was made as their policy wants it.
+    pub upstream_tls_failures: AtomicU64,
     /// Upstream connections that could not be opened for want of descriptors, memory, ports or places; accepts likewise.
     pub exhausted: AtomicU64,
     /// Upstream exchanges that broke before a response.
@@ -142,6 +144,7 @@ impl Counters {
             own_responses: sum(|s| &s.own_responses),
             refused_requests: sum(|s| &s.refused_requests),
             connect_errors: sum(|s| &s.connect_errors),
+            upstream_tls_failures: sum(|s| &s.upstream_tls_failures),
             exhausted: sum(|s| &s.exhausted),
             upstream_errors: sum(|s| &s.upstream_errors),
             timeouts: sum(|s| &s.timeouts),

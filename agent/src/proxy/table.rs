@@ -2,32 +2,38 @@
 //!
 //! A new table keeps what did not change: indices whose listeners are equal, and every backend address with its
 //! connections. Requests hold the table they began with; nothing of it is changed under them.
+//!
+//! # Design
+//! Connections are kept by endpoint and by all that they were made with: in clear text, or under TLS with these parameters and this
+//! certificate of the Gateway ([`TlsDigest`]). A policy that changes is another key, so no connection outlives what it was made for;
+//! one that stays as it is keeps its pool.
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
 };
 
 use super::{
-    balance::{Endpoints, Moment},
+    balance::{Endpoints, Moment, Security},
     bounds::Bounds,
     pool::Upstream,
     router::{Shards, Site},
     settings::Settings,
     stats::Counters,
     tenant::Tenant,
-    tls::{Local, TlsListener},
+    tls::{Local, TlsDigest, TlsListener, UpstreamTls, backend_digest},
 };
 use crate::{
     api::ObjectName,
     model::{
         Backend,
-        http::{HttpListener, HttpModel, ServicePort, balance::Balance},
+        backend_tls::PortTls,
+        http::{HttpListener, HttpModel, Identity, ServicePort, balance::Balance},
     },
-    shared::{Difference, SharedMap},
+    shared::SharedMap,
 };
 
 /// The endpoints of Service ports, as the model has them.
@@ -49,11 +55,20 @@ pub(super) struct Table {
     /// What `clusters` and `upstreams` were made from.
     services: Services,
     balances: Balances,
+    ports: BTreeMap<ServicePort, PortTls>,
+    identities: BTreeMap<ObjectName, Identity>,
+    /// What TLS with endpoints is made with.
+    secured: BTreeMap<TlsDigest, Arc<UpstreamTls>>,
     clusters: Shards<ServicePort, Arc<Endpoints>>,
-    upstreams: SharedMap<SocketAddr, Used>,
+    /// Those of Gateways that show a certificate.
+    identified: BTreeMap<(ObjectName, ServicePort), Arc<Endpoints>>,
+    upstreams: SharedMap<UpstreamKey, Used>,
 }
 
-/// The address of an endpoint.
+/// What connections are kept by.
+pub(super) type UpstreamKey = (SocketAddr, Option<TlsDigest>);
+
+/// The address of an endpoint, and a way to speak to it.
 #[derive(Clone, Debug)]
 struct Used {
     upstream: Arc<Upstream>,
@@ -96,49 +111,129 @@ impl Table {
             let Some(owner) = listeners.first().map(|listener| &listener.gateway) else { continue };
             let tenant = gateways.entry(owner.clone()).or_insert_with(|| {
                 let limits = model.limits.get(owner).cloned().unwrap_or_default();
-                Arc::new(Tenant { limits, ..self.gateways.get(owner).map(|t| Tenant::clone(t)).unwrap_or_default() })
+                let name = owner.clone();
+                Arc::new(Tenant {
+                    name,
+                    limits,
+                    ..self.gateways.get(owner).map(|t| Tenant::clone(t)).unwrap_or_default()
+                })
             });
             sites.insert(*frontend, (site, Arc::clone(tenant)));
         }
         let mut next = Self { sites, gateways, tls, ..self.clone() };
-        next.follow(model, |addr| Upstream::new(addr, settings, Arc::clone(bounds), counters));
+        next.follow(model, |at| Upstream::new(at, settings, Arc::clone(bounds), counters));
         next
     }
 
-    /// Takes over the endpoints of Service ports; of those that were there nothing but their number of users changes.
-    fn follow(&mut self, model: &HttpModel, mut new: impl FnMut(SocketAddr) -> Upstream) {
+    /// Takes over the endpoints of Service ports, and how they are spoken to; of those that were there nothing but their number of
+    /// users changes.
+    fn follow(&mut self, model: &HttpModel, mut new: impl FnMut((SocketAddr, Option<Arc<UpstreamTls>>)) -> Upstream) {
         self.balance(&model.balances);
-        let services = &model.services;
-        let last = std::mem::replace(&mut self.services, services.clone());
+        let last = std::mem::replace(&mut self.services, model.services.clone());
         let is_same =
             |(_, a): (&ServicePort, &Arc<Vec<Backend>>), (_, b): (&ServicePort, &Arc<Vec<Backend>>)| Arc::ptr_eq(a, b);
-        let address = |backend: &Backend| SocketAddr::new(backend.addr, backend.port.get());
-        let mut left = Vec::new();
-        for Difference { key: service, old, new: backends } in last.differences(services, is_same) {
-            left.extend(old.into_iter().flat_map(|backends| backends.iter().map(address)));
-            let Some(backends) = backends else {
+        let mut changed: BTreeSet<ServicePort> =
+            last.differences(&model.services, is_same).map(|difference| difference.key.clone()).collect();
+        changed.extend(self.take_security(model));
+        let mut left: Vec<UpstreamKey> = Vec::new();
+        for service in &changed {
+            let known = self.clusters.get(service).into_iter();
+            let known = known.chain(self.identified.iter().filter(|((_, port), _)| port == service).map(|(_, of)| of));
+            left.extend(known.flat_map(|endpoints| &endpoints.upstreams).map(|upstream| upstream.key()));
+            self.identified.retain(|(_, port), _| port != service);
+            let Some(backends) = model.services.get(service) else {
                 self.clusters.remove(service);
                 continue;
             };
-            let mut upstream = |addr: SocketAddr| {
-                if let Some(used) = self.upstreams.get_mut(&addr) {
-                    used.by += 1;
-                    return Arc::clone(&used.upstream);
-                }
-                let upstream = Arc::new(new(addr));
-                self.upstreams.insert(addr, Used { upstream: Arc::clone(&upstream), by: 1 });
-                upstream
-            };
-            let upstreams = backends.iter().map(address).map(&mut upstream).collect();
-            self.put(service, upstreams);
-        }
-        // Afterwards: an address that another Service port has now keeps its connections.
-        for addr in left {
-            match self.upstreams.get_mut(&addr) {
-                Some(used) if used.by > 1 => used.by -= 1,
-                _ => drop(self.upstreams.remove(&addr)),
+            let endpoints = self.endpoints(service, (backends, None), &mut new);
+            self.clusters.insert(service.clone(), endpoints);
+            for (gateway, identity) in model.identities.iter().filter(|(_, of)| of.ports.contains(service)) {
+                let endpoints = self.endpoints(service, (backends, Some(identity)), &mut new);
+                self.identified.insert((gateway.clone(), service.clone()), endpoints);
             }
         }
+        // Afterwards: an address that another Service port has now keeps its connections.
+        for key in left {
+            match self.upstreams.get_mut(&key) {
+                Some(used) if used.by > 1 => used.by -= 1,
+                _ => drop(self.upstreams.remove(&key)),
+            }
+        }
+        if !self.secured.is_empty() {
+            let used: BTreeSet<TlsDigest> = self.upstreams.keys().filter_map(|(_, digest)| *digest).collect();
+            self.secured.retain(|digest, _| used.contains(digest));
+        }
+    }
+
+    /// Takes over which ports are spoken to under TLS and who the Gateways are; the ports that are spoken to in another way now.
+    fn take_security(&mut self, model: &HttpModel) -> BTreeSet<ServicePort> {
+        let ports = std::mem::replace(&mut self.ports, model.tls.clone());
+        let identities = std::mem::replace(&mut self.identities, model.identities.clone());
+        let mut changed: BTreeSet<ServicePort> = BTreeSet::new();
+        changed.extend(ports.keys().chain(model.tls.keys()).filter(|p| ports.get(*p) != model.tls.get(*p)).cloned());
+        for gateway in identities.keys().chain(model.identities.keys()) {
+            let (old, new) = (identities.get(gateway), model.identities.get(gateway));
+            if old != new {
+                changed.extend(old.into_iter().chain(new).flat_map(|identity| identity.ports.iter().cloned()));
+            }
+        }
+        changed
+    }
+
+    /// The endpoints of a Service port, as a Gateway speaks to them that has this identity, or none.
+    fn endpoints(
+        &mut self,
+        port: &ServicePort,
+        (backends, identity): (&[Backend], Option<&Identity>),
+        new: &mut impl FnMut((SocketAddr, Option<Arc<UpstreamTls>>)) -> Upstream,
+    ) -> Arc<Endpoints> {
+        let tls = self.upstream_tls(port, identity);
+        let security = match &tls {
+            Ok(None) => Security::Clear,
+            Ok(Some(_)) => Security::Tls,
+            Err(()) => Security::Barred,
+        };
+        // Where they are barred, TLS that clients have begun with them goes by all the same.
+        let tls = tls.ok().flatten();
+        let mut upstream = |backend: &Backend| {
+            let addr = SocketAddr::new(backend.addr, backend.port.get());
+            let key = (addr, tls.as_ref().map(|tls| tls.digest()));
+            if let Some(used) = self.upstreams.get_mut(&key) {
+                used.by += 1;
+                return Arc::clone(&used.upstream);
+            }
+            let upstream = Arc::new(new((addr, tls.clone())));
+            self.upstreams.insert(key, Used { upstream: Arc::clone(&upstream), by: 1 });
+            upstream
+        };
+        let upstreams = backends.iter().map(&mut upstream).collect();
+        self.balanced(port, upstreams, security)
+    }
+
+    /// What TLS with the endpoints of a port is made with; `None` in clear text.
+    ///
+    /// # Errors
+    /// Nobody may speak to them.
+    fn upstream_tls(
+        &mut self,
+        port: &ServicePort,
+        identity: Option<&Identity>,
+    ) -> Result<Option<Arc<UpstreamTls>>, ()> {
+        let Some(of_port) = self.ports.get(port) else { return Ok(None) };
+        let tls = of_port.tls.as_ref().map_err(drop)?;
+        let certificate = match identity {
+            None => None,
+            Some(identity) => Some(identity.certificate.as_ref().map_err(drop)?.as_ref()),
+        };
+        let digest = backend_digest(tls, certificate);
+        if let Some(known) = self.secured.get(&digest) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let made = UpstreamTls::try_new(tls, certificate).map(Arc::new).map_err(|error| {
+            tracing::error!(service = %port, policy = %of_port.policy, %error, "TLS cannot be spoken, requests are refused");
+        })?;
+        self.secured.insert(digest, Arc::clone(&made));
+        Ok(Some(made))
     }
 
     /// Takes over how Service ports are balanced; their endpoints are what they were.
@@ -148,19 +243,27 @@ impl Table {
         let went = last.keys().filter(|port| !new.contains_key(*port));
         for port in came.chain(went) {
             if let Some(known) = self.clusters.get(port) {
-                let upstreams = known.upstreams.clone();
-                self.put(port, upstreams);
+                let (upstreams, security) = (known.upstreams.clone(), known.security);
+                let endpoints = self.balanced(port, upstreams, security);
+                self.clusters.insert(port.clone(), endpoints);
+            }
+            let of_port = self.identified.iter().filter(|((_, of), _)| of == port);
+            let of_port: Vec<_> = of_port.map(|(key, known)| (key.clone(), Arc::clone(known))).collect();
+            for (key, known) in of_port {
+                let endpoints = self.balanced(port, known.upstreams.clone(), known.security);
+                self.identified.insert(key, endpoints);
             }
         }
     }
 
-    /// Puts endpoints of a Service port in place.
-    fn put(&mut self, port: &ServicePort, upstreams: Vec<Arc<Upstream>>) {
+    /// Endpoints of a Service port, balanced as it says.
+    fn balanced(&self, port: &ServicePort, upstreams: Vec<Arc<Upstream>>, security: Security) -> Arc<Endpoints> {
         let retries = self.clusters.get(port).map(|known| Arc::clone(&known.retries)).unwrap_or_default();
         let balance = self.balances.get(port).cloned().unwrap_or_default();
-        let endpoints = Endpoints::new(upstreams, retries, balance);
+        let mut endpoints = Endpoints::new(upstreams, retries, balance);
+        endpoints.security = security;
         endpoints.trim(Moment::now());
-        self.clusters.insert(port.clone(), Arc::new(endpoints));
+        Arc::new(endpoints)
     }
 
     /// What TLS is terminated with at a listener: the same as before while that is equal.
@@ -183,7 +286,7 @@ impl Table {
     /// Closes the idle connections of addresses that `next` does not have.
     pub(super) fn retire(&self, next: &Self) {
         let is_same =
-            |(_, a): (&SocketAddr, &Used), (_, b): (&SocketAddr, &Used)| Arc::ptr_eq(&a.upstream, &b.upstream);
+            |(_, a): (&UpstreamKey, &Used), (_, b): (&UpstreamKey, &Used)| Arc::ptr_eq(&a.upstream, &b.upstream);
         for old in self.upstreams.differences(&next.upstreams, is_same).filter_map(|difference| difference.old) {
             old.upstream.retire();
         }
@@ -216,18 +319,29 @@ impl Table {
         }
     }
 
-    /// The backend addresses of a Service port; `None` where no route names it.
+    /// The backend addresses of a Service port, as this Gateway speaks to them; `None` where no route names it.
     #[must_use]
-    pub(super) fn cluster(&self, service: &ServicePort) -> Option<&Arc<Endpoints>> {
+    pub(super) fn cluster(&self, gateway: &ObjectName, service: &ServicePort) -> Option<&Arc<Endpoints>> {
+        if !self.identified.is_empty()
+            && let Some(found) = self.identified.get(&(gateway.clone(), service.clone()))
+        {
+            return Some(found);
+        }
         self.clusters.get(service)
     }
 
-    /// The endpoints of every Service port.
-    pub(super) fn clusters(&self) -> impl Iterator<Item = &Arc<Endpoints>> {
-        self.clusters.values()
+    /// The backend addresses of a Service port, however they are spoken to: to every Gateway they are the same.
+    #[must_use]
+    pub(super) fn any_cluster(&self, service: &ServicePort) -> Option<&Arc<Endpoints>> {
+        self.clusters.get(service)
     }
 
-    /// Every backend address.
+    /// The endpoints of every Service port, once for each Gateway that shows them a certificate and once for all others.
+    pub(super) fn clusters(&self) -> impl Iterator<Item = &Arc<Endpoints>> {
+        self.clusters.values().chain(self.identified.values())
+    }
+
+    /// Every backend address, once for each way that it is spoken to.
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.upstreams.values().map(|used| &used.upstream)
     }

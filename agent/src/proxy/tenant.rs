@@ -12,11 +12,13 @@ use super::{
     bounds::{Load, Share},
     settings::Settings,
 };
-use crate::model::http::limits::Limits;
+use crate::{api::ObjectName, model::http::limits::Limits};
 
 /// One Gateway.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tenant {
+    /// Its name.
+    pub name: ObjectName,
     /// The connections of its clients.
     pub connections: Arc<Load>,
     /// Their requests in flight.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Shared,
-    balance::{Cause, Endpoints, Moment, Outcome, Wish},
+    balance::{Cause, Endpoints, Moment, Outcome, Security, Wish},
     body::{BodyFault, Flow, RequestBody, Spare},
     grpc,
     lease::{Lease, Pending},
@@ -25,8 +25,12 @@ use super::{
     retry::Retries,
     stats::add,
     table::Table,
+    tls::Speaks,
 };
-use crate::model::http::{Cluster, Retry, Timeouts, Transport};
+use crate::{
+    api::ObjectName,
+    model::http::{Cluster, Retry, Timeouts, Transport},
+};
 
 /// Why there is no response from upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,10 @@ pub(super) enum Failure {
     NoEndpoint,
     /// No endpoint could be connected.
     Unreachable,
+    /// Endpoints could be connected, and with none was TLS made as their policy wants it.
+    Untrusted,
+    /// Nobody may speak to the endpoints: their policy cannot be obeyed.
+    Barred,
     /// This process has no descriptor, port or place left for another connection, or the endpoints have their part.
     Exhausted,
     /// The endpoint broke off, or what it said is no response.
@@ -57,6 +65,10 @@ impl Failure {
         match self {
             Self::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "the backend has no ready endpoint"),
             Self::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "no endpoint of the backend could be connected"),
+            Self::Untrusted => {
+                (StatusCode::BAD_GATEWAY, "no endpoint of the backend could be trusted: TLS with it failed")
+            }
+            Self::Barred => (StatusCode::INTERNAL_SERVER_ERROR, "the TLS policy of the backend cannot be obeyed"),
             Self::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "the proxy can open no further connection"),
             Self::Broken => (StatusCode::BAD_GATEWAY, "the backend broke off or sent no valid response"),
             Self::Refused => (StatusCode::SERVICE_UNAVAILABLE, "the backend takes no further request"),
@@ -115,6 +127,8 @@ pub(super) struct Sent {
 pub(super) struct Order<'a> {
     /// The table that the request was routed by.
     pub(super) routed: &'a Table,
+    /// The Gateway.
+    pub(super) gateway: &'a ObjectName,
     /// Who gets it.
     pub(super) cluster: &'a Cluster,
     /// Which of its endpoints it would like.
@@ -147,26 +161,32 @@ pub(super) async fn send(
     mut parts: Parts,
     body: RequestBody,
 ) -> Result<Sent, Failure> {
-    let Order { routed, cluster, wish, timeouts, retry, is_grpc } = order;
+    let Order { routed, gateway, cluster, wish, timeouts, retry, is_grpc } = order;
     let settings = &shared.settings;
     let begun = Instant::now();
     let limit = [timeouts.request, grpc::timeout(&parts.headers).filter(|_| is_grpc)].into_iter().flatten().min();
     let overall = limit.map(|limit| begun + limit);
     let unprocessed = u32::try_from(settings.max_tries).unwrap_or(u32::MAX).saturating_sub(1);
     let mut retries = Retries::new(retry, unprocessed);
-    if cluster.transport == Transport::H2c && !into_http2(&mut parts) {
+    let is_secured =
+        routed.cluster(gateway, &cluster.port).is_some_and(|endpoints| endpoints.security == Security::Tls);
+    if cluster.transport == Transport::Http2 && !into_http2(&mut parts, is_secured) {
         return Err(Failure::Broken);
     }
-    let keeps = retries.is_asked() || cluster.transport == Transport::H2c;
+    let keeps = retries.is_asked() || cluster.transport == Transport::Http2;
     let mut request = Request::from_parts(parts, if keeps { body.kept() } else { body });
     let method = request.method().clone();
     let (mut tried, mut unconnected): (Vec<SocketAddr>, Vec<SocketAddr>) = (Vec::new(), Vec::new());
-    let (mut fresh, mut full, mut moved) = (false, false, 0);
+    let (mut fresh, mut met, mut moved) = (false, Met::default(), 0);
     loop {
         let table = shared.table.load();
-        let endpoints = table.cluster(&cluster.port).or_else(|| routed.cluster(&cluster.port)).cloned();
+        let endpoints =
+            table.cluster(gateway, &cluster.port).or_else(|| routed.cluster(gateway, &cluster.port)).cloned();
         let most = table.per_endpoint(&shared.bounds);
         drop(table);
+        if endpoints.as_ref().is_some_and(|endpoints| endpoints.security == Security::Barred) {
+            return Err(Failure::Barred);
+        }
         let began = Instant::now();
         let now = Moment::of(began);
         // One that took nothing so far; else one that can be connected; else, where the rule wants more tries, any.
@@ -175,11 +195,7 @@ pub(super) async fn send(
         let picked =
             endpoints.as_ref().and_then(|found| Some((found, found.pick(wish, &tried, now).or_else(|| again(found))?)));
         let Some((endpoints, upstream)) = picked else {
-            return Err(match (unconnected.is_empty(), full) {
-                (true, _) => Failure::NoEndpoint,
-                (false, true) => Failure::Exhausted,
-                (false, false) => Failure::Unreachable,
-            });
+            return Err(if unconnected.is_empty() { Failure::NoEndpoint } else { met.failure() });
         };
         let choice = &endpoints.upstreams;
         let deadline = [overall, timeouts.backend.map(|t| began + t)].into_iter().flatten().min();
@@ -190,7 +206,7 @@ pub(super) async fn send(
         let spare = Kept::of(&request, keeps);
         let progress = request.body().progress();
         let trying = Trying { shared, endpoints, upstream: &upstream, cluster, most, fresh, began: now };
-        let result = within(shared, deadline, trying.run(request, &spare, &mut full)).await;
+        let result = within(shared, deadline, trying.run(request, &spare, &mut met)).await;
         let (tried_now, pause) = match result {
             Ok(Ok((response, lease))) => {
                 let status = if is_grpc && grpc::is_unavailable(response.headers()) {
@@ -225,7 +241,7 @@ pub(super) async fn send(
                 tried.push(upstream.addr);
                 unconnected.push(upstream.addr);
                 if !retries.take_free() {
-                    return Err(if full { Failure::Exhausted } else { Failure::Unreachable });
+                    return Err(met.failure());
                 }
                 let is_left = choice.iter().any(|upstream| !tried.contains(&upstream.addr));
                 (Some(again), if is_left || retry.is_none() { Duration::ZERO } else { retries.pause(Duration::ZERO) })
@@ -270,6 +286,26 @@ pub(super) async fn send(
     }
 }
 
+/// What kept endpoints from being connected.
+#[derive(Clone, Copy, Debug, Default)]
+struct Met {
+    /// One has as many connections as it may have.
+    full: bool,
+    /// With one TLS was not made.
+    untrusted: bool,
+}
+
+impl Met {
+    /// What is said when all was tried.
+    fn failure(self) -> Failure {
+        match self {
+            Self { full: true, .. } => Failure::Exhausted,
+            Self { untrusted: true, .. } => Failure::Untrusted,
+            Self { full: false, untrusted: false } => Failure::Unreachable,
+        }
+    }
+}
+
 /// One try.
 struct Trying<'a> {
     shared: &'a Arc<Shared>,
@@ -307,7 +343,7 @@ impl Trying<'_> {
         &self,
         request: Request<RequestBody>,
         spare: &Kept,
-        full: &mut bool,
+        met: &mut Met,
     ) -> Result<(Response<Incoming>, Lease), Tried> {
         let (shared, upstream, cluster) = (self.shared, self.upstream, self.cluster);
         let mut lease = match self.lease().await {
@@ -320,8 +356,12 @@ impl Trying<'_> {
                         return Err(Tried::Failed(Failure::Exhausted));
                     }
                     ConnectError::Full(_) => {
-                        *full = true;
+                        met.full = true;
                         add(&shared.stats.exhausted);
+                    }
+                    ConnectError::Untrusted(_) => {
+                        met.untrusted = true;
+                        self.learn(Outcome::Failure(Cause::Unconnected), None, None);
                     }
                     ConnectError::Endpoint(_) => self.learn(Outcome::Failure(Cause::Unconnected), None, None),
                 }
@@ -367,11 +407,15 @@ impl Trying<'_> {
     async fn lease(&self) -> Result<Lease, ConnectError> {
         let Self { shared, endpoints: _, upstream, cluster, most, fresh, began: _ } = *self;
         let (worker, settings) = (shared.worker, &shared.settings);
+        let speaks = match cluster.transport {
+            Transport::Http1 => Speaks::Http1,
+            Transport::Http2 => Speaks::Http2,
+        };
         let dial = || {
             let (shared, upstream) = (Arc::clone(shared), Arc::clone(upstream));
             async move {
                 let timeout = shared.settings.connect_timeout;
-                upstream.dial(shared.worker, timeout, most, || shared.table.load().evict_idle()).await
+                upstream.dial(shared.worker, timeout, most, speaks, || shared.table.load().evict_idle()).await
             }
         };
         match cluster.transport {
@@ -382,7 +426,7 @@ impl Trying<'_> {
                     None => upstream.connect(worker, dial().await?).await,
                 }
             }
-            Transport::H2c => {
+            Transport::Http2 => {
                 let stream = Multiplex::acquire(upstream, dial, worker, settings).await?;
                 Ok(Lease::Stream(Arc::new(stream)))
             }
@@ -444,14 +488,18 @@ impl Kept {
 }
 
 /// Gives a head the form of HTTP/2: a full target, no field of the connection. `false` where the host is no authority.
-fn into_http2(parts: &mut Parts) -> bool {
+fn into_http2(parts: &mut Parts, is_secured: bool) -> bool {
     parts.version = Version::HTTP_2;
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         parts.headers.remove(name);
     }
     let Some(host) = parts.headers.remove(header::HOST) else { return false };
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
-    let uri = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(target).build();
+    let uri = Uri::builder()
+        .scheme(if is_secured { "https" } else { "http" })
+        .authority(host.as_bytes())
+        .path_and_query(target)
+        .build();
     match uri {
         Ok(uri) => parts.uri = uri,
         Err(_) => return false,

@@ -50,14 +50,14 @@ impl Handshake {
             Some(key) => key,
             None => new_key(),
         };
-        let accept = (is_new != (upstream == Transport::H2c)).then(|| accept(&key));
+        let accept = (is_new != (upstream == Transport::Http2)).then(|| accept(&key));
         match upstream {
             Transport::Http1 => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
                 headers.insert(header::SEC_WEBSOCKET_KEY, key);
             }
-            Transport::H2c => {
+            Transport::Http2 => {
                 parts.method = Method::CONNECT;
                 parts.extensions.insert(Protocol::from_static(WEBSOCKET));
             }
@@ -82,12 +82,12 @@ impl Handshake {
                     Ok(true)
                 }
             }
-            Transport::H2c if status.is_success() => Ok(true),
+            Transport::Http2 if status.is_success() => Ok(true),
             // To a CONNECT each 2xx would say that the stream is a WebSocket.
             Transport::Http1 if self.version == Version::HTTP_2 && status.is_success() => {
                 Err("the backend did not switch to WebSocket")
             }
-            Transport::Http1 | Transport::H2c => Ok(false),
+            Transport::Http1 | Transport::Http2 => Ok(false),
         }
     }
 

@@ -116,6 +116,8 @@ pub const ACCESS: &[Access] = &[
     leader(GATEWAY, "udproutes/status", &["patch", "update"], "conditions, among those of other controllers"),
     agents(GATEWAY, "listenersets", READ, "listeners of Gateways that others keep"),
     leader(GATEWAY, "listenersets/status", &["patch", "update"], "conditions"),
+    agents(GATEWAY, "backendtlspolicies", READ, "TLS to backends"),
+    leader(GATEWAY, "backendtlspolicies/status", &["patch", "update"], "conditions, among those of other controllers"),
     agents(GATEWAY, "referencegrants", READ, "which references across namespaces are permitted"),
     Access {
         holder: Holder::Tls,
@@ -123,7 +125,7 @@ pub const ACCESS: &[Access] = &[
             "",
             "secrets",
             READ,
-            "certificates of listeners: watched one by one, by the names that Gateways refer to",
+            "certificates and authorities: watched one by one, by the names that Gateways and policies refer to",
         )
     },
     Access { holder: Holder::Tls, ..agents("", "configmaps", READ, "authorities likewise") },
@@ -197,8 +199,8 @@ fn head(text: &mut String, kind: &str, scope: Scope, name: &str) {
 mod tests {
     use super::*;
     use crate::api::{
-        ConfigMap, EndpointSlice, Gateway, GrpcRoute, HttpRoute, Kind, Lease, OpenShiftRoute, ReferenceGrant, Secret,
-        Service, TcpRoute, TlsRoute, UdpRoute,
+        BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GrpcRoute, HttpRoute, Kind, Lease, OpenShiftRoute,
+        ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
     };
 
     fn assert_read<T: Kind>(scope: Scope) {
@@ -217,6 +219,7 @@ mod tests {
         assert_read::<TlsRoute>(Scope::Cluster);
         assert_read::<TcpRoute>(Scope::Cluster);
         assert_read::<UdpRoute>(Scope::Cluster);
+        assert_read::<BackendTlsPolicy>(Scope::Cluster);
         assert_read::<ReferenceGrant>(Scope::Cluster);
         assert_read::<Secret>(Scope::Cluster);
         assert_read::<ConfigMap>(Scope::Cluster);

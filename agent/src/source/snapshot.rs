@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{
-        AddressPool, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, Namespace,
-        Node, ObjectName, OpenShiftRoute, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+        AddressPool, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute,
+        ListenerSet, Namespace, Node, ObjectName, OpenShiftRoute, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
+        UdpRoute,
     },
     shared::SharedMap,
 };
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub udp_routes: SharedMap<ObjectName, Arc<UdpRoute>>,
     /// ListenerSets.
     pub listener_sets: SharedMap<ObjectName, Arc<ListenerSet>>,
+    /// BackendTLSPolicies.
+    pub backend_tls_policies: SharedMap<ObjectName, Arc<BackendTlsPolicy>>,
     /// ReferenceGrants.
     pub grants: SharedMap<ObjectName, Arc<ReferenceGrant>>,
     /// Up to where the API server was followed; all 0 from manifests.
@@ -78,6 +81,7 @@ impl Snapshot {
             // Their labels say which ListenerSets a Gateway lets in.
             && self.namespaces.is_same(&other.namespaces)
             && self.grants.is_same(&other.grants)
+            && self.backend_tls_policies.is_same(&other.backend_tls_policies)
     }
 
     /// Whether nothing but EndpointSlices differs, up to where the API server was followed aside.
@@ -94,6 +98,7 @@ impl Snapshot {
             tcp_routes,
             udp_routes,
             listener_sets,
+            backend_tls_policies,
             grants,
             seen: _,
             pools,
@@ -115,6 +120,7 @@ impl Snapshot {
             && tcp_routes.is_same(&other.tcp_routes)
             && udp_routes.is_same(&other.udp_routes)
             && listener_sets.is_same(&other.listener_sets)
+            && backend_tls_policies.is_same(&other.backend_tls_policies)
             && grants.is_same(&other.grants)
             && pools.is_same(&other.pools)
             && namespaces.is_same(&other.namespaces)

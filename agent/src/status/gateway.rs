@@ -97,7 +97,15 @@ pub fn gateway_status(
         let why = "clients may come without a valid certificate: mode AllowInsecureFallback";
         wanted.push(Wanted::holds(INSECURE, "ConfigurationChanged", why));
     }
-    let ours = ["Accepted", "Programmed", INSECURE];
+    let unresolved = report.own().find(|listener| listener.resolved.is_err());
+    wanted.extend(report.resolved.as_ref().map(|resolved| match (resolved, unresolved) {
+        (Ok(()), Some(listener)) => {
+            let why = format!("listener {:?} refers to what cannot be used; its own conditions say why", listener.name);
+            Wanted::fails("ResolvedRefs", "ListenersNotResolved", why)
+        }
+        (resolved, _) => Wanted::of("ResolvedRefs", "ResolvedRefs", resolved),
+    }));
+    let ours = ["Accepted", "Programmed", "ResolvedRefs", INSECURE];
     let conditions = merge(&gateway.status.conditions, &ours, &wanted, generation, now);
     let attached = report.sets.iter().filter(|set| set.accepted.is_ok()).count();
     // A cluster without the kind may not know the field.

@@ -36,6 +36,7 @@ impl Looked {
             && Arc::ptr_eq(&a.http, &b.http)
             && Arc::ptr_eq(&a.gateways, &b.gateways)
             && a.routes.is_one(&b.routes)
+            && Arc::ptr_eq(&a.policies, &b.policies)
             && a.verdicts.is_one(&b.verdicts)
             && Arc::ptr_eq(&a.chains, &b.chains)
             && self.own.len() == other.own.len()

@@ -18,6 +18,7 @@ mod looked;
 pub mod node;
 pub mod openshift;
 mod plan;
+pub mod policy;
 pub mod service;
 pub mod slices;
 mod told;

@@ -4,10 +4,14 @@ use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 use serde_json::{Value, json};
 
 use super::{
-    NOW, gateway, infrastructure, listener_set, openshift, service, slices, version::Bundle, view::View, write::Write,
+    NOW, gateway, infrastructure, listener_set, openshift, policy, service, slices, version::Bundle, view::View,
+    write::Write,
 };
 use crate::{
-    api::{AddressPool, Gateway, GatewayClass, Kind, ListenerSet, ObjectMeta, ObjectName, Route, RouteKind, Service},
+    api::{
+        AddressPool, BackendTlsPolicy, Gateway, GatewayClass, Kind, ListenerSet, ObjectMeta, ObjectName, Route,
+        RouteKind, Service,
+    },
     model::{ObjectRef, ipam, pool::pool_status, report::RouteKey},
     shared::SharedMap,
     source::Snapshot,
@@ -85,12 +89,17 @@ fn every<'a>(snapshot: &'a Snapshot, view: View<'a>, due: &'a BTreeSet<RouteKey>
             status::<ListenerSet>(&set.metadata, desired)
         })
     });
+    let policies = snapshot.backend_tls_policies.iter().map(move |(name, policy)| {
+        Plan::new::<BackendTlsPolicy>(policy, move |p| {
+            status::<BackendTlsPolicy>(&p.metadata, policy::policy_status(p, view.model, name, NOW)?)
+        })
+    });
     let pools = snapshot.pools.values().map(move |p| Plan::new::<AddressPool>(p, move |p| pool(p, &view)));
     let slices = slices::plan(snapshot, view.model).into_iter().map(Plan::of);
     let openshift = openshift::plan(snapshot, &view).into_iter().map(Plan::of);
     let infrastructure = infrastructure::plan(snapshot, view.model).into_iter().map(Plan::of);
     let own = slices.chain(openshift).chain(infrastructure);
-    classes.chain(services).chain(gateways).chain(sets).chain(routes).chain(pools).chain(own)
+    classes.chain(services).chain(gateways).chain(sets).chain(routes).chain(policies).chain(pools).chain(own)
 }
 
 fn status<T: Kind>(metadata: &ObjectMeta, status: impl serde::Serialize) -> Option<Write> {

@@ -1,7 +1,13 @@
 //! The examples of `deploy/` as they are, through the whole of the proxy: that they do what their comments say.
 use std::path::PathBuf;
 
-use crate::harness::{Bed, Origin, header, status, until};
+use serde_json::json;
+
+use crate::{
+    harness::{Bed, Origin, header, status, until},
+    tls::made,
+    tls_origin::TlsOrigin,
+};
 
 fn example(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples").join(name)
@@ -62,4 +68,20 @@ async fn cors_for_the_pages_of_the_shop() {
     assert!(response.ends_with("api"));
     assert_eq!(header(&response, "access-control-allow-credentials"), Some("true"));
     assert_eq!(header(&response, "access-control-expose-headers"), Some("X-Request-Id"));
+}
+
+#[tokio::test]
+async fn tls_to_a_backend_whose_certificate_is_known() {
+    let server = made(&["payments.internal"]);
+    let mut payments = TlsOrigin::start(&server).await;
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["1-gateway.yaml", "2-policy.yaml"] {
+        std::fs::copy(example("backend-tls").join(file), dir.path().join(file)).unwrap();
+    }
+    let authority = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "payments-ca", "namespace": "default"},
+        "data": {"ca.crt": server.certificate}});
+    std::fs::write(dir.path().join("3-authority.json"), authority.to_string()).unwrap();
+    let bed = Bed::of_manifests(dir.path(), &[("payments:443", &[payments.addr])]).await;
+    assert_eq!(status(&bed.get("/", "payments.example", "").await), 200);
+    assert_eq!(payments.next().await.sni.as_deref(), Some("payments.internal"));
 }

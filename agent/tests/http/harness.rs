@@ -251,10 +251,20 @@ fn compile(
             snapshot.config_maps.insert(name(&map.metadata), Arc::new(map));
             continue;
         }
+        if secret["kind"] == "BackendTLSPolicy" {
+            let policy: sluice::api::BackendTlsPolicy = serde_json::from_value(secret.clone()).unwrap();
+            snapshot.backend_tls_policies.insert(name(&policy.metadata), Arc::new(policy));
+            continue;
+        }
         let secret: sluice::api::Secret = serde_json::from_value(secret.clone()).unwrap();
         snapshot.secrets.insert(name(&secret.metadata), Arc::new(secret));
     }
     compile_snapshot(memo, addr, snapshot, backends)
+}
+
+/// A Service and its port, `name:port`; 80 where none is written.
+fn at_port(written: &str) -> (&str, i64) {
+    written.split_once(':').map_or((written, 80), |(service, port)| (service, port.parse().unwrap()))
 }
 
 fn compile_snapshot(
@@ -265,9 +275,10 @@ fn compile_snapshot(
 ) -> Model {
     let name = |meta: &ObjectMeta| ObjectName::new(&meta.namespace, &meta.name);
     for (service, _) in backends {
+        let (service, port) = at_port(service);
         let protocol = service.starts_with("h2c").then_some("kubernetes.io/h2c");
-        let ports = json!([{"port": 80, "appProtocol": protocol}]);
-        let annotations = match *service {
+        let ports = json!([{"port": port, "appProtocol": protocol}]);
+        let annotations = match service {
             name if name.starts_with("turns") => json!({"proxy.sluice.dev/balancer": "round-robin"}),
             name if name.starts_with("keyed") => {
                 json!({"proxy.sluice.dev/balancer": "consistent-hash", "proxy.sluice.dev/hash-on": "header:x-user"})
@@ -284,7 +295,8 @@ fn compile_snapshot(
     let mut http = HttpModel::clone(&model.http);
     http.frontends = http.frontends.into_values().map(|listeners| (addr, listeners)).collect();
     for (service, addrs) in backends {
-        let key = ServicePort { service: ObjectName::new("default", *service), port: Port::try_new(80).unwrap() };
+        let (service, port) = at_port(service);
+        let key = ServicePort { service: ObjectName::new("default", service), port: Port::try_new(port).unwrap() };
         let backend = |a: &SocketAddr| Backend {
             addr: a.ip(),
             port: Port::try_new(a.port().into()).unwrap(),

@@ -1,6 +1,7 @@
 //! The proxy over real sockets: raw bytes in, raw bytes out. `h20_...` names case H20 of the HTTP checklist.
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value, missing_docs, reason = "tests and their harness")]
 
+mod backend_tls;
 mod balancing;
 mod bodies;
 mod bounds;
@@ -29,6 +30,7 @@ mod routing;
 mod sessions;
 mod streams;
 mod tls;
+mod tls_origin;
 mod under_tls;
 mod vanish;
 mod websocket;

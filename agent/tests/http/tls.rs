@@ -29,8 +29,14 @@ pub(crate) struct Made {
 
 /// A self-signed certificate, ECDSA.
 pub(crate) fn made(names: &[&str]) -> Made {
+    made_of(names, |_| ())
+}
+
+/// The same, with something changed.
+pub(crate) fn made_of(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Made {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    change(&mut params);
     Made { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
 }
 

@@ -71,7 +71,11 @@ fn why_tells_of_every_kind_and_its_exit_status_says_whether_the_object_works() {
     lost["spec"]["gatewayClassName"] = json!("slucie");
     let pool = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "AddressPool", "metadata": {"name": "bad"},
                       "spec": {"addresses": ["203.0.113.300/24"]}});
-    scene.write("odd.yaml", &[edge, lost, pool]);
+    let unused = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+                        "metadata": {"name": "unused"}, "spec": {
+                            "targetRefs": [{"group": "", "kind": "Service", "name": "web"}],
+                            "validation": {"hostname": "web.example", "wellKnownCACertificates": "System"}}});
+    scene.write("odd.yaml", &[edge, lost, pool, unused]);
     scene.until_state("default/web", "Accepted");
     for (object, code, words) in [
         ("service/default/web", 0, &["accepted", "203.0.113.7"][..]),
@@ -79,7 +83,8 @@ fn why_tells_of_every_kind_and_its_exit_status_says_whether_the_object_works() {
         ("gatewayclass/edge", 0, &["ignored (ForeignController)", "want \"sluice.dev/gateway\""]),
         ("gateway/default/lost", 0, &["ignored (NoSuchClass)", "\"slucie\"", "did you mean \"sluice\"?"]),
         ("addresspool/bad", 1, &["AddressPool bad: refused", "203.0.113.300/24"]),
-        ("backendtlspolicy/default/any", 0, &["ignored (UnsupportedKind)", "not served yet"]),
+        ("backendtlspolicy/default/any", 2, &["no BackendTLSPolicy default/any is known"]),
+        ("btlspolicy/default/unused", 0, &["ignored (TargetNotUsed)", "no route of a Gateway of ours"]),
         ("grpcroute/default/any", 2, &["no GRPCRoute default/any is known"]),
         ("endpointslice/default/web-v4", 0, &["ignored (ReadForOthers)", "Service default/web"]),
         ("service/default/wbe", 2, &["no Service default/wbe is known", "did you mean default/web?"]),

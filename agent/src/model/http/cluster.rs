@@ -2,7 +2,8 @@
 //!
 //! # Design
 //! A [`Cluster`] is the key of everything that must not be mixed: two that differ in their [`Transport`] never share a
-//! connection, though their endpoints be the same. What is known of an endpoint (load, health, how many connections it may
+//! connection, though their endpoints be the same. Whether it is under TLS is not a rule's to say: it is the Service port's
+//! ([`super::HttpModel::tls`]), and no connection is used under any other parameters than those that it was made with. What is known of an endpoint (load, health, how many connections it may
 //! have) is one for all of them. The endpoints themselves are in [`super::HttpModel::services`], by Service port alone.
 use std::fmt;
 
@@ -13,11 +14,11 @@ use super::ServicePort;
 /// How an endpoint is spoken to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Transport {
-    /// HTTP/1.1 in clear text.
+    /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2 in clear text with prior knowledge (RFC 9113 part 3.3).
-    H2c,
+    /// HTTP/2: in clear text with prior knowledge (RFC 9113 part 3.3), under TLS by ALPN.
+    Http2,
 }
 
 impl Transport {
@@ -25,21 +26,32 @@ impl Transport {
     /// understand them. Source: KEP-3726 and the service names of IANA, which have no case.
     pub const SPOKEN: [&str; 5] = ["http", "http-alt", "www-http", "kubernetes.io/ws", "kubernetes.io/h2c"];
 
-    /// What `appProtocol` says: `unsaid` where it says nothing, `None` where it names what is not spoken.
-    ///
-    /// `unsaid` is HTTP/1.1 for an HTTPRoute and h2c for a GRPCRoute.
+    /// What it may say beside that where a policy says whose certificates to trust: what the port speaks is under TLS.
+    const SECURED: [&str; 2] = ["https", "kubernetes.io/wss"];
+
+    /// Whether `appProtocol` says that the port speaks TLS.
     #[must_use]
-    pub fn of(app_protocol: Option<&str>, unsaid: Self) -> Option<Self> {
+    pub fn is_secured(app_protocol: Option<&str>) -> bool {
         let named = app_protocol.unwrap_or_default();
-        if named.is_empty() {
+        Self::SECURED.iter().any(|name| name.eq_ignore_ascii_case(named))
+    }
+
+    /// What `appProtocol` says: `unsaid` where it says nothing, `None` where it names what is not spoken. `has_tls` says whether the
+    /// port has a policy.
+    ///
+    /// `unsaid` is HTTP/1.1 for an HTTPRoute and HTTP/2 for a GRPCRoute.
+    #[must_use]
+    pub fn of(app_protocol: Option<&str>, unsaid: Self, has_tls: bool) -> Option<Self> {
+        let named = app_protocol.unwrap_or_default();
+        if named.is_empty() || (has_tls && Self::is_secured(app_protocol)) {
             return Some(unsaid);
         }
         let found = Self::SPOKEN.iter().find(|name| name.eq_ignore_ascii_case(named))?;
-        Some(if *found == "kubernetes.io/h2c" { Self::H2c } else { Self::Http1 })
+        Some(if *found == "kubernetes.io/h2c" { Self::Http2 } else { Self::Http1 })
     }
 }
 
-/// A Service port and how its endpoints are spoken to. Written `namespace/name:port`, with `(h2c)` where it is that.
+/// A Service port and how its endpoints are spoken to. Written `namespace/name:port`, with `(HTTP/2)` where it is that.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Cluster {
     /// Whose endpoints.
@@ -52,7 +64,7 @@ impl fmt::Display for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.transport {
             Transport::Http1 => write!(f, "{}", self.port),
-            Transport::H2c => write!(f, "{} (h2c)", self.port),
+            Transport::Http2 => write!(f, "{} (HTTP/2)", self.port),
         }
     }
 }
@@ -63,16 +75,22 @@ mod tests {
 
     #[test]
     fn a_name_without_case_says_how_a_port_is_spoken_to() {
-        let of = |named| (Transport::of(named, Transport::Http1), Transport::of(named, Transport::H2c));
+        let of = |named| (Transport::of(named, Transport::Http1, false), Transport::of(named, Transport::Http2, false));
         for unsaid in [None, Some("")] {
-            assert_eq!(of(unsaid), (Some(Transport::Http1), Some(Transport::H2c)), "{unsaid:?}");
+            assert_eq!(of(unsaid), (Some(Transport::Http1), Some(Transport::Http2)), "{unsaid:?}");
         }
         for http in ["http", "HTTP", "kubernetes.io/ws", "www-http"] {
             assert_eq!(of(Some(http)), (Some(Transport::Http1), Some(Transport::Http1)), "{http}");
         }
-        assert_eq!(of(Some("kubernetes.io/H2C")), (Some(Transport::H2c), Some(Transport::H2c)));
+        assert_eq!(of(Some("kubernetes.io/H2C")), (Some(Transport::Http2), Some(Transport::Http2)));
         for not in ["h2c", "grpc", "https", "kubernetes.io/wss", " http"] {
             assert_eq!(of(Some(not)), (None, None), "{not}");
         }
+        for secured in ["https", "HTTPS", "kubernetes.io/wss"] {
+            for unsaid in [Transport::Http1, Transport::Http2] {
+                assert_eq!(Transport::of(Some(secured), unsaid, true), Some(unsaid), "{secured} with a policy");
+            }
+        }
+        assert_eq!(Transport::of(Some("h2c"), Transport::Http1, true), None);
     }
 }

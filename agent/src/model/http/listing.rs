@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::ObjectRef, Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Share, ShareTarget,
-    filter::Mirror, session::SessionPlace,
+    super::ObjectRef, Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, ServicePort, Share,
+    ShareTarget, filter::Mirror, session::SessionPlace,
 };
+use crate::{api::ObjectName, model::backend_tls::PortTls};
 
 /// One entry of one listener. Rows of a listener are in the order in which they are tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +37,8 @@ pub struct RouteRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendRow {
-    /// The Service port, `namespace/name:port`; empty when the reference is bad.
+    /// The Service port, `namespace/name:port`, and how it is spoken to where that is not HTTP/1.1 in clear text; empty when the
+    /// reference is bad.
     pub service: String,
     /// Its weight.
     pub weight: u32,
@@ -86,20 +88,21 @@ impl HttpModel {
             route: entry.rule.route.to_string(),
             rule: entry.rule.index,
             actions: actions(&entry.rule),
-            backends: self.backend_rows(&entry.rule),
+            backends: self.backend_rows(&listener.gateway, &entry.rule),
         }
     }
 
-    fn backend_rows(&self, rule: &HttpRule) -> Vec<BackendRow> {
+    fn backend_rows(&self, gateway: &ObjectName, rule: &HttpRule) -> Vec<BackendRow> {
         let Action::Forward(shares) = &rule.action else { return Vec::new() };
         let row = |Share { weight, to, filters: _ }: &Share| match to {
-            ShareTarget::Cluster(cluster) => BackendRow {
-                service: cluster.to_string(),
-                weight: *weight,
-                ready: self.addresses(&cluster.port),
-                ejected: BTreeMap::new(),
-                fault: None,
-            },
+            ShareTarget::Cluster(cluster) => {
+                let (how, fault) = match self.transport(gateway, &cluster.port) {
+                    Ok(how) => (how, None),
+                    Err(why) => (String::new(), Some(why)),
+                };
+                let (service, ready) = (format!("{cluster}{how}"), self.addresses(&cluster.port));
+                BackendRow { service, weight: *weight, ready, ejected: BTreeMap::new(), fault }
+            }
             ShareTarget::Invalid(fault) => BackendRow {
                 service: String::new(),
                 weight: *weight,
@@ -116,6 +119,20 @@ impl HttpModel {
         let rules = self.frontends.values().flat_map(|all| all.iter()).flat_map(|listener| listener.entries.iter());
         let rules = rules.map(|entry| &entry.rule);
         rules.filter(|rule| rule.kind.name() == route.kind && rule.route == route.object)
+    }
+
+    /// How a Gateway speaks to the endpoints of a port beside what the cluster says: nothing in clear text.
+    ///
+    /// # Errors
+    /// It does not; the text says why.
+    fn transport(&self, gateway: &ObjectName, port: &ServicePort) -> Result<String, String> {
+        let Some(PortTls { policy, tls }) = self.tls.get(port) else { return Ok(String::new()) };
+        let tls = tls.as_ref().map_err(Clone::clone)?;
+        let certificate = match self.identities.get(gateway) {
+            None => String::new(),
+            Some(identity) => format!(", as {}", identity.certificate.as_ref().map_err(Clone::clone)?.secret),
+        };
+        Ok(format!(" (TLS {}{certificate} by BackendTLSPolicy {policy})", tls.server_name))
     }
 
     /// The endpoints of a Service port that get requests.

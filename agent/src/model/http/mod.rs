@@ -25,7 +25,13 @@ mod retry;
 pub mod session;
 pub(crate) mod work;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -36,7 +42,9 @@ pub use host::Hostname;
 pub use matching::{HttpMatch, Pattern, RequestHead};
 pub use retry::Retry;
 
-use super::{Backend, Port, stream_route::StreamEntry, tls::Termination};
+use super::{
+    Backend, Port, backend_tls::PortTls, certificate::Certificate, stream_route::StreamEntry, tls::Termination,
+};
 use crate::{
     api::{ObjectName, RouteKind},
     shared::SharedMap,
@@ -51,8 +59,21 @@ pub struct HttpModel {
     pub services: SharedMap<ServicePort, Arc<Vec<Backend>>>,
     /// How those of them are balanced of which somebody says something.
     pub balances: BTreeMap<ServicePort, Arc<balance::Balance>>,
+    /// The ports among them whose endpoints are spoken to under TLS, or not at all.
+    pub tls: BTreeMap<ServicePort, PortTls>,
+    /// Who the Gateways are, that show a certificate, to the backends of such ports.
+    pub identities: BTreeMap<ObjectName, Identity>,
     /// How the Gateways are served that say so.
     pub limits: BTreeMap<ObjectName, Arc<limits::Limits>>,
+}
+
+/// Who a Gateway is to backends that it speaks TLS to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// The certificate that it shows; else why there is none, and then it does not speak to them.
+    pub certificate: Result<Arc<Certificate>, String>,
+    /// The ports that its routes name and that have a policy.
+    pub ports: BTreeSet<ServicePort>,
 }
 
 /// One listener of a Gateway. Host names are distinct within a frontend.

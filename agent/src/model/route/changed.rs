@@ -62,6 +62,16 @@ impl Routes {
                 changed.add(key.clone(), Change::Rules);
             }
         }
+        // What a port may be spoken to in depends on whether it has a policy.
+        for policy in differing(&last.backend_tls_policies, &new.backend_tls_policies) {
+            let both = [last, new].into_iter().filter_map(|snapshot| snapshot.backend_tls_policies.get(policy));
+            for target in both.flat_map(|found| &found.spec.target_refs) {
+                let service = ObjectName::new(&policy.ns, &target.name);
+                for key in self.referrers.get(&service).into_iter().flatten() {
+                    changed.add(key.clone(), Change::Rules);
+                }
+            }
+        }
         if !quiet::all(&last.grants, &new.grants) {
             for (key, _) in self.known.iter().filter(|(_, known)| known.references.crosses) {
                 changed.add(key.clone(), Change::Rules);

@@ -3,14 +3,11 @@
 //! In: the validation of the listener's port, else the default one, and the ConfigMaps that it names as far as they are known. Out:
 //! [`Clients`], and what the listener's conditions say. One reference that is bad is told and the others hold; with none that is
 //! good nobody could be let in, and the listener is not accepted. Source: `FrontendTLSValidation`.
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
+use rustls::pki_types::CertificateDer;
 
-use super::absence;
+use super::authorities::{Authorities, MOST, Store};
 use crate::{
     api::{
         Gateway, ObjectName,
@@ -18,15 +15,11 @@ use crate::{
         gateway_tls::{ClientValidation, TlsRef},
     },
     model::{
-        certificate,
         grants::{Grants, GroupKind},
         report::Fault,
     },
     source::{Snapshot, snapshot::NamedKind},
 };
-
-/// Certificates of authorities at most, over all references of a listener. Beyond it the reference is bad.
-const AUTHORITIES: usize = 256;
 
 /// What clients are asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,24 +31,6 @@ pub enum Clients {
     Required(Arc<Authorities>),
     /// A certificate, and whatever they show, or nothing, will do.
     Optional(Arc<Authorities>),
-}
-
-/// Who signs for clients.
-#[derive(Clone, PartialEq)]
-pub struct Authorities(Vec<CertificateDer<'static>>);
-
-impl fmt::Debug for Authorities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Authorities({})", self.0.len())
-    }
-}
-
-impl Authorities {
-    /// Their certificates.
-    #[must_use]
-    pub fn certificates(&self) -> &[CertificateDer<'static>] {
-        &self.0
-    }
 }
 
 /// What holds at a port of a Gateway.
@@ -94,15 +69,16 @@ pub(super) fn clients(
     (snapshot, grants): (&Snapshot, &Grants<'_>),
     (name, gateway): (&ObjectName, &Gateway),
     port: i64,
+    store: &mut Store,
 ) -> (Result<Clients, Fault>, Result<(), Fault>) {
     let Some(ClientValidation { authorities: refs, mode }) = validation(gateway, port) else {
         return (Ok(Clients::Unasked), Ok(()));
     };
     let (mut found, mut faults) = (Vec::new(), Vec::new());
     for reference in refs {
-        match authorities(snapshot, grants, name, reference) {
-            Ok(more) if found.len() + more.len() <= AUTHORITIES => found.extend(more),
-            Ok(_) => faults.push(bad(&format!("more than {AUTHORITIES} certificates"))),
+        match authorities((snapshot, store), grants, name, reference) {
+            Ok(more) if found.len() + more.len() <= MOST => found.extend(more),
+            Ok(_) => faults.push(bad(&format!("more than {MOST} certificates"))),
             Err(fault) => faults.push(fault),
         }
     }
@@ -111,7 +87,7 @@ pub(super) fn clients(
         let why = faults.first().map_or_else(|| "caCertificateRefs is empty".to_owned(), |fault| fault.message.clone());
         return (Err(Fault::new("NoValidCACertificate", why)), resolved);
     }
-    let found = Arc::new(Authorities(found));
+    let found = Arc::new(Authorities::new(found));
     let clients = match mode.as_deref() {
         None | Some("AllowValidOnly") => Ok(Clients::Required(found)),
         Some("AllowInsecureFallback") => Ok(Clients::Optional(found)),
@@ -150,26 +126,11 @@ fn config_map(grants: &Grants<'_>, gateway: &ObjectName, reference: &TlsRef) -> 
 }
 
 fn authorities(
-    snapshot: &Snapshot,
+    (snapshot, store): (&Snapshot, &mut Store),
     grants: &Grants<'_>,
     gateway: &ObjectName,
     reference: &TlsRef,
 ) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let name = config_map(grants, gateway, reference)?;
-    let Some(map) = snapshot.config_maps.get(&name) else {
-        return Err(bad(&absence(snapshot, NamedKind::ConfigMap, &name)));
-    };
-    let Some(text) = &map.data.authorities else {
-        return Err(bad(&format!("ConfigMap {name} has no ca.crt")));
-    };
-    let mut out = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()).take(AUTHORITIES + 1) {
-        let certificate = certificate
-            .map_err(|error| bad(&format!("ConfigMap {name}: ca.crt is no PEM: {}", certificate::reason(&error))))?;
-        if RootCertStore::empty().add(certificate.clone()).is_err() {
-            return Err(bad(&format!("ConfigMap {name}: ca.crt has a certificate that is malformed")));
-        }
-        out.push(certificate);
-    }
-    if out.is_empty() { Err(bad(&format!("ConfigMap {name}: ca.crt has no certificate in PEM"))) } else { Ok(out) }
+    store.get(snapshot, NamedKind::ConfigMap, &name).map_err(|why| bad(&why))
 }

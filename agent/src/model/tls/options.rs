@@ -17,7 +17,7 @@ const DOMAIN: &str = "sluice.dev/";
 ///
 /// # Errors
 /// One of ours is unknown, or its value is, or no handshake could be made with them.
-pub(super) fn read(options: &BTreeMap<String, String>) -> Result<(Oldest, Vec<CipherSuite>), Fault> {
+pub(in crate::model) fn read(options: &BTreeMap<String, String>) -> Result<(Oldest, Vec<CipherSuite>), Fault> {
     let bad = |why: String| Fault::new("UnsupportedValue", format!("tls.options: {why}"));
     let known = [MIN_VERSION, CIPHER_SUITES];
     if let Some(unknown) = options.keys().find(|key| key.starts_with(DOMAIN) && !known.contains(&key.as_str())) {

@@ -99,6 +99,8 @@ pub(super) struct Endpoints {
     pub(super) retries: Arc<Load>,
     /// How they are balanced.
     pub(super) balance: Arc<Balance>,
+    /// Whether they are spoken to under TLS.
+    pub(super) security: Security,
     /// Whose turn it is, where they take turns.
     turn: AtomicUsize,
     /// Whose keys are whose, where they have some.
@@ -114,6 +116,18 @@ pub(super) struct Wish {
     pub(super) key: Option<u64>,
 }
 
+/// How endpoints are spoken to, beside the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Security {
+    /// In clear text.
+    Clear,
+    /// Under TLS.
+    Tls,
+    /// Not at all, but for what a client says under its own TLS: their policy cannot be obeyed, or the Gateway has not the certificate
+    /// that it should show.
+    Barred,
+}
+
 /// What became of a try, as far as it says something of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -124,13 +138,13 @@ pub(super) enum Outcome {
 }
 
 impl Endpoints {
-    /// Endpoints, balanced like this.
+    /// Endpoints in clear text, balanced like this.
     #[must_use]
     pub(super) fn new(mut upstreams: Vec<Arc<Upstream>>, retries: Arc<Load>, balance: Arc<Balance>) -> Self {
         upstreams.sort_by_key(|upstream| upstream.addr);
         let is_hashed = matches!(balance.balancer, Balancer::ConsistentHash(_));
         let keys = if is_hashed { Maglev::new(upstreams.iter().map(|upstream| upstream.addr)) } else { None };
-        Self { upstreams, retries, balance, turn: AtomicUsize::new(0), keys }
+        Self { upstreams, retries, balance, security: Security::Clear, turn: AtomicUsize::new(0), keys }
     }
 
     /// Whether an endpoint is one of these.

@@ -16,7 +16,8 @@ fn endpoints(n: usize, balance: Balance) -> Endpoints {
     let (bounds, counters) = (Arc::new(Bounds::new(&settings)), Counters::new(1));
     let upstream = |i: usize| {
         let port = u16::try_from(i + 1).unwrap();
-        Arc::new(Upstream::new(SocketAddr::from(([192, 0, 2, 1], port)), &settings, Arc::clone(&bounds), &counters))
+        let at = (SocketAddr::from(([192, 0, 2, 1], port)), None);
+        Arc::new(Upstream::new(at, &settings, Arc::clone(&bounds), &counters))
     };
     Endpoints::new((0..n).map(upstream).collect(), Arc::default(), Arc::new(balance))
 }

@@ -14,15 +14,19 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     Shared,
-    balance::{Cause, Moment, Outcome, Wish},
+    balance::{Cause, Moment, Outcome, Security, Wish},
     lease::Pending,
     pool::ConnectError,
-    socket::{ClientSocket, Socket, UpstreamStream},
+    socket::{ClientSocket, Socket},
     stats::{add, sub},
-    tls::TlsStream,
+    tls::{Speaks, TlsStream},
+    transport::UpstreamStream,
     tunnel,
 };
-use crate::model::stream_route::{StreamShare, StreamTarget};
+use crate::{
+    api::ObjectName,
+    model::stream_route::{StreamShare, StreamTarget},
+};
 
 /// A client's side.
 pub(super) enum Client {
@@ -46,21 +50,31 @@ pub(super) struct Relay {
     pub endpoint: Endpoint,
 }
 
-/// Connects an endpoint of these shares; `None` where there is none.
-pub(super) async fn connect(shared: &Shared, shares: &[StreamShare]) -> Option<Endpoint> {
+/// Connects an endpoint of these shares; `None` where there is none. What a client says after its own TLS has ended (`speaks`) goes on
+/// under TLS where the endpoint's policy wants it.
+pub(super) async fn connect(
+    shared: &Shared,
+    gateway: &ObjectName,
+    shares: &[StreamShare],
+    speaks: Speaks,
+) -> Option<Endpoint> {
     let share = choose(shares)?;
     let StreamTarget::Service(service) = &share.to else { return None };
     let settings = &shared.settings;
     let mut tried: Vec<SocketAddr> = Vec::new();
     while tried.len() < settings.max_tries {
         let table = shared.table.load();
-        let (endpoints, now) = (Arc::clone(table.cluster(service)?), Moment::now());
+        let (endpoints, now) = (Arc::clone(table.cluster(gateway, service)?), Moment::now());
+        if endpoints.security == Security::Barred && speaks != Speaks::Raw {
+            tracing::debug!(%service, "the TLS policy of the Service cannot be obeyed");
+            return None;
+        }
         let upstream = endpoints.pick(Wish::default(), &tried, now)?;
         let most = table.per_endpoint(&shared.bounds);
         drop(table);
         let pending = Pending::new(&upstream);
         let evict = || shared.table.load().evict_idle();
-        match upstream.dial(shared.worker, settings.connect_timeout, most, evict).await {
+        match upstream.dial(shared.worker, settings.connect_timeout, most, speaks, evict).await {
             Ok(stream) => {
                 endpoints.connected(&upstream, now, &shared.stats);
                 return Some(Endpoint { stream, pending });
@@ -73,7 +87,7 @@ pub(super) async fn connect(shared: &Shared, shares: &[StreamShare]) -> Option<E
                         return None;
                     }
                     ConnectError::Full(_) => add(&shared.stats.exhausted),
-                    ConnectError::Endpoint(_) => {
+                    ConnectError::Endpoint(_) | ConnectError::Untrusted(_) => {
                         let outcome = Outcome::Failure(Cause::Unconnected);
                         endpoints.learn(&upstream, outcome, None, Moment::now(), &shared.stats);
                     }

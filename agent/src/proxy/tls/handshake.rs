@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use rustls::server::{Accepted, Acceptor};
 use tokio_rustls::server as tokio_server;
 
-use super::{TlsListener, client_hello};
+use super::{Speaks, TlsListener, client_hello};
 use crate::proxy::{
     Shared,
     router::{SecuredWay, Site},
@@ -107,9 +107,10 @@ async fn make(shared: &Shared, socket: &Arc<Socket>, site: &Site) -> io::Result<
             let http2 = stream.get_ref().1.alpn_protocol() == Some(super::ALPN[0]);
             Ok(Secured::Http(Handshaken { stream, server_name, http2 }))
         }
-        SecuredWay::Stream { tls, terminates, shares } => {
+        SecuredWay::Stream { gateway, tls, terminates, shares } => {
             let Some(shares) = shares else { return Err(io::Error::other("no route has the server name")) };
-            let Some(endpoint) = stream::connect(shared, shares).await else {
+            let speaks = if terminates { Speaks::Stream } else { Speaks::Raw };
+            let Some(endpoint) = stream::connect(shared, gateway, shares, speaks).await else {
                 return Err(io::Error::other("no endpoint of the route can be connected"));
             };
             let client = match tls {

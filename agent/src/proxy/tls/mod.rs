@@ -1,4 +1,4 @@
-//! TLS towards clients: a listener's [`Termination`] -> what handshakes are made with, and the handshakes.
+//! TLS. Towards endpoints: [`backend`]. Towards clients: a listener's [`Termination`] -> what handshakes are made with, and the handshakes.
 //!
 //! ```text
 //! ClientHello -> listener by the server name -> configuration by the versions offered -> certificate by the signatures offered
@@ -13,6 +13,7 @@
 //!   handshake; open connections keep what they were made with.
 //! - Each version has a configuration, because a session ticket of TLS 1.2 is worth more than one of TLS 1.3: see [`tickets`].
 //! - No early data: a request in it can be replayed (RFC 8446 part 8), and the gain is one round trip.
+mod backend;
 mod client_hello;
 mod clients;
 mod handshake;
@@ -31,6 +32,7 @@ use rustls::{
 };
 
 pub(super) use self::{
+    backend::{BackendStream, Speaks, TlsDigest, UpstreamTls, digest as backend_digest},
     handshake::{Handshaken, Secured, TlsStream, accept},
     under_way::UnderWay,
 };

@@ -122,6 +122,7 @@ objects! {
     TcpRoute: TcpRoute, tcp_routes, ["gateway.networking.k8s.io/v1"];
     UdpRoute: UdpRoute, udp_routes, ["gateway.networking.k8s.io/v1"];
     ListenerSet: ListenerSet, listener_sets, ["gateway.networking.k8s.io/v1"];
+    BackendTlsPolicy: BackendTlsPolicy, backend_tls_policies, ["gateway.networking.k8s.io/v1"];
     ReferenceGrant: ReferenceGrant, grants, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
 }
 

@@ -21,6 +21,7 @@ fn each_kind_that_is_read_has_its_fields() {
         "TCPRoute",
         "UDPRoute",
         "ListenerSet",
+        "BackendTLSPolicy",
         "ReferenceGrant",
         "AddressPool",
     ] {

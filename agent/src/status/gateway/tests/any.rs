@@ -241,7 +241,7 @@ proptest! {
         let before = world.snapshot.clone();
         if let Some(status) = world.gateway(is_programmed, T0) {
             let old = &before.gateways[&name("gw")].status;
-            let ours = ["Accepted", "Programmed"];
+            let ours = ["Accepted", "Programmed", "ResolvedRefs"];
             prop_assert_eq!(foreign(&status.conditions, &ours), foreign(&old.conditions, &ours));
             world.put(written(&gateway, &status));
             prop_assert_eq!(world.gateway(is_programmed, T1), None, "after {}", json!(status));
