@@ -59,29 +59,36 @@ pub(super) async fn beside<A, B>(
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, pin::pin};
+    use std::{
+        pin::pin,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
 
     use tokio::sync::Notify;
 
     use super::*;
 
+    /// In a task, as connections are: the waker of `block_on` may not know itself again.
     #[tokio::test]
     async fn what_happens_seldom_is_polled_when_it_was_woken_and_not_before() {
-        let (polls, news) = (Cell::new(0), Notify::new());
-        let often = async {
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-            news.notify_one();
-            std::future::pending::<()>().await;
-        };
-        let mut notified = pin!(news.notified());
-        let seldom = poll_fn(|cx| {
-            polls.set(polls.get() + 1);
-            notified.as_mut().poll(cx)
+        let task = tokio::spawn(async {
+            let (polls, news) = (AtomicUsize::new(0), Notify::new());
+            let often = async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                news.notify_one();
+                std::future::pending::<()>().await;
+            };
+            let mut notified = pin!(news.notified());
+            let seldom = poll_fn(|cx| {
+                polls.fetch_add(1, Relaxed);
+                notified.as_mut().poll(cx)
+            });
+            assert!(matches!(beside(pin!(often), pin!(seldom)).await, Either::Right(())));
+            polls.into_inner()
         });
-        assert!(matches!(beside(pin!(often), pin!(seldom)).await, Either::Right(())));
-        assert_eq!(polls.get(), 2);
+        assert_eq!(task.await.unwrap(), 2);
     }
 
     #[tokio::test]
