@@ -1,13 +1,18 @@
 //! A hash that is the same on every node, in every version: for what nodes must agree on without speaking to each other.
 
-/// FNV-1a, finished as in SplitMix64, since FNV alone leaves the upper bits of short texts alike. Not for what attackers may choose
-/// to collide.
+/// What FNV-1a begins with.
+pub const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a of these bytes behind those that `state` is of. It leaves the upper bits of short texts alike.
+#[must_use]
+pub fn fnv1a(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// FNV-1a, finished as in `SplitMix64`. Not for what attackers may choose to collide.
 #[must_use]
 pub fn hash(bytes: &[u8]) -> u64 {
-    let fnv = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    mix(fnv)
+    mix(fnv1a(BASIS, bytes))
 }
 
 /// Another hash of what this is a hash of.

@@ -4,12 +4,7 @@
 //! an object that the model does not judge, why it does not; for a name that nobody knows, the nearest that there is.
 mod secured;
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{Stages, collect::object_view, explain, view};
 use crate::{
@@ -70,12 +65,6 @@ const KINDS: [Known; 17] = [
 /// What a listener of a Gateway is called when it is asked for.
 const LISTENER: [&str; 2] = ["listener", "listeners"];
 
-/// Units: seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    i64::try_from(since).unwrap_or(i64::MAX)
-}
-
 /// What became of an object.
 ///
 /// # Errors
@@ -83,14 +72,14 @@ fn now() -> i64 {
 pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Object, String> {
     // No kind of the API, but what people ask for.
     if LISTENER.contains(&kind.to_lowercase().as_str()) {
-        return secured::listener(&stages.models.borrow().clone(), name, now());
+        return secured::listener(&stages.models.borrow().clone(), name, jiff::Timestamp::now().as_second());
     }
     let known = find(kind)?;
     let object = ObjectRef::new(known.kind, read_name(known, name)?);
     let snapshot = stages.snapshots.borrow().clone().unwrap_or_default();
     let model = stages.models.borrow().clone();
     if known.kind == "Secret"
-        && let Some(found) = secured::secret(&snapshot, &model, &object.object, now())
+        && let Some(found) = secured::secret(&snapshot, &model, &object.object, jiff::Timestamp::now().as_second())
     {
         return Ok(found);
     }

@@ -2,7 +2,7 @@
 //!
 //! In: the interfaces, by netlink. Out: [`HostAddresses`]. In a cluster the Nodes' status says it instead, the same to every
 //! node, and this does not run.
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -47,8 +47,7 @@ pub async fn watch(
 
 async fn look(network: &Network, interfaces: &[String]) -> Result<HostAddresses, NetworkError> {
     let links = network.links().await?;
-    let uplinks: BTreeSet<String> =
-        if interfaces.is_empty() { network.default_interfaces().await? } else { interfaces.iter().cloned().collect() };
+    let uplinks = network.uplinks(interfaces).await?;
     let on_uplinks = links.values().filter(|link| uplinks.contains(&link.name)).flat_map(|link| &link.addresses);
     Ok(HostAddresses {
         on_uplinks: on_uplinks.copied().collect(),

@@ -33,8 +33,7 @@ pub struct Seen {
 /// The interfaces cannot be read.
 pub async fn look(interfaces: &[String]) -> Result<Seen, NetworkError> {
     let network = Network::try_new()?;
-    let uplinks: BTreeSet<String> =
-        if interfaces.is_empty() { network.default_interfaces().await? } else { interfaces.iter().cloned().collect() };
+    let uplinks = network.uplinks(interfaces).await?;
     let links = network.links().await?;
     let uplinks = links.into_iter().filter(|(name, _)| uplinks.contains(name));
     let addresses = uplinks.flat_map(|(_, link)| link.addresses).collect();

@@ -155,6 +155,14 @@ impl Network {
         Ok(links.into_values().filter(|l| indexes.contains(&l.index) && l.name != "lo").map(|l| l.name).collect())
     }
 
+    /// The uplinks: these interfaces; where none is named, those of the default routes.
+    ///
+    /// # Errors
+    /// A dump fails.
+    pub async fn uplinks(&self, named: &[String]) -> Result<BTreeSet<String>, NetworkError> {
+        if named.is_empty() { self.default_interfaces().await } else { Ok(named.iter().cloned().collect()) }
+    }
+
     /// Makes our local routes those of `vips`: adds what is missing, removes what is not wanted.
     ///
     /// # Errors

@@ -3,9 +3,11 @@
 //! # Design
 //!
 //! Each node has a weight for each VIP, a hash of both; the heaviest of those that live announces it. When a node goes,
-//! its VIPs alone move, and spread over all that stay; when it returns, the same ones return. The hash is written out
-//! here, because all nodes must agree on it, whatever version each of them runs.
+//! its VIPs alone move, and spread over all that stay; when it returns, the same ones return. The hash is our own
+//! ([`crate::stable`]), because all nodes must agree on it, whatever version each of them runs.
 use std::net::IpAddr;
+
+use crate::stable::{BASIS, fnv1a};
 
 /// The candidate that announces `vip`; `None` when there is none. Their order does not matter.
 #[must_use]
@@ -17,13 +19,11 @@ pub fn announcer<'a>(vip: IpAddr, candidates: &[&'a str]) -> Option<&'a str> {
 /// FNV-1a over the VIP's sixteen bytes and the node's name, finished by murmur3's `fmix64`: FNV alone leaves the high
 /// bits of similar names alike, and the high bits decide.
 fn weight(vip: IpAddr, node: &str) -> u64 {
-    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
     let vip = match vip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     };
-    let fnv = vip.iter().chain(node.as_bytes()).fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME));
+    let fnv = fnv1a(fnv1a(BASIS, &vip), node.as_bytes());
     let hash = (fnv ^ fnv >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let hash = (hash ^ hash >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ hash >> 33

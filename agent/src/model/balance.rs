@@ -12,9 +12,9 @@ use super::{
         HttpModel, ServicePort,
         balance::{Balance, Balancer, Ejection, HashKey},
     },
-    limits::{PREFIX, list, number, seconds},
+    limits::{PREFIX, list, number, seconds, unknown},
 };
-use crate::{api::Service, source::Snapshot, spelling::nearest};
+use crate::{api::Service, source::Snapshot};
 
 /// Their names. README.md lists them with their defaults.
 const NAMES: [&str; 6] = ["balancer", "hash-on", "eject-after", "eject-codes", "eject-time", "max-ejected-percent"];
@@ -73,10 +73,7 @@ fn set(balance: &mut Balance, name: &str, value: &str) -> Result<(), String> {
             ejection.time = time;
         }
         "max-ejected-percent" => ejection.most = u8::try_from(number(value, 0..=100)?).unwrap_or(100),
-        _ => {
-            let meant = nearest(name, NAMES).map(|name| format!(", did you mean {PREFIX}{name}?")).unwrap_or_default();
-            return Err(format!("no annotation of this name{meant}"));
-        }
+        _ => return Err(unknown(name, NAMES)),
     }
     Ok(())
 }

@@ -89,12 +89,15 @@ fn set(limits: &mut Limits, name: &str, value: &str) -> Result<(), String> {
             let ports: Vec<NonZeroU16> = list(value, "ports from 1 to 65535")?;
             limits.proxy_ports = ports.into_iter().map(NonZeroU16::get).collect();
         }
-        _ => {
-            let meant = nearest(name, NAMES).map(|name| format!(", did you mean {PREFIX}{name}?")).unwrap_or_default();
-            return Err(format!("no annotation of this name{meant}"));
-        }
+        _ => return Err(unknown(name, NAMES)),
     }
     Ok(())
+}
+
+/// What is said of a name that is none of these.
+pub(super) fn unknown<const N: usize>(name: &str, names: [&str; N]) -> String {
+    let meant = nearest(name, names).map(|name| format!(", did you mean {PREFIX}{name}?")).unwrap_or_default();
+    format!("no annotation of this name{meant}")
 }
 
 /// A whole number, written in digits.

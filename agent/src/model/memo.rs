@@ -144,12 +144,16 @@ impl Memo {
         let last = &self.snapshot;
         let shows = |gateway: &Arc<Gateway>| gateway.spec.tls.backend.is_some();
         let is_used = || !snapshot.backend_tls_policies.is_empty() || snapshot.gateways.values().any(shows);
-        let has_same_referents = || {
-            quiet::all(&last.secrets, &snapshot.secrets)
-                && quiet::all(&last.config_maps, &snapshot.config_maps)
-                && last.unread == snapshot.unread
-        };
-        quiet::all(&last.backend_tls_policies, &snapshot.backend_tls_policies) && (has_same_referents() || !is_used())
+        quiet::all(&last.backend_tls_policies, &snapshot.backend_tls_policies)
+            && (self.has_same_referents(snapshot) || !is_used())
+    }
+
+    /// Whether all that is read by name is as it was.
+    fn has_same_referents(&self, snapshot: &Snapshot) -> bool {
+        let last = &self.snapshot;
+        quiet::all(&last.secrets, &snapshot.secrets)
+            && quiet::all(&last.config_maps, &snapshot.config_maps)
+            && last.unread == snapshot.unread
     }
 
     /// Says which Service ports are spoken to under TLS, and who the Gateways are to them; whether these have their certificates.
@@ -226,11 +230,7 @@ impl Memo {
 
     /// The listeners with their certificates as they are now, if nothing else of them has changed; none where no certificate has.
     fn followed_certificates(&mut self, snapshot: &Snapshot) -> Option<Listeners> {
-        let last = &self.snapshot;
-        if quiet::all(&last.secrets, &snapshot.secrets)
-            && quiet::all(&last.config_maps, &snapshot.config_maps)
-            && last.unread == snapshot.unread
-        {
+        if self.has_same_referents(snapshot) {
             return Some(Listeners::new());
         }
         let (grants, sets) = (Grants::of(snapshot), listener_set::sets(snapshot));

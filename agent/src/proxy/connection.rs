@@ -69,7 +69,7 @@ async fn open(shared: &Shared, tenant: &Tenant, socket: &Arc<Socket>, local: Soc
             Secured::Http(handshaken) => handshaken,
             Secured::Stream(relay) => return Some(Opening::Stream(Box::new(relay))),
         };
-        let transport = Transport::Tls(Arc::clone(socket), stream);
+        let transport = Transport::tls(socket, stream);
         let tls = Some(ServerName(server_name));
         return Some(Opening::Http(Box::new(Opened { transport, head: Bytes::new(), http2, tls, client })));
     }
@@ -81,7 +81,7 @@ async fn open(shared: &Shared, tenant: &Tenant, socket: &Arc<Socket>, local: Soc
         }
     };
     let http2 = head.starts_with(PREFACE);
-    let transport = Transport::Plain(Arc::clone(socket));
+    let transport = Transport::plain(socket);
     Some(Opening::Http(Box::new(Opened { transport, head, http2, tls: None, client })))
 }
 

@@ -204,7 +204,7 @@ impl AsyncRead for ClientStream {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match Pin::new(&mut this.transport).poll_read(cx, buf) {
+        match this.transport.stream().poll_read(cx, buf) {
             Poll::Pending => this.poll_read_clock(cx).map(Err),
             Poll::Ready(result) => {
                 let is_idle = this.partial != Some(this.activity.begun());
@@ -220,7 +220,7 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.transport).poll_write(cx, buf);
+        let result = self.transport.stream().poll_write(cx, buf);
         self.poll_write_clock(cx, result)
     }
 
@@ -229,7 +229,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.transport).poll_write_vectored(cx, bufs);
+        let result = self.transport.stream().poll_write_vectored(cx, bufs);
         self.poll_write_clock(cx, result)
     }
 
@@ -238,12 +238,12 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.transport).poll_flush(cx);
+        let result = self.transport.stream().poll_flush(cx);
         self.poll_write_clock(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.transport).poll_shutdown(cx);
+        let result = self.transport.stream().poll_shutdown(cx);
         self.poll_write_clock(cx, result)
     }
 }

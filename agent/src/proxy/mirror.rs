@@ -116,7 +116,8 @@ async fn exchange(
 ) -> Result<(), Failure> {
     let (timeouts, retry) = (Timeouts::default(), None);
     let wish = Wish::default();
-    let order = Order { routed: table, gateway, cluster: to, wish, timeouts, retry, is_grpc: false };
+    let endpoints = table.cluster(gateway, &to.port);
+    let order = Order { endpoints, gateway, cluster: to, wish, timeouts, retry, is_grpc: false };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     let status = sent.response.status();
     let checked = framing::check_response(status, sent.response.headers_mut());

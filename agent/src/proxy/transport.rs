@@ -9,32 +9,55 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    socket::{Socket, SocketStream},
+    socket::{ClientSocket, Socket, SocketStream},
     tls::{BackendStream, TlsStream},
 };
 
-/// How a client's bytes are read and written.
+/// A stream in clear text, or one under TLS.
 #[derive(Debug)]
-pub(super) enum Transport {
-    /// As they are.
-    Plain(Arc<Socket>),
-    /// Under TLS, over that socket.
-    Tls(Arc<Socket>, Box<TlsStream>),
+pub(super) enum MaybeTls<P, T> {
+    /// Its bytes as they are.
+    Plain(P),
+    /// Under TLS.
+    Tls(Box<T>),
+}
+
+/// The stream of a connection to an endpoint.
+pub(super) type UpstreamStream = MaybeTls<SocketStream<Socket>, BackendStream>;
+
+/// How a client's bytes are read and written: its stream, and the socket underneath.
+#[derive(Debug)]
+pub(super) struct Transport {
+    socket: Arc<Socket>,
+    stream: MaybeTls<ClientSocket, TlsStream>,
 }
 
 impl Transport {
+    /// As they are.
+    pub(super) fn plain(socket: &Arc<Socket>) -> Self {
+        Self { socket: Arc::clone(socket), stream: MaybeTls::Plain(SocketStream(Arc::clone(socket))) }
+    }
+
+    /// Under TLS, over that socket.
+    pub(super) fn tls(socket: &Arc<Socket>, stream: Box<TlsStream>) -> Self {
+        Self { socket: Arc::clone(socket), stream: MaybeTls::Tls(stream) }
+    }
+
     /// The socket underneath.
     pub(super) fn socket(&self) -> &Arc<Socket> {
-        match self {
-            Self::Plain(socket) | Self::Tls(socket, _) => socket,
-        }
+        &self.socket
+    }
+
+    /// What is read and written.
+    pub(super) fn stream(&mut self) -> Pin<&mut MaybeTls<ClientSocket, TlsStream>> {
+        Pin::new(&mut self.stream)
     }
 
     /// Writes what can be written at once; the rest is lost.
     pub(super) fn write_now(&mut self, cx: &mut Context<'_>, bytes: &[u8]) {
-        match self {
-            Self::Plain(socket) => drop(socket.try_write(bytes)),
-            Self::Tls(_, stream) => {
+        match &mut self.stream {
+            MaybeTls::Plain(_) => drop(self.socket.try_write(bytes)),
+            MaybeTls::Tls(stream) => {
                 let _ = Pin::new(&mut **stream).poll_write(cx, bytes);
                 let _ = Pin::new(&mut **stream).poll_flush(cx);
             }
@@ -42,63 +65,7 @@ impl Transport {
     }
 }
 
-impl AsyncRead for Transport {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(socket) => socket.poll_read(cx, buf),
-            Self::Tls(_, stream) => Pin::new(&mut **stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(socket) => socket.poll_write(cx, &[io::IoSlice::new(buf)]),
-            Self::Tls(_, stream) => Pin::new(&mut **stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(socket) => socket.poll_write(cx, bufs),
-            Self::Tls(_, stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(_) => Poll::Ready(Ok(())),
-            Self::Tls(_, stream) => Pin::new(&mut **stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(socket) => Poll::Ready(socket.shutdown()),
-            Self::Tls(_, stream) => Pin::new(&mut **stream).poll_shutdown(cx),
-        }
-    }
-}
-
-/// The stream of a connection to an endpoint.
-#[derive(Debug)]
-pub(super) enum UpstreamStream {
-    /// Its bytes as they are.
-    Plain(SocketStream<Socket>),
-    /// Under TLS.
-    Tls(Box<BackendStream>),
-}
-
-impl AsyncRead for UpstreamStream {
+impl<P: AsyncRead + Unpin, T: AsyncRead + Unpin> AsyncRead for MaybeTls<P, T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -107,7 +74,7 @@ impl AsyncRead for UpstreamStream {
     }
 }
 
-impl AsyncWrite for UpstreamStream {
+impl<P: AsyncWrite + Unpin, T: AsyncWrite + Unpin> AsyncWrite for MaybeTls<P, T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),

@@ -24,7 +24,6 @@ use super::{
     pool::{ConnectError, Upstream},
     retry::Retries,
     stats::add,
-    table::Table,
     tls::Speaks,
 };
 use crate::{
@@ -125,8 +124,8 @@ pub(super) struct Sent {
 
 /// What is asked for, beside the request.
 pub(super) struct Order<'a> {
-    /// The table that the request was routed by.
-    pub(super) routed: &'a Table,
+    /// The endpoints of the cluster in the table that the request was routed by.
+    pub(super) endpoints: Option<&'a Arc<Endpoints>>,
     /// The Gateway.
     pub(super) gateway: &'a ObjectName,
     /// Who gets it.
@@ -161,15 +160,14 @@ pub(super) async fn send(
     mut parts: Parts,
     body: RequestBody,
 ) -> Result<Sent, Failure> {
-    let Order { routed, gateway, cluster, wish, timeouts, retry, is_grpc } = order;
+    let Order { endpoints: routed, gateway, cluster, wish, timeouts, retry, is_grpc } = order;
     let settings = &shared.settings;
     let begun = Instant::now();
     let limit = [timeouts.request, grpc::timeout(&parts.headers).filter(|_| is_grpc)].into_iter().flatten().min();
     let overall = limit.map(|limit| begun + limit);
     let unprocessed = u32::try_from(settings.max_tries).unwrap_or(u32::MAX).saturating_sub(1);
     let mut retries = Retries::new(retry, unprocessed);
-    let is_secured =
-        routed.cluster(gateway, &cluster.port).is_some_and(|endpoints| endpoints.security == Security::Tls);
+    let is_secured = routed.is_some_and(|endpoints| endpoints.security == Security::Tls);
     if cluster.transport == Transport::Http2 && !into_http2(&mut parts, is_secured) {
         return Err(Failure::Broken);
     }
@@ -180,8 +178,7 @@ pub(super) async fn send(
     let (mut fresh, mut met, mut moved) = (false, Met::default(), 0);
     loop {
         let table = shared.table.load();
-        let endpoints =
-            table.cluster(gateway, &cluster.port).or_else(|| routed.cluster(gateway, &cluster.port)).cloned();
+        let endpoints = table.cluster(gateway, &cluster.port).or(routed).cloned();
         let most = table.per_endpoint(&shared.bounds);
         drop(table);
         if endpoints.as_ref().is_some_and(|endpoints| endpoints.security == Security::Barred) {

@@ -75,6 +75,11 @@ impl RequestBody {
     pub(in crate::proxy) fn new(inner: Incoming, tee: Option<Tee>, limit: Duration, response: Flow) -> Self {
         let is_end = inner.is_end_stream();
         let from = if is_end { RequestSource::Nowhere } else { RequestSource::Client(ClientBody::new(inner, tee)) };
+        Self::of(from, limit, response)
+    }
+
+    /// A body of which nothing has come yet, at any pace and without trailers.
+    fn of(from: RequestSource, limit: Duration, response: Flow) -> Self {
         Self {
             from,
             limit,
@@ -111,35 +116,13 @@ impl RequestBody {
     /// No body.
     #[must_use]
     pub(in crate::proxy) fn empty() -> Self {
-        let (from, response, trailing) = (RequestSource::Nowhere, Flow::default(), Trailing::default());
-        Self {
-            from,
-            limit: Duration::ZERO,
-            stall: None,
-            response,
-            seen: 0,
-            trailing,
-            stream: None,
-            pace: Pace::new(0, Duration::ZERO),
-            paced: 0,
-        }
+        Self::of(RequestSource::Nowhere, Duration::ZERO, Flow::default())
     }
 
     /// The copy of a body, which ends when that ends, well or not.
     #[must_use]
     pub(in crate::proxy) fn copied(copied: Copied) -> Self {
-        let (from, response, trailing) = (RequestSource::Copy(copied), Flow::default(), Trailing::default());
-        Self {
-            from,
-            limit: Duration::MAX,
-            stall: None,
-            response,
-            seen: 0,
-            trailing,
-            stream: None,
-            pace: Pace::new(0, Duration::MAX),
-            paced: 0,
-        }
+        Self::of(RequestSource::Copy(copied), Duration::MAX, Flow::default())
     }
 
     /// Keeps what is read, for [`Self::spare`].
@@ -210,20 +193,10 @@ impl Spare {
     pub(in crate::proxy) fn again(&self) -> Option<RequestBody> {
         let Some(tape) = &self.tape else { return Some(RequestBody::empty()) };
         let from = RequestSource::Tape(tape.read()?);
-        let (limit, response) = (self.limit, self.response.clone());
-        response.rewind();
+        self.response.rewind();
         let trailing = Trailing { pass: self.passes, ..Trailing::default() };
-        Some(RequestBody {
-            from,
-            limit,
-            stall: None,
-            response,
-            seen: 0,
-            trailing,
-            stream: None,
-            pace: self.pace.again(),
-            paced: 0,
-        })
+        let body = RequestBody::of(from, self.limit, self.response.clone());
+        Some(RequestBody { trailing, pace: self.pace.again(), ..body })
     }
 
     /// Keeps no more.

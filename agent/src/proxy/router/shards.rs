@@ -12,6 +12,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::stable::{BASIS, fnv1a};
+
 /// Entries of a part, on the average, at most; beyond it there are twice as many parts.
 const PART: usize = 32;
 
@@ -47,7 +49,7 @@ impl<K: Hash + Eq, V> Shards<K, V> {
 
     /// In which part a key is, or would be.
     fn part<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+        let mut hasher = Fnv(BASIS);
         key.hash(&mut hasher);
         let hash = hasher.finish();
         // The lower half has less of the last bytes than the upper one.
@@ -102,9 +104,7 @@ impl Hasher for Fnv {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        self.0 = fnv1a(self.0, bytes);
     }
 }
 
