@@ -6,7 +6,8 @@
 //!
 //! # Design
 //! - At the bound of all clients nothing is accepted: new connections wait in the backlog, where they cost nothing.
-//! - One Gateway of several, or one endpoint of several, may have half of what there is, so that none takes the others' part.
+//! - One Gateway of several, or one endpoint of several, may have half of what there is, so that none takes the others' part: a
+//!   Gateway half of the clients, and half of the connections to endpoints, however many endpoints its routes lead to.
 //!   All frontends share one socket, so a connection beyond a Gateway's part is accepted and closed.
 use std::sync::{
     Arc,
@@ -77,17 +78,26 @@ impl Bounds {
         self.waiting.0.load(Relaxed) > 0
     }
 
+    /// How many connections to endpoints may be open: of `endpoints` and of `gateways` there are.
+    #[must_use]
+    pub(super) fn most(&self, endpoints: usize, gateways: usize) -> Most {
+        Most { endpoint: part(self.max_upstreams, endpoints), gateway: part(self.max_upstreams, gateways) }
+    }
+
     /// How many clients one of `gateways` Gateways may have.
     #[must_use]
     pub(super) fn per_gateway(&self, gateways: usize) -> usize {
         part(self.max_clients, gateways)
     }
+}
 
-    /// How many connections one of `endpoints` endpoints may have.
-    #[must_use]
-    pub(super) fn per_endpoint(&self, endpoints: usize) -> usize {
-        part(self.max_upstreams, endpoints)
-    }
+/// How many connections to endpoints there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Most {
+    /// To one endpoint, used and unused.
+    pub endpoint: usize,
+    /// Those that one Gateway's requests use.
+    pub gateway: usize,
 }
 
 /// What one of so many may have of `all`.
@@ -125,7 +135,8 @@ mod tests {
     fn one_of_several_has_half_and_one_alone_has_all() {
         let bounds = Bounds::new(&Settings { max_connections: 7, max_upstreams: 8, ..Settings::default() });
         assert_eq!((bounds.per_gateway(1), bounds.per_gateway(2), bounds.per_gateway(9)), (7, 4, 4));
-        assert_eq!((bounds.per_endpoint(0), bounds.per_endpoint(1), bounds.per_endpoint(2)), (8, 8, 4));
+        let most = |endpoints, gateways| bounds.most(endpoints, gateways);
+        assert_eq!([most(0, 0), most(1, 2), most(2, 1)].map(|m| (m.endpoint, m.gateway)), [(8, 8), (8, 4), (4, 8)]);
     }
 
     #[test]

@@ -207,8 +207,8 @@ async fn forward(
     };
     let Routed { table, canonical, hops, matches, rule, is_grpc } = routed;
     crosses(cluster.transport, is_grpc)?;
-    let gateway = &connection.tenant.name;
-    let endpoints = table.cluster(gateway, &cluster.port);
+    let tenant = &connection.tenant;
+    let endpoints = table.cluster(&tenant.name, &cluster.port);
     let key = endpoints.and_then(|all| all.key(&parts.headers, connection.ends.peer.ip()));
     let wish = Wish { endpoint, key };
     let (version, upgrade) = (parts.version, parts.extensions.remove::<OnUpgrade>());
@@ -222,11 +222,11 @@ async fn forward(
     let websocket = websocket.map(|client| Handshake::begin(client, version, cluster.transport, &mut parts));
     let asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::of(body.as_ref()) };
     let body = body.take();
-    let tee = mirror::send(shared, (table, gateway), copies, (body.as_ref(), asked.trailers), rule.timeouts);
+    let tee = mirror::send(shared, (table, tenant), copies, (body.as_ref(), asked.trailers), rule.timeouts);
     let body = upstream_body(connection, body, tee, &asked);
     let end = framing::frame_request(&mut parts, &body);
     let (timeouts, retry) = (rule.timeouts, rule.retry.as_ref());
-    let order = Order { endpoints, gateway, cluster, wish, timeouts, retry, is_grpc };
+    let order = Order { endpoints, tenant, cluster, wish, timeouts, retry, is_grpc };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     // Asked to switch, a backend may have done so whatever it answers.
     if end == End::Uncertain || asked.websocket.is_some() {

@@ -17,6 +17,7 @@ use hyper::{
 
 use super::{
     body::RequestBody,
+    bounds::Share,
     driver::Driver,
     http1::Trailers,
     multiplex::Connection,
@@ -124,13 +125,15 @@ pub(super) struct Exclusive {
     pub(super) trailers: Trailers,
     /// It served requests before.
     pub(super) reused: bool,
+    /// Its part of what the Gateway may have, while it is used.
+    pub(super) share: Option<Share>,
     /// Both sides agree where this exchange ends. The next one must not share a connection with one of which they may not.
     pub(super) certain: bool,
 }
 
 impl Exclusive {
     fn give_back(self) {
-        let Self { upstream, worker, mut sender, mut driver, trailers, reused: _, certain } = self;
+        let Self { upstream, worker, mut sender, mut driver, trailers, reused: _, share: _, certain } = self;
         if !certain {
             return;
         }

@@ -27,12 +27,10 @@ use super::{
     framing::{self, End},
     stats::{Counted, add},
     table::Table,
+    tenant::Tenant,
     upstream::{self, Failure, Order},
 };
-use crate::{
-    api::ObjectName,
-    model::http::{Cluster, Timeouts, filter::Mirror},
-};
+use crate::model::http::{Cluster, Timeouts, filter::Mirror};
 
 /// How many copies of one worker may be on their way. Beyond it none is made, and that is counted.
 const MOST: u64 = 256;
@@ -73,7 +71,7 @@ impl Copy {
 /// Sends copies off; what goes into their bodies is to be read through the tee. `trailers` as for the request itself.
 pub(super) fn send(
     shared: &Arc<Shared>,
-    (table, gateway): (&Arc<Table>, &ObjectName),
+    (table, tenant): (&Arc<Table>, &Arc<Tenant>),
     copies: Vec<Copy>,
     (body, trailers): (Option<&Incoming>, bool),
     timeouts: Timeouts,
@@ -91,12 +89,12 @@ pub(super) fn send(
         });
         upstream_form(&mut parts);
         let end = framing::frame_request(&mut parts, &body);
-        let (table, owned, gateway) = (Arc::clone(table), Arc::clone(shared), gateway.clone());
+        let (table, owned, tenant) = (Arc::clone(table), Arc::clone(shared), Arc::clone(tenant));
         let limit = timeouts.request.unwrap_or(TIMEOUT);
         add(&shared.stats.mirrors);
         shared.tasks.spawn(async move {
             let _counted = counted;
-            let exchange = tokio::time::timeout(limit, exchange(&owned, (&table, &gateway), &to, (parts, body), end));
+            let exchange = tokio::time::timeout(limit, exchange(&owned, (&table, &tenant), &to, (parts, body), end));
             if let Err(failure) = exchange.await.unwrap_or(Err(Failure::Timeout)) {
                 add(&owned.stats.dropped_mirrors);
                 tracing::debug!(cluster = %to, reason = failure.answer().1, "mirror failed");
@@ -109,15 +107,15 @@ pub(super) fn send(
 /// Sends one copy and throws its response away.
 async fn exchange(
     shared: &Arc<Shared>,
-    (table, gateway): (&Table, &ObjectName),
+    (table, tenant): (&Table, &Arc<Tenant>),
     to: &Cluster,
     (parts, body): (Parts, RequestBody),
     end: End,
 ) -> Result<(), Failure> {
     let (timeouts, retry) = (Timeouts::default(), None);
     let wish = Wish::default();
-    let endpoints = table.cluster(gateway, &to.port);
-    let order = Order { endpoints, gateway, cluster: to, wish, timeouts, retry, is_grpc: false };
+    let endpoints = table.cluster(&tenant.name, &to.port);
+    let order = Order { endpoints, tenant, cluster: to, wish, timeouts, retry, is_grpc: false };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     let status = sent.response.status();
     let checked = framing::check_response(status, sent.response.headers_mut());

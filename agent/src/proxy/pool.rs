@@ -1,6 +1,6 @@
 //! One backend address, in clear text or under TLS with certain parameters: its idle connections and how many requests it has.
 //!
-//! An HTTP/1.1 connection is in exactly one place: with the request that uses it ([`Lease`]) or in the pool of its address and
+//! An HTTP/1.1 connection is in exactly one place: with the request that uses it ([`Exclusive`]) or in the pool of its address and
 //! worker. Those of HTTP/2 are in [`Multiplex`]. An address that left the model keeps the requests it has and gets its
 //! connections closed one by one as they end.
 //!
@@ -28,7 +28,7 @@ use super::{
     bounds::{Bounds, Load},
     driver::Driver,
     http1::{TrailerWriter, Trailers},
-    lease::{Exclusive, Lease},
+    lease::Exclusive,
     multiplex::Multiplex,
     settings::Settings,
     socket::{self, Held, Socket, SocketStream},
@@ -55,6 +55,9 @@ pub(super) enum ConnectError {
     /// The endpoint has as many connections as it may have.
     #[error("it has {0} connections, as many as it may have")]
     Full(usize),
+    /// The Gateway has as many connections as it may have.
+    #[error("the Gateway uses {0} connections to endpoints, as many as it may")]
+    Taken(usize),
     /// This process or host has no descriptor, port or place left: nothing is known about the endpoint.
     #[error("no descriptor, port or place is left: {0}")]
     Exhausted(#[source] Arc<io::Error>),
@@ -180,7 +183,7 @@ impl Upstream {
     }
 
     /// A connection from the worker's pool, the one used last.
-    pub(super) fn reuse(self: &Arc<Self>, worker: usize, max_idle: Duration) -> Option<Lease> {
+    pub(super) fn reuse(self: &Arc<Self>, worker: usize, max_idle: Duration) -> Option<Exclusive> {
         let pool = &self.pools[worker];
         let mut idle = pool.lock();
         while let Some(Idle { mut link, since }) = idle.pop() {
@@ -189,15 +192,16 @@ impl Upstream {
             if link.sender.is_ready() && since.elapsed() < max_idle {
                 let Link { sender, driver, trailers } = link;
                 let upstream = Arc::clone(self);
-                return Some(Lease::Exclusive(Exclusive {
+                return Some(Exclusive {
                     upstream,
                     worker,
                     sender,
                     driver,
                     trailers,
                     reused: true,
+                    share: None,
                     certain: true,
-                }));
+                });
             }
         }
         None
@@ -286,7 +290,7 @@ impl Upstream {
         self: &Arc<Self>,
         worker: usize,
         stream: UpstreamStream,
-    ) -> Result<Lease, ConnectError> {
+    ) -> Result<Exclusive, ConnectError> {
         let trailers = Trailers::default();
         let stream = TrailerWriter::new(stream, trailers.clone());
         let handshake = http1::Builder::new().max_headers(self.max_headers).handshake(TokioIo::new(stream));
@@ -294,7 +298,7 @@ impl Upstream {
         add(&self.pools[worker].stats.upstream_connects);
         let driver = Driver::Held(Box::new(connection));
         let upstream = Arc::clone(self);
-        Ok(Lease::Exclusive(Exclusive { upstream, worker, sender, driver, trailers, reused: false, certain: true }))
+        Ok(Exclusive { upstream, worker, sender, driver, trailers, reused: false, share: None, certain: true })
     }
 
     /// Keeps an unused connection.

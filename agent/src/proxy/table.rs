@@ -18,7 +18,7 @@ use std::{
 
 use super::{
     balance::{Endpoints, Moment, Security},
-    bounds::Bounds,
+    bounds::{Bounds, Most},
     pool::Upstream,
     router::{Shards, Site},
     settings::Settings,
@@ -305,10 +305,16 @@ impl Table {
         Some((tenant, bounds.per_gateway(self.gateways.len())))
     }
 
-    /// How many connections one endpoint may have.
+    /// A Gateway.
     #[must_use]
-    pub(super) fn per_endpoint(&self, bounds: &Bounds) -> usize {
-        bounds.per_endpoint(self.upstreams.len())
+    pub(super) fn tenant(&self, gateway: &ObjectName) -> Option<&Arc<Tenant>> {
+        self.gateways.get(gateway)
+    }
+
+    /// How many connections to endpoints one of them, and one Gateway, may have.
+    #[must_use]
+    pub(super) fn most(&self, bounds: &Bounds) -> Most {
+        bounds.most(self.upstreams.len(), self.gateways.len())
     }
 
     /// Closes the connection that was unused for longest, whichever endpoint it leads to.

@@ -21,6 +21,8 @@ pub(super) struct Tenant {
     pub name: ObjectName,
     /// The connections of its clients.
     pub connections: Arc<Load>,
+    /// Connections of HTTP/1.1 to endpoints that their requests use.
+    pub upstreams: Arc<Load>,
     /// Their requests in flight.
     pub requests: Arc<Load>,
     /// What it asks for.

@@ -18,18 +18,17 @@ use super::{
     Shared,
     balance::{Cause, Endpoints, Moment, Outcome, Security, Wish},
     body::{BodyFault, Flow, RequestBody, Spare},
+    bounds::Most,
     grpc,
     lease::{Lease, Pending},
     multiplex::Multiplex,
     pool::{ConnectError, Upstream},
     retry::Retries,
     stats::add,
+    tenant::Tenant,
     tls::Speaks,
 };
-use crate::{
-    api::ObjectName,
-    model::http::{Cluster, Retry, Timeouts, Transport},
-};
+use crate::model::http::{Cluster, Retry, Timeouts, Transport};
 
 /// Why there is no response from upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +43,8 @@ pub(super) enum Failure {
     Barred,
     /// This process has no descriptor, port or place left for another connection, or the endpoints have their part.
     Exhausted,
+    /// The Gateway has its part of them.
+    Taken,
     /// The endpoint broke off, or what it said is no response.
     Broken,
     /// The endpoint takes no request.
@@ -69,6 +70,9 @@ impl Failure {
             }
             Self::Barred => (StatusCode::INTERNAL_SERVER_ERROR, "the TLS policy of the backend cannot be obeyed"),
             Self::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "the proxy can open no further connection"),
+            Self::Taken => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the Gateway has as many connections to backends as it may have")
+            }
             Self::Broken => (StatusCode::BAD_GATEWAY, "the backend broke off or sent no valid response"),
             Self::Refused => (StatusCode::SERVICE_UNAVAILABLE, "the backend takes no further request"),
             Self::NoWebSocket => (StatusCode::NOT_IMPLEMENTED, "the backend takes no WebSocket over HTTP/2"),
@@ -80,7 +84,7 @@ impl Failure {
 
     /// What a gRPC client gets, where the status does not say it.
     pub(super) fn code(self) -> Option<grpc::Code> {
-        matches!(self, Self::Exhausted).then_some(grpc::Code::ResourceExhausted)
+        matches!(self, Self::Exhausted | Self::Taken).then_some(grpc::Code::ResourceExhausted)
     }
 
     /// Whose fault it is that a request did not get through.
@@ -127,7 +131,7 @@ pub(super) struct Order<'a> {
     /// The endpoints of the cluster in the table that the request was routed by.
     pub(super) endpoints: Option<&'a Arc<Endpoints>>,
     /// The Gateway.
-    pub(super) gateway: &'a ObjectName,
+    pub(super) tenant: &'a Arc<Tenant>,
     /// Who gets it.
     pub(super) cluster: &'a Cluster,
     /// Which of its endpoints it would like.
@@ -160,7 +164,7 @@ pub(super) async fn send(
     mut parts: Parts,
     body: RequestBody,
 ) -> Result<Sent, Failure> {
-    let Order { endpoints: routed, gateway, cluster, wish, timeouts, retry, is_grpc } = order;
+    let Order { endpoints: routed, tenant, cluster, wish, timeouts, retry, is_grpc } = order;
     let settings = &shared.settings;
     let begun = Instant::now();
     let limit = [timeouts.request, grpc::timeout(&parts.headers).filter(|_| is_grpc)].into_iter().flatten().min();
@@ -178,8 +182,8 @@ pub(super) async fn send(
     let (mut fresh, mut met, mut moved) = (false, Met::default(), 0);
     loop {
         let table = shared.table.load();
-        let endpoints = table.cluster(gateway, &cluster.port).or(routed).cloned();
-        let most = table.per_endpoint(&shared.bounds);
+        let endpoints = table.cluster(&tenant.name, &cluster.port).or(routed).cloned();
+        let most = table.most(&shared.bounds);
         drop(table);
         if endpoints.as_ref().is_some_and(|endpoints| endpoints.security == Security::Barred) {
             return Err(Failure::Barred);
@@ -202,7 +206,7 @@ pub(super) async fn send(
         let pending = Pending::new(&upstream);
         let spare = Kept::of(&request, keeps);
         let progress = request.body().progress();
-        let trying = Trying { shared, endpoints, upstream: &upstream, cluster, most, fresh, began: now };
+        let trying = Trying { shared, tenant, endpoints, upstream: &upstream, cluster, most, fresh, began: now };
         let result = within(shared, deadline, trying.run(request, &spare, &mut met)).await;
         let (tried_now, pause) = match result {
             Ok(Ok((response, lease))) => {
@@ -306,13 +310,14 @@ impl Met {
 /// One try.
 struct Trying<'a> {
     shared: &'a Arc<Shared>,
+    tenant: &'a Tenant,
     /// Those of the cluster,
     endpoints: &'a Endpoints,
     /// and the one that has it.
     upstream: &'a Arc<Upstream>,
     cluster: &'a Cluster,
-    /// How many connections the endpoint may have.
-    most: usize,
+    /// How many connections may be open.
+    most: Most,
     /// Over a connection of its own.
     fresh: bool,
     began: Moment,
@@ -351,6 +356,10 @@ impl Trying<'_> {
                     ConnectError::Exhausted(_) => {
                         add(&shared.stats.exhausted);
                         return Err(Tried::Failed(Failure::Exhausted));
+                    }
+                    ConnectError::Taken(_) => {
+                        add(&shared.stats.exhausted);
+                        return Err(Tried::Failed(Failure::Taken));
                     }
                     ConnectError::Full(_) => {
                         met.full = true;
@@ -402,7 +411,7 @@ impl Trying<'_> {
     /// A connection: one from the pool, else a new one; where no place is left for one, that of the connection which was unused
     /// for longest.
     async fn lease(&self) -> Result<Lease, ConnectError> {
-        let Self { shared, endpoints: _, upstream, cluster, most, fresh, began: _ } = *self;
+        let Self { shared, tenant, endpoints: _, upstream, cluster, most, fresh, began: _ } = *self;
         let (worker, settings) = (shared.worker, &shared.settings);
         let speaks = match cluster.transport {
             Transport::Http1 => Speaks::Http1,
@@ -412,16 +421,19 @@ impl Trying<'_> {
             let (shared, upstream) = (Arc::clone(shared), Arc::clone(upstream));
             async move {
                 let timeout = shared.settings.connect_timeout;
-                upstream.dial(shared.worker, timeout, most, speaks, || shared.table.load().evict_idle()).await
+                upstream.dial(shared.worker, timeout, most.endpoint, speaks, || shared.table.load().evict_idle()).await
             }
         };
         match cluster.transport {
             Transport::Http1 => {
+                let share = tenant.upstreams.try_share(most.gateway).ok_or(ConnectError::Taken(most.gateway))?;
                 let pooled = if fresh { None } else { upstream.reuse(worker, settings.upstream_idle) };
-                match pooled {
-                    Some(lease) => Ok(lease),
-                    None => upstream.connect(worker, dial().await?).await,
-                }
+                let mut lease = match pooled {
+                    Some(lease) => lease,
+                    None => upstream.connect(worker, dial().await?).await?,
+                };
+                lease.share = Some(share);
+                Ok(Lease::Exclusive(lease))
             }
             Transport::Http2 => {
                 let stream = Multiplex::acquire(upstream, dial, worker, settings).await?;

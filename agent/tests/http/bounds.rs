@@ -161,6 +161,39 @@ async fn one_gateway_of_several_leaves_room_for_the_others() {
 }
 
 #[tokio::test]
+async fn one_gateway_of_several_leaves_connections_to_endpoints_for_the_others() {
+    let permits = Arc::new(Semaphore::new(0));
+    let (mut one, mut two, other) = (held(&permits).await, held(&permits).await, Origin::named("b").await);
+    let settings = Settings { max_upstreams: 4, ..Settings::default() };
+    let backends: [(&str, &[SocketAddr]); 2] = [("a", &[one.addr, two.addr]), ("b", &[other.addr])];
+    let bed = Bed::with(settings, any_listener(), json!([to("a"), to("b")]), &backends).await;
+    let neighbour = SocketAddr::from(([127, 0, 0, 2], bed.addr.port()));
+    bed.serve_other(neighbour).await;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut client = bed.connect().await;
+        client.send("GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        tokio::select! { _ = one.next() => {}, _ = two.next() => {} }
+        waiting.push(client);
+    }
+    // Each of the endpoints has one of the two that it may have.
+    let response = bed.get("/a", "x", "").await;
+    assert_eq!(status(&response), 503, "half of four are two: {response}");
+    assert!(response.ends_with("the Gateway has as many connections to backends as it may have\n"), "{response}");
+    for _ in 0..4 {
+        let mut client = Client::connect(neighbour).await;
+        client.send("GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        assert!(client.rest().await.ends_with('b'));
+    }
+    permits.add_permits(2);
+    for mut client in waiting {
+        assert!(client.response().await.ends_with('a'));
+    }
+    // What is unused is no Gateway's: its part is free again.
+    assert!(bed.get("/b", "x", "").await.ends_with('b'));
+}
+
+#[tokio::test]
 async fn a_loop_that_a_backend_closes_ends() {
     // What a proxy does that sends everything back to the front, and forwards what it does not know.
     let front = Arc::new(std::sync::OnceLock::<SocketAddr>::new());

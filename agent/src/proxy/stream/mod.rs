@@ -15,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 use super::{
     Shared,
     balance::{Cause, Moment, Outcome, Security, Wish},
+    bounds::Share,
     lease::Pending,
     pool::ConnectError,
     socket::{ClientSocket, Socket},
@@ -40,6 +41,8 @@ pub(super) enum Client {
 pub(super) struct Endpoint {
     stream: UpstreamStream,
     pending: Pending,
+    /// Its part of what the Gateway may have.
+    share: Share,
 }
 
 /// A client and the endpoint that it gets.
@@ -70,19 +73,23 @@ pub(super) async fn connect(
             return None;
         }
         let upstream = endpoints.pick(Wish::default(), &tried, now)?;
-        let most = table.per_endpoint(&shared.bounds);
+        let most = table.most(&shared.bounds);
+        let Some(share) = table.tenant(gateway)?.upstreams.try_share(most.gateway) else {
+            add(&shared.stats.exhausted);
+            return None;
+        };
         drop(table);
         let pending = Pending::new(&upstream);
         let evict = || shared.table.load().evict_idle();
-        match upstream.dial(shared.worker, settings.connect_timeout, most, speaks, evict).await {
+        match upstream.dial(shared.worker, settings.connect_timeout, most.endpoint, speaks, evict).await {
             Ok(stream) => {
                 endpoints.connected(&upstream, now, &shared.stats);
-                return Some(Endpoint { stream, pending });
+                return Some(Endpoint { stream, pending, share });
             }
             Err(error) => {
                 tracing::debug!(backend = %upstream.addr, %service, %error, "endpoint could not be connected");
                 match error {
-                    ConnectError::Exhausted(_) => {
+                    ConnectError::Exhausted(_) | ConnectError::Taken(_) => {
                         add(&shared.stats.exhausted);
                         return None;
                     }
@@ -117,7 +124,7 @@ fn choose(shares: &[StreamShare]) -> Option<&StreamShare> {
 
 /// Relays until the end.
 pub(super) async fn relay(shared: &Arc<Shared>, socket: &Socket, relay: Relay) {
-    let Relay { client, endpoint: Endpoint { mut stream, pending: _pending } } = relay;
+    let Relay { client, endpoint: Endpoint { mut stream, pending: _pending, share: _share } } = relay;
     add(&shared.stats.streams);
     let copied = async {
         match client {
