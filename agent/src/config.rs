@@ -1,6 +1,7 @@
 //! The command line as written -> settings as used; the one list of defaults.
 mod cluster;
 mod controller;
+mod observe;
 pub mod route_hosts;
 
 use std::{
@@ -18,6 +19,7 @@ use crate::{
 
 pub use cluster::{ApiArgs, ClusterArgs, ProcessArgs};
 pub use controller::ControllerArgs;
+pub use observe::ObserveArgs;
 
 /// A load balancer for Kubernetes: addresses, eBPF forwarding and a layer 7 proxy in one binary.
 #[derive(Debug, Parser)]
@@ -158,6 +160,9 @@ pub struct AgentArgs {
         value_parser = clap::value_parser!(u16).range(1..=256)
     )]
     pub proxy_workers: Option<u16>,
+    /// What is told of requests.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
     /// Which VIPs this node announces by ARP and NDP on its interfaces
     #[arg(
         help_heading = "Addresses",

@@ -134,7 +134,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
 
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
     let admin = admin::server::bind_unix(&args.admin_socket).await?;
-    let mut settings = proxy::Settings::within(&descriptors::raise()?);
+    let mut settings = args.observe.apply(proxy::Settings::within(&descriptors::raise()?));
     settings.workers = args.proxy_workers.map_or(settings.workers, usize::from);
     let proxy = Proxy::bind_with(settings)?;
     // Nobody else takes over what a node that stands alone announces.
@@ -171,6 +171,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         applied,
         proxy: proxy.counters(),
         ejections: proxy.ejections(),
+        metrics: proxy.metrics(),
         routed: proxy.applied(),
         directory,
         waiters: Arc::new(Semaphore::new(admin::discovery::WAITERS)),

@@ -111,13 +111,38 @@ pub enum Kind {
     Gauge,
 }
 
-/// Families read once, for one answer.
+/// A family of histograms, as read at one moment.
 #[derive(Debug)]
-struct Families(Vec<Family>);
+pub struct HistogramFamily {
+    /// Its name.
+    pub name: &'static str,
+    /// One sentence without its full stop: desired or observed, and in which unit.
+    pub help: &'static str,
+    /// Labels and value of each sample.
+    pub samples: Vec<(Labels, Histogram)>,
+}
+
+/// What is in a histogram.
+#[derive(Debug)]
+pub struct Histogram {
+    /// The upper bound of each bucket, and what is in it and in none before; the last bound is infinite.
+    pub buckets: Vec<(f64, u64)>,
+    /// All values together.
+    pub sum: f64,
+}
+
+/// All that is known at one moment.
+#[derive(Debug, Default)]
+pub struct Families {
+    /// Counters and gauges.
+    pub plain: Vec<Family>,
+    /// Histograms.
+    pub histograms: Vec<HistogramFamily>,
+}
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for family in &self.0 {
+        for family in &self.plain {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
@@ -131,6 +156,13 @@ impl Collector for Families {
             }
             for (labels, value) in &family.samples {
                 encode(family.kind, *value, metric.encode_family(labels)?)?;
+            }
+        }
+        for family in &self.histograms {
+            let mut metric = encoder.encode_descriptor(family.name, family.help, None, MetricType::Histogram)?;
+            for (labels, Histogram { buckets, sum }) in &family.samples {
+                let count = buckets.iter().map(|(_, n)| n).sum();
+                metric.encode_family(labels)?.encode_histogram::<Labels>(*sum, count, buckets, None)?;
             }
         }
         Ok(())
@@ -148,9 +180,9 @@ fn encode(kind: Kind, value: f64, to: MetricEncoder<'_>) -> fmt::Result {
 ///
 /// # Errors
 /// A name or a label cannot be written.
-pub fn exposition(families: Vec<Family>) -> Result<String, fmt::Error> {
+pub fn exposition(families: Families) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Families(families)));
+    registry.register_collector(Box::new(families));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -163,9 +195,31 @@ mod tests {
     #[test]
     fn a_family_has_help_type_suffix_and_escaped_labels() {
         let samples = vec![(vec![("name", "a\"b".to_owned())], 3.0)];
-        let text = exposition(vec![Family { name: "sluice_x", kind: Kind::Counter, help: "Things", samples }]);
+        let plain = vec![Family { name: "sluice_x", kind: Kind::Counter, help: "Things", samples }];
+        let text = exposition(Families { plain, ..Families::default() });
         let expected = "# HELP sluice_x Things\n# TYPE sluice_x counter\nsluice_x_total{name=\"a\\\"b\"} 3.0\n# EOF\n";
         assert_eq!(text.unwrap(), expected);
+    }
+
+    #[test]
+    fn a_histogram_has_buckets_that_add_up_a_sum_and_a_count() {
+        let histogram = Histogram { buckets: vec![(0.5, 2), (1.0, 0), (f64::INFINITY, 1)], sum: 7.25 };
+        let samples = vec![(vec![("a", "b".to_owned())], histogram)];
+        let histograms = vec![HistogramFamily { name: "sluice_z_seconds", help: "Things", samples }];
+        let text = exposition(Families { histograms, ..Families::default() }).unwrap();
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "# TYPE sluice_z_seconds histogram",
+                "sluice_z_seconds_sum{a=\"b\"} 7.25",
+                "sluice_z_seconds_count{a=\"b\"} 3",
+                "sluice_z_seconds_bucket{le=\"0.5\",a=\"b\"} 2",
+                "sluice_z_seconds_bucket{le=\"1.0\",a=\"b\"} 2",
+                "sluice_z_seconds_bucket{le=\"+Inf\",a=\"b\"} 3",
+                "# EOF"
+            ]
+        );
     }
 
     #[test]
@@ -213,7 +267,8 @@ mod tests {
     #[test]
     fn a_family_without_labels_has_one_plain_sample() {
         let samples = vec![(vec![], 7.0)];
-        let text = exposition(vec![Family { name: "sluice_y", kind: Kind::Gauge, help: "Things", samples }]);
+        let plain = vec![Family { name: "sluice_y", kind: Kind::Gauge, help: "Things", samples }];
+        let text = exposition(Families { plain, ..Families::default() });
         assert!(text.unwrap().contains("\nsluice_y 7.0\n"));
     }
 }

@@ -49,6 +49,8 @@ pub struct Stages {
     pub proxy: proxy::Counters,
     /// Which endpoints the proxy passes over.
     pub ejections: proxy::Ejections,
+    /// What the proxy counts by route and by backend.
+    pub metrics: proxy::Metrics,
     /// The revision of the model that the proxy routes by; 0 before the first.
     pub routed: watch::Receiver<u64>,
     /// Who is behind each Service.

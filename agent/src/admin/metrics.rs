@@ -3,16 +3,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::{
     datapath::{maps::TableError, observe},
-    telemetry::{Family, Kind, Labels},
+    telemetry::{Families, Family, Kind, Labels},
 };
 
-use super::{Stages, certificates};
+use super::{Stages, certificates, red};
 
 /// All families.
 ///
 /// # Errors
 /// A map cannot be read.
-pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
+pub fn families(stages: &Stages) -> Result<Families, TableError> {
     let applied = stages.applied.borrow().clone();
     let model = stages.models.borrow().clone();
     let one = |value: f64| vec![(Labels::new(), value)];
@@ -111,7 +111,8 @@ pub fn families(stages: &Stages) -> Result<Vec<Family>, TableError> {
     let help = "Packets for owned VIPs that were answered here or dropped, by reason, observed";
     all.push(Family { name: "sluice_packets", kind: Kind::Counter, help, samples });
     proxy(stages, &mut all);
-    Ok(all)
+    let histograms = red::add(&stages.metrics, &mut all);
+    Ok(Families { plain: all, histograms })
 }
 
 /// What the proxy counts.
@@ -285,7 +286,7 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
 
 /// A count as a sample; exact up to 2^53.
 #[expect(clippy::cast_precision_loss, reason = "the format has no integers; counts beyond 2^53 lose their last digits")]
-fn count(n: u64) -> f64 {
+pub(super) fn count(n: u64) -> f64 {
     n as f64
 }
 

@@ -9,6 +9,7 @@ pub mod discovery;
 mod explain;
 pub mod flows;
 pub mod metrics;
+pub mod red;
 pub mod server;
 mod slots;
 pub mod view;

@@ -23,6 +23,7 @@ use super::{
     hops::Hops,
     http1::{Announced, Doubt, Trailers},
     io::{Active, Activity},
+    metrics::Record,
     mirror::{self, Tee},
     request::{self, Arrival, Canonical},
     respond::{self, LocalReply},
@@ -92,7 +93,7 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     let stats = &connection.shared.stats;
     let share = connection.tenant.try_request();
     let is_full = share.is_none();
-    let active = Active::new(&connection.activity, stats, share);
+    let mut active = Active::new(&connection.activity, stats, share, Record::begin(request.method()));
     // Copied only where it is told.
     let head = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
     let (parts, body) = request.into_parts();
@@ -102,8 +103,12 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
         add(&stats.own_responses);
         respond::plain(StatusCode::SERVICE_UNAVAILABLE, "the Gateway has as many requests as it may have")
     } else {
-        answer(&connection, parts, &mut body).await
+        answer(&connection, parts, &mut body, &mut active.record).await
     };
+    if active.record.counts.is_none() {
+        let shared = &connection.shared;
+        active.record.counts = shared.metrics.unrouted(shared.worker, &connection.tenant);
+    }
     if let Some(body) = body {
         response = Unread { body, expects, version }.settle(response).await;
     }
@@ -121,13 +126,21 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
         tracing::debug!(%frontend, %client, %method, %uri, status, "request answered");
     }
     stats.response(response.status());
+    active.record.status = Some(response.status().as_u16());
+    active.record.read_status(response.headers());
     response.map(|body| body.counted(active))
 }
 
 /// The answer; `body` is taken where it goes upstream.
-async fn answer(connection: &Connection, parts: Parts, body: &mut Option<Incoming>) -> Response<ResponseBody> {
+async fn answer(
+    connection: &Connection,
+    parts: Parts,
+    body: &mut Option<Incoming>,
+    record: &mut Record,
+) -> Response<ResponseBody> {
     let is_grpc = grpc::is_grpc(&parts.headers);
-    routed(connection, parts, body, is_grpc).await.unwrap_or_else(|reply| local(connection, reply, is_grpc))
+    record.is_grpc = is_grpc;
+    routed(connection, parts, body, record).await.unwrap_or_else(|reply| local(connection, reply, is_grpc))
 }
 
 /// An answer of the proxy's own, in the form that the client reads.
@@ -144,9 +157,9 @@ async fn routed(
     connection: &Connection,
     mut parts: Parts,
     body: &mut Option<Incoming>,
-    is_grpc: bool,
+    record: &mut Record,
 ) -> Result<Response<ResponseBody>, LocalReply> {
-    let shared = &connection.shared;
+    let (shared, is_grpc) = (&connection.shared, record.is_grpc);
     let canonical = canonical(connection, &mut parts, body.as_ref())?;
     let hops = Hops::of(&parts.headers)?;
     let table = shared.table.load_full();
@@ -156,7 +169,8 @@ async fn routed(
     }
     let entry = route(&table, connection.ends.local, &canonical, &parts)?;
     let rule = &*entry.rule;
-    let routed = Routed { table: &table, canonical, hops, matches: &entry.matches, rule, is_grpc };
+    record.counts = shared.metrics.of_rule(shared.worker, &connection.tenant, &entry.rule);
+    let routed = Routed { table: &table, canonical, hops, matches: &entry.matches, rule, record };
     let grant = Grant::of(&rule.filters, &parts.headers);
     if let Some(response) = grant.as_ref().and_then(|grant| grant.preflight(&parts)) {
         add(&shared.stats.own_responses);
@@ -177,8 +191,7 @@ struct Routed<'a> {
     hops: Hops,
     matches: &'a HttpMatch,
     rule: &'a HttpRule,
-    /// It is gRPC.
-    is_grpc: bool,
+    record: &'a mut Record,
 }
 
 /// Does what a rule says, step by step.
@@ -205,7 +218,8 @@ async fn forward(
     let ShareTarget::Cluster(cluster) = &share.to else {
         return Err(LocalReply::misconfigured("a backend of the route is not valid"));
     };
-    let Routed { table, canonical, hops, matches, rule, is_grpc } = routed;
+    let Routed { table, canonical, hops, matches, rule, record } = routed;
+    let is_grpc = record.is_grpc;
     crosses(cluster.transport, is_grpc)?;
     let tenant = &connection.tenant;
     let endpoints = table.cluster(&tenant.name, &cluster.port);
@@ -221,12 +235,14 @@ async fn forward(
     upstream_form(&mut parts);
     let websocket = websocket.map(|client| Handshake::begin(client, version, cluster.transport, &mut parts));
     let asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::of(body.as_ref()) };
+    record.flow = asked.flow.clone();
     let body = body.take();
     let tee = mirror::send(shared, (table, tenant), copies, (body.as_ref(), asked.trailers), rule.timeouts);
     let body = upstream_body(connection, body, tee, &asked);
     let end = framing::frame_request(&mut parts, &body);
     let (timeouts, retry) = (rule.timeouts, rule.retry.as_ref());
-    let order = Order { endpoints, tenant, cluster, wish, timeouts, retry, is_grpc };
+    let attempts = &mut record.attempts;
+    let order = Order { endpoints, tenant, cluster, wish, timeouts, retry, is_grpc, attempts };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     // Asked to switch, a backend may have done so whatever it answers.
     if end == End::Uncertain || asked.websocket.is_some() {
@@ -375,7 +391,8 @@ fn finish(
     };
     if let Some(handshake) = asked.websocket.take_if(|_| switched) {
         let share = connection.tenant.requests.try_share(usize::MAX);
-        let active = Active::new(&connection.activity, &shared.stats, share);
+        // Counted when the request ends that it was; this one keeps the connection busy.
+        let active = Active::new(&connection.activity, &shared.stats, share, Record::of_tunnel());
         connection.announced.switch();
         let socket = Arc::clone(&connection.socket);
         let mut response = tunnel::open(shared, handshake, socket, response, (pending, active, lease));

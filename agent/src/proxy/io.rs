@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     bounds::Share,
     http1::Announced,
+    metrics::Record,
     settings::Settings,
     stats::{Stats, add, sub},
     transport::Transport,
@@ -81,16 +82,18 @@ pub(super) struct Active {
     stats: Arc<Stats>,
     /// Its part of what its Gateway may have.
     _share: Option<Share>,
+    /// What is told of it when it is over.
+    pub(super) record: Record,
 }
 
 impl Active {
     /// Counts a request.
     #[must_use]
-    pub(super) fn new(activity: &Arc<Activity>, stats: &Arc<Stats>, share: Option<Share>) -> Self {
+    pub(super) fn new(activity: &Arc<Activity>, stats: &Arc<Stats>, share: Option<Share>, record: Record) -> Self {
         activity.in_flight.fetch_add(1, Relaxed);
         activity.begun.fetch_add(1, Relaxed);
         add(&stats.active_requests);
-        Self { activity: Arc::clone(activity), stats: Arc::clone(stats), _share: share }
+        Self { activity: Arc::clone(activity), stats: Arc::clone(stats), _share: share, record }
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     bounds::Share,
     driver::Driver,
     http1::Trailers,
+    metrics::{BackendCounts, TryOutcome},
     multiplex::Connection,
     pool::{Link, Upstream},
 };
@@ -156,19 +157,38 @@ impl Exclusive {
 
 /// Counts a request towards its upstream until dropped.
 #[derive(Debug)]
-pub(super) struct Pending(Arc<Upstream>);
+pub(super) struct Pending {
+    upstream: Arc<Upstream>,
+    /// Where its outcome is counted; nowhere once it is.
+    counts: Option<Arc<BackendCounts>>,
+}
 
 impl Pending {
     /// Counts one more.
     #[must_use]
     pub(super) fn new(upstream: &Arc<Upstream>) -> Self {
         upstream.vital.begin();
-        Self(Arc::clone(upstream))
+        Self { upstream: Arc::clone(upstream), counts: None }
+    }
+
+    /// Counts its outcome here: dropped before there is one, it was aborted.
+    #[must_use]
+    pub(super) fn counted(mut self, counts: Option<Arc<BackendCounts>>) -> Self {
+        self.counts = counts;
+        self
+    }
+
+    /// Has an outcome, and a response after so long; `None` where no endpoint has had it.
+    pub(super) fn settle(&mut self, outcome: Option<TryOutcome>, took: Option<Duration>) {
+        if let (Some(counts), Some(outcome)) = (self.counts.take(), outcome) {
+            counts.count(outcome, took);
+        }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.vital.end();
+        self.settle(Some(TryOutcome::Aborted), None);
+        self.upstream.vital.end();
     }
 }

@@ -25,6 +25,7 @@ use super::{
     body::{RequestBody, ResponseBody},
     exchange::upstream_form,
     framing::{self, End},
+    metrics::Attempts,
     stats::{Counted, add},
     table::Table,
     tenant::Tenant,
@@ -113,9 +114,9 @@ async fn exchange(
     end: End,
 ) -> Result<(), Failure> {
     let (timeouts, retry) = (Timeouts::default(), None);
-    let wish = Wish::default();
+    let (wish, attempts) = (Wish::default(), &mut Attempts::default());
     let endpoints = table.cluster(&tenant.name, &to.port);
-    let order = Order { endpoints, tenant, cluster: to, wish, timeouts, retry, is_grpc: false };
+    let order = Order { endpoints, tenant, cluster: to, wish, timeouts, retry, is_grpc: false, attempts };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     let status = sent.response.status();
     let checked = framing::check_response(status, sent.response.headers_mut());

@@ -19,6 +19,7 @@
 //! - No body is collected, no queue is unbounded: a frame is read from one side when the other has room for it.
 //! - A request that two servers could read differently is refused, never repaired by guessing.
 pub mod explain;
+pub mod metrics;
 pub mod probe;
 pub mod stats;
 
@@ -80,10 +81,11 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use ejections::Ejections;
+pub use metrics::Metrics;
 pub use settings::Settings;
 pub use stats::{Counters, Stats};
 
-use self::{balance::Moment, bounds::Bounds, lots::Lots, stats::add, table::Table, tls::UnderWay};
+use self::{balance::Moment, bounds::Bounds, lots::Lots, metrics::Registry, stats::add, table::Table, tls::UnderWay};
 use crate::model::{Model, http::HttpModel};
 
 /// How many connections may wait to be accepted. Beyond it the kernel drops SYNs.
@@ -112,6 +114,7 @@ struct Shared {
     bounds: Arc<Bounds>,
     stats: Arc<Stats>,
     lots: Lots,
+    metrics: Arc<Registry>,
     table: Arc<ArcSwap<Table>>,
     /// Handshakes of this worker.
     handshakes: Arc<UnderWay>,
@@ -148,6 +151,7 @@ impl Proxy {
         counters.of(0).max_upstream.store(settings.max_upstreams as u64, Relaxed);
         let (bounds, settings) = (Arc::new(Bounds::new(&settings)), Arc::new(settings));
         let table: Arc<ArcSwap<Table>> = Arc::default();
+        let metrics = Arc::new(Registry::new(settings.workers, settings.max_series));
         let (drain, kill, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let shared = |worker| {
             Arc::new(Shared {
@@ -156,6 +160,7 @@ impl Proxy {
                 bounds: Arc::clone(&bounds),
                 stats: Arc::clone(counters.of(worker)),
                 lots: Lots::default(),
+                metrics: Arc::clone(&metrics),
                 table: Arc::clone(&table),
                 handshakes: UnderWay::new(settings.max_handshakes.div_ceil(settings.workers)),
                 // Of its own: looked at with each request, they are no place for workers to meet.
@@ -186,6 +191,12 @@ impl Proxy {
         Ejections::of(&self.workers[0].table)
     }
 
+    /// What is counted by route and by backend.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::of(&self.workers[0].metrics, &self.workers[0].table)
+    }
+
     /// The revision of the model that requests are routed by now; 0 before the first.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<u64> {
@@ -203,7 +214,7 @@ impl Proxy {
         };
         let Ok(first) = first else { return };
         let shared = Arc::clone(&workers[0]);
-        let mut last = None;
+        let (mut last, mut is_tidy) = (None, false);
         apply(&shared, &counters, &first, &mut last, &applied);
         let mut serving = JoinSet::new();
         for (worker, socket) in workers.into_iter().zip(sockets) {
@@ -231,6 +242,7 @@ impl Proxy {
                     Ok(()) => {
                         let model = Arc::clone(&models.borrow_and_update());
                         apply(&shared, &counters, &model, &mut last, &applied);
+                        is_tidy = false;
                     }
                     Err(_) => open = false,
                 },
@@ -241,6 +253,10 @@ impl Proxy {
                         upstream.vital.tidy(now);
                     }
                     table.clusters().for_each(|endpoints| endpoints.trim(now));
+                    if let Some(model) = last.as_ref().filter(|_| !is_tidy) {
+                        shared.metrics.tidy(model);
+                        is_tidy = true;
+                    }
                 }
             }
         }

@@ -6,6 +6,9 @@ use crate::descriptors::Descriptors;
 /// Connections of clients at most, however many descriptors there are: each takes some 2 KiB while it is idle, 11 under TLS.
 const MOST_CONNECTIONS: usize = 65_536;
 
+/// Series of metrics at most, of routes and of backends each: see [`super::metrics`] for what they take.
+const MOST_SERIES: usize = 10_000;
+
 /// Every limit has a default that suits an edge; `config` may override.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -61,6 +64,9 @@ pub struct Settings {
     pub tunnel_idle: Duration,
     /// How long requests in flight may take after the proxy is told to stop. Then they are cut.
     pub drain: Duration,
+    /// How many rules of routes, and how many ports of Services, have metrics of their own. Those beyond it are counted together;
+    /// at 0 nothing is.
+    pub max_series: usize,
     /// Whether a request without `traceparent` gets one.
     pub start_traces: bool,
 }
@@ -92,6 +98,7 @@ impl Default for Settings {
             half_closed_timeout: Duration::from_secs(10),
             tunnel_idle: Duration::from_secs(600),
             drain: Duration::from_secs(30),
+            max_series: MOST_SERIES,
             start_traces: true,
         }
     }

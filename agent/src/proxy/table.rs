@@ -19,6 +19,7 @@ use std::{
 use super::{
     balance::{Endpoints, Moment, Security},
     bounds::{Bounds, Most},
+    metrics::BackendSeries,
     pool::Upstream,
     router::{Shards, Site},
     settings::Settings,
@@ -258,10 +259,12 @@ impl Table {
 
     /// Endpoints of a Service port, balanced as it says.
     fn balanced(&self, port: &ServicePort, upstreams: Vec<Arc<Upstream>>, security: Security) -> Arc<Endpoints> {
-        let retries = self.clusters.get(port).map(|known| Arc::clone(&known.retries)).unwrap_or_default();
+        let known = self.clusters.get(port);
+        let retries = known.map(|known| Arc::clone(&known.retries)).unwrap_or_default();
+        let counts = known.map(|known| Arc::clone(&known.counts)).unwrap_or_default();
         let balance = self.balances.get(port).cloned().unwrap_or_default();
         let mut endpoints = Endpoints::new(upstreams, retries, balance);
-        endpoints.security = security;
+        (endpoints.security, endpoints.counts) = (security, counts);
         endpoints.trim(Moment::now());
         Arc::new(endpoints)
     }
@@ -340,6 +343,11 @@ impl Table {
     #[must_use]
     pub(super) fn any_cluster(&self, service: &ServicePort) -> Option<&Arc<Endpoints>> {
         self.clusters.get(service)
+    }
+
+    /// What is counted of every Service port, in their order.
+    pub(super) fn backends(&self) -> impl Iterator<Item = (&ServicePort, &BackendSeries)> {
+        self.services.keys().filter_map(|port| Some((port, &*self.clusters.get(port)?.counts)))
     }
 
     /// The endpoints of every Service port, once for each Gateway that shows them a certificate and once for all others.

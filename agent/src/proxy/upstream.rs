@@ -21,6 +21,7 @@ use super::{
     bounds::Most,
     grpc,
     lease::{Lease, Pending},
+    metrics::{Attempts, TryOutcome},
     multiplex::Multiplex,
     pool::{ConnectError, Upstream},
     retry::Retries,
@@ -87,6 +88,23 @@ impl Failure {
         matches!(self, Self::Exhausted | Self::Taken).then_some(grpc::Code::ResourceExhausted)
     }
 
+    /// What it is to the endpoint that was tried; `None` where that has had nothing of it.
+    fn outcome(self) -> Option<TryOutcome> {
+        match self {
+            Self::Broken => Some(TryOutcome::Broken),
+            Self::Refused => Some(TryOutcome::Refused),
+            Self::Timeout => Some(TryOutcome::Timeout),
+            Self::ClientBroken | Self::ClientStalled => Some(TryOutcome::Aborted),
+            Self::NoEndpoint
+            | Self::Unreachable
+            | Self::Untrusted
+            | Self::Barred
+            | Self::Exhausted
+            | Self::Taken
+            | Self::NoWebSocket => None,
+        }
+    }
+
     /// Whose fault it is that a request did not get through.
     fn of(error: &hyper::Error) -> Self {
         let mut source = std::error::Error::source(error);
@@ -142,6 +160,8 @@ pub(super) struct Order<'a> {
     pub(super) retry: Option<&'a Retry>,
     /// The request is gRPC.
     pub(super) is_grpc: bool,
+    /// What became of it, for those who look at it later.
+    pub(super) attempts: &'a mut Attempts,
 }
 
 /// What became of a try, where that is not the answer.
@@ -164,7 +184,7 @@ pub(super) async fn send(
     mut parts: Parts,
     body: RequestBody,
 ) -> Result<Sent, Failure> {
-    let Order { endpoints: routed, tenant, cluster, wish, timeouts, retry, is_grpc } = order;
+    let Order { endpoints: routed, tenant, cluster, wish, timeouts, retry, is_grpc, attempts } = order;
     let settings = &shared.settings;
     let begun = Instant::now();
     let limit = [timeouts.request, grpc::timeout(&parts.headers).filter(|_| is_grpc)].into_iter().flatten().min();
@@ -203,7 +223,9 @@ pub(super) async fn send(
         if let Some(at) = overall.filter(|_| is_grpc) {
             grpc::set_timeout(request.headers_mut(), at.saturating_duration_since(Instant::now()));
         }
-        let pending = Pending::new(&upstream);
+        let counts = endpoints.counts.of(&shared.metrics, shared.worker);
+        let mut pending = Pending::new(&upstream).counted(counts.clone());
+        attempts.endpoint = Some(upstream.addr);
         let spare = Kept::of(&request, keeps);
         let progress = request.body().progress();
         let trying = Trying { shared, tenant, endpoints, upstream: &upstream, cluster, most, fresh, began: now };
@@ -215,7 +237,8 @@ pub(super) async fn send(
                 } else {
                     response.status()
                 };
-                trying.learn(Outcome::Answer(status), progress.as_ref(), None);
+                let now = trying.learn(Outcome::Answer(status), progress.as_ref(), None);
+                pending.settle(Some(TryOutcome::Answer(response.status())), Some(now.since(trying.began)));
                 let again = retries.wants(response.status(), response.headers(), is_grpc);
                 match again.filter(|_| spare.is_whole() && retries.take(endpoints)) {
                     None => {
@@ -232,13 +255,18 @@ pub(super) async fn send(
             }
             Ok(Err(Tried::Stale(again))) if moved < settings.max_tries => {
                 moved += 1;
+                pending.settle(None, None);
                 request = again;
                 fresh = cluster.transport == Transport::Http1;
                 add(&shared.stats.retries);
                 continue;
             }
-            Ok(Err(Tried::Stale(_))) => return Err(Failure::Refused),
+            Ok(Err(Tried::Stale(_))) => {
+                pending.settle(Some(TryOutcome::Refused), None);
+                return Err(Failure::Refused);
+            }
             Ok(Err(Tried::Unconnected(again))) => {
+                pending.settle(None, None);
                 tried.push(upstream.addr);
                 unconnected.push(upstream.addr);
                 if !retries.take_free() {
@@ -248,15 +276,18 @@ pub(super) async fn send(
                 (Some(again), if is_left || retry.is_none() { Duration::ZERO } else { retries.pause(Duration::ZERO) })
             }
             Ok(Err(Tried::Failed(Failure::Refused))) if spare.is_whole() && retries.take(endpoints) => {
+                pending.settle(Some(TryOutcome::Refused), None);
                 (None, Duration::ZERO)
             }
             Ok(Err(Tried::Failed(failure))) => {
+                pending.settle(failure.outcome(), None);
                 if failure == Failure::Broken {
                     trying.learn(Outcome::Failure(Cause::Broken), progress.as_ref(), None);
                 }
                 return Err(failure);
             }
             Err(failure) => {
+                pending.settle(failure.outcome(), None);
                 let limit = [timeouts.request, timeouts.backend].into_iter().flatten().min();
                 trying.learn(Outcome::Failure(Cause::Late), progress.as_ref(), limit);
                 let is_over = overall.is_some_and(|at| at <= Instant::now());
@@ -269,6 +300,8 @@ pub(super) async fn send(
         };
         drop(pending);
         add(&shared.stats.retries);
+        attempts.retries += 1;
+        counts.iter().for_each(|counts| counts.retried());
         if !tried.contains(&upstream.addr) {
             tried.push(upstream.addr);
         }
@@ -328,7 +361,8 @@ impl Trying<'_> {
     ///
     /// `limit` is the route's where the time was up. A try is late if the endpoint had half of it at least: a client can ask for
     /// less (`grpc-timeout`), or send until the last moment.
-    fn learn(&self, outcome: Outcome, progress: Option<&Flow>, limit: Option<Duration>) {
+    /// The moment at which it was learnt.
+    fn learn(&self, outcome: Outcome, progress: Option<&Flow>, limit: Option<Duration>) -> Moment {
         let now = Moment::now();
         let sent = progress.map_or(Some(self.began), |flow| flow.read_at().map(|at| at.max(self.began)));
         let took = sent.map(|sent| now.since(sent));
@@ -339,6 +373,14 @@ impl Trying<'_> {
         if is_known {
             self.endpoints.learn(self.upstream, outcome, took, now, &self.shared.stats);
         }
+        now
+    }
+
+    /// Tells the balancer that it could not be connected.
+    fn unconnected(&self) {
+        self.learn(Outcome::Failure(Cause::Unconnected), None, None);
+        let counts = self.endpoints.counts.of(&self.shared.metrics, self.shared.worker);
+        counts.iter().for_each(|counts| counts.unconnected());
     }
 
     async fn run(
@@ -367,9 +409,9 @@ impl Trying<'_> {
                     }
                     ConnectError::Untrusted(_) => {
                         met.untrusted = true;
-                        self.learn(Outcome::Failure(Cause::Unconnected), None, None);
+                        self.unconnected();
                     }
-                    ConnectError::Endpoint(_) => self.learn(Outcome::Failure(Cause::Unconnected), None, None),
+                    ConnectError::Endpoint(_) => self.unconnected(),
                 }
                 return Err(Tried::Unconnected(request));
             }

@@ -19,7 +19,7 @@ use sluice::{
         self, Backend, Memo, Model, Node, Port,
         http::{HttpModel, ServicePort},
     },
-    proxy::{Counters, Ejections, Proxy, Settings},
+    proxy::{Counters, Ejections, Metrics, Proxy, Settings},
     source::{self, Snapshot},
 };
 use tokio::{
@@ -38,6 +38,7 @@ pub(crate) struct Bed {
     pub addr: SocketAddr,
     pub stats: Counters,
     pub ejections: Ejections,
+    pub metrics: Metrics,
     pub cancel: CancellationToken,
     pub task: JoinHandle<()>,
     models: watch::Sender<Arc<Model>>,
@@ -117,10 +118,10 @@ impl Bed {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (models, receiver) = watch::channel(Arc::new(model(addr)));
         let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.counters(), proxy.applied());
-        let ejections = proxy.ejections();
+        let (ejections, metrics) = (proxy.ejections(), proxy.metrics());
         let task = tokio::spawn(proxy.run(receiver, cancel.clone()));
         applied.wait_for(|rev| *rev > 0).await.unwrap();
-        Self { addr, stats, ejections, cancel, task, models, secrets: json!([]), memo: Mutex::default() }
+        Self { addr, stats, ejections, metrics, cancel, task, models, secrets: json!([]), memo: Mutex::default() }
     }
 
     /// Changes what is served and waits until it is.

@@ -22,6 +22,7 @@ mod http2_origin;
 mod lenient;
 mod limits;
 mod local;
+mod metrics;
 mod mirrors;
 mod proxying;
 mod resting;

@@ -27,7 +27,7 @@ async fn bed(backends: &[SocketAddr], rule: Value) -> Bed {
 }
 
 /// Answers with these one after the other, the last for ever; with them how often it was asked.
-async fn sequence(answers: &'static [&'static str]) -> (Origin, Arc<AtomicUsize>) {
+pub(crate) async fn sequence(answers: &'static [&'static str]) -> (Origin, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let origin = Origin::start(move |mut client: Client, seen| {

@@ -40,6 +40,7 @@ use self::{
 };
 use super::{
     bounds::Load,
+    metrics::BackendSeries,
     pool::Upstream,
     session,
     stats::{Stats, add},
@@ -97,6 +98,8 @@ pub(super) struct Endpoints {
     pub(super) upstreams: Vec<Arc<Upstream>>,
     /// The retries that they have to bear now; kept over changes of the endpoints.
     pub(super) retries: Arc<Load>,
+    /// What is counted of them; likewise.
+    pub(super) counts: Arc<BackendSeries>,
     /// How they are balanced.
     pub(super) balance: Arc<Balance>,
     /// Whether they are spoken to under TLS.
@@ -144,7 +147,8 @@ impl Endpoints {
         upstreams.sort_by_key(|upstream| upstream.addr);
         let is_hashed = matches!(balance.balancer, Balancer::ConsistentHash(_));
         let keys = if is_hashed { Maglev::new(upstreams.iter().map(|upstream| upstream.addr)) } else { None };
-        Self { upstreams, retries, balance, security: Security::Clear, turn: AtomicUsize::new(0), keys }
+        let counts = Arc::default();
+        Self { upstreams, retries, counts, balance, security: Security::Clear, turn: AtomicUsize::new(0), keys }
     }
 
     /// Whether an endpoint is one of these.
@@ -283,6 +287,7 @@ impl Endpoints {
             None => {}
             Some(cause) if health.fail(cause, rules, now, || self.may_eject(now)) => {
                 add(&stats.ejections);
+                self.counts.ejected();
                 let time = health.ejected(now).and_then(|ejected| ejected.left);
                 tracing::warn!(backend = %upstream.addr, %cause, ?time, "endpoint is ejected");
             }

@@ -19,6 +19,8 @@ struct Progress {
     moved: AtomicU64,
     /// When nothing of the request was still to come; 0 before. Source: [`Moment::to_bits`].
     read_at: AtomicU64,
+    /// How much of the request has come. Units: bytes.
+    received: AtomicU64,
 }
 
 impl Flow {
@@ -49,6 +51,17 @@ impl Flow {
     /// It has to be sent from its start.
     pub(super) fn rewind(&self) {
         self.0.iter().for_each(|progress| progress.read_at.store(0, Relaxed));
+    }
+
+    /// Some more of the request has come.
+    pub(in crate::proxy) fn comes(&self, bytes: usize) {
+        self.0.iter().for_each(|progress| _ = progress.received.fetch_add(bytes as u64, Relaxed));
+    }
+
+    /// How much of the request's body has come. Units: bytes.
+    #[must_use]
+    pub(in crate::proxy) fn received(&self) -> u64 {
+        self.0.as_ref().map_or(0, |progress| progress.received.load(Relaxed))
     }
 
     /// How often the response has moved.

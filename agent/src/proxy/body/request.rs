@@ -74,7 +74,11 @@ impl RequestBody {
     #[must_use]
     pub(in crate::proxy) fn new(inner: Incoming, tee: Option<Tee>, limit: Duration, response: Flow) -> Self {
         let is_end = inner.is_end_stream();
-        let from = if is_end { RequestSource::Nowhere } else { RequestSource::Client(ClientBody::new(inner, tee)) };
+        let from = if is_end {
+            RequestSource::Nowhere
+        } else {
+            RequestSource::Client(ClientBody::new(inner, tee, response.clone()))
+        };
         Self::of(from, limit, response)
     }
 

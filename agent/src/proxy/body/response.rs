@@ -16,6 +16,7 @@ use crate::proxy::{
     http1::Trailers,
     io::Active,
     lease::{Lease, Pending},
+    metrics::Cut,
     uptake::Uptake,
 };
 
@@ -34,7 +35,7 @@ pub(in crate::proxy) struct ResponseBody {
     /// Why it ends, when what came before has had its chance to be written.
     fault: Option<BodyFault>,
     _pending: Option<Pending>,
-    _active: Option<Active>,
+    active: Option<Active>,
 }
 
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl ResponseBody {
             uptake: None,
             fault: None,
             _pending: None,
-            _active: None,
+            active: None,
         }
     }
 
@@ -94,7 +95,7 @@ impl ResponseBody {
             uptake: None,
             fault: None,
             _pending: Some(pending),
-            _active: None,
+            active: None,
         }
     }
 
@@ -130,7 +131,12 @@ impl ResponseBody {
     /// Counts the request as active until the body is gone.
     #[must_use]
     pub(in crate::proxy) fn counted(mut self, active: Active) -> Self {
-        self._active = Some(active);
+        let mut active = active;
+        let is_own = !matches!(self.source, Source::Upstream(..));
+        if is_own || active.record.is_bodiless() || self.is_end_stream() {
+            active.record.ends();
+        }
+        self.active = Some(active);
         self.uptake = Uptake::current();
         self
     }
@@ -152,9 +158,14 @@ impl ResponseBody {
             && deadline.as_mut().poll(cx).is_ready()
         {
             *lease = None;
+            if let Some(active) = &mut this.active {
+                active.record.cut(Cut::Timeout);
+            }
             if this.is_grpc {
                 this.source = Source::Own(None);
-                return Poll::Ready(Some(Ok(Frame::trailers(grpc::deadline_trailers()))));
+                let trailers = grpc::deadline_trailers();
+                this.active.iter_mut().for_each(|active| active.record.read_status(&trailers));
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
             return Poll::Ready(Some(Err(BodyFault::Timeout)));
         }
@@ -163,6 +174,21 @@ impl ResponseBody {
             None => Pin::new(&mut *inner).poll_frame(cx),
         });
         this.flow.moves();
+        if let Some(active) = &mut this.active {
+            match &frame {
+                Some(Ok(frame)) => {
+                    active.record.gives(frame.data_ref().map_or(0, Bytes::len));
+                    frame.trailers_ref().into_iter().for_each(|trailers| active.record.read_status(trailers));
+                    // Whoever knows the length reads no further.
+                    if inner.is_end_stream() || inner.size_hint().exact() == Some(0) {
+                        active.record.ends();
+                    }
+                }
+                Some(Err(_)) => active.record.cut(Cut::Backend),
+                None if this.is_stream && !inner.is_end_stream() => active.record.cut(Cut::Backend),
+                None => active.record.ends(),
+            }
+        }
         let frame = match frame {
             Some(Err(error)) => {
                 // hyper throws away what it has not written when a body fails, and head, data and end may have come at once.

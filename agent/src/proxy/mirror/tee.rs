@@ -13,6 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
+use crate::proxy::body::Flow;
+
 /// How much of a body may wait for its copy to be taken. Beyond it the copy is cut. Units: bytes, with what a frame takes.
 pub(super) const CAP: usize = 64 << 10;
 /// What a frame takes beside its data. Units: bytes.
@@ -23,12 +25,14 @@ const OVERHEAD: usize = 128;
 pub(in crate::proxy) struct ClientBody {
     inner: Incoming,
     tee: Option<Tee>,
+    /// Who is told how much has come.
+    flow: Flow,
 }
 
 impl ClientBody {
     /// A body, and where it goes as well.
-    pub(in crate::proxy) fn new(inner: Incoming, tee: Option<Tee>) -> Self {
-        Self { inner, tee }
+    pub(in crate::proxy) fn new(inner: Incoming, tee: Option<Tee>, flow: Flow) -> Self {
+        Self { inner, tee, flow }
     }
 }
 
@@ -39,6 +43,9 @@ impl Body for ClientBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        if let Some(Ok(data)) = frame.as_ref().map(|frame| frame.as_ref().map(Frame::data_ref)) {
+            this.flow.comes(data.map_or(0, Bytes::len));
+        }
         if let Some(tee) = &mut this.tee {
             match &frame {
                 Some(Ok(frame)) => tee.frame(frame),
