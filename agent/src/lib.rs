@@ -24,6 +24,7 @@ pub mod discovery;
 pub mod host;
 pub mod mac;
 pub mod membership;
+pub mod memory;
 pub mod model;
 pub mod printable;
 pub mod proxy;
@@ -134,7 +135,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
 
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
     let admin = admin::server::bind_unix(&args.admin_socket).await?;
-    let mut settings = args.observe.apply(proxy::Settings::within(&descriptors::raise()?));
+    let mut settings = args.observe.apply(proxy::Settings::within(&descriptors::raise()?, memory::limit()));
     settings.workers = args.proxy_workers.map_or(settings.workers, usize::from);
     let proxy = Proxy::bind_with(settings)?;
     // Nobody else takes over what a node that stands alone announces.

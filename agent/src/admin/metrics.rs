@@ -168,6 +168,12 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             &p.gateway_refusals,
         ),
         (
+            "sluice_proxy_stalled_evictions",
+            counter,
+            "Streams and connections that took nothing for longest, ended when their Gateway held as much as it may, observed",
+            &p.stalled_evictions,
+        ),
+        (
             "sluice_proxy_clients_gone",
             counter,
             "Connections of clients that reset, vanished, or were silent after FIN, observed",

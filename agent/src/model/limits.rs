@@ -19,9 +19,10 @@ use crate::spelling::nearest;
 pub(super) const PREFIX: &str = "proxy.sluice.dev/";
 
 /// Their names. README.md lists them with their defaults.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "max-connections",
     "max-requests",
+    "max-stalled-bytes",
     "max-head-bytes",
     "underscores",
     "length-beside-chunked",
@@ -37,6 +38,8 @@ const NAMES: [&str; 13] = [
 
 /// How large a head may be made. Units: bytes. The least is what hyper takes, the most what one connection may hold.
 const HEAD: RangeInclusive<u64> = 8 << 10..=1 << 20;
+/// How much a Gateway may hold for bodies that are not taken. Units: bytes.
+const STALLED: RangeInclusive<u64> = 1 << 20..=1 << 40;
 /// How long a list may be: ranges are looked through for each request.
 const LIST: usize = 64;
 /// How long the times may be. Units: seconds.
@@ -62,6 +65,7 @@ fn set(limits: &mut Limits, name: &str, value: &str) -> Result<(), String> {
     match name {
         "max-connections" => limits.max_connections = Some(count(value)?),
         "max-requests" => limits.max_requests = Some(count(value)?),
+        "max-stalled-bytes" => limits.max_held = Some(usize::try_from(number(value, STALLED)?).unwrap_or(usize::MAX)),
         "max-head-bytes" => limits.max_head = Some(usize::try_from(number(value, HEAD)?).unwrap_or(usize::MAX)),
         "underscores" => {
             limits.underscores = match value {
@@ -148,11 +152,13 @@ mod tests {
             "trusted-hops" => (name, "2"),
             "trusted-proxies" => (name, "10.0.0.0/8, 2001:db8::/32"),
             "proxy-protocol-ports" => (name, "80,8443"),
+            "max-stalled-bytes" => (name, "1048576"),
             _ => (name, "8192"),
         });
         let want = Limits {
             max_connections: Some(8192),
             max_requests: Some(8192),
+            max_held: Some(1 << 20),
             max_head: Some(8192),
             underscores: Underscores::Drop,
             length_beside_chunked: Length::Ignore,

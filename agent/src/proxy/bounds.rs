@@ -27,6 +27,7 @@ pub(super) struct Bounds {
     waiting: Arc<Load>,
     max_clients: usize,
     max_upstreams: usize,
+    max_held: usize,
 }
 
 /// One of the places that all share, until dropped.
@@ -45,6 +46,7 @@ impl Bounds {
             waiting: Arc::default(),
             max_clients,
             max_upstreams,
+            max_held: settings.max_held,
         }
     }
 
@@ -84,11 +86,20 @@ impl Bounds {
         Most { endpoint: part(self.max_upstreams, endpoints), gateway: part(self.max_upstreams, gateways) }
     }
 
-    /// How many clients one of `gateways` Gateways may have.
+    /// What one of `gateways` Gateways may have.
     #[must_use]
-    pub(super) fn per_gateway(&self, gateways: usize) -> usize {
-        part(self.max_clients, gateways)
+    pub(super) fn of_gateway(&self, gateways: usize) -> Part {
+        Part { connections: part(self.max_clients, gateways), held: part(self.max_held, gateways) }
     }
+}
+
+/// What the clients of one Gateway may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Connections.
+    pub connections: usize,
+    /// Memory for what is not taken. Units: bytes.
+    pub held: usize,
 }
 
 /// How many connections to endpoints there may be.
@@ -133,8 +144,10 @@ mod tests {
 
     #[test]
     fn one_of_several_has_half_and_one_alone_has_all() {
-        let bounds = Bounds::new(&Settings { max_connections: 7, max_upstreams: 8, ..Settings::default() });
-        assert_eq!((bounds.per_gateway(1), bounds.per_gateway(2), bounds.per_gateway(9)), (7, 4, 4));
+        let bounds =
+            Bounds::new(&Settings { max_connections: 7, max_upstreams: 8, max_held: 100, ..Settings::default() });
+        let part = |gateways| (bounds.of_gateway(gateways).connections, bounds.of_gateway(gateways).held);
+        assert_eq!([part(1), part(2), part(9)], [(7, 100), (4, 50), (4, 50)]);
         let most = |endpoints, gateways| bounds.most(endpoints, gateways);
         assert_eq!([most(0, 0), most(1, 2), most(2, 1)].map(|m| (m.endpoint, m.gateway)), [(8, 8), (8, 4), (4, 8)]);
     }

@@ -8,10 +8,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::Either;
 use tokio::sync::Notify;
 
+pub(super) use http2::{SEND_BUFFER, STREAM_WINDOW};
+
 use super::{
     Shared,
     exchange::{Connection, ServerName},
     headers::Ends,
+    held::Room,
     http1::{Announced, Trailers},
     io::{Activity, ClientStream, HEAD_TIMED_OUT},
     proxy_protocol::{self, Head},
@@ -88,7 +91,7 @@ async fn open(shared: &Shared, tenant: &Tenant, socket: &Arc<Socket>, local: Soc
 /// Serves a connection until it ends, its client is gone or, after the drain began, its requests are done.
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    tenant: Arc<Tenant>,
+    (tenant, room): (Arc<Tenant>, Room),
     socket: Arc<Socket>,
     peer: SocketAddr,
     local: SocketAddr,
@@ -107,7 +110,7 @@ pub(super) async fn serve(
     let activity = Arc::new(Activity::default());
     let announced: Arc<Announced> = Arc::default();
     let watched = (!http2).then(|| Arc::clone(&announced));
-    let io = ClientStream::new(transport, head, Arc::clone(&activity), watched, &shared.settings);
+    let io = ClientStream::new(transport, head, Arc::clone(&activity), watched, &shared.settings, room.clone());
     let connection = Arc::new(Connection {
         shared: Arc::clone(&shared),
         ends: Ends::new(peer, local, if tls.is_some() { Scheme::Https } else { Scheme::Http }),
@@ -117,6 +120,7 @@ pub(super) async fn serve(
         trailers: Trailers::default(),
         announced,
         expiry: tenant.expiry(),
+        room,
         spent: Notify::new(),
         tenant,
     });

@@ -20,6 +20,7 @@ use super::{
     framing::{self, End},
     grpc,
     headers::{self, Ends},
+    held::Room,
     hops::Hops,
     http1::{Announced, Doubt, Trailers},
     io::{Active, Activity},
@@ -59,6 +60,8 @@ pub(super) struct Connection {
     pub announced: Arc<Announced>,
     /// The Gateway.
     pub tenant: Arc<Tenant>,
+    /// What it may hold in memory.
+    pub room: Room,
     /// When it gets too old.
     pub expiry: Option<Instant>,
     /// Told when the last request has begun that it may have.

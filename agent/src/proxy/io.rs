@@ -18,11 +18,12 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep},
+    time::{Sleep, sleep},
 };
 
 use super::{
     bounds::Share,
+    held::{Room, Stall},
     http1::Announced,
     metrics::Record,
     settings::Settings,
@@ -34,6 +35,9 @@ use super::{
 pub(super) const HEAD_TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
+/// What a connection of which the client takes nothing holds at the least: buffers of hyper's for it and for the endpoint. Units: bytes.
+const LEAST_UNWRITTEN: usize = 64 << 10;
+
 /// What a connection is doing, shared between its stream and its requests.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
@@ -42,6 +46,8 @@ pub(super) struct Activity {
     lingers: AtomicBool,
     /// The stream has asked for bytes and got none since the last request, and all is written.
     is_quiet: AtomicBool,
+    /// Bytes of bodies that hyper was given since everything was written last.
+    unwritten: AtomicUsize,
 }
 
 impl Activity {
@@ -66,6 +72,11 @@ impl Activity {
     #[must_use]
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight() == 0 && self.is_quiet.load(Relaxed)
+    }
+
+    /// hyper was given so much of a body.
+    fn given(&self, bytes: usize) {
+        self.unwritten.fetch_add(bytes, Relaxed);
     }
 
     /// Requests that have begun so far.
@@ -97,6 +108,13 @@ impl Active {
     }
 }
 
+impl Active {
+    /// hyper was given so much of the response's body.
+    pub(super) fn given(&self, bytes: usize) {
+        self.activity.given(bytes);
+    }
+}
+
 impl Drop for Active {
     fn drop(&mut self) {
         self.activity.in_flight.fetch_sub(1, Relaxed);
@@ -117,9 +135,9 @@ pub(super) struct ClientStream {
     announced: Option<Arc<Announced>>,
     /// Set while a head is waited for that has begun.
     read_clock: Option<Pin<Box<Sleep>>>,
-    write_clock: Option<Pin<Box<Sleep>>>,
-    /// The bytes that the kernel had taken when the clock was set.
-    written: u64,
+    /// Set while the kernel takes nothing.
+    write_stall: Option<Stall>,
+    room: Room,
     header_timeout: Duration,
     write_timeout: Duration,
 }
@@ -133,6 +151,7 @@ impl ClientStream {
         activity: Arc<Activity>,
         announced: Option<Arc<Announced>>,
         limits: &Settings,
+        room: Room,
     ) -> Self {
         Self {
             transport,
@@ -141,8 +160,8 @@ impl ClientStream {
             activity,
             announced,
             read_clock: None,
-            write_clock: None,
-            written: 0,
+            write_stall: None,
+            room,
             header_timeout: limits.header_timeout,
             write_timeout: limits.write_timeout,
         }
@@ -158,7 +177,7 @@ impl ClientStream {
         // What came with the request before is told by the boundary.
         if self.partial != Some(self.activity.begun()) && announced.is_between() {
             (self.partial, self.read_clock) = (None, None);
-            self.activity.is_quiet.store(self.write_clock.is_none(), Relaxed);
+            self.activity.is_quiet.store(self.write_stall.is_none(), Relaxed);
             return Poll::Pending;
         }
         let limit = self.header_timeout;
@@ -169,27 +188,18 @@ impl ClientStream {
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
+    /// How long nothing may be taken is bounded, and so is what is in memory meanwhile.
     fn poll_write_clock<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
-            self.write_clock = None;
+            self.write_stall = None;
             return result;
         }
         self.activity.is_quiet.store(false, Relaxed);
-        let limit = self.write_timeout;
-        let written = self.transport.socket().written();
-        if self.write_clock.is_none() {
-            self.written = written;
-        }
-        let clock = self.write_clock.get_or_insert_with(|| Box::pin(sleep(limit)));
-        std::task::ready!(clock.as_mut().poll(cx));
-        if self.written == written {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
         // A record of TLS may take the client several steps: each of them is progress.
-        self.written = written;
-        clock.as_mut().reset(Instant::now() + limit);
-        // The clock wakes whoever polls it, and has just rung.
-        std::task::ready!(clock.as_mut().poll(cx));
+        let written = self.transport.socket().written();
+        let (limit, unwritten) = (self.write_timeout, self.activity.unwritten.load(Relaxed));
+        let stall = self.write_stall.get_or_insert_with(|| Stall::new(&self.room, Some(limit)));
+        std::task::ready!(stall.poll(cx, written, unwritten.max(LEAST_UNWRITTEN)));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -242,6 +252,9 @@ impl AsyncWrite for ClientStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = self.transport.stream().poll_flush(cx);
+        if result.is_ready() {
+            self.activity.unwritten.store(0, Relaxed);
+        }
         self.poll_write_clock(cx, result)
     }
 

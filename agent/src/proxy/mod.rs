@@ -38,6 +38,7 @@ mod frames;
 mod framing;
 mod grpc;
 mod headers;
+mod held;
 mod hops;
 mod http1;
 mod io;

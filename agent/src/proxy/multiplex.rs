@@ -41,10 +41,10 @@ const MOST_STREAMS: usize = 100;
 ///
 /// The connection's window is that of all its streams: one client that reads nothing then holds up none of the others, as it
 /// would where a few full streams fill the connection's.
-const STREAM_WINDOW: u32 = 128 << 10;
+pub(super) const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS as u32;
 /// How much of a request is kept per stream while the endpoint does not take it. Units: bytes.
-const SEND_BUFFER: usize = 64 << 10;
+pub(super) const SEND_BUFFER: usize = 64 << 10;
 /// How often a connection with requests is asked whether its endpoint lives, and how long the answer may take. TCP asks more
 /// often; this finds a process that hangs. Servers of gRPC close a connection that asks more often than each 5 minutes.
 const PING: (Duration, Duration) = (Duration::from_secs(310), Duration::from_secs(20));

@@ -19,6 +19,9 @@ pub struct Settings {
     /// Connections to endpoints at a time, used and unused. At the bound an unused one is closed, else the request waits as
     /// long as for a connection, then 503. One endpoint of several has half of them.
     pub max_upstreams: usize,
+    /// Memory for bodies that clients or endpoints do not take. At the bound the one that has not moved for longest is ended.
+    /// One Gateway of several has half of it. Units: bytes.
+    pub max_held: usize,
     /// TLS handshakes under way at a time. At the bound the one that has taken longest is ended for a new one.
     pub max_handshakes: usize,
     /// How long a TLS handshake may take, from the connection's first moment on. Then the connection is closed.
@@ -77,6 +80,7 @@ impl Default for Settings {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             max_connections: MOST_CONNECTIONS,
             max_upstreams: MOST_CONNECTIONS,
+            max_held: 1 << 30,
             max_handshakes: 2048,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
@@ -105,12 +109,13 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The defaults, within what the process may open.
+    /// The defaults, within what the process may open, and a quarter of the memory that it may have. Units: bytes.
     #[must_use]
-    pub fn within(descriptors: &Descriptors) -> Self {
+    pub fn within(descriptors: &Descriptors, memory: usize) -> Self {
         Self {
             max_connections: descriptors.clients.min(MOST_CONNECTIONS),
             max_upstreams: descriptors.upstreams,
+            max_held: memory / 4,
             ..Self::default()
         }
     }

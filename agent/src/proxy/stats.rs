@@ -26,6 +26,8 @@ pub struct Stats {
     pub accept_waiting: AtomicU64,
     /// Connections closed at once: their Gateway had as many as it may have.
     pub gateway_refusals: AtomicU64,
+    /// Streams and connections ended because their Gateway held as much in memory as it may, and they had taken nothing for longest.
+    pub stalled_evictions: AtomicU64,
     /// Connections ended because the client was gone: reset, given up by the kernel, or silent after FIN.
     pub clients_gone: AtomicU64,
     /// TLS handshakes that were made.
@@ -131,6 +133,7 @@ impl Counters {
             accept_waits: sum(|s| &s.accept_waits),
             accept_waiting: sum(|s| &s.accept_waiting),
             gateway_refusals: sum(|s| &s.gateway_refusals),
+            stalled_evictions: sum(|s| &s.stalled_evictions),
             clients_gone: sum(|s| &s.clients_gone),
             tls_handshakes: sum(|s| &s.tls_handshakes),
             tls_resumed: sum(|s| &s.tls_resumed),

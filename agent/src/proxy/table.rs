@@ -18,7 +18,7 @@ use std::{
 
 use super::{
     balance::{Endpoints, Moment, Security},
-    bounds::{Bounds, Most},
+    bounds::{Bounds, Most, Part},
     metrics::BackendSeries,
     pool::Upstream,
     router::{Shards, Site},
@@ -301,11 +301,11 @@ impl Table {
         self.sites.get(&frontend).map(|(site, _)| site)
     }
 
-    /// The Gateway at an address that clients dial, and how many connections its clients may have in any case.
+    /// The Gateway at an address that clients dial, and its part in any case.
     #[must_use]
-    pub(super) fn gateway(&self, frontend: SocketAddr, bounds: &Bounds) -> Option<(&Arc<Tenant>, usize)> {
+    pub(super) fn gateway(&self, frontend: SocketAddr, bounds: &Bounds) -> Option<(&Arc<Tenant>, Part)> {
         let (_, tenant) = self.sites.get(&frontend)?;
-        Some((tenant, bounds.per_gateway(self.gateways.len())))
+        Some((tenant, bounds.of_gateway(self.gateways.len())))
     }
 
     /// A Gateway.

@@ -2,15 +2,18 @@
 //!
 //! # Design
 //! - What is counted outlives a change of the settings; a connection keeps those that it began with.
-//! - Memory is bounded by these counts: a connection holds a head and what hyper reads ahead, a request what its two bodies
-//!   have in hand, each of which has a bound of its own ([`super::settings`], `connection.rs`).
+//! - Memory is bounded by these counts, and for bodies that nobody takes by [`super::held`]: a connection holds a head and what hyper
+//!   reads ahead, a request what its two bodies have in hand, each of which has a bound of its own ([`super::settings`],
+//!   `connection.rs`).
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     bounds::{Load, Share},
+    held::{Held, Room},
     settings::Settings,
+    stats::Stats,
 };
 use crate::{api::ObjectName, model::http::limits::Limits};
 
@@ -25,6 +28,8 @@ pub(super) struct Tenant {
     pub upstreams: Arc<Load>,
     /// Their requests in flight.
     pub requests: Arc<Load>,
+    /// What is in memory for bodies that are not taken.
+    pub held: Arc<Held>,
     /// What it asks for.
     pub limits: Arc<Limits>,
 }
@@ -36,6 +41,12 @@ impl Tenant {
     /// A connection more, of at most so many.
     pub(super) fn try_connection(&self, most: usize) -> Option<Share> {
         self.connections.try_share(self.limits.max_connections.map_or(most, |own| own.min(most)))
+    }
+
+    /// What it may hold in memory for bodies that are not taken, of at most so many bytes.
+    pub(super) fn room(&self, most: usize, stats: &Arc<Stats>) -> Room {
+        let most = self.limits.max_held.map_or(most, |own| own.min(most));
+        Room { held: Arc::clone(&self.held), most, stats: Arc::clone(stats) }
     }
 
     /// A request more.

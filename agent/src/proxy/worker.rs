@@ -80,7 +80,10 @@ async fn accept(listener: tokio::net::TcpListener, shared: &Arc<Shared>, cancel:
                 add(&shared.stats.unclaimed);
                 continue;
             }
-            Some((tenant, most)) => (tenant.try_connection(most), Arc::clone(tenant)),
+            Some((tenant, part)) => {
+                let room = tenant.room(part.held, &shared.stats);
+                (tenant.try_connection(part.connections), (Arc::clone(tenant), room))
+            }
         };
         let Some(share) = share else {
             add(&shared.stats.gateway_refusals);

@@ -17,6 +17,7 @@ mod grpc;
 mod grpc_routes;
 mod h2c;
 mod harness;
+mod held;
 mod http2;
 mod http2_origin;
 mod lenient;

@@ -10,6 +10,8 @@ pub struct Limits {
     pub max_connections: Option<usize>,
     /// Requests in flight. Beyond it 503.
     pub max_requests: Option<usize>,
+    /// Memory for bodies that are not taken. Beyond it the one that has not moved for longest is ended. Units: bytes.
+    pub max_held: Option<usize>,
     /// How large a request's head may be. Beyond it 431. Units: bytes.
     pub max_head: Option<usize>,
     /// Field names with `_`.

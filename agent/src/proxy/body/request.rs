@@ -18,6 +18,7 @@ use crate::proxy::{
     mirror::{ClientBody, Copied, Tee},
     pace::Pace,
     replay::{Reader, Tape},
+    uptake::Uptake,
 };
 
 /// A request's body on its way upstream.
@@ -32,6 +33,8 @@ pub(in crate::proxy) struct RequestBody {
     trailing: Trailing,
     /// The stream that it goes into: it is taken for as long as something may be sent.
     stream: Option<Arc<Stream>>,
+    /// How it is taken, where its client speaks HTTP/2.
+    uptake: Option<Arc<Uptake>>,
     pace: Pace,
     /// How often the response had moved when the pace was last too slow.
     paced: u64,
@@ -84,6 +87,7 @@ impl RequestBody {
 
     /// A body of which nothing has come yet, at any pace and without trailers.
     fn of(from: RequestSource, limit: Duration, response: Flow) -> Self {
+        let is_client = matches!(from, RequestSource::Client(_) | RequestSource::Tape(_));
         Self {
             from,
             limit,
@@ -92,6 +96,7 @@ impl RequestBody {
             seen: 0,
             trailing: Trailing::default(),
             stream: None,
+            uptake: if is_client { Uptake::current() } else { None },
             pace: Pace::new(0, limit),
             paced: 0,
         }
@@ -211,12 +216,9 @@ impl Spare {
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let this = &mut *self;
+impl RequestBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let this = self;
         ready!(this.trailing.poll_due(cx));
         match this.from.poll_frame(cx) {
             Poll::Ready(frame) => {
@@ -250,6 +252,19 @@ impl Body for RequestBody {
                 Poll::Pending
             }
         }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let frame = self.poll_next(cx);
+        if let Some(uptake) = &self.uptake {
+            uptake.request_given(matches!(frame, Poll::Ready(Some(Ok(_)))) && !self.is_end_stream());
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -138,6 +138,8 @@ impl ResponseBody {
         }
         self.active = Some(active);
         self.uptake = Uptake::current();
+        // A client whose window is shut from the start has hyper ask for nothing at all.
+        self.uptake.iter().filter(|_| !self.is_end_stream()).for_each(|uptake| uptake.response_given(true));
         self
     }
 }
@@ -177,7 +179,9 @@ impl ResponseBody {
         if let Some(active) = &mut this.active {
             match &frame {
                 Some(Ok(frame)) => {
-                    active.record.gives(frame.data_ref().map_or(0, Bytes::len));
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    active.record.gives(bytes);
+                    active.given(bytes);
                     frame.trailers_ref().into_iter().for_each(|trailers| active.record.read_status(trailers));
                     // Whoever knows the length reads no further.
                     if inner.is_end_stream() || inner.size_hint().exact() == Some(0) {
@@ -220,7 +224,7 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let frame = self.poll_next(cx);
         if let Some(uptake) = &self.uptake {
-            uptake.given(matches!(frame, Poll::Ready(Some(Ok(_)))));
+            uptake.response_given(matches!(frame, Poll::Ready(Some(Ok(_)))));
         }
         frame
     }

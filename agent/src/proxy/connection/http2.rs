@@ -20,31 +20,34 @@ use crate::proxy::{
 /// How often HTTP/2 connections are asked whether they are alive, and how long they may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// How much of a response is kept per HTTP/2 stream while the client does not take it. Units: bytes.
-const SEND_BUFFER: usize = 64 << 10;
-/// How much of requests is taken in over one HTTP/2 connection, and over one stream of it, while the backends do not take it: what
-/// a connection may hold in memory, however many streams it has. Units: bytes.
-const WINDOWS: (u32, u32) = (1 << 20, 256 << 10);
+pub(in crate::proxy) const SEND_BUFFER: usize = 64 << 10;
+/// How much of requests is taken in over one HTTP/2 connection while the backends do not take it: what a connection may hold in
+/// memory, however many streams it has. Units: bytes.
+const WINDOW: u32 = 1 << 20;
+/// The same over one stream of it.
+pub(in crate::proxy) const STREAM_WINDOW: u32 = 256 << 10;
 
 /// Serves it until it ends.
 pub(super) async fn serve(shared: &Shared, io: ClientStream, connection: Arc<Connection>) {
     let activity = Arc::clone(&connection.activity);
     let limits = Arc::clone(&connection.tenant.limits);
     let max_head = connection.tenant.max_head(&shared.settings);
+    let room = connection.room.clone();
     let spent = Arc::clone(&connection);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(exchange::serve(connection, request).await) }
     });
-    let mut server =
-        conn::http2::Builder::new(Streams { limit: limits.stream_idle.unwrap_or(shared.settings.stream_idle) });
+    let limit = limits.stream_idle.unwrap_or(shared.settings.stream_idle);
+    let mut server = conn::http2::Builder::new(Streams { limit, room });
     server
         .timer(TokioTimer::new())
         .max_concurrent_streams(shared.settings.max_streams)
         .enable_connect_protocol()
         .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(limits.max_resets.unwrap_or(shared.settings.max_resets))
-        .initial_connection_window_size(WINDOWS.0)
-        .initial_stream_window_size(WINDOWS.1)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1);
