@@ -22,6 +22,9 @@ pub(super) enum BodyFault {
     /// The other side broke off or sent something malformed.
     #[error("the sender broke off")]
     Broken(#[source] hyper::Error),
+    /// The trailers are none of HTTP/2.
+    #[error("a trailer's value begins or ends with white space")]
+    Malformed,
     /// No progress for too long.
     #[error("no progress")]
     Stalled,

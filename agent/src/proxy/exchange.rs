@@ -388,6 +388,9 @@ fn finish(
         add(&shared.stats.upstream_errors);
         Err(LocalReply::new(StatusCode::BAD_GATEWAY, reason))
     };
+    if response.version() == Version::HTTP_2 && headers::has_padding(response.headers()) {
+        return broken("the backend sent a field value that begins or ends with white space");
+    }
     let switched = match asked.websocket.as_ref().map(|handshake| handshake.switched(&response)).transpose() {
         Ok(switched) => switched.unwrap_or(false),
         Err(reason) => return broken(reason),

@@ -71,6 +71,14 @@ pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
     values.flat_map(|value| value.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
 }
 
+/// Whether a value begins or ends with white space: over HTTP/2 that makes a message malformed, and nobody may pass it on. A server
+/// of HTTP/1.1 behind it reads the value without, so that rules would see another one. Source: RFC 9113 part 8.2.1.
+#[must_use]
+pub(super) fn has_padding(headers: &HeaderMap) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers.values().map(HeaderValue::as_bytes).any(|value| is_space(value.first()) || is_space(value.last()))
+}
+
 /// What must not be in trailers: framing, routing, authentication. Source: RFC 9110 part 6.5.1.
 fn is_no_trailer(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)

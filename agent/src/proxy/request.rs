@@ -119,6 +119,10 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival<'_>) -> Result<Ca
     let connects = take_connect(parts);
     method(&parts.method)?;
     fields(&parts.headers, max_fields)?;
+    // Over HTTP/1.1 it is no part of a value, and hyper takes it away.
+    if parts.version == Version::HTTP_2 && headers::has_padding(&parts.headers) {
+        return bad("a field value begins or ends with white space");
+    }
     without_underscores(&mut parts.headers, underscores)?;
     if framing::is_chunked(&parts.headers).is_err() {
         return bad("transfer coding other than chunked");

@@ -113,7 +113,7 @@ impl Failure {
                 return Self::Refused;
             }
             match cause.downcast_ref::<BodyFault>() {
-                Some(BodyFault::Broken(_)) => return Self::ClientBroken,
+                Some(BodyFault::Broken(_) | BodyFault::Malformed) => return Self::ClientBroken,
                 Some(BodyFault::Stalled) => return Self::ClientStalled,
                 Some(BodyFault::Timeout) => return Self::Timeout,
                 Some(BodyFault::CopyCut | BodyFault::Superseded | BodyFault::Cut) => return Self::Broken,

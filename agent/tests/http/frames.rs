@@ -88,10 +88,78 @@ async fn h55_h59_heads_that_are_none_end_their_stream() {
         let end = ends(&mut client, 1).await;
         assert!(matches!(end, Some(("RST_STREAM" | "GOAWAY", 1))), "{what}: {end:?}");
     }
+    for (what, block) in [
+        ("white space in :method", [&field(":method", "GET ")[..], b"\x86\x84\x41\x01x"].concat()),
+        ("white space in :scheme", [&b"\x82"[..], &field(":scheme", "http "), b"\x84\x41\x01x"].concat()),
+        ("white space in :path", [&b"\x82\x86"[..], &field(":path", "/ "), b"\x41\x01x"].concat()),
+        ("white space in :authority", [&b"\x82\x86\x84"[..], &field(":authority", " x")].concat()),
+        ("white space in a name", [&b"\x82\x86\x84\x41\x01x"[..], &field("x-a ", "1")].concat()),
+        ("NUL", [&b"\x82\x86\x84\x41\x01x"[..], &field("x-a", "1\0")].concat()),
+        ("DEL", [&b"\x82\x86\x84\x41\x01x"[..], &field("x-a", "\x7f")].concat()),
+    ] {
+        let mut client = http2(&bed, &[frame(1, 5, 1, &block)]).await;
+        let end = ends(&mut client, 1).await;
+        let is_400 = Some(("HEADERS", 0x8c));
+        assert!(matches!(end, Some(("RST_STREAM" | "GOAWAY", 1))) || end == is_400, "{what}: {end:?}");
+    }
     // Neither :authority nor host: 400.
     let mut client = http2(&bed, &[frame(1, 5, 1, b"\x82\x86\x84")]).await;
     assert_eq!(ends(&mut client, 1).await, Some(("HEADERS", 0x8c)));
     assert!(origin.untouched());
+}
+
+/// RFC 9113 part 8.2.1. A server of HTTP/1.1 would read the value without the white space, which the rules have not seen.
+#[tokio::test]
+async fn white_space_around_a_value_is_refused_over_http2_and_none_of_the_value_over_http1() {
+    let mut origin = Origin::named("a").await;
+    let mut route = crate::harness::catch_all();
+    route["spec"]["rules"] = serde_json::json!([
+        {"matches": [{"headers": [{"name": "x-role", "value": "admin"}]}],
+         "filters": [{"type": "RequestRedirect", "requestRedirect": {"statusCode": 301}}]},
+        {"backendRefs": [{"name": "a", "port": 80}],
+         "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {
+             "set": [{"name": "x-set", "value": " \tone two\t "}]}}]}]);
+    let bed = Bed::new(crate::harness::any_listener(), serde_json::json!([route]), &[("a", &[origin.addr])]).await;
+    let head = |name, value| [&b"\x82\x86\x84\x41\x01x"[..], &field(name, value)].concat();
+    for value in [" admin", "admin ", "\tadmin", "admin\t", "  admin\t ", " ", "\t"] {
+        for name in ["x-role", "cookie", "content-type", "x-forwarded-for"] {
+            let mut client = http2(&bed, &[frame(1, 5, 1, &head(name, value))]).await;
+            assert_eq!(ends(&mut client, 1).await, Some(("HEADERS", 0x8c)), "{name}: {value:?}");
+        }
+    }
+    assert!(origin.untouched());
+    // Within a value it is part of it, and a value may be empty.
+    for value in ["ad \tmin", ""] {
+        let mut client = http2(&bed, &[frame(1, 5, 1, &head("x-role", value))]).await;
+        assert_eq!(ends(&mut client, 1).await, Some(("HEADERS", 0x88)), "{value:?}");
+        let seen = origin.next().await;
+        assert_eq!((header(&seen, "x-role"), header(&seen, "x-set")), (Some(value), Some("one two")));
+        assert!(seen.contains("x-set: one two\r\n"), "{seen}");
+    }
+    for value in [" admin", "\t admin \t"] {
+        let answer = bed.get("/", "x", &format!("X-Role:{value}\r\n")).await;
+        assert_eq!(crate::harness::status(&answer), 301, "{value:?}");
+    }
+}
+
+/// The same of trailers: the request never ends upstream.
+#[tokio::test]
+async fn white_space_around_a_value_of_a_trailer_cuts_the_request() {
+    let mut origin = Origin::named("a").await;
+    let bed = Bed::to(origin.addr).await;
+    let trailers = |value| frame(1, 5, 1, &field("x-after", value));
+    let mut client = http2(&bed, &[post(1, &[]), frame(0, 0, 1, b"abc"), trailers("1")]).await;
+    assert_eq!(ends(&mut client, 1).await, Some(("HEADERS", 0x88)));
+    assert!(origin.next().await.contains("abc"));
+    for value in [" 1", "1\t"] {
+        for more in [field("te", "trailers"), Vec::new()] {
+            let mut client = http2(&bed, &[post(1, &more), frame(0, 0, 1, b"abc"), trailers(value)]).await;
+            assert_eq!(ends(&mut client, 1).await, Some(("HEADERS", 0x8c)), "{value:?}");
+            while let Ok(seen) = origin.seen.try_recv() {
+                assert!(seen.starts_with("CUT "), "{seen}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -81,6 +81,36 @@ async fn h99_trailers_and_lengths_cross_from_http2_to_http2() {
     assert_eq!(response.to_bytes(), "some");
 }
 
+/// RFC 9113 parts 8.1.1 and 8.2.1: such a response is malformed, and none goes to a client.
+#[tokio::test]
+async fn white_space_around_a_value_of_an_endpoint_is_no_response() {
+    let field = |name: &str, value: &str| {
+        let length = |text: &str| vec![u8::try_from(text.len()).unwrap()];
+        [vec![0], length(name), name.into(), length(value), value.into()].concat()
+    };
+    let (addr, _) = frames(move |_, mut peer: Frames| async move {
+        while let Some((_, stream, _)) = peer.next(HEADERS).await {
+            match stream {
+                1 => peer.send(HEADERS, END_HEADERS | END_STREAM, stream, &[OK, &field("x-a", "1 ")].concat()).await,
+                3 => {
+                    peer.send(HEADERS, END_HEADERS, stream, OK).await;
+                    peer.send(DATA, 0, stream, b"some").await;
+                    peer.send(HEADERS, END_HEADERS | END_STREAM, stream, &field("x-a", "\t1")).await;
+                }
+                _ => peer.send(HEADERS, END_HEADERS | END_STREAM, stream, &[OK, &field("x-a", "1")].concat()).await,
+            }
+        }
+    })
+    .await;
+    let bed = bed(&[addr]).await;
+    let refused = bed.get("/", "a", "").await;
+    assert_eq!((status(&refused), header(&refused, "x-a")), (502, None), "{refused}");
+    let cut = bed.get("/", "a", "TE: trailers\r\n").await;
+    assert!(status(&cut) == 200 && !cut.ends_with("0\r\n\r\n") && !cut.contains("x-a"), "{cut}");
+    let good = bed.get("/", "a", "").await;
+    assert_eq!((status(&good), header(&good, "x-a")), (200, Some("1")), "the connection stays: {good}");
+}
+
 #[tokio::test]
 async fn many_requests_share_a_connection() {
     const REQUESTS: usize = 40;

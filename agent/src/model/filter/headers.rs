@@ -45,7 +45,8 @@ pub(super) fn edits(spec: &HttpHeaderFilter) -> Result<HeaderEdits, Fault> {
         let mut out: Vec<(HeaderName, HeaderValue)> = Vec::new();
         for one in all {
             let name = header_name(&one.name)?;
-            let value = HeaderValue::from_str(&one.value)
+            // Around a value, white space is none of it (RFC 9110 part 5.5), and HTTP/2 refuses it.
+            let value = HeaderValue::from_str(one.value.trim_matches([' ', '\t']))
                 .map_err(|_| bad(format!("header {name}: {:?} is no header value", one.value)))?;
             // The first entry of a name wins.
             if out.iter().all(|(n, _)| *n != name) {

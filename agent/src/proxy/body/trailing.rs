@@ -38,6 +38,10 @@ impl Trailing {
             Some(Err(fault)) => return Poll::Ready(Some(Err(fault))),
             None => return Poll::Ready(None),
         };
+        // Of HTTP/1.1 they come without.
+        if frame.trailers_ref().is_some_and(headers::has_padding) {
+            return Poll::Ready(Some(Err(BodyFault::Malformed)));
+        }
         match (&self.to, frame.trailers_ref()) {
             (Some(_), Some(none)) if none.is_empty() => Poll::Ready(None),
             (Some(to), Some(trailers)) => {
