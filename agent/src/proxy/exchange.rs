@@ -103,8 +103,9 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     let (expects, version) = (parts.headers.contains_key(header::EXPECT), parts.version);
     let mut body = Some(body);
     let mut response = if is_full {
-        add(&stats.own_responses);
-        respond::plain(StatusCode::SERVICE_UNAVAILABLE, "the Gateway has as many requests as it may have")
+        let full = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "the Gateway has as many requests as it may have");
+        let is_grpc = grpc::is_grpc(&parts.headers);
+        local(&connection, LocalReply { code: Some(grpc::Code::ResourceExhausted), ..full }, is_grpc)
     } else {
         answer(&connection, parts, &mut body, &mut active.record).await
     };
@@ -117,6 +118,10 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     }
     if connection.is_spent() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         connection.spent.notify_one();
+        response = respond::closing(response);
+    }
+    // Its end is that of the connection: a promise of the next request's would not be kept (RFC 9112 part 9.3).
+    if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
         response = respond::closing(response);
     }
     if respond::is_closing(&response) {
@@ -383,7 +388,7 @@ fn finish(
     change: impl FnOnce(&mut HeaderMap),
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
-    let Sent { mut response, endpoint: _, mut lease, pending, deadline } = sent;
+    let Sent { mut response, endpoint: _, mut lease, mut pending, deadline } = sent;
     let broken = |reason| {
         add(&shared.stats.upstream_errors);
         Err(LocalReply::new(StatusCode::BAD_GATEWAY, reason))
@@ -400,6 +405,7 @@ fn finish(
         // Counted when the request ends that it was; this one keeps the connection busy.
         let active = Active::new(&connection.activity, &shared.stats, share, Record::of_tunnel());
         connection.announced.switch();
+        pending.is_whole();
         let socket = Arc::clone(&connection.socket);
         let mut response = tunnel::open(shared, handshake, socket, response, (pending, active, lease));
         // As Envoy and HAProxy do; nginx leaves 101 out. What belongs to the connection no filter changes.

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 pub(super) use crate::model::http::matching::is_grpc;
 
 use super::{
-    body::ResponseBody,
+    body::{BodyFault, ResponseBody},
     respond::{self, LocalReply},
 };
 
@@ -51,13 +51,18 @@ pub(super) fn reply(local: LocalReply) -> Response<ResponseBody> {
     if closes { respond::closing(response) } else { response }
 }
 
-/// The trailers that end a response whose time is up.
+/// The trailers that end a response which has begun; `None` where the client is the cause.
 #[must_use]
-pub(super) fn deadline_trailers() -> HeaderMap {
+pub(super) fn ending(fault: &BodyFault) -> Option<HeaderMap> {
+    let (code, message) = match fault {
+        BodyFault::Timeout => (Code::DeadlineExceeded, "the time of the call is over: the route's timeout, or its own"),
+        BodyFault::Broken(_) | BodyFault::Cut => (Code::Unavailable, "the backend broke off"),
+        BodyFault::Malformed | BodyFault::Stalled | BodyFault::CopyCut | BodyFault::Superseded => return None,
+    };
     let mut trailers = HeaderMap::new();
-    trailers.insert(STATUS, HeaderValue::from(Code::DeadlineExceeded as u16));
-    trailers.insert(MESSAGE, HeaderValue::from_static("the route's timeout is over"));
-    trailers
+    trailers.insert(STATUS, HeaderValue::from(code as u16));
+    trailers.insert(MESSAGE, HeaderValue::from_static(message));
+    Some(trailers)
 }
 
 /// What a status of HTTP is in gRPC.

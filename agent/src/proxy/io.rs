@@ -47,7 +47,7 @@ pub(super) struct Activity {
     /// The stream has asked for bytes and got none since the last request, and all is written.
     is_quiet: AtomicBool,
     /// Bytes of bodies that hyper was given since everything was written last.
-    unwritten: AtomicUsize,
+    given: AtomicUsize,
 }
 
 impl Activity {
@@ -76,7 +76,7 @@ impl Activity {
 
     /// hyper was given so much of a body.
     fn given(&self, bytes: usize) {
-        self.unwritten.fetch_add(bytes, Relaxed);
+        self.given.fetch_add(bytes, Relaxed);
     }
 
     /// Requests that have begun so far.
@@ -109,6 +109,11 @@ impl Active {
 }
 
 impl Active {
+    /// Those of the worker that has it.
+    pub(super) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
     /// hyper was given so much of the response's body.
     pub(super) fn given(&self, bytes: usize) {
         self.activity.given(bytes);
@@ -138,6 +143,8 @@ pub(super) struct ClientStream {
     /// Set while the kernel takes nothing.
     write_stall: Option<Stall>,
     room: Room,
+    /// The bytes that the kernel had taken when everything was written last.
+    flushed: u64,
     header_timeout: Duration,
     write_timeout: Duration,
 }
@@ -162,6 +169,7 @@ impl ClientStream {
             read_clock: None,
             write_stall: None,
             room,
+            flushed: 0,
             header_timeout: limits.header_timeout,
             write_timeout: limits.write_timeout,
         }
@@ -197,7 +205,10 @@ impl ClientStream {
         self.activity.is_quiet.store(false, Relaxed);
         // A record of TLS may take the client several steps: each of them is progress.
         let written = self.transport.socket().written();
-        let (limit, unwritten) = (self.write_timeout, self.activity.unwritten.load(Relaxed));
+        // What TLS and frames add is little; hyper's own buffer is within what is claimed at the least.
+        let since_flush = usize::try_from(written.saturating_sub(self.flushed)).unwrap_or(usize::MAX);
+        let unwritten = self.activity.given.load(Relaxed).saturating_sub(since_flush);
+        let limit = self.write_timeout;
         let stall = self.write_stall.get_or_insert_with(|| Stall::new(&self.room, Some(limit)));
         std::task::ready!(stall.poll(cx, written, unwritten.max(LEAST_UNWRITTEN)));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -253,7 +264,8 @@ impl AsyncWrite for ClientStream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = self.transport.stream().poll_flush(cx);
         if result.is_ready() {
-            self.activity.unwritten.store(0, Relaxed);
+            self.activity.given.store(0, Relaxed);
+            self.flushed = self.transport.socket().written();
         }
         self.poll_write_clock(cx, result)
     }

@@ -16,6 +16,7 @@ use hyper::{
 };
 
 use super::{
+    balance::{Cause, Endpoints, Moment, Outcome},
     body::RequestBody,
     bounds::Share,
     driver::Driver,
@@ -23,10 +24,13 @@ use super::{
     metrics::{BackendCounts, TryOutcome},
     multiplex::Connection,
     pool::{Link, Upstream},
+    stats::Stats,
 };
 
 /// How long a connection may take to become ready after its response has ended; it waits for the request's body.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
+/// An answer that lasts so long is a stream.
+const STREAM: Duration = Duration::from_secs(10);
 
 /// The right to use a connection for one request.
 #[derive(Debug)]
@@ -161,6 +165,8 @@ pub(super) struct Pending {
     upstream: Arc<Upstream>,
     /// Where its outcome is counted; nowhere once it is.
     counts: Option<Arc<BackendCounts>>,
+    /// Who wants to know how the answer ends that began well, and since when it comes.
+    judge: Option<(Arc<Endpoints>, Moment)>,
 }
 
 impl Pending {
@@ -168,7 +174,7 @@ impl Pending {
     #[must_use]
     pub(super) fn new(upstream: &Arc<Upstream>) -> Self {
         upstream.vital.begin();
-        Self { upstream: Arc::clone(upstream), counts: None }
+        Self { upstream: Arc::clone(upstream), counts: None, judge: None }
     }
 
     /// Counts its outcome here: dropped before there is one, it was aborted.
@@ -176,6 +182,26 @@ impl Pending {
     pub(super) fn counted(mut self, counts: Option<Arc<BackendCounts>>) -> Self {
         self.counts = counts;
         self
+    }
+
+    /// An answer has begun well that one of these gives.
+    pub(super) fn begins_well(&mut self, endpoints: Arc<Endpoints>, now: Moment) {
+        self.judge = Some((endpoints, now));
+    }
+
+    /// It has come as a whole, or as far as anybody looks at it.
+    pub(super) fn is_whole(&mut self) {
+        if self.judge.take().is_some() {
+            Endpoints::whole(&self.upstream);
+        }
+    }
+
+    /// It has not, and that is the endpoint's failure; unless it has lasted so long that it is a stream, which may end as it likes.
+    pub(super) fn fails(&mut self, cause: Cause, stats: &Stats) {
+        let now = Moment::now();
+        if let Some((endpoints, _)) = self.judge.take().filter(|(_, since)| now.since(*since) < STREAM) {
+            endpoints.learn(&self.upstream, Outcome::Failure(cause), None, now, stats);
+        }
     }
 
     /// Has an outcome, and a response after so long; `None` where no endpoint has had it.

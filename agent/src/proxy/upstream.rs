@@ -243,6 +243,9 @@ pub(super) async fn send(
                 match again.filter(|_| spare.is_whole() && retries.take(endpoints)) {
                     None => {
                         spare.commit();
+                        if !endpoints.is_failure(status) {
+                            pending.begins_well(Arc::clone(endpoints), now);
+                        }
                         return Ok(Sent { response, endpoint: upstream.addr, lease, pending, deadline });
                     }
                     Some(pause) => {

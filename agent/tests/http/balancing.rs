@@ -95,6 +95,35 @@ async fn failures_that_are_not_in_a_row_or_not_listed_eject_nobody() {
 }
 
 #[tokio::test]
+async fn an_endpoint_whose_answers_break_off_is_ejected_and_stays_on_trial() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let half = Origin::start(move |mut client: Client, _| {
+        let count = Arc::clone(&count);
+        async move {
+            client.until("\r\n\r\n").await;
+            count.fetch_add(1, Relaxed);
+            client.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf").await;
+        }
+    })
+    .await;
+    let good = Origin::named("whole").await;
+    let backends: &[SocketAddr] = &[half.addr, good.addr];
+    let bed = Bed::new(any_listener(), json!([to("/", "turns")]), &[("turns", backends)]).await;
+    let mut cut = 0;
+    for _ in 0..40 {
+        cut += usize::from(!bed.get("/", "x", "").await.ends_with("whole"));
+    }
+    assert_eq!((cut, asked.load(Relaxed), bed.stats.sum(|s| &s.ejections)), (5, 5, 1));
+    // Its head alone makes it no better: one request is the trial, and it is out again.
+    while asked.load(Relaxed) == 5 {
+        bed.get("/", "x", "").await;
+    }
+    until("it is out again", || bed.stats.sum(|s| &s.ejections) == 2).await;
+    assert_eq!(asked.load(Relaxed), 6);
+}
+
+#[tokio::test]
 async fn the_only_endpoint_is_asked_whatever_it_answers_and_dead_ones_fail_at_once() {
     let (origin, _, asked) = moody("503 No").await;
     let bed = Bed::new(any_listener(), json!([to("/", "a")]), &[("a", &[origin.addr])]).await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sluice::proxy::Settings;
 
 use crate::{
-    harness::{Bed, Origin, SOON, any_listener, header, refusing, status},
+    harness::{Bed, Origin, SOON, any_listener, header, limited, refusing, status},
     http2::{Body, connect},
     http2_origin::{Call, Http2Origin},
 };
@@ -87,6 +87,13 @@ async fn h98_overload_and_timeouts_have_statuses_of_their_own() {
     let both = futures_util::future::join(ask(&bed, &[]), ask(&bed, &[])).await;
     let both = [trailers_only(both.0).await.0, trailers_only(both.1).await.0];
     assert!(both == ["4", "8"] || both == ["8", "4"], "{both:?}");
+
+    let gateway = limited(any_listener(), &[("max-requests", "1")]);
+    let timeout = json!({"timeouts": {"request": "300ms"}});
+    let bed = Bed::with(Settings::default(), gateway, route("h2c", timeout), &[("h2c", &[origin.addr])]).await;
+    let both = futures_util::future::join(ask(&bed, &[]), ask(&bed, &[])).await;
+    let both = [trailers_only(both.0).await.0, trailers_only(both.1).await.0];
+    assert!(both == ["4", "8"] || both == ["8", "4"], "{both:?}");
 }
 
 #[tokio::test]
@@ -122,6 +129,11 @@ async fn h99_trailers_come_and_a_deadline_in_the_middle_ends_with_one() {
         if stays {
             return std::future::pending().await;
         }
+        if call.request.headers().contains_key("x-die") {
+            // Not before the message has been on its way.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            return body.send_reset(h2::Reason::CANCEL);
+        }
         let name = HeaderName::from_static("grpc-status");
         body.send_trailers(HeaderMap::from_iter([(name, "0".parse().unwrap())])).unwrap();
     })
@@ -132,6 +144,10 @@ async fn h99_trailers_come_and_a_deadline_in_the_middle_ends_with_one() {
     assert_eq!(whole.to_bytes(), "\0\0\0\0\x01x");
     let cut = ask(&bed, &[("grpc-timeout", "200m")]).await.into_body().collect().await.unwrap();
     assert_eq!(cut.trailers().unwrap()["grpc-status"], "4");
+    // What a call is tried again by; a reset stream would be INTERNAL to the client.
+    let broken = ask(&bed, &[("x-die", "1")]).await.into_body().collect().await.unwrap();
+    assert_eq!(broken.trailers().unwrap()["grpc-status"], "14");
+    assert_eq!(broken.to_bytes(), "\0\0\0\0\x01x");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::{
     harness::{Bed, Client, Origin, any_listener, catch_all, limited, status, until},
 };
 
-/// Room for five stalled responses over HTTP/2, three stalled requests, or sixteen connections of HTTP/1.1.
+/// Room for five stalled responses over HTTP/2, three stalled requests, or at most sixteen connections of HTTP/1.1.
 const ROOM: &[(&str, &str)] = &[("max-stalled-bytes", "1048576")];
 
 /// More than the buffers on the way take together.
@@ -120,11 +120,13 @@ async fn connections_whose_client_reads_nothing_make_room_for_others() {
         client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
         clients.push(client);
     }
-    until("two have to go", || bed.stats.sum(|s| &s.stalled_evictions) == 2).await;
-    until("they are gone", || bed.stats.sum(|s| &s.active_connections) == 16).await;
-    // Who reads is served, however many wait. (One that waits for a moment must not be the one that has to go.)
-    clients.truncate(16);
-    until("there is room", || bed.stats.sum(|s| &s.active_connections) == 14).await;
+    // Each holds 64 KiB at the least.
+    until("some have to go", || bed.stats.sum(|s| &s.stalled_evictions) >= 2).await;
+    until("they are gone", || bed.stats.sum(|s| &s.active_connections) <= 16).await;
+    assert!(bed.stats.sum(|s| &s.active_connections) > 0);
+    // Who reads is served, whoever waits. (One that waits for a moment must not be the one that has to go.)
+    clients.drain(..17);
+    until("there is room", || bed.stats.sum(|s| &s.active_connections) <= 1).await;
     let stream = TcpStream::connect(bed.addr).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);

@@ -173,6 +173,11 @@ async fn h85_h86_h87_versions_and_delimiters() {
     assert_eq!(header(&response, "transfer-encoding"), None);
     assert!(response.ends_with("\r\n\r\nuntil the end"), "{response}");
     assert!(origin.next().await.starts_with("GET / HTTP/1.1\r\n"), "an old client's version leaks");
+
+    // What ends with the connection promises no other request, though the client asks for it.
+    let response = bed.raw("GET / HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n").await;
+    assert_eq!((header(&response, "connection"), header(&response, "keep-alive")), (Some("close"), None), "{response}");
+    assert!(response.ends_with("\r\n\r\nuntil the end"), "{response}");
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ const TRIAL: Duration = Duration::from_secs(2);
 const CALM: Duration = Duration::from_secs(60);
 /// How much longer an ejection may be, at random, so that endpoints that failed together are not tried together.
 const JITTER: f64 = 0.25;
+/// Failures that no number in a row is above.
+const PROBATION: u32 = u32::MAX;
 /// More ejections in a row than make it longer.
 const STREAK: u32 = 16;
 
@@ -48,7 +50,7 @@ pub(in crate::proxy) enum State {
 pub(in crate::proxy) enum Cause {
     /// No connection could be opened.
     Unconnected,
-    /// The connection broke before the answer.
+    /// The connection broke before the end of the answer.
     Broken,
     /// The answer did not come in time.
     Late,
@@ -80,7 +82,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unconnected => f.write_str("it could not be connected"),
-            Self::Broken => f.write_str("its connections broke before the answer"),
+            Self::Broken => f.write_str("its connections broke before the end of the answer"),
             Self::Late => f.write_str("its answers did not come in time"),
             Self::Answer(status) => write!(f, "its last answers were failures, status {status}"),
         }
@@ -136,14 +138,22 @@ impl Health {
             && self.until.compare_exchange(before, trial, Relaxed, Relaxed).is_ok()
     }
 
-    /// Counts a success; `true` where it ends an ejection.
-    pub(super) fn succeed(&self, now: Moment) -> bool {
+    /// An answer has begun well; `true` where that ends an ejection. Until one has come as a whole the next failure ejects again.
+    pub(super) fn answered(&self, now: Moment) -> bool {
+        let until = self.until.load(Relaxed);
+        // What was sent before the ejection does not end it.
+        let is_readmitted = until & 1 == 1 && self.readmit(until, now);
+        if is_readmitted {
+            self.failures.store(PROBATION, Relaxed);
+        }
+        is_readmitted
+    }
+
+    /// An answer has come as a whole.
+    pub(super) fn succeed(&self) {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
-        let until = self.until.load(Relaxed);
-        // What was sent before the ejection does not end it.
-        until & 1 == 1 && self.readmit(until, now)
     }
 
     /// Counts a connection that was opened; `true` where it ends an ejection.
@@ -230,7 +240,8 @@ mod tests {
         let health = Health::default();
         for _ in 0..10 {
             assert!(!fail(&health, 4, at(0)));
-            assert!(!health.succeed(at(0)), "nothing to end");
+            assert!(!health.answered(at(0)), "nothing to end");
+            health.succeed();
         }
         assert_eq!(health.state(at(0)), State::Well);
         assert!(fail(&health, 5, at(0)));
@@ -238,6 +249,17 @@ mod tests {
         assert_eq!(health.state(at(1_251)), State::Due);
         let ejected = health.ejected(at(0)).unwrap();
         assert_eq!((ejected.cause, ejected.times), (BAD, 1));
+    }
+
+    #[test]
+    fn an_answer_that_began_well_and_broke_off_ejects_again() {
+        let health = Health::default();
+        assert!(!fail(&health, 4, at(0)) && !health.answered(at(0)) && fail(&health, 1, at(0)), "a head is no success");
+        assert!(health.try_begin_trial(at(2_000)) && health.answered(at(2_000)));
+        assert!(fail(&health, 1, at(2_001)), "what broke off is the trial's");
+        assert!(health.try_begin_trial(at(6_000)) && health.answered(at(6_000)));
+        health.succeed();
+        assert!(!fail(&health, 4, at(6_001)) && fail(&health, 1, at(6_001)));
     }
 
     #[test]
@@ -260,10 +282,10 @@ mod tests {
         let health = Health::default();
         fail(&health, 5, at(0));
         assert!(!health.try_begin_trial(at(500)), "not yet");
-        assert!(!health.succeed(at(600)), "what was sent before does not end it");
+        assert!(!health.answered(at(600)), "what was sent before does not end it");
         assert!(health.try_begin_trial(at(2000)) && !health.try_begin_trial(at(2001)));
         assert_eq!(health.state(at(2001)), State::Ejected, "for all others");
-        assert!(health.succeed(at(2100)));
+        assert!(health.answered(at(2100)));
         assert_eq!((health.state(at(2100)), health.ejected(at(2100))), (State::Well, None));
     }
 
@@ -292,11 +314,11 @@ mod tests {
         }
         assert!(times[4..].iter().all(|t| (10.0..=12.5).contains(t)) && times[4] != times[5], "{times:?}");
         now += 20_000;
-        assert!(health.try_begin_trial(at(now)) && health.succeed(at(now)));
+        assert!(health.try_begin_trial(at(now)) && health.answered(at(now)));
         fail(&health, 5, at(now + 1000));
         assert!(health.ejected(at(now + 1000)).unwrap().left.unwrap() >= Duration::from_secs(10), "no calm time yet");
         now += 20_000;
-        assert!(health.try_begin_trial(at(now)) && health.succeed(at(now)));
+        assert!(health.try_begin_trial(at(now)) && health.answered(at(now)));
         now += 61_000;
         fail(&health, 5, at(now));
         assert!(health.ejected(at(now)).unwrap().left.unwrap() < Duration::from_secs(2));
@@ -320,6 +342,6 @@ mod tests {
         fail(&health, 5, at(3_600_000));
         assert_eq!(health.state(at(3_600_000)), State::Ejected);
         assert_eq!(health.state(at(0)), State::Due);
-        assert!(health.try_begin_trial(at(0)) && health.succeed(at(1)));
+        assert!(health.try_begin_trial(at(0)) && health.answered(at(1)));
     }
 }

@@ -262,7 +262,12 @@ impl Endpoints {
         Some(found)
     }
 
-    /// Learns from a try. `took` is how long the endpoint took, where that is known; `stats` are those of the worker that had it.
+    /// Whether an answer with this status is a failure.
+    pub(super) fn is_failure(&self, status: StatusCode) -> bool {
+        self.balance.ejection.codes.contains(&status.as_u16())
+    }
+
+    /// Learns from a try. That an answer began well is no success yet: [`Self::whole`]. `took` is how long the endpoint took, where that is known; `stats` are those of the worker that had it.
     pub(super) fn learn(
         &self,
         upstream: &Upstream,
@@ -274,12 +279,12 @@ impl Endpoints {
         let Vital { pending: _, latency, health } = &upstream.vital;
         let rules = &self.balance.ejection;
         let failure = match outcome {
-            Outcome::Answer(status) if rules.codes.contains(&status.as_u16()) => Some(Cause::Answer(status.as_u16())),
+            Outcome::Answer(status) if self.is_failure(status) => Some(Cause::Answer(status.as_u16())),
             Outcome::Answer(_) => None,
             Outcome::Failure(cause) => Some(cause),
         };
         match failure {
-            None if health.succeed(now) => {
+            None if health.answered(now) => {
                 latency.forget();
                 add(&stats.readmissions);
                 tracing::info!(backend = %upstream.addr, "endpoint is well again");
@@ -297,6 +302,11 @@ impl Endpoints {
         if let Some(took) = took {
             latency.record(took, is_bad, now);
         }
+    }
+
+    /// Learns that an answer which began well has come as a whole.
+    pub(super) fn whole(upstream: &Upstream) {
+        upstream.vital.health.succeed();
     }
 
     /// Learns that a connection was opened.

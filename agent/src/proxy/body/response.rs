@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{BodyFault, Flow, trailing::Trailing};
 use crate::proxy::{
+    balance::Cause,
     grpc,
     http1::Trailers,
     io::Active,
@@ -34,7 +35,9 @@ pub(in crate::proxy) struct ResponseBody {
     uptake: Option<Arc<Uptake>>,
     /// Why it ends, when what came before has had its chance to be written.
     fault: Option<BodyFault>,
-    _pending: Option<Pending>,
+    pending: Option<Pending>,
+    /// The endpoint was asked for more and has nothing yet.
+    is_due: bool,
     active: Option<Active>,
 }
 
@@ -62,7 +65,8 @@ impl ResponseBody {
             is_grpc: false,
             uptake: None,
             fault: None,
-            _pending: None,
+            pending: None,
+            is_due: false,
             active: None,
         }
     }
@@ -75,12 +79,11 @@ impl ResponseBody {
         pending: Pending,
         deadline: Option<Instant>,
     ) -> Self {
-        let mut lease = lease;
+        let (mut lease, mut pending) = (lease, pending);
         let is_stream = matches!(lease, Some(Lease::Stream(_)));
-        if inner.is_end_stream()
-            && let Some(lease) = lease.take()
-        {
-            lease.give_back();
+        if inner.is_end_stream() {
+            pending.is_whole();
+            lease.take().into_iter().for_each(Lease::give_back);
         }
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let (source, flow) = (Source::Upstream(inner, lease), Flow::default());
@@ -94,7 +97,8 @@ impl ResponseBody {
             is_grpc: false,
             uptake: None,
             fault: None,
-            _pending: Some(pending),
+            pending: Some(pending),
+            is_due: false,
             active: None,
         }
     }
@@ -149,7 +153,7 @@ impl ResponseBody {
         let this = self;
         ready!(this.trailing.poll_due(cx));
         if let Some(fault) = this.fault.take() {
-            return Poll::Ready(Some(Err(fault)));
+            return Poll::Ready(Some(this.ending(fault)));
         }
         let (inner, lease) = match &mut this.source {
             Source::Own(text) => return Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
@@ -160,60 +164,85 @@ impl ResponseBody {
             && deadline.as_mut().poll(cx).is_ready()
         {
             *lease = None;
-            if let Some(active) = &mut this.active {
-                active.record.cut(Cut::Timeout);
-            }
-            if this.is_grpc {
-                this.source = Source::Own(None);
-                let trailers = grpc::deadline_trailers();
-                this.active.iter_mut().for_each(|active| active.record.read_status(&trailers));
-                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-            }
-            return Poll::Ready(Some(Err(BodyFault::Timeout)));
+            // A client that takes its time is not the endpoint's failure.
+            let cause = Some(Cause::Late).filter(|_| this.is_due);
+            this.cut(Cut::Timeout, cause);
+            return Poll::Ready(Some(this.ending(BodyFault::Timeout)));
         }
-        let frame = ready!(match lease {
+        let frame = match lease {
             Some(lease) => lease.poll_frame(cx, inner),
             None => Pin::new(&mut *inner).poll_frame(cx),
-        });
+        };
+        this.is_due = frame.is_pending();
+        let frame = ready!(frame);
         this.flow.moves();
-        if let Some(active) = &mut this.active {
-            match &frame {
-                Some(Ok(frame)) => {
-                    let bytes = frame.data_ref().map_or(0, Bytes::len);
-                    active.record.gives(bytes);
-                    active.given(bytes);
-                    frame.trailers_ref().into_iter().for_each(|trailers| active.record.read_status(trailers));
-                    // Whoever knows the length reads no further.
-                    if inner.is_end_stream() || inner.size_hint().exact() == Some(0) {
-                        active.record.ends();
-                    }
-                }
-                Some(Err(_)) => active.record.cut(Cut::Backend),
-                None if this.is_stream && !inner.is_end_stream() => active.record.cut(Cut::Backend),
-                None => active.record.ends(),
+        let is_end = inner.is_end_stream();
+        match &frame {
+            Some(Ok(frame)) => {
+                // Whoever knows the length reads no further.
+                let is_last = is_end || inner.size_hint().exact() == Some(0);
+                this.gives(frame, is_last);
             }
+            Some(Err(_)) => this.cut(Cut::Backend, Some(Cause::Broken)),
+            // To hyper a reset with NO_ERROR ends a body well, wherever it comes.
+            None if this.is_stream && !is_end => this.cut(Cut::Backend, Some(Cause::Broken)),
+            None => this.ends(),
         }
-        let frame = match frame {
+        let Source::Upstream(_, lease) = &mut this.source else { return Poll::Ready(None) };
+        match frame {
             Some(Err(error)) => {
                 // hyper throws away what it has not written when a body fails, and head, data and end may have come at once.
                 this.fault = Some(BodyFault::Broken(error));
                 cx.waker().wake_by_ref();
-                return Poll::Pending;
+                Poll::Pending
             }
-            Some(Ok(frame)) => Some(Ok(frame)),
-            None => None,
-        };
-        // To hyper a reset with NO_ERROR ends a body well, wherever it comes.
-        if frame.is_none() && this.is_stream && !inner.is_end_stream() {
-            *lease = None;
-            return Poll::Ready(Some(Err(BodyFault::Cut)));
+            None if this.is_stream && !is_end => {
+                *lease = None;
+                Poll::Ready(Some(this.ending(BodyFault::Cut)))
+            }
+            frame => {
+                if frame.is_none() || is_end {
+                    lease.take().into_iter().for_each(Lease::give_back);
+                }
+                this.trailing.poll_frame(frame.map(|frame| frame.map_err(BodyFault::Broken)), cx)
+            }
         }
-        if (frame.is_none() || inner.is_end_stream())
-            && let Some(lease) = lease.take()
-        {
-            lease.give_back();
+    }
+
+    /// A part of the body goes to the client.
+    fn gives(&mut self, frame: &Frame<Bytes>, is_last: bool) {
+        if let Some(active) = &mut self.active {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            active.record.gives(bytes);
+            active.given(bytes);
+            frame.trailers_ref().into_iter().for_each(|trailers| active.record.read_status(trailers));
         }
-        this.trailing.poll_frame(frame, cx)
+        if is_last {
+            self.ends();
+        }
+    }
+
+    /// It has come as a whole.
+    fn ends(&mut self) {
+        self.active.iter_mut().for_each(|active| active.record.ends());
+        self.pending.iter_mut().for_each(Pending::is_whole);
+    }
+
+    /// It has not; `cause` where that is the endpoint's failure.
+    fn cut(&mut self, cut: Cut, cause: Option<Cause>) {
+        let Some(active) = &mut self.active else { return };
+        active.record.cut(cut);
+        if let (Some(pending), Some(cause)) = (&mut self.pending, cause) {
+            pending.fails(cause, active.stats());
+        }
+    }
+
+    /// What says so to the client: in gRPC a status, which clients may try again by.
+    fn ending(&mut self, fault: BodyFault) -> Result<Frame<Bytes>, BodyFault> {
+        let Some(trailers) = grpc::ending(&fault).filter(|_| self.is_grpc) else { return Err(fault) };
+        self.source = Source::Own(None);
+        self.active.iter_mut().for_each(|active| active.record.read_status(&trailers));
+        Ok(Frame::trailers(trailers))
     }
 }
 
