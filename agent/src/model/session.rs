@@ -7,7 +7,7 @@ use super::{
     backend_ref::Referrer,
     http::{
         claim,
-        session::{Session, SessionPlace},
+        session::{Keys, Session, SessionPlace},
     },
     report::Fault,
     rule::{World, duration},
@@ -91,7 +91,7 @@ pub(super) fn compile(
         },
         other => return Err(bad(format!("type {other:?}, want \"Cookie\" or \"Header\""))),
     };
-    Ok(Session { place, absolute, idle, seed })
+    Ok(Session { place, absolute, idle, seed, keys: Keys::default() })
 }
 
 /// A name that no other rule has.
@@ -129,7 +129,7 @@ mod tests {
         for kind in ["HTTPRoute", "GRPCRoute"] {
             let (found, messages) = rule(kind, json!({}));
             assert_eq!(messages, Vec::<String>::new());
-            let Session { place, absolute, idle, seed } = Session::clone(found.session.as_ref().unwrap());
+            let Session { place, absolute, idle, seed, keys: _ } = Session::clone(found.session.as_ref().unwrap());
             let SessionPlace::Cookie { name, is_permanent: false } = place else { panic!("{place:?}") };
             assert!(name.starts_with("sluice-session-") && name.len() == 31, "{name}");
             assert_eq!((absolute, idle, seed.as_deref()), (None, None, Some("u1#0")));

@@ -34,7 +34,7 @@ use crate::{
     model::http::{
         ServicePort, Share, ShareTarget,
         matching::PathMatch,
-        session::{Session, SessionPlace},
+        session::{Sealing, Session, SessionPlace},
     },
     stable,
 };
@@ -202,8 +202,12 @@ fn key(session: &Session, purpose: &str) -> digest::Digest {
     context.finish()
 }
 
-fn cipher(session: &Session) -> Option<LessSafeKey> {
-    UnboundKey::new(&AES_256_GCM, key(session, "seal ").as_ref()).ok().map(LessSafeKey::new)
+/// The keys of a session, derived once for all its requests.
+fn sealing(session: &Session) -> Option<&Sealing> {
+    session.keys.get(|| {
+        let seal = UnboundKey::new(&AES_256_GCM, key(session, "seal ").as_ref()).ok().map(LessSafeKey::new)?;
+        Some(Sealing { seal, nonce: hmac::Key::new(hmac::HMAC_SHA256, key(session, "nonce ").as_ref()) })
+    })
 }
 
 fn seal(session: &Session, said: Said) -> Option<String> {
@@ -218,9 +222,10 @@ fn seal(session: &Session, said: Said) -> Option<String> {
     plain.extend(endpoint.port().to_be_bytes());
     plain.extend(began.to_be_bytes());
     plain.extend(seen.to_be_bytes());
-    let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key(session, "nonce ").as_ref()), &plain);
+    let sealing = sealing(session)?;
+    let mac = hmac::sign(&sealing.nonce, &plain);
     let nonce: [u8; NONCE_LEN] = mac.as_ref()[..NONCE_LEN].try_into().ok()?;
-    cipher(session)?.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut plain).ok()?;
+    sealing.seal.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut plain).ok()?;
     Some(URL_SAFE_NO_PAD.encode([&nonce[..], &plain].concat()))
 }
 
@@ -232,7 +237,7 @@ fn open(session: &Session, token: &[u8]) -> Option<Said> {
     let mut bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     let (nonce, sealed) = bytes.split_at_mut_checked(NONCE_LEN)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-    let plain = cipher(session)?.open_in_place(nonce, Aad::empty(), sealed).ok()?;
+    let plain = sealing(session)?.seal.open_in_place(nonce, Aad::empty(), sealed).ok()?;
     let (service, rest) = plain.split_first_chunk::<8>()?;
     let (address, rest) = rest.split_first_chunk::<16>()?;
     let (port, rest) = rest.split_first_chunk::<2>()?;

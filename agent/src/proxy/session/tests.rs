@@ -2,14 +2,17 @@
 use super::*;
 use crate::{
     api::ObjectName,
-    model::{Port, http::Pattern},
+    model::{
+        Port,
+        http::{Pattern, session::Keys},
+    },
 };
 
 const NOW: u32 = 1_800_000_000;
 
 fn session(seed: &str) -> Session {
     let place = SessionPlace::Cookie { name: "s".into(), is_permanent: false };
-    Session { place, absolute: None, idle: None, seed: Some(seed.into()) }
+    Session { place, absolute: None, idle: None, seed: Some(seed.into()), keys: Keys::default() }
 }
 
 fn port(name: &str) -> ServicePort {
@@ -32,6 +35,15 @@ fn told(session: &Session, shown: Option<&str>, at: u32) -> Option<String> {
 
 fn pair(cookie: &str) -> &str {
     cookie.split(';').next().unwrap()
+}
+
+#[test]
+fn keys_are_derived_once_for_all_requests() {
+    let session = session("u1#0");
+    let token = seal(&session, said("192.0.2.1:80")).unwrap();
+    assert!(session.keys.get(|| panic!("they are there")).is_some());
+    assert_eq!(open(&session, token.as_bytes()), Some(said("192.0.2.1:80")));
+    assert_eq!(open(&session.clone(), token.as_bytes()), Some(said("192.0.2.1:80")), "a copy has the same");
 }
 
 #[test]
