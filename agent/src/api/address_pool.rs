@@ -6,7 +6,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LabelSelector, condition::Condition, meta::ObjectMeta, wire::or_default};
+use super::{
+    LabelSelector,
+    condition::Condition,
+    meta::ObjectMeta,
+    wire::{list, or_default},
+};
 
 /// The API group of our kinds.
 pub const GROUP: &str = "sluice.dev";
@@ -35,7 +40,7 @@ pub struct AddressPool {
 #[serde(rename_all = "camelCase", default)]
 pub struct AddressPoolSpec {
     /// The addresses: CIDRs (`203.0.113.0/24`), ranges (`203.0.113.10-203.0.113.20`) or single ones, of both families.
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
     /// Instead of `addresses`: the nodes' own addresses, for clusters of one node. Services share one as long as their
     /// ports differ.
@@ -80,7 +85,7 @@ impl Default for AddressPoolSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeAddresses {
     /// Which of a node's addresses, the first that it has of each family: `InternalIP`, `ExternalIP`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub types: Vec<NodeAddressType>,
     /// The nodes; all when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,7 +167,7 @@ pub struct AddressPoolStatus {
     #[serde(deserialize_with = "or_default")]
     pub free: String,
     /// `Ready`, `Exhausted`, `Overlapping`, `OutOfPool`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

@@ -7,7 +7,7 @@ use super::{
     gateway_tls::TlsRef,
     meta::ObjectMeta,
     policy::{Policy, PolicyStatus, PolicyTarget},
-    wire::or_default,
+    wire::{list, or_default},
 };
 
 /// A `BackendTLSPolicy`.
@@ -40,7 +40,7 @@ impl Policy for BackendTlsPolicy {
 #[serde(rename_all = "camelCase", default)]
 pub struct BackendTlsPolicySpec {
     /// The Services, or ports of Services.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub target_refs: Vec<PolicyTarget>,
     /// How their certificates are looked at.
     #[serde(deserialize_with = "or_default")]
@@ -55,7 +55,7 @@ pub struct BackendTlsPolicySpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct BackendTlsValidation {
     /// Who may have signed them; of the policy's own namespace.
-    #[serde(rename = "caCertificateRefs", deserialize_with = "or_default")]
+    #[serde(rename = "caCertificateRefs", deserialize_with = "list")]
     pub authorities: Vec<TlsRef>,
     /// `System`: whoever the system trusts.
     #[serde(rename = "wellKnownCACertificates", skip_serializing_if = "Option::is_none")]
@@ -64,7 +64,7 @@ pub struct BackendTlsValidation {
     #[serde(deserialize_with = "or_default")]
     pub hostname: String,
     /// The names of which certificates must have one.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub subject_alt_names: Vec<SubjectAltName>,
 }
 

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     meta::{ObjectMeta, ObjectName},
-    wire::or_default,
+    wire::{list, or_default},
 };
 
 /// The label that names the Service of a slice.
@@ -25,10 +25,10 @@ pub struct EndpointSlice {
     #[serde(deserialize_with = "or_default")]
     pub address_type: String,
     /// The endpoints.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub endpoints: Vec<Endpoint>,
     /// The ports that each endpoint has.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub ports: Vec<EndpointPort>,
 }
 
@@ -52,7 +52,7 @@ impl EndpointSlice {
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     /// Its addresses; the first is used.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub addresses: Vec<String>,
     /// Whether it is ready, serving, terminating.
     #[serde(deserialize_with = "or_default")]
@@ -105,10 +105,10 @@ pub struct EndpointConditions {
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHints {
     /// Zones.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub for_zones: Vec<HintedName>,
     /// Nodes.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub for_nodes: Vec<HintedName>,
 }
 

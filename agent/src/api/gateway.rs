@@ -11,7 +11,7 @@ use super::{
     condition::Condition,
     gateway_tls::{GatewayTls, ListenerTls},
     meta::ObjectMeta,
-    wire::or_default,
+    wire::{list, or_default},
 };
 
 /// A `Gateway`.
@@ -37,10 +37,10 @@ pub struct GatewaySpec {
     #[serde(deserialize_with = "or_default")]
     pub gateway_class_name: String,
     /// Where it listens.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub listeners: Vec<Listener>,
     /// The addresses asked for.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub addresses: Vec<GatewayAddress>,
     /// Which ListenerSets may add listeners; none when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,13 +82,13 @@ pub struct AllowedListeners {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayStatus {
     /// The addresses it has.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub addresses: Vec<GatewayAddress>,
     /// `Accepted`, `Programmed` and those of others.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub conditions: Vec<Condition>,
     /// What became of each listener.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub listeners: Vec<ListenerStatus>,
     /// How many ListenerSets are attached.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,13 +103,13 @@ pub struct ListenerStatus {
     #[serde(deserialize_with = "or_default")]
     pub name: String,
     /// The kinds of routes that it takes, among those that it asks for.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub supported_kinds: Vec<RouteGroupKind>,
     /// How many routes are attached.
     #[serde(deserialize_with = "or_default")]
     pub attached_routes: i64,
     /// `Accepted`, `Conflicted`, `ResolvedRefs`, `Programmed` and those of others.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub conditions: Vec<Condition>,
 }
 
@@ -157,7 +157,7 @@ pub struct AllowedRoutes {
     #[serde(deserialize_with = "or_default")]
     pub namespaces: RouteNamespaces,
     /// Of which kinds; those that fit the protocol when empty.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub kinds: Vec<RouteGroupKind>,
 }
 

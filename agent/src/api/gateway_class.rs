@@ -2,7 +2,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{condition::Condition, meta::ObjectMeta, wire::or_default};
+use super::{
+    condition::Condition,
+    meta::ObjectMeta,
+    wire::{list, or_default},
+};
 
 /// A `GatewayClass`: which controller serves the Gateways that name it; cluster-scoped.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -36,10 +40,10 @@ pub struct GatewayClassSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayClassStatus {
     /// `Accepted` and those of others.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub conditions: Vec<Condition>,
     /// What its Gateways can do, by name, sorted.
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub supported_features: Vec<SupportedFeature>,
 }
 

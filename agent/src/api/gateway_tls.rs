@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::or_default;
+use super::wire::{list, or_default};
 
 /// `tls` of a listener.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -13,7 +13,7 @@ pub struct ListenerTls {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// The Secrets with the certificates.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub certificate_refs: Vec<TlsRef>,
     /// Settings with a domain in their names.
     #[serde(deserialize_with = "or_default")]
@@ -67,7 +67,7 @@ pub struct FrontendTls {
     #[serde(rename = "default", deserialize_with = "or_default")]
     pub all: PortTls,
     /// At the listeners of one port.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub per_port: Vec<TlsPort>,
 }
 
@@ -97,7 +97,7 @@ pub struct PortTls {
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientValidation {
     /// Who may have signed them.
-    #[serde(rename = "caCertificateRefs", deserialize_with = "or_default")]
+    #[serde(rename = "caCertificateRefs", deserialize_with = "list")]
     pub authorities: Vec<TlsRef>,
     /// `AllowValidOnly` (the default) or `AllowInsecureFallback`.
     #[serde(skip_serializing_if = "Option::is_none")]

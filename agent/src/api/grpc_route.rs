@@ -8,7 +8,7 @@ use super::{
     http_route::{HttpBackendRef, HttpRouteFilter, HttpValueMatch, SessionPersistence},
     meta::ObjectMeta,
     route::{ParentRef, Route, RouteKind, RouteStatus},
-    wire::or_default,
+    wire::{list, or_default},
 };
 
 /// A `GRPCRoute`.
@@ -47,13 +47,13 @@ impl Route for GrpcRoute {
 #[serde(rename_all = "camelCase", default)]
 pub struct GrpcRouteSpec {
     /// The Gateways it attaches to.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<ParentRef>,
     /// The host names it serves, exact or `*.suffix`; those of the listener when empty.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub hostnames: Vec<String>,
     /// The rules, in order.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub rules: Vec<GrpcRouteRule>,
 }
 
@@ -65,13 +65,13 @@ pub struct GrpcRouteRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// One of these must hold; every call matches when empty.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub matches: Vec<GrpcRouteMatch>,
     /// What is changed on the way.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub filters: Vec<HttpRouteFilter>,
     /// Where calls go.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub backend_refs: Vec<HttpBackendRef>,
     /// Whether clients come back to their endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,7 +86,7 @@ pub struct GrpcRouteMatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<GrpcMethodMatch>,
     /// Headers, which gRPC calls metadata.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub headers: Vec<HttpValueMatch>,
 }
 

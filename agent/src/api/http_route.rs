@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     meta::ObjectMeta,
     route::{ParentRef, Route, RouteKind, RouteStatus},
-    wire::or_default,
+    wire::{list, or_default},
 };
 
 /// A `HTTPRoute`.
@@ -47,13 +47,13 @@ impl Route for HttpRoute {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRouteSpec {
     /// The Gateways it attaches to.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<ParentRef>,
     /// The host names it serves, exact or `*.suffix`; those of the listener when empty.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub hostnames: Vec<String>,
     /// The rules, in order.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub rules: Vec<HttpRouteRule>,
 }
 
@@ -65,13 +65,13 @@ pub struct HttpRouteRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// One of these must hold; every request matches when empty.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub matches: Vec<HttpRouteMatch>,
     /// What is changed on the way.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub filters: Vec<HttpRouteFilter>,
     /// Where requests go.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub backend_refs: Vec<HttpBackendRef>,
     /// How long it may take.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,10 +92,10 @@ pub struct HttpRouteMatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<HttpPathMatch>,
     /// Headers.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub headers: Vec<HttpValueMatch>,
     /// Query parameters.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub query_params: Vec<HttpValueMatch>,
     /// The method.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,19 +191,19 @@ pub struct HttpFraction {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpCorsFilter {
     /// Origins, `*` in the place of the host or of its first labels; `*` alone for all.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub allow_origins: Vec<String>,
     /// Whether cookies and the like may come along.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_credentials: Option<bool>,
     /// Methods, or `*`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub allow_methods: Vec<String>,
     /// Fields of requests, or `*`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub allow_headers: Vec<String>,
     /// Fields of responses that pages may read, or `*`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub expose_headers: Vec<String>,
     /// How long a preflight's answer may be kept; 5 when absent. Units: seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -215,13 +215,13 @@ pub struct HttpCorsFilter {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpHeaderFilter {
     /// Headers that get exactly this value.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub set: Vec<HttpHeader>,
     /// Headers that get one value more.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub add: Vec<HttpHeader>,
     /// Headers that go.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub remove: Vec<String>,
 }
 
@@ -308,7 +308,7 @@ pub struct HttpBackendRef {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
     /// What is changed on the way to this backend.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub filters: Vec<HttpRouteFilter>,
 }
 
@@ -329,7 +329,7 @@ pub struct HttpRouteTimeouts {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRouteRetry {
     /// Statuses of responses, 400 to 599.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub codes: Vec<i64>,
     /// Tries beyond the first; 1 when absent, none when 0.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ use super::{
     gateway::{Listener, ListenerStatus},
     meta::ObjectMeta,
     route::ParentRef,
-    wire::or_default,
+    wire::{list, or_default},
 };
 
 /// A `ListenerSet`.
@@ -32,7 +32,7 @@ pub struct ListenerSetSpec {
     #[serde(deserialize_with = "or_default")]
     pub parent_ref: ParentRef,
     /// The listeners, at the Gateway's addresses.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub listeners: Vec<Listener>,
 }
 
@@ -41,9 +41,9 @@ pub struct ListenerSetSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListenerSetStatus {
     /// `Accepted`, `Programmed` and those of others.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub conditions: Vec<Condition>,
     /// What became of each listener.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub listeners: Vec<ListenerStatus>,
 }

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::wire::or_default;
+use super::wire::{list, or_default};
 
 /// `metadata`, as far as it is read. Source: `meta/v1 ObjectMeta`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -35,10 +35,10 @@ pub struct ObjectMeta {
     #[serde(deserialize_with = "or_default")]
     pub annotations: BTreeMap<String, String>,
     /// Who must agree before it is gone.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub finalizers: Vec<String>,
     /// What it belongs to.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub owner_references: Vec<OwnerReference>,
 }
 

@@ -1,7 +1,10 @@
 //! `Node`, as far as it is read.
 use serde::{Deserialize, Serialize};
 
-use super::{meta::ObjectMeta, wire::or_default};
+use super::{
+    meta::ObjectMeta,
+    wire::{list, or_default},
+};
 
 /// A `Node`. Source: `v1 Node`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -26,10 +29,10 @@ pub struct NodeSpec {
     #[serde(deserialize_with = "or_default")]
     pub unschedulable: bool,
     /// The ranges of its pods' addresses, one of each family at most.
-    #[serde(rename = "podCIDRs", deserialize_with = "or_default")]
+    #[serde(rename = "podCIDRs", deserialize_with = "list")]
     pub pod_cidrs: Vec<String>,
     /// What keeps pods away.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub taints: Vec<Taint>,
 }
 
@@ -53,10 +56,10 @@ pub struct Taint {
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
     /// Its addresses and names.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub addresses: Vec<NodeAddress>,
     /// `Ready`, `NetworkUnavailable` and others.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub conditions: Vec<NodeCondition>,
 }
 

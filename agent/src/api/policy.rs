@@ -4,7 +4,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Kind, ObjectName, condition::Condition, route::ParentRef, wire::or_default};
+use super::{
+    Kind, ObjectName,
+    condition::Condition,
+    route::ParentRef,
+    wire::{list, or_default},
+};
 
 /// A kind of policy.
 pub trait Policy: Kind<Key = ObjectName> {
@@ -38,7 +43,7 @@ pub struct PolicyTarget {
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicyStatus {
     /// What each Gateway answers; also those of other controllers, which are kept as they are.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub ancestors: Vec<Value>,
 }
 
@@ -53,6 +58,6 @@ pub struct PolicyAncestorStatus {
     #[serde(deserialize_with = "or_default")]
     pub controller_name: String,
     /// `Accepted`, `ResolvedRefs` and those of others.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub conditions: Vec<Condition>,
 }

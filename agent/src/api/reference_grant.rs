@@ -3,7 +3,10 @@
 //! Read at v1beta1, which every release of the Gateway API serves that has the kind; v1 says the same.
 use serde::{Deserialize, Serialize};
 
-use super::{meta::ObjectMeta, wire::or_default};
+use super::{
+    meta::ObjectMeta,
+    wire::{list, or_default},
+};
 
 /// A `ReferenceGrant`: objects of its namespace that objects of other namespaces may refer to.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -22,10 +25,10 @@ pub struct ReferenceGrant {
 #[serde(rename_all = "camelCase", default)]
 pub struct ReferenceGrantSpec {
     /// Who may refer.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub from: Vec<ReferenceGrantFrom>,
     /// To what.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub to: Vec<ReferenceGrantTo>,
 }
 

@@ -4,7 +4,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Kind, ObjectName, condition::Condition, wire::or_default};
+use super::{
+    Kind, ObjectName,
+    condition::Condition,
+    wire::{list, or_default},
+};
 
 /// The kinds of routes, in the order in which reports and status have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,7 +66,7 @@ pub trait Route: Kind<Key = ObjectName> {
 pub struct RouteStatus {
     /// One for each controller and parent, a [`RouteParentStatus`] as written: those of others are written back as they
     /// were, with whatever is in them.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub parents: Vec<Value>,
 }
 
@@ -77,7 +81,7 @@ pub struct RouteParentStatus {
     #[serde(deserialize_with = "or_default")]
     pub controller_name: String,
     /// `Accepted`, `ResolvedRefs`, `PartiallyInvalid`.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub conditions: Vec<Condition>,
 }
 

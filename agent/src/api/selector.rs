@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::wire::or_default;
+use super::wire::{list, or_default};
 
 /// Selects objects by their labels; all requirements must hold, and without any it selects every object. Source:
 /// `meta/v1 LabelSelector`.
@@ -15,7 +15,7 @@ pub struct LabelSelector {
     #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub match_labels: BTreeMap<String, String>,
     /// Further requirements.
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub match_expressions: Vec<Requirement>,
 }
 
@@ -30,7 +30,7 @@ pub struct Requirement {
     #[serde(deserialize_with = "or_default")]
     pub operator: String,
     /// For `In` and `NotIn`: the values.
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
 }
 

@@ -7,7 +7,7 @@ use super::{
     choice::{Choice, Listed},
     condition::Condition,
     meta::ObjectMeta,
-    wire::or_default,
+    wire::{list, or_default},
 };
 
 /// A `Service`. Source: `v1 Service`.
@@ -36,7 +36,7 @@ pub struct ServiceSpec {
     #[serde(rename = "clusterIP", deserialize_with = "or_default")]
     pub cluster_ip: String,
     /// The ports.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub ports: Vec<ServicePort>,
     /// The labels of the pods; empty for a Service whose slices somebody else writes.
     #[serde(deserialize_with = "or_default")]
@@ -47,13 +47,13 @@ pub struct ServiceSpec {
     #[serde(rename = "loadBalancerIP", deserialize_with = "or_default")]
     pub load_balancer_ip: String,
     /// The sources that may connect; empty is all.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub load_balancer_source_ranges: Vec<String>,
     /// What is wrong with a newer form that says something else about sources and could not be read; never on the wire.
     #[serde(skip)]
     pub unread_sources: Option<String>,
     /// `IPv4` and `IPv6`, the first is the primary one.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub ip_families: Vec<String>,
     /// `SingleStack`, `PreferDualStack` or `RequireDualStack`; empty is `SingleStack`.
     #[serde(deserialize_with = "or_default")]
@@ -184,7 +184,7 @@ pub struct ServiceStatus {
     #[serde(deserialize_with = "or_default")]
     pub load_balancer: LoadBalancerStatus,
     /// Conditions, ours and foreign ones.
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
 
@@ -193,7 +193,7 @@ pub struct ServiceStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerStatus {
     /// The addresses.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub ingress: Vec<LoadBalancerIngress>,
 }
 
@@ -211,6 +211,6 @@ pub struct LoadBalancerIngress {
     #[serde(rename = "ipMode", skip_serializing_if = "Option::is_none")]
     pub ip_mode: Option<String>,
     /// What became of each port, as written: entries of others are written back as they were.
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<serde_json::Value>,
 }

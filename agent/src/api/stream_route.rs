@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     meta::ObjectMeta,
     route::{BackendRef, ParentRef, Route, RouteKind, RouteStatus},
-    wire::or_default,
+    wire::{list, or_default},
 };
 
 macro_rules! stream_routes {
@@ -54,13 +54,13 @@ stream_routes! {
 #[serde(rename_all = "camelCase", default)]
 pub struct StreamRouteSpec {
     /// The Gateways it attaches to.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<ParentRef>,
     /// The names it serves, exact or `*.suffix`; of a TLSRoute alone.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub hostnames: Vec<String>,
     /// Its one rule.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub rules: Vec<StreamRouteRule>,
 }
 
@@ -72,6 +72,6 @@ pub struct StreamRouteRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The backends with their shares.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "list")]
     pub backend_refs: Vec<BackendRef>,
 }

@@ -45,7 +45,7 @@ pub(super) fn attach<T: Route>(snapshot: &Snapshot, name: &ObjectName, route: &T
     let hostnames = hostnames(route.hostnames(), &mut faults);
     let mut targets: BTreeSet<(ObjectName, usize)> = BTreeSet::new();
     let mut gateways = BTreeSet::new();
-    let (mut parents, mut foreign, mut is_served) = (Vec::new(), 0, false);
+    let (mut parents, mut foreign, mut is_served) = (Vec::with_capacity(route.parent_refs().len()), 0, false);
     for parent in route.parent_refs() {
         let named = ObjectName::new(parent.namespace.as_deref().unwrap_or(&name.ns), &parent.name);
         let mut gateway = ObjectName::default();
@@ -134,7 +134,7 @@ fn hostnames(written: &[String], faults: &mut Faults) -> Vec<Hostname> {
     if written.is_empty() {
         return vec![Hostname::Any];
     }
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(written.len());
     for text in written {
         match Hostname::try_new(text) {
             Some(name) if out.contains(&name) => {}

@@ -45,6 +45,7 @@ impl Rules {
         entries.iter().enumerate().for_each(|(index, entry)| rules.add(index, entry));
         for paths in [&mut rules.calls, &mut rules.requests] {
             paths.compile(entries);
+            paths.prefix.shrink();
             for bucket in paths.exact.values_mut().chain(paths.prefix.values_mut()) {
                 bucket.split(entries);
             }

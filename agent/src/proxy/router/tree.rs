@@ -74,6 +74,11 @@ impl<T> Tree<T> {
         })
     }
 
+    /// Gives back the room for keys that did not come.
+    pub(super) fn shrink(&mut self) {
+        self.nodes.shrink_to_fit();
+    }
+
     /// Every value.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.nodes.iter_mut().filter_map(|node| node.value.as_mut())
