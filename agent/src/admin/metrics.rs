@@ -24,6 +24,7 @@ pub fn families(stages: &Stages) -> Result<Families, TableError> {
         ("attachment", model.work.attached),
         ("gateway", model.work.gateways),
         ("certificate", model.work.certificates),
+        ("policy", model.work.policies),
     ];
     let compiled = compiled.into_iter().map(|(what, n)| (vec![("of", what.to_owned())], count(n)));
     let mut all = vec![

@@ -8,6 +8,8 @@
 //!   policy that changes changes no rule.
 //! - A policy that cannot be obeyed is in force all the same: the port answers 500, and nothing is sent in clear text to a server
 //!   that somebody wanted to know first. So does an older policy that is bad keep a younger one out.
+//! - A policy is compiled anew when it, or what it refers to, is another object ([`Known`]): what identifies its parameters is a digest
+//!   over all certificates of its authorities, which costs a millisecond where these are the system's.
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +26,11 @@ use super::{
     http::{Hostname, ServicePort},
     policy::{Attached, PolicyReport, PolicyReports},
     report::{Fault, Subject},
-    tls::{Authorities, Oldest, authorities::Store, read_options},
+    tls::{
+        Authorities, Oldest,
+        authorities::{Holder, Store},
+        read_options,
+    },
 };
 use crate::{
     api::{
@@ -126,33 +132,93 @@ struct Compiled {
 /// The Gateways that send something to each port that has a policy.
 pub type Users = BTreeMap<ServicePort, BTreeSet<ObjectName>>;
 
+/// What was compiled of the policies so far.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    by_policy: BTreeMap<ObjectName, (Origin, Arc<Compiled>)>,
+    compiled: u64,
+}
+
+impl Known {
+    /// How many policies were compiled so far.
+    pub(super) fn compiled(&self) -> u64 {
+        self.compiled
+    }
+}
+
+/// What a policy was compiled from.
+#[derive(Debug)]
+struct Origin {
+    policy: Arc<BackendTlsPolicy>,
+    /// What it refers to, or why that is not there.
+    referents: Vec<Result<Holder, String>>,
+    system: Arc<Authorities>,
+}
+
+impl Origin {
+    fn of(snapshot: &Snapshot, node: &Node, (name, policy): (&ObjectName, &Arc<BackendTlsPolicy>)) -> Self {
+        let referents = policy.spec.validation.authorities.iter().filter_map(|of| referent(name, of).ok());
+        Self {
+            policy: Arc::clone(policy),
+            referents: referents.map(|(kind, name)| Holder::find(snapshot, kind, &name)).collect(),
+            system: Arc::clone(&node.system_authorities),
+        }
+    }
+
+    /// Whether the same is compiled from both.
+    fn is(&self, other: &Self) -> bool {
+        let Self { policy, referents, system } = self;
+        let is_one = |(a, b): (&Result<Holder, String>, &Result<Holder, String>)| match (a, b) {
+            (Ok(a), Ok(b)) => a.is(b),
+            (Err(a), Err(b)) => a == b,
+            (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+        };
+        (Arc::ptr_eq(policy, &other.policy) || policy.spec == other.policy.spec)
+            && (Arc::ptr_eq(system, &other.system) || system == &other.system)
+            && referents.len() == other.referents.len()
+            && referents.iter().zip(&other.referents).all(is_one)
+    }
+}
+
 /// The policies of a snapshot.
 #[derive(Debug, Default)]
-pub struct Policies {
-    attached: Attached,
-    compiled: BTreeMap<ObjectName, Compiled>,
+pub(super) struct Policies {
+    attached: Arc<Attached>,
+    compiled: BTreeMap<ObjectName, Arc<Compiled>>,
 }
 
 impl Policies {
-    /// Compiles all of them.
-    #[must_use]
-    pub fn compile(snapshot: &Snapshot, node: &Node, store: &mut Store) -> Self {
-        let policies = &snapshot.backend_tls_policies;
-        let attached = Attached::of(policies, &snapshot.services);
-        let compiled =
-            policies.iter().map(|(name, policy)| (name.clone(), compile(snapshot, node, (name, policy), store)));
-        Self { compiled: compiled.collect(), attached }
+    /// Those of a snapshot, attached like this. What was compiled before is taken over.
+    pub(super) fn compile(
+        snapshot: &Snapshot,
+        node: &Node,
+        attached: &Arc<Attached>,
+        (store, known): (&mut Store, &mut Known),
+    ) -> Self {
+        let mut before = std::mem::take(&mut known.by_policy);
+        let mut compiled = BTreeMap::new();
+        for (name, policy) in &snapshot.backend_tls_policies {
+            let origin = Origin::of(snapshot, node, (name, policy));
+            let one = match before.remove(name) {
+                Some((old, one)) if old.is(&origin) => one,
+                _ => {
+                    known.compiled += 1;
+                    Arc::new(compile(snapshot, node, (name, policy), store))
+                }
+            };
+            compiled.insert(name.clone(), Arc::clone(&one));
+            known.by_policy.insert(name.clone(), (origin, one));
+        }
+        Self { compiled, attached: Arc::clone(attached) }
     }
 
     /// Whether the endpoints of a port are spoken to under TLS, or not at all.
-    #[must_use]
-    pub fn has(&self, port: &ServicePort) -> bool {
+    pub(super) fn has(&self, port: &ServicePort) -> bool {
         self.attached.get(port).is_some()
     }
 
     /// What holds at these ports.
-    #[must_use]
-    pub fn ports<'p>(&self, ports: impl Iterator<Item = &'p ServicePort>) -> BTreeMap<ServicePort, PortTls> {
+    pub(super) fn ports<'p>(&self, ports: impl Iterator<Item = &'p ServicePort>) -> BTreeMap<ServicePort, PortTls> {
         let of = |port: &ServicePort| {
             let policy = self.attached.get(port)?;
             let fault = |why: &str| format!("BackendTLSPolicy {policy}: {why}");
@@ -172,13 +238,15 @@ impl Policies {
     /// Says what became of each policy.
     pub(super) fn judge(self, snapshot: &Snapshot, users: &Users, (model, reports): (&mut Model, &mut PolicyReports)) {
         let mut ancestors = self.attached.ancestors(users);
-        for (name, Compiled { tls, resolved }) in self.compiled {
+        for (name, compiled) in self.compiled {
+            let Compiled { tls, resolved } = &*compiled;
             let Some(policy) = snapshot.backend_tls_policies.get(&name) else { continue };
-            let accepted = self.attached.check(&name).and_then(|()| tls.map(drop));
+            let of_tls = tls.as_ref().map(drop).map_err(Clone::clone);
+            let accepted = self.attached.check(&name).and(of_tls);
             let report = PolicyReport {
                 subject: Subject::of(&policy.metadata),
                 accepted,
-                resolved: Some(resolved),
+                resolved: Some(resolved.clone()),
                 ancestors: ancestors.remove(&name).unwrap_or_default(),
             };
             let object = ObjectRef::new("BackendTLSPolicy", name.clone());

@@ -10,6 +10,9 @@
 //!   ([`quiet`]), no address and no frontend comes or goes: the Services of those slices, those routes, and the listeners that have
 //!   something to do with them are compiled anew within the last model. Any other change looks at everything, and takes over the
 //!   targets of Services, the rules of routes, certificates and listeners that are as they were. [`Work`] counts both.
+//! - Who speaks TLS to which port is asked again when a route to a port with a policy changed, or something that is read by name; a
+//!   policy is compiled anew where it, or what it refers to, changed ([`backend_tls::Known`]).
+mod secured;
 #[cfg(test)]
 mod tests;
 
@@ -19,23 +22,24 @@ use std::{
     sync::Arc,
 };
 
+use secured::outcomes;
+
 use super::{
-    Model, Node, ObjectRef, Port, Role, Target,
-    backend_tls::Policies,
+    Model, Node, ObjectRef, Port, Role, Target, backend_tls,
     candidates::announcers,
     certificate,
     chain::{self, Links},
     endpoints::{Family, SliceIndex},
-    gateway::Certified,
     gateway::{self, Listeners, Proxied},
     grants::Grants,
     ipam,
     listener::{self, Served},
     listener_set,
     ownership::{self, Object},
-    policy::PolicyReports,
+    policy::Attached,
     pool::{Pools, node_addr},
     quiet,
+    report::Fault,
     route::{self, Changed, Routes},
     rule::World,
     service, sources,
@@ -43,7 +47,7 @@ use super::{
     tls::Security,
 };
 use crate::{
-    api::{Gateway, Kind, ObjectName, RouteKind, address_pool::NodeAddressType, service::TrafficPolicy},
+    api::{Kind, ObjectName, RouteKind, address_pool::NodeAddressType, service::TrafficPolicy},
     shared::{Difference, SharedMap},
     source::Snapshot,
 };
@@ -61,6 +65,11 @@ pub struct Memo {
     targets: service::Targets,
     certificates: certificate::Store,
     listeners: Listeners,
+    /// What the Gateways say of the certificates that they show to backends.
+    certified: BTreeMap<ObjectName, Result<(), Fault>>,
+    /// Where the policies are attached.
+    attached: Arc<Attached>,
+    policies: backend_tls::Known,
     proxied: Proxied,
     routes: Routes,
     streams: Streams,
@@ -83,6 +92,8 @@ pub struct Work {
     pub gateways: u64,
     /// Certificates that were parsed.
     pub certificates: u64,
+    /// BackendTLSPolicies that were compiled.
+    pub policies: u64,
     /// Frontends of Gateways at layer 4 that were looked at for the slices of their Services alone.
     pub streams: u64,
     /// How often endpoints were selected for those frontends, for whatever reason.
@@ -125,7 +136,7 @@ impl Memo {
     /// Whether no address and no frontend comes or goes, and no listener but for its certificates and what is attached to it.
     fn can_follow(&self, snapshot: &Snapshot, node: &Node, touched: &BTreeSet<ObjectName>, changed: &Changed) -> bool {
         let last = &self.snapshot;
-        self.node.as_ref() == Some(node)
+        self.has_same_node(node)
             && quiet::all(&last.gateway_classes, &snapshot.gateway_classes)
             && self.has_same_allowed_namespaces(snapshot)
             && self.has_same_claims(snapshot)
@@ -133,19 +144,20 @@ impl Memo {
             && changed.routes.keys().all(|(kind, _)| !matches!(kind, RouteKind::Tcp | RouteKind::Udp))
             && quiet::all(&last.listener_sets, &snapshot.listener_sets)
             && quiet::all(&last.grants, &snapshot.grants)
-            && self.has_same_backend_tls(snapshot)
+            && quiet::all(&last.backend_tls_policies, &snapshot.backend_tls_policies)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_skipped(snapshot, node, touched)
             && self.has_same_pools(snapshot, node)
     }
 
-    /// Whether the policies are as they were, and all that they and Gateways refer to for the sake of backends.
-    fn has_same_backend_tls(&self, snapshot: &Snapshot) -> bool {
-        let last = &self.snapshot;
-        let shows = |gateway: &Arc<Gateway>| gateway.spec.tls.backend.is_some();
-        let is_used = || !snapshot.backend_tls_policies.is_empty() || snapshot.gateways.values().any(shows);
-        quiet::all(&last.backend_tls_policies, &snapshot.backend_tls_policies)
-            && (self.has_same_referents(snapshot) || !is_used())
+    /// Whether the node is what it was. That it remembers what the last model gives changes nothing: what is given stays.
+    fn has_same_node(&self, node: &Node) -> bool {
+        self.node.as_ref().is_some_and(|last| {
+            let remembers = Arc::ptr_eq(&node.allocations, &last.allocations)
+                || node.allocations == self.model.wanted
+                || node.allocations == last.allocations;
+            remembers && *last == Node { allocations: Arc::clone(&last.allocations), ..node.clone() }
+        })
     }
 
     /// Whether all that is read by name is as it was.
@@ -156,30 +168,6 @@ impl Memo {
             && last.unread == snapshot.unread
     }
 
-    /// Says which Service ports are spoken to under TLS, and who the Gateways are to them; whether these have their certificates.
-    fn secure(&mut self, world: &World<'_>, node: &Node, model: &mut Model) -> Certified {
-        let snapshot = world.snapshot;
-        let certified = gateway::certified((snapshot, &world.grants), &mut self.certificates);
-        if snapshot.backend_tls_policies.is_empty() {
-            return certified;
-        }
-        let policies = Policies::compile(snapshot, node, &mut self.certificates.authorities);
-        let users = self.routes.secured_users(&self.listeners, |port| policies.has(port));
-        let tls = policies.ports(users.keys());
-        for (port, why) in tls.iter().filter_map(|(port, tls)| Some((port, tls.tls.as_ref().err()?))) {
-            self.routes.warn(port, why, model);
-        }
-        let identities = gateway::identities(&certified, &users);
-        if model.http.tls != tls || model.http.identities != identities {
-            let http = Arc::make_mut(&mut model.http);
-            (http.tls, http.identities) = (tls, identities);
-        }
-        let mut reports = PolicyReports::new();
-        policies.judge(snapshot, &users, (model, &mut reports));
-        model.policies = keep(&self.model.policies, Arc::new(reports));
-        certified
-    }
-
     /// What was compiled so far.
     #[must_use]
     pub fn work(&self) -> Work {
@@ -187,6 +175,7 @@ impl Memo {
             routes: self.routes.compiled(),
             attached: self.routes.attached(),
             certificates: self.certificates.parsed(),
+            policies: self.policies.compiled(),
             selections: self.streams.selections(),
             ..self.work
         }
@@ -235,6 +224,10 @@ impl Memo {
         }
         let (grants, sets) = (Grants::of(snapshot), listener_set::sets(snapshot));
         let new = gateway::listeners((snapshot, &grants), &sets, &mut self.certificates, &self.listeners);
+        // What they say stands in the Gateways' reports.
+        if outcomes(&gateway::certified((snapshot, &grants), &mut self.certificates)) != self.certified {
+            return None;
+        }
         let is_same = |(old, new): (&Arc<Vec<Served>>, &Arc<Vec<Served>>)| {
             Arc::ptr_eq(old, new)
                 || (old.len() == new.len() && old.iter().zip(new.iter()).all(|(a, b)| a.is_secured_as(b)))
@@ -283,12 +276,22 @@ impl Memo {
     ) -> Model {
         let mut model = Model::clone(&self.model);
         let mut at = if listeners.is_empty() { BTreeSet::new() } else { self.exchange_certificates(listeners) };
-        if !changed.routes.is_empty() {
+        let has_policies = !snapshot.backend_tls_policies.is_empty();
+        let mut is_secured_anew = has_policies && !self.has_same_referents(snapshot);
+        if is_secured_anew || !changed.routes.is_empty() {
             let endpoints = route::Endpoints { snapshot, slices: &self.slices, targets: &self.targets, node };
-            let world = World::of(snapshot);
-            at.extend(self.routes.follow(&world, &self.listeners, changed, endpoints, &mut model));
-            // Who uses which port may be another.
-            self.secure(&world, node, &mut model);
+            let world = World::with(snapshot, Arc::clone(&self.attached));
+            if !changed.routes.is_empty() {
+                let (others, ports) = self.routes.follow(&world, &self.listeners, changed, endpoints, &mut model);
+                at.extend(others);
+                is_secured_anew |= ports.iter().any(|port| self.attached.get(port).is_some());
+            }
+            if is_secured_anew {
+                self.secure(&world, node, &mut model);
+                if model.verdicts == self.model.verdicts {
+                    model.verdicts = self.model.verdicts.clone();
+                }
+            }
         }
         self.follow_listeners(&at, &mut model);
         let source = chain::Source { snapshot, slices: &self.slices, targets: &self.targets, node };
@@ -430,7 +433,8 @@ impl Memo {
         touched: &BTreeSet<ObjectName>,
         mut changed: Changed,
     ) -> Model {
-        let (world, sets) = (World::of(snapshot), listener_set::sets(snapshot));
+        self.attached = Arc::new(Attached::of(&snapshot.backend_tls_policies, &snapshot.services));
+        let (world, sets) = (World::with(snapshot, Arc::clone(&self.attached)), listener_set::sets(snapshot));
         let pools = keep(&self.model.pools, Arc::new(Pools::new(snapshot, node)));
         let (mut claims, verdicts) = service::claims(snapshot, node, &pools);
         claims.extend(gateway::claims(snapshot, &sets, &pools));

@@ -177,7 +177,8 @@ impl Routes {
         model.routes = self.reports.clone();
     }
 
-    /// Makes anew what has changed where no listener has, in the last model; the listeners that hold something else now.
+    /// Makes anew what has changed where no listener has, in the last model; the listeners that hold something else now, and the
+    /// Service ports of which a user came or went.
     pub(super) fn follow(
         &mut self,
         world: &World<'_>,
@@ -185,22 +186,22 @@ impl Routes {
         changed: &Changed,
         endpoints: Endpoints<'_>,
         model: &mut Model,
-    ) -> BTreeSet<(ObjectName, usize)> {
+    ) -> (BTreeSet<(ObjectName, usize)>, BTreeSet<ServicePort>) {
         let mut affected = Affected::default();
         let ports = self.make(world, listeners, changed, &mut affected);
-        for port in ports {
-            let is_used = self.users.contains_key(&port);
-            if is_used == model.http.services.contains_key(&port) {
+        for port in &ports {
+            let is_used = self.users.contains_key(port);
+            if is_used == model.http.services.contains_key(port) {
                 continue;
             }
             let http = Arc::make_mut(&mut model.http);
             if is_used {
-                self.select(&port, endpoints, None, http);
+                self.select(port, endpoints, None, http);
             } else {
-                http.services.remove(&port);
-                http.balances.remove(&port);
-                self.skipped.remove(&port);
-                self.misread.remove(&port);
+                http.services.remove(port);
+                http.balances.remove(port);
+                self.skipped.remove(port);
+                self.misread.remove(port);
             }
         }
         for key in changed.routes.keys() {
@@ -210,7 +211,16 @@ impl Routes {
             }
         }
         model.routes = self.reports.clone();
-        self.put_in_order(&affected)
+        (self.put_in_order(&affected), ports)
+    }
+
+    /// Judges the routes that lead to a port anew, as if no policy had anything to say of it.
+    pub(super) fn judge_users(&self, port: &ServicePort, model: &mut Model) {
+        for key in self.users.get(port).into_iter().flatten() {
+            if let Some(known) = self.known.get(key) {
+                model.judge(object(key), self.verdict(key, known));
+            }
+        }
     }
 
     /// Finds out what is behind a Service port that is used, and how it is balanced. What is as in the `last` model is the very same.
@@ -242,8 +252,8 @@ impl Routes {
                 self.held.count(old, &changed.gateways, |attached| attached.saturating_sub(1));
                 affected.add(key, old);
                 ports.extend(old.ports.iter().cloned());
-                forget(&mut self.users, &old.ports, key);
-                forget(&mut self.referrers, &old.references.services, key);
+                forget(&mut self.users, old.ports.iter(), key);
+                forget(&mut self.referrers, old.references.services.iter(), key);
             }
             let kept = old.filter(|_| *change == Change::Parents).map(|old| (old.compiled, old.references));
             let Some((new, report)) = known::make(world, key, listeners, kept, &mut self.compiled) else {

@@ -63,25 +63,37 @@ pub struct World<'a> {
     /// Which of them other namespaces may refer to.
     pub grants: Grants<'a>,
     /// Which Service ports are spoken to under TLS.
-    pub policies: Attached,
+    pub policies: Arc<Attached>,
     /// What was looked up since [`World::looked_up`] was asked last.
-    asked: RefCell<References>,
+    asked: RefCell<Asked>,
 }
 
 /// What the rules of a route were looked up in: they are compiled the same while it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct References {
     /// The Services, whether or not they exist, and with them whatever is said about a Service by others.
-    pub services: BTreeSet<ObjectName>,
+    pub services: Box<[ObjectName]>,
     /// Whether some reference leads to another namespace, so that ReferenceGrants count.
     pub crosses: bool,
+}
+
+/// [`References`] while they are taken down.
+#[derive(Debug, Default)]
+struct Asked {
+    services: BTreeSet<ObjectName>,
+    crosses: bool,
 }
 
 impl<'a> World<'a> {
     /// A snapshot with its grants, and where its policies are attached.
     #[must_use]
     pub fn of(snapshot: &'a Snapshot) -> Self {
-        let policies = Attached::of(&snapshot.backend_tls_policies, &snapshot.services);
+        Self::with(snapshot, Arc::new(Attached::of(&snapshot.backend_tls_policies, &snapshot.services)))
+    }
+
+    /// The same, where its policies are attached like this.
+    #[must_use]
+    pub fn with(snapshot: &'a Snapshot, policies: Arc<Attached>) -> Self {
         Self { snapshot, grants: Grants::of(snapshot), policies, asked: RefCell::default() }
     }
 
@@ -96,7 +108,8 @@ impl<'a> World<'a> {
 
     /// What was looked up since the last time.
     pub fn looked_up(&self) -> References {
-        self.asked.take()
+        let Asked { services, crosses } = self.asked.take();
+        References { services: services.into_iter().collect(), crosses }
     }
 }
 

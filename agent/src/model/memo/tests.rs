@@ -435,6 +435,26 @@ fn a_change_that_counts_for_nothing_compiles_nothing_whatever_the_kind() {
     );
 }
 
+/// As after each start: the compiler remembers what the first model gave, and a route is the first thing that changes.
+#[test]
+fn the_addresses_that_were_given_compile_nothing_again() {
+    let (mut memo, mut node) = (Memo::default(), node(POOLS));
+    let mut snapshot = one_of_each(&mut node);
+    let first = memo.compile(&Arc::new(snapshot.clone()), &node);
+    assert!(!first.wanted.is_empty() && node.allocations.is_empty());
+    node.allocations = Arc::clone(&first.wanted);
+    Event::Route(0, Some(1)).happen(&mut snapshot, &mut node, &first);
+    let model = memo.compile(&Arc::new(snapshot.clone()), &node);
+    assert_eq!(work(&memo), (1, 0));
+    assert_eq!(text(&model), text(&model::compile(&snapshot, &node)));
+    // What is remembered beside that is of an object that cannot be read, and takes something from others.
+    let kept = ObjectRef::new("Service", ObjectName::new("default", "kept"));
+    Arc::make_mut(&mut node.allocations).insert(kept, vec!["192.0.2.1".parse().unwrap()]);
+    let model = memo.compile(&Arc::new(snapshot.clone()), &node);
+    assert_eq!(work(&memo), (2, 0));
+    assert_eq!(text(&model), text(&model::compile(&snapshot, &node)));
+}
+
 #[test]
 fn a_slice_changes_the_endpoints_of_its_service_alone() {
     let (mut memo, mut node) = (Memo::default(), node(POOLS));

@@ -93,7 +93,7 @@ impl Routes {
         changed.gateways.extend(came_or_went.map(|gateway| gateway.key.clone()));
         let asks_all = !quiet::all(&last.listener_sets, &new.listener_sets)
             || (listener::uses_namespaces(new) && !quiet::all(&last.namespaces, &new.namespaces));
-        let is_asked = |gateways: &BTreeSet<ObjectName>| asks_all || !gateways.is_disjoint(&changed.gateways);
+        let is_asked = |gateways: &[ObjectName]| asks_all || gateways.iter().any(|of| changed.gateways.contains(of));
         let asked = self.known.iter().filter(|(_, known)| is_asked(&known.gateways));
         let keys: Vec<RouteKey> = asked.map(|(key, _)| key.clone()).collect();
         keys.into_iter().for_each(|key| changed.add(key, Change::Parents));

@@ -25,23 +25,23 @@ pub(super) enum Compiled {
     Shares(Arc<Vec<StreamShare>>, usize, Arc<Faults>),
 }
 
-/// What was made of a route.
+/// What was made of a route. Its sets are sorted slices: there is one such for each route, and a node of a tree has room for eleven.
 #[derive(Debug)]
 pub(super) struct Known {
     /// When it was created.
     pub(super) age: Option<Box<str>>,
     /// Its host names, as far as they are some.
-    pub(super) hostnames: Vec<Hostname>,
+    pub(super) hostnames: Box<[Hostname]>,
     /// The Gateways that its parents lead to.
-    pub(super) gateways: BTreeSet<ObjectName>,
+    pub(super) gateways: Box<[ObjectName]>,
     /// Where it is attached: Gateway and listener.
-    pub(super) listeners: BTreeSet<(ObjectName, usize)>,
+    pub(super) listeners: Box<[(ObjectName, usize)]>,
     /// Its rules.
     pub(super) compiled: Compiled,
     /// What they were looked up in.
     pub(super) references: References,
     /// The Service ports that it sends something to, where a listener of it is served; of streams those of TLSRoutes alone.
-    pub(super) ports: BTreeSet<ServicePort>,
+    pub(super) ports: Box<[ServicePort]>,
     /// What became of it, endpoints aside.
     pub(super) verdict: Verdict,
 }
@@ -162,8 +162,9 @@ fn make_one<T: Compile>(
     let is_served = attachment.listeners.iter().any(is_open);
     let ports = if is_served { compiled.ports(T::ROUTE) } else { BTreeSet::new() };
     let (rules, faults) = compiled.faults();
-    let (hostnames, gateways) = (attachment.hostnames.clone(), attachment.gateways.clone());
-    let attached = attachment.listeners.clone();
+    let (hostnames, gateways) = (attachment.hostnames.as_slice().into(), attachment.gateways.iter().cloned().collect());
+    let attached = attachment.listeners.iter().cloned().collect();
+    let ports = ports.into_iter().collect();
     let (verdict, report) = attachment.conclude(Subject::of(route.metadata()), rules, faults);
     let age = route.metadata().creation_timestamp.as_deref().map(Box::from);
     (Known { age, hostnames, gateways, listeners: attached, compiled, references, ports, verdict }, report)

@@ -65,13 +65,26 @@ pub(in crate::model) fn parse(text: &[u8]) -> Result<Vec<CertificateDer<'static>
 
 /// An object that holds certificates.
 #[derive(Clone, Debug)]
-enum Holder {
+pub(in crate::model) enum Holder {
     ConfigMap(Arc<ConfigMap>),
     Secret(Arc<Secret>),
 }
 
 impl Holder {
-    fn is(&self, other: &Self) -> bool {
+    /// The object of a name.
+    ///
+    /// # Errors
+    /// It is not there, and why.
+    pub(in crate::model) fn find(snapshot: &Snapshot, kind: NamedKind, name: &ObjectName) -> Result<Self, String> {
+        let found = match kind {
+            NamedKind::ConfigMap => snapshot.config_maps.get(name).cloned().map(Holder::ConfigMap),
+            NamedKind::Secret => snapshot.secrets.get(name).cloned().map(Holder::Secret),
+        };
+        found.ok_or_else(|| absence(snapshot, kind, name))
+    }
+
+    /// Whether it is the very same object.
+    pub(in crate::model) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::ConfigMap(a), Self::ConfigMap(b)) => Arc::ptr_eq(a, b),
             (Self::Secret(a), Self::Secret(b)) => Arc::ptr_eq(a, b),
@@ -97,7 +110,7 @@ struct Known {
 
 /// The objects that were read.
 #[derive(Debug, Default)]
-pub struct Store(BTreeMap<(NamedKind, ObjectName), Known>);
+pub(in crate::model) struct Store(BTreeMap<(NamedKind, ObjectName), Known>);
 
 impl Store {
     /// The certificates that an object holds; read unless it is the very object that it was.
@@ -110,11 +123,7 @@ impl Store {
         kind: NamedKind,
         name: &ObjectName,
     ) -> Result<Vec<CertificateDer<'static>>, String> {
-        let found = match kind {
-            NamedKind::ConfigMap => snapshot.config_maps.get(name).cloned().map(Holder::ConfigMap),
-            NamedKind::Secret => snapshot.secrets.get(name).cloned().map(Holder::Secret),
-        };
-        let Some(holder) = found else { return Err(absence(snapshot, kind, name)) };
+        let holder = Holder::find(snapshot, kind, name)?;
         let key = (kind, name.clone());
         if let Some(known) = self.0.get_mut(&key).filter(|known| known.holder.is(&holder)) {
             known.is_used = true;

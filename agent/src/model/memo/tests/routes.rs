@@ -51,11 +51,38 @@ fn listener(variant: u8) -> Value {
 }
 
 fn gateway() -> impl Strategy<Value = Value> {
-    (0..2_u8, prop::collection::vec(0..21_u8, 0..4)).prop_map(|(n, listeners)| {
+    let shown = prop::option::weighted(0.5, 0..3_u8);
+    (0..2_u8, prop::collection::vec(0..21_u8, 0..4), shown).prop_map(|(n, listeners, shown)| {
         let listeners: Vec<Value> = listeners.into_iter().map(listener).collect();
+        let shown = shown.map(|n| json!({"backend": {"clientCertificateRef": {"name": format!("c{n}")}}}));
         json!({"kind": "Gateway", "metadata": {"name": format!("g{n}")}, "spec": {"gatewayClassName": "sluice",
-            "allowedListeners": {"namespaces": {"from": "All"}}, "listeners": listeners}})
+            "allowedListeners": {"namespaces": {"from": "All"}}, "listeners": listeners, "tls": shown}})
     })
+}
+
+/// Whom backends are to be signed by: somebody, or nobody.
+fn authorities(n: u8, variant: usize) -> Value {
+    let text = CERTIFICATES.get(variant).map_or_else(|| json!("x"), |certificate| certificate["tls.crt"].clone());
+    json!({"kind": "ConfigMap", "metadata": {"name": format!("a{n}")}, "data": {"ca.crt": text}})
+}
+
+fn policy(n: u8, services: &[String], section: Option<&str>, hostname: &str, authorities: &[String]) -> Value {
+    let target = |name: &String| json!({"group": "", "kind": "Service", "name": name, "sectionName": section});
+    let targets: Vec<Value> = services.iter().map(target).collect();
+    let refs: Vec<Value> =
+        authorities.iter().map(|name| json!({"group": "", "kind": "ConfigMap", "name": name})).collect();
+    json!({"kind": "BackendTLSPolicy", "metadata": {"name": format!("p{n}")},
+        "spec": {"targetRefs": targets, "validation": {"hostname": hostname, "caCertificateRefs": refs}}})
+}
+
+fn any_policy() -> impl Strategy<Value = Value> {
+    let names = |all: &[&str], at_most| {
+        prop::sample::subsequence(all.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), 1..=at_most)
+    };
+    let section = prop::option::weighted(0.3, select(vec!["http", "dns"]));
+    let hostname = select(vec!["a.example.com", "a.example.com", "no name"]);
+    (0..3_u8, names(&["s0", "s1"], 2), section, hostname, names(&["a0", "a1"], 2))
+        .prop_map(|(n, services, section, hostname, authorities)| policy(n, &services, section, hostname, &authorities))
 }
 
 fn listener_set() -> impl Strategy<Value = Value> {
@@ -173,6 +200,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => listener_set(),
         1 => namespace,
         2 => (0..2_u8, 0..3_usize).prop_map(|(n, variant)| secret(n, variant)),
+        3 => any_policy(),
+        2 => (0..2_u8, 0..3_usize).prop_map(|(n, variant)| authorities(n, variant)),
     ];
     (object, prop::bool::weighted(0.2))
         .prop_map(|(object, goes)| if goes { Event::Delete(object) } else { Event::Put(object) })
@@ -198,6 +227,8 @@ impl Event {
             "ListenerSet" => drop(snapshot.listener_sets.remove(&name)),
             "Namespace" => drop(snapshot.namespaces.remove(&name.name)),
             "Secret" => drop(snapshot.secrets.remove(&name)),
+            "ConfigMap" => drop(snapshot.config_maps.remove(&name)),
+            "BackendTLSPolicy" => drop(snapshot.backend_tls_policies.remove(&name)),
             other => panic!("{other}"),
         }
     }
@@ -228,6 +259,8 @@ proptest! {
 
 /// So many of each.
 const MANY: usize = 20;
+/// So many Services have a policy, each with authorities of its own.
+const SECURED: usize = 6;
 
 fn host_route(n: usize, port: u16, ns: Option<&str>) -> Value {
     json!({"kind": "HTTPRoute", "metadata": {"name": format!("r{n}")}, "spec": {
@@ -247,6 +280,11 @@ fn many() -> Snapshot {
         listeners.push(json!({"name": "web", "port": 80, "protocol": "HTTP"}));
         objects.push(json!({"kind": "Gateway", "metadata": {"name": format!("g{n}")},
             "spec": {"gatewayClassName": "sluice", "listeners": listeners}}));
+    }
+    for n in 0..SECURED {
+        let at = u8::try_from(n).unwrap();
+        objects.push(authorities(at, n % 2));
+        objects.push(policy(at, &[format!("s{n}")], None, "a.example.com", &[format!("a{n}")]));
     }
     for n in 0..MANY {
         objects.push(host_route(n, 80, None));
@@ -280,10 +318,19 @@ fn a_changed_object_costs_what_depends_on_it_and_nothing_else() {
             certificates: after.certificates - before.certificates,
             streams: after.streams - before.streams,
             selections: after.selections - before.selections,
+            policies: after.policies - before.policies,
         }
     };
     let all = MANY as u64;
-    let first = Work { whole: 1, routes: all, attached: all, gateways: 2, certificates: all, ..Work::default() };
+    let first = Work {
+        whole: 1,
+        routes: all,
+        attached: all,
+        gateways: 2,
+        certificates: all,
+        policies: SECURED as u64,
+        ..Work::default()
+    };
     assert_eq!(change(&[]), first);
     let one = Work { routes: 1, attached: 1, ..Work::default() };
     assert_eq!(change(&[host_route(3, 81, None)]), one, "a route");
@@ -293,6 +340,13 @@ fn a_changed_object_costs_what_depends_on_it_and_nothing_else() {
     );
     assert_eq!(change(&[host_route(MANY, 80, None)]), one, "a route that comes");
     assert_eq!(change(&[secret(5, 0)]), Work { certificates: 1, ..Work::default() }, "a Secret");
+    let policies = |policies| Work { policies, ..Work::default() };
+    assert_eq!(change(&[authorities(3, 2)]), policies(1), "what a policy refers to, which is bad now");
+    assert_eq!(change(&[authorities(3, 1)]), policies(1), "and good again");
+    assert_eq!(change(&[host_route(0, 81, None)]), one, "a route that leaves a port with a policy");
+    assert_eq!(change(&[host_route(0, 80, None)]), one, "and comes back");
+    let other = policy(2, &["s2".to_owned()], None, "b.example.com", &["a2".to_owned()]);
+    assert_eq!(change(&[other]), Work { whole: 1, policies: 1, ..one }, "a policy, and the one route that leads there");
     let mut endpoints = many().slices[&ObjectName::new("default", "s3")].as_ref().clone();
     endpoints.endpoints.clear();
     let mut endpoints = serde_json::to_value(&endpoints).unwrap();
