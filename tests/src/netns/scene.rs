@@ -63,6 +63,15 @@ impl Scene {
     #[must_use]
     pub fn on(lab: Lab, spec: AgentSpec) -> Self {
         let agent = Agent::start(&lab, spec).expect("an agent");
+        Self::around(lab, agent)
+    }
+
+    /// With an agent that runs already.
+    ///
+    /// # Panics
+    /// If it has no maps.
+    #[must_use]
+    pub fn around(lab: Lab, agent: Agent) -> Self {
         let maps = Maps::open(agent.bpf_dir()).expect("pinned maps");
         Self { agent, lab, maps }
     }
