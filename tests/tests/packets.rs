@@ -16,6 +16,7 @@ mod packets {
     mod shares;
     mod sides;
     mod sources;
+    mod splice;
     mod tracking;
     mod veth;
 }

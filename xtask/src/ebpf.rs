@@ -105,7 +105,7 @@ pub fn tools_dir() -> PathBuf {
     env::var_os("XDG_CACHE_HOME").filter(|d| !d.is_empty()).map_or_else(home, PathBuf::from).join("sluice/tools")
 }
 
-/// Builds the object and returns its path. Quick when nothing has changed.
+/// Builds the objects and returns the path of the agent's. Quick when nothing has changed.
 ///
 /// # Errors
 /// No toolchain or no linker, with what to run; the compiler's failure; an object that the kernel would refuse.
@@ -121,7 +121,7 @@ pub fn build(root: &Path) -> Result<PathBuf> {
     isolate(&mut command);
     command
         .current_dir(root)
-        .args(["build", "--release", "--quiet", "--package", "sluice-ebpf", "--bin", "programs"])
+        .args(["build", "--release", "--quiet", "--package", "sluice-ebpf", "--bin", "programs", "--bin", "splice"])
         .args(["--features", "programs", "-Z", "build-std=core", "--target", "bpfel-unknown-none", "--target-dir"])
         .arg(&target)
         .env("RUSTC", &toolchain.rustc)
@@ -144,7 +144,14 @@ pub fn build(root: &Path) -> Result<PathBuf> {
     }
     let object = target.join("bpfel-unknown-none/release/programs");
     inspect(&object)?;
+    inspect(&splice(root))?;
     Ok(object)
+}
+
+/// Where the object is that only a test loads: `ebpf/src/splice.rs`.
+#[must_use]
+pub fn splice(root: &Path) -> PathBuf {
+    root.join("target/ebpf/bpfel-unknown-none/release/splice")
 }
 
 /// Builds the object and copies it to `out/programs`: for `build.rs`.

@@ -7,6 +7,10 @@
 //! - The endpoint is connected before the client hears anything: where there is none, the client sees the end of the connection in
 //!   the place of a ServerHello, and never an alert, which would be the word of a server that it has not asked for.
 //! - Each side is read when the other has room; one side's end is passed on, and the other may go on (half-close).
+//! - Bytes are copied, and not spliced in the kernel by a socket map (`BPF_SK_SKB_STREAM_VERDICT`, `bpf_sk_redirect_map`). What is
+//!   redirected leaves the receive buffer of the socket that it came to before the other one has taken it, which opens the window of
+//!   the sender again: who sends fast to an endpoint that does not read fills the kernel's memory without bound (3 GiB in seconds on
+//!   Linux 6.18, where we stopped). `tests/tests/packets/splice.rs` is the proof, and fails on the first kernel that has a bound.
 use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
