@@ -73,12 +73,17 @@ pub fn control(options: &Options) -> anyhow::Result<()> {
         println!("{services} Services, {services} EndpointSlices, {endpoints} endpoints");
     }
     let mut figures = Figures::default();
-    match options.source {
-        Source::Cluster => cluster::run(options, &mut figures)?,
-        Source::Manifests => manifests::run(options, &mut figures)?,
-        Source::Routes => routes::run(options, &mut figures)?,
-    }
+    control_beside(options, &mut figures)?;
     options.json.as_ref().map_or(Ok(()), |path| figures.write(path))
+}
+
+/// The same, among other figures.
+fn control_beside(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
+    match options.source {
+        Source::Cluster => cluster::run(options, figures),
+        Source::Manifests => manifests::run(options, figures),
+        Source::Routes => routes::run(options, figures),
+    }
 }
 
 /// Waits until the maps lead to what a Service has in this generation, looking every so often; when that was.

@@ -13,6 +13,8 @@ pub(super) const RPC_ENDPOINT: u16 = 9002;
 pub(super) const NAME: &str = "bench.example";
 /// The address of our Gateway.
 pub(super) const VIP: &str = "203.0.113.10";
+/// And of one beside it, with one rule for everything.
+pub(super) const PLAIN_VIP: &str = "203.0.113.11";
 
 /// Which routes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,10 @@ pub(super) enum Variant {
     One,
     /// A thousand that differ in the value of one header, and one for everything.
     Headers,
+    /// The same, with another header before it that all share.
+    SharedHeader,
+    /// Two hundred regular expressions for paths of one host name.
+    Regexes,
     /// Five thousand, each for a host name of its own.
     Hosts,
     /// One, for everything, to an endpoint that is spoken to in HTTP/2.
@@ -32,29 +38,37 @@ impl Variant {
     const fn routes(self) -> usize {
         match self {
             Self::One | Self::Rpc => 0,
-            Self::Headers => 1000,
+            Self::Headers | Self::SharedHeader => 1000,
+            Self::Regexes => 200,
             Self::Hosts => 5000,
         }
     }
 
     /// The port of the endpoint.
     const fn endpoint(self) -> u16 {
+        if matches!(self, Self::Rpc) { RPC_ENDPOINT } else { ENDPOINT }
+    }
+
+    /// The fields that a request has to meet a route in the middle: name and value.
+    pub(super) const fn fields(self) -> &'static [&'static str] {
         match self {
-            Self::One | Self::Headers | Self::Hosts => ENDPOINT,
-            Self::Rpc => RPC_ENDPOINT,
+            Self::One => &[],
+            Self::Rpc => &["content-type: application/grpc"],
+            Self::Headers => &["x-route: value-900"],
+            Self::SharedHeader => &["x-all: same", "x-route: value-900"],
+            Self::Regexes => &["host: regexes.example"],
+            Self::Hosts => &["host: host-4321.example"],
         }
     }
 
-    /// The field that a request has to meet a route in the middle: name and value.
-    pub(super) fn field(self) -> Option<String> {
-        match self {
-            Self::One => None,
-            Self::Rpc => Some("content-type: application/grpc".to_owned()),
-            Self::Headers => Some("x-route: value-900".to_owned()),
-            Self::Hosts => Some("host: host-4321.example".to_owned()),
-        }
+    /// What is asked for, of 1 KiB.
+    pub(super) const fn path(self) -> &'static str {
+        if matches!(self, Self::Regexes) { ONE_OF_REGEXES } else { "/k" }
     }
 }
+
+/// What one regular expression in the middle is for.
+pub(super) const ONE_OF_REGEXES: &str = "/v150/k";
 
 /// The endpoint's.
 pub(super) fn endpoint(dir: &Path) -> String {
@@ -69,36 +83,22 @@ pub(super) fn endpoint(dir: &Path) -> String {
 
 /// nginx as a proxy. `port` speaks HTTP/1.1, the next one HTTP/2 in clear text, the third both under TLS.
 pub(super) fn nginx(dir: &Path, variant: Variant, port: u16) -> String {
-    let count = variant.routes();
-    let (map, to) = match variant {
-        Variant::Headers => {
-            let values: String = (0..count).map(|i| format!("value-{i} up; ")).collect();
-            let sizes = "map_hash_max_size 8192; map_hash_bucket_size 128;";
-            (format!("{sizes} map $http_x_route $to {{ default up; {values} }}"), "$to")
-        }
-        Variant::Hosts => ("server_names_hash_max_size 32768; server_names_hash_bucket_size 64;".to_owned(), "up"),
-        Variant::One | Variant::Rpc => (String::new(), "up"),
-    };
     let location = if variant == Variant::Rpc {
-        "location / { grpc_pass grpc://up; grpc_set_header X-Forwarded-For $remote_addr; }".to_owned()
+        "location / { grpc_pass grpc://up; grpc_set_header X-Forwarded-For $remote_addr; }"
     } else {
-        format!(
-            "location / {{ proxy_pass http://{to}; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
-             proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; }}"
-        )
+        "location / { proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+         proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; }"
     };
-    let server = |listen: &str, name: &str| format!("server {{ listen {HOST}:{listen}; {name} {location} }}\n");
-    let mut servers = server(&format!("{} http2", port + 1), "");
+    let server = |listen: &str, more: &str| format!("server {{ listen {HOST}:{listen}; {more} {location} }}\n");
     let certificate = format!("ssl_certificate {0}/tls.pem; ssl_certificate_key {0}/tls.pem;", dir.display());
-    servers.push_str(&server(&format!("{} ssl http2", port + 2), &certificate));
-    if variant == Variant::Hosts {
-        servers.extend((0..count).map(|i| server(&port.to_string(), &format!("server_name host-{i}.example;"))));
-    } else {
-        servers.push_str(&server(&format!("{port} backlog=8192"), ""));
-    }
+    let servers = [
+        server(&format!("{port} backlog=8192"), ""),
+        server(&format!("{} http2", port + 1), ""),
+        server(&format!("{} ssl http2", port + 2), &certificate),
+    ];
     let endpoint = variant.endpoint();
     let upstream = format!("upstream up {{ server {HOST}:{endpoint}; keepalive 256; keepalive_requests 100000000; }}");
-    nginx_with(dir, "nginx", &format!("{map} {upstream} {servers}"))
+    nginx_with(dir, "nginx", &format!("{upstream} {}", servers.concat()))
 }
 
 fn nginx_with(dir: &Path, name: &str, http: &str) -> String {
@@ -114,46 +114,40 @@ fn nginx_with(dir: &Path, name: &str, http: &str) -> String {
     )
 }
 
-/// HAProxy's, and its map of values, which belongs into `dir/haproxy.map`. Ports as for nginx.
-pub(super) fn haproxy(dir: &Path, variant: Variant, port: u16) -> (String, String) {
-    let map = dir.join("haproxy.map");
-    let (rule, prefix, suffix) = match variant {
-        Variant::One | Variant::Rpc => (String::new(), "", ""),
-        Variant::Headers => (format!("use_backend %[req.hdr(x-route),map_str({},up)]", map.display()), "value-", ""),
-        Variant::Hosts => {
-            let rule = format!("use_backend %[req.hdr(host),field(1,:),lower,map_str({},up)]", map.display());
-            (rule, "host-", ".example")
-        }
-    };
-    let values: String = (0..variant.routes()).map(|i| format!("{prefix}{i}{suffix} up\n")).collect();
-    let text = format!(
+/// HAProxy's. Ports as for nginx.
+pub(super) fn haproxy(dir: &Path, variant: Variant, port: u16) -> String {
+    format!(
         "global\n  maxconn 8000\n  nbthread 1\ndefaults\n  mode http\n  http-reuse always\n  timeout connect 5s\n  \
          timeout client 60s\n  timeout server 60s\nfrontend f\n  bind {HOST}:{port} backlog 8192\n  bind {HOST}:{h2} proto h2\n  \
          bind {HOST}:{tls} backlog 8192 ssl crt {pem} alpn h2,http/1.1\n  \
-         option forwardfor\n  {rule}\n  default_backend up\nbackend up\n  server s1 {HOST}:{endpoint}{protocol}\n",
+         option forwardfor\n  default_backend up\nbackend up\n  server s1 {HOST}:{endpoint}{protocol}\n",
         h2 = port + 1,
         tls = port + 2,
         pem = dir.join("tls.pem").display(),
         endpoint = variant.endpoint(),
         protocol = if variant == Variant::Rpc { " proto h2" } else { "" },
-    );
-    (text, values)
+    )
 }
 
 /// Ours.
 pub(super) fn manifests(variant: Variant, certificate: &str, key: &str) -> Vec<Value> {
-    let gateway = json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
-        "metadata": { "name": "front", "namespace": "default" },
-        "spec": {
-            "gatewayClassName": "sluice",
-            "addresses": [{ "type": "IPAddress", "value": VIP }],
-            "listeners": [
-                { "name": "http", "protocol": "HTTP", "port": 80 },
-                { "name": "https", "protocol": "HTTPS", "port": 443, "tls": { "certificateRefs": [{ "name": "tls" }] } },
-            ],
-        },
-    });
+    let gateway = |name: &str, address: &str| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": { "name": name, "namespace": "default" },
+            "spec": {
+                "gatewayClassName": "sluice",
+                "addresses": [{ "type": "IPAddress", "value": address }],
+                "listeners": [
+                    { "name": "http", "protocol": "HTTP", "port": 80 },
+                    {
+                        "name": "https", "protocol": "HTTPS", "port": 443,
+                        "tls": { "certificateRefs": [{ "name": "tls" }] },
+                    },
+                ],
+            },
+        })
+    };
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "tls", "namespace": "default" },
         "type": "kubernetes.io/tls", "stringData": { "tls.crt": certificate, "tls.key": key },
@@ -171,26 +165,46 @@ pub(super) fn manifests(variant: Variant, certificate: &str, key: &str) -> Vec<V
         "ports": [{ "name": "http", "port": variant.endpoint(), "protocol": "TCP" }],
         "endpoints": [{ "addresses": [HOST], "conditions": { "ready": true }, "nodeName": "node1" }],
     });
-    let mut all = vec![gateway, secret, service, slice];
-    if variant != Variant::Hosts {
-        all.push(route("default", None, None));
+    let mut all = vec![gateway("front", VIP), gateway("plain", PLAIN_VIP), secret, service, slice];
+    all.push(route("plain", "plain", None, None));
+    // The others have one for everything as well.
+    if !matches!(variant, Variant::Hosts | Variant::Regexes) {
+        all.push(route("default", "front", None, None));
     }
-    all.extend((0..variant.routes()).map(|i| match variant {
-        Variant::Hosts => route(&format!("h{i}"), Some(format!("host-{i}.example")), None),
-        _ => route(&format!("h{i}"), None, Some(format!("value-{i}"))),
-    }));
+    all.extend((0..variant.routes()).map(|i| special(variant, i)));
     all
 }
 
-fn route(name: &str, host: Option<String>, value: Option<String>) -> Value {
+/// One of many routes.
+fn special(variant: Variant, i: usize) -> Value {
+    let name = format!("h{i}");
+    let header = |name: &str, value: &str| json!({ "name": name, "value": value });
+    let value = format!("value-{i}");
+    let (host, matches) = match variant {
+        Variant::Hosts => (Some(format!("host-{i}.example")), None),
+        Variant::Regexes => {
+            let path = json!({ "type": "RegularExpression", "value": format!("/v{i}/[a-z]+(/[0-9]{{1,5}})?") });
+            (Some("regexes.example".to_owned()), Some(json!({ "path": path })))
+        }
+        Variant::SharedHeader => {
+            (None, Some(json!({ "headers": [header("x-all", "same"), header("x-route", &value)] })))
+        }
+        Variant::Headers | Variant::One | Variant::Rpc => {
+            (None, Some(json!({ "headers": [header("x-route", &value)] })))
+        }
+    };
+    route(&name, "front", host, matches)
+}
+
+fn route(name: &str, gateway: &str, host: Option<String>, matches: Option<Value>) -> Value {
     let mut rule = json!({ "backendRefs": [{ "name": "up", "port": 80 }] });
-    if let Some(value) = value {
-        rule["matches"] = json!([{ "headers": [{ "name": "x-route", "value": value }] }]);
+    if let Some(matches) = matches {
+        rule["matches"] = json!([matches]);
     }
     let mut route = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": { "name": name, "namespace": "default" },
-        "spec": { "parentRefs": [{ "name": "front" }], "rules": [rule] },
+        "spec": { "parentRefs": [{ "name": gateway }], "rules": [rule] },
     });
     if let Some(host) = host {
         route["spec"]["hostnames"] = json!([host]);

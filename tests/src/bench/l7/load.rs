@@ -12,7 +12,9 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
     /// HTTP/1.1 over so many connections that stay open, as fast as it goes.
-    KeepAlive(u32, &'static str),
+    KeepAlive(u32),
+    /// The same, of responses of 1 MiB.
+    Large(u32),
     /// A connection for each request.
     NewConnections,
     /// HTTP/1.1 at 8,000 requests a second.
@@ -42,9 +44,9 @@ impl Load {
     /// # Errors
     /// The program is missing, or an answer is not 200.
     pub(super) fn run(self, stand: &Stand, proxy: Proxy, variant: Variant, seconds: u32) -> anyhow::Result<Served> {
-        let path = if let Self::KeepAlive(_, path) = self { path } else { "/k" };
+        let path = if let Self::Large(_) = self { "/m" } else { variant.path() };
         let (scheme, door) = match self {
-            Self::KeepAlive(..) | Self::NewConnections | Self::Rate => ("http", Door::Http1),
+            Self::KeepAlive(_) | Self::Large(_) | Self::NewConnections | Self::Rate => ("http", Door::Http1),
             Self::Http2 | Self::Rpc => ("http", Door::Http2),
             Self::Tls(_) | Self::Http2Tls => ("https", Door::Tls),
         };
@@ -55,7 +57,7 @@ impl Load {
         let mut command = Command::new("taskset");
         command.args(["-c", LOAD]);
         match self {
-            Self::KeepAlive(connections, _) => {
+            Self::KeepAlive(connections) | Self::Large(connections) => {
                 let (connections, duration) = (format!("-c{connections}"), format!("-d{duration}s"));
                 command.args(["wrk", "-t1", &connections, &duration]);
             }
@@ -76,14 +78,14 @@ impl Load {
                 command.args(["h2load", "-c8", "-m16", "-D", &duration, "-H", "te: trailers"]);
             }
         }
-        if let Some(field) = variant.field() {
-            command.args(["-H", &field]);
-        }
+        variant.fields().iter().for_each(|field| {
+            command.args(["-H", field]);
+        });
         command.arg(&url);
         let output = stand.space.enter(|| command.output()).context("start wrk or h2load")?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let served = match self {
-            Self::KeepAlive(..) | Self::NewConnections | Self::Tls(_) => wrk(&said),
+            Self::KeepAlive(_) | Self::Large(_) | Self::NewConnections | Self::Tls(_) => wrk(&said),
             Self::Rate => h2load(&said).and_then(|served| Ok(Served { latency: Some(latencies(&log)?), ..served })),
             Self::Http2 | Self::Http2Tls | Self::Rpc => h2load(&said),
         };

@@ -9,6 +9,9 @@
 //!   CPU 0   load (wrk, h2load) and the endpoint (an nginx that serves files)
 //!   CPU 1   the proxies: one is busy, the others are idle
 //! ```
+//!
+//! With two workers the second one shares CPU 0 with load and endpoint. Rates say nothing then. The processor time of the busiest
+//! worker for each request of both does: it is what bounds the rate where each has a processor of its own.
 mod config;
 mod load;
 mod proxies;
@@ -17,7 +20,6 @@ mod rows;
 use std::path::PathBuf;
 
 use super::figures::Figures;
-use proxies::Stand;
 use rows::ROWS;
 
 /// What is measured.
@@ -55,9 +57,7 @@ pub fn l7(options: &L7Options) -> anyhow::Result<()> {
     let wanted = ROWS.iter().filter(|row| options.rows.is_empty() || options.rows.iter().any(|n| n == row.name));
     for row in wanted {
         println!("{}: {}", row.name, row.what);
-        // Each row begins with fresh processes: what one has left in memory is no other's.
-        let stand = Stand::build(row.variant)?;
-        rows::measure(row, &stand, options, &mut figures)?;
+        rows::measure(row, options, &mut figures)?;
     }
     options.json.as_ref().map_or(Ok(()), |path| figures.write(path))
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use super::config::{self, ENDPOINT, HOST, NAME, VIP, Variant};
+use super::config::{self, ENDPOINT, HOST, NAME, ONE_OF_REGEXES, PLAIN_VIP, VIP, Variant};
 use crate::{
     cluster::process::Process,
     netns::{Agent, AgentSpec, Datapath, Lab, LabSpec, Namespace, addr},
@@ -28,12 +28,14 @@ pub(super) enum Proxy {
     Nginx,
     /// HAProxy.
     Haproxy,
-    /// Ours, with one worker.
+    /// Ours.
     Sluice,
+    /// Ours, by the address of the Gateway that has one rule.
+    Plain,
 }
 
 impl Proxy {
-    /// All, in the order of a turn.
+    /// All of different makers, in the order of a turn.
     pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Sluice];
 
     /// Its name in the table.
@@ -42,6 +44,7 @@ impl Proxy {
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
             Self::Sluice => "Sluice",
+            Self::Plain => "Sluice with one rule",
         }
     }
 
@@ -50,6 +53,8 @@ impl Proxy {
         match (self, door) {
             (Self::Sluice, Door::Http1 | Door::Http2) => format!("{VIP}:80"),
             (Self::Sluice, Door::Tls) => format!("{VIP}:443"),
+            (Self::Plain, Door::Http1 | Door::Http2) => format!("{PLAIN_VIP}:80"),
+            (Self::Plain, Door::Tls) => format!("{PLAIN_VIP}:443"),
             (Self::Nginx, door) => format!("{HOST}:{}", 8100 + door as u16),
             (Self::Haproxy, door) => format!("{HOST}:{}", 8200 + door as u16),
         }
@@ -84,8 +89,8 @@ pub(super) struct Stand {
 }
 
 impl Stand {
-    /// Starts everything with these routes, and waits until all accept connections.
-    pub(super) fn build(variant: Variant) -> anyhow::Result<Self> {
+    /// Starts everything with these routes, and waits until all accept connections. A second worker of ours runs on [`LOAD`].
+    pub(super) fn build(variant: Variant, workers: usize) -> anyhow::Result<Self> {
         let lab = Lab::build(&LabSpec { kind: "bench".to_owned(), pods: Vec::new(), xdp: false })?;
         let space = Namespace::open(lab.node1.name())?;
         space.net(async |net| net.address("lo", addr::ip(HOST), 32).await)?;
@@ -108,6 +113,8 @@ impl Stand {
         let (certificate, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
         write("tls.pem", [certificate.as_bytes(), key.as_bytes()].concat().as_slice())?;
         write("www/k", &[b'x'; 1 << 10])?;
+        fs::create_dir_all(dir.join("www/v150")).context("create a directory")?;
+        write(&format!("www{ONE_OF_REGEXES}"), &[b'x'; 1 << 10])?;
         write("www/m", &vec![b'x'; 1 << 20])?;
         let start = |name: &str, cpu: &str, command: &[&str]| {
             let mut pinned = Command::new("taskset");
@@ -116,21 +123,23 @@ impl Stand {
         };
         let endpoint = write("endpoint.conf", config::endpoint(&dir).as_bytes())?.display().to_string();
         let nginx = write("nginx.conf", config::nginx(&dir, variant, 8100).as_bytes())?.display().to_string();
-        let (haproxy, map) = config::haproxy(&dir, variant, 8200);
-        write("haproxy.map", map.as_bytes())?;
+        let haproxy = config::haproxy(&dir, variant, 8200);
         let haproxy = write("haproxy.cfg", haproxy.as_bytes())?.display().to_string();
         let endpoint = start("endpoint", LOAD, &["nginx", "-c", &endpoint])?;
         let nginx = start("nginx", PROXIES, &["nginx", "-c", &nginx])?;
         let haproxy = start("haproxy", PROXIES, &["haproxy", "-db", "-f", &haproxy])?;
         let mut spec = AgentSpec::new(Datapath::Tc).pools(&["203.0.113.0/24"]);
-        spec.extra.push("--proxy-workers=1".to_owned());
+        spec.extra.push(format!("--proxy-workers={workers}"));
         let mut agent = Agent::prepare(&lab, spec)?;
         agent.write("all.yaml", &config::manifests(variant, &certificate, &key))?;
         agent.launch()?;
-        let pid = agent.pid().context("the agent does not run")?.to_string();
-        let pinned =
-            Command::new("taskset").args(["-a", "-c", "-p", PROXIES, &pid]).output().context("start taskset")?;
-        ensure!(pinned.status.success(), "taskset: {}", String::from_utf8_lossy(&pinned.stderr));
+        let pid = agent.pid().context("the agent does not run")?;
+        pin(&["-a"], pid, PROXIES)?;
+        for (name, task) in threads(pid)? {
+            if name == "proxy-1" {
+                pin(&[], task, LOAD)?;
+            }
+        }
         let stand = Self { certificate, space, nginx, haproxy, agent, _endpoint: endpoint, _lab: lab };
         stand.until_listening(&format!("{HOST}:{ENDPOINT}"))?;
         for (proxy, door) in Proxy::ALL.iter().flat_map(|proxy| Door::ALL.map(|door| (proxy, door))) {
@@ -158,7 +167,7 @@ impl Stand {
         match proxy {
             Proxy::Nginx => Ok(self.nginx.pid().as_raw().cast_unsigned()),
             Proxy::Haproxy => Ok(self.haproxy.pid().as_raw().cast_unsigned()),
-            Proxy::Sluice => self.agent.pid().context("the agent does not run"),
+            Proxy::Sluice | Proxy::Plain => self.agent.pid().context("the agent does not run"),
         }
     }
 
@@ -166,13 +175,17 @@ impl Stand {
     pub(super) fn cpu(&self, proxy: Proxy) -> anyhow::Result<Duration> {
         let mut total = 0;
         for pid in family(self.pid(proxy)?)? {
-            for task in fs::read_dir(format!("/proc/{pid}/task")).context("read /proc")? {
-                // A thread may end meanwhile. The first number is the time on a processor, in nanoseconds.
-                let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-                total += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-            }
+            total += threads(pid)?.iter().map(|(_, task)| cpu_of(*task)).sum::<u64>();
         }
         Ok(Duration::from_nanos(total))
+    }
+
+    /// The processor time of each worker of ours so far.
+    pub(super) fn workers(&self) -> anyhow::Result<Vec<Duration>> {
+        let mut all = threads(self.pid(Proxy::Sluice)?)?;
+        all.retain(|(name, _)| name.starts_with("proxy-"));
+        all.sort();
+        Ok(all.iter().map(|(_, task)| Duration::from_nanos(cpu_of(*task))).collect())
     }
 
     /// The memory that belongs to a proxy alone, and its share of what it shares. Units: bytes.
@@ -186,6 +199,31 @@ impl Stand {
         }
         Ok(total)
     }
+}
+
+/// Pins a process, with `-a`, or a thread.
+fn pin(flags: &[&str], task: u32, cpu: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("taskset");
+    let pinned = command.args(flags).args(["-c", "-p", cpu, &task.to_string()]).output().context("start taskset")?;
+    ensure!(pinned.status.success(), "taskset: {}", String::from_utf8_lossy(&pinned.stderr));
+    Ok(())
+}
+
+/// The threads of a process by their names.
+fn threads(pid: u32) -> anyhow::Result<Vec<(String, u32)>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))?;
+    // A thread may end meanwhile.
+    let named = tasks.flatten().filter_map(|task| {
+        let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        Some((name.trim().to_owned(), task.file_name().to_str()?.parse().ok()?))
+    });
+    Ok(named.collect())
+}
+
+/// The processor time of a thread so far; 0 if it has ended. Units: nanoseconds.
+fn cpu_of(task: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{task}/schedstat")).unwrap_or_default();
+    text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// A process and those below it.

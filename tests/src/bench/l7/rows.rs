@@ -19,7 +19,7 @@ use super::{
     load::Load,
     proxies::{Door, Proxy, Stand},
 };
-use crate::bench::figures::Figures;
+use crate::bench::{self, figures::Figures};
 
 /// A row.
 pub(super) struct Row {
@@ -32,10 +32,16 @@ pub(super) struct Row {
 enum Kind {
     /// Processor time for a request, as a ratio to each peer; the goals for nginx and for HAProxy.
     Cpu(Load, [Option<f64>; 2]),
+    /// Processor time for a request, as a ratio to one that meets the one rule of another Gateway; its goal.
+    Flat(f64),
     /// What an answer waits beyond nginx's and HAProxy's: ratios of the median and of the 99th percentile.
     Latency(Load),
     /// Memory for each connection that is idle there, and its goal in KiB.
     Idle(Door, f64),
+    /// What two workers serve, as a ratio to one.
+    Workers,
+    /// Changed routes: their time to effect, and what others wait meanwhile.
+    Flips,
 }
 
 /// Connections that are held open and idle.
@@ -45,24 +51,35 @@ const RESTED: Duration = Duration::from_secs(3);
 /// So many connections at once.
 const BUSY: u32 = 64;
 
+/// And so many, to be spread over the workers.
+const SPREAD: u32 = 512;
+/// What two workers serve at least, as a ratio to one.
+const TWO_WORKERS: f64 = 1.8;
+/// Routes, and changes of them.
+const FLIPS: (usize, usize) = (3_000, 300);
+
 /// All rows.
-pub(super) const ROWS: [Row; 13] = [
+pub(super) const ROWS: [Row; 17] = [
     row("h1", "1 KiB over kept connections, saturated", Variant::One, Kind::Cpu(SMALL, [Some(0.9), None])),
     row("rate", "1 KiB at 8,000 requests a second", Variant::One, Kind::Cpu(Load::Rate, [Some(0.9), None])),
     row("latency", "waits at 8,000 requests a second", Variant::One, Kind::Latency(Load::Rate)),
-    row("headers", "1,000 rules that differ in a header", Variant::Headers, Kind::Cpu(SMALL, [None, None])),
-    row("hosts", "5,000 host names", Variant::Hosts, Kind::Cpu(SMALL, [None, None])),
+    row("headers", "1,000 rules that differ in a header", Variant::Headers, Kind::Flat(1.03)),
+    row("shared-header", "1,000 rules that share the first header", Variant::SharedHeader, Kind::Flat(1.03)),
+    row("hosts", "5,000 host names", Variant::Hosts, Kind::Flat(1.03)),
+    row("regexes", "200 regular expressions on one host", Variant::Regexes, Kind::Flat(1.25)),
     row("connections", "a connection for each request", Variant::One, Kind::Cpu(NEW, [Some(1.0), None])),
     row("h2", "HTTP/2 from the client", Variant::One, Kind::Cpu(Load::Http2, [None, Some(1.0)])),
     row("tls", "1 KiB over kept connections under TLS 1.3", Variant::One, Kind::Cpu(TLS, [Some(0.6), None])),
     row("h2-tls", "HTTP/2 under TLS 1.3", Variant::One, Kind::Cpu(Load::Http2Tls, [None, Some(1.0)])),
     row("grpc", "a gRPC call's head, HTTP/2 both ways", Variant::Rpc, Kind::Cpu(Load::Rpc, [None, Some(1.0)])),
-    row("large", "responses of 1 MiB", Variant::One, Kind::Cpu(Load::KeepAlive(8, "/m"), [Some(0.3), None])),
+    row("large", "responses of 1 MiB", Variant::One, Kind::Cpu(Load::Large(8), [Some(0.3), None])),
     row("idle", "a connection that is idle after one request", Variant::One, Kind::Idle(Door::Http1, 4.0)),
     row("idle-tls", "the same under TLS 1.3", Variant::One, Kind::Idle(Door::Tls, 12.0)),
+    row("workers", "two workers beside one", Variant::One, Kind::Workers),
+    row("flips", "a changed route among 3,000, as in `bench control --source routes`", Variant::One, Kind::Flips),
 ];
 
-const SMALL: Load = Load::KeepAlive(BUSY, "/k");
+const SMALL: Load = Load::KeepAlive(BUSY);
 const NEW: Load = Load::NewConnections;
 const TLS: Load = Load::Tls(BUSY);
 
@@ -74,47 +91,112 @@ const fn row(name: &'static str, what: &'static str, variant: Variant, kind: Kin
 struct Slice {
     /// Processor time for a request. Units: microseconds.
     cpu: f64,
+    /// Of our busiest worker, for each request of all. Units: microseconds.
+    most: f64,
     latency: Option<[f64; 2]>,
 }
 
-/// Measures a row and prints it.
-pub(super) fn measure(row: &Row, stand: &Stand, options: &L7Options, figures: &mut Figures) -> anyhow::Result<()> {
-    let (load, is_latency) = match row.kind {
-        Kind::Idle(door, goal) => return idle(row, stand, (door, goal), figures),
-        Kind::Cpu(load, _) => (load, false),
-        Kind::Latency(load) => (load, true),
-    };
-    let mut slices: [Vec<Slice>; 3] = [const { Vec::new() }; 3];
+/// Measures a row and prints it. Each begins with fresh processes: what one has left in memory is no other's.
+pub(super) fn measure(row: &Row, options: &L7Options, figures: &mut Figures) -> anyhow::Result<()> {
+    let stand = || Stand::build(row.variant, 1);
+    match row.kind {
+        Kind::Idle(door, goal) => idle(row, &stand()?, (door, goal), figures),
+        Kind::Cpu(load, goals) => beside(row, &stand()?, (load, Some(goals)), options, figures),
+        Kind::Latency(load) => beside(row, &stand()?, (load, None), options, figures),
+        Kind::Flat(goal) => flat(row, &stand()?, goal, options, figures),
+        Kind::Workers => workers(row, options, figures),
+        Kind::Flips => {
+            let (services, changes) = FLIPS;
+            let (source, json) = (bench::Source::Routes, None);
+            bench::control_beside(&bench::Options { source, services, changes, rate: 0.0, seconds: 0, json }, figures)
+        }
+    }
+}
+
+/// Visits proxies in turn; the slices of each.
+fn slices<const N: usize>(
+    stand: &Stand,
+    proxies: [Proxy; N],
+    (load, variant): (Load, Variant),
+    options: &L7Options,
+) -> anyhow::Result<[Vec<Slice>; N]> {
+    let mut slices = [const { Vec::new() }; N];
     for round in 0..=options.rounds {
-        for (index, proxy) in Proxy::ALL.into_iter().enumerate() {
-            let before = stand.cpu(proxy)?;
-            let served = load.run(stand, proxy, row.variant, options.seconds)?;
-            let cpu = (stand.cpu(proxy)? - before).as_secs_f64() * 1e6 / served.requests;
+        for (index, proxy) in proxies.into_iter().enumerate() {
+            let (before, workers) = (stand.cpu(proxy)?, stand.workers()?);
+            let served = load.run(stand, proxy, variant, options.seconds)?;
+            let each = |time: Duration| time.as_secs_f64() * 1e6 / served.requests;
+            let cpu = each(stand.cpu(proxy)? - before);
+            let most =
+                stand.workers()?.iter().zip(workers).map(|(after, before)| each(*after - before)).fold(0.0, f64::max);
             // The first round fills pools and caches.
             if round > 0 {
-                slices[index].push(Slice { cpu, latency: served.latency });
+                slices[index].push(Slice { cpu, most, latency: served.latency });
             }
         }
     }
+    Ok(slices)
+}
+
+/// The ratio of two proxies: the median of those of neighbouring slices.
+fn ratio(ours: &[Slice], theirs: &[Slice], of: fn(&Slice) -> f64) -> f64 {
+    median(ours.iter().zip(theirs).map(|(a, b)| of(a) / of(b)))
+}
+
+/// Ours beside the peers; the goals are those of processor time, without them the waits count.
+fn beside(
+    row: &Row,
+    stand: &Stand,
+    (load, goals): (Load, Option<[Option<f64>; 2]>),
+    options: &L7Options,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    let slices = slices(stand, Proxy::ALL, (load, row.variant), options)?;
     let [nginx, haproxy, sluice] = &slices;
     let name = row.name;
     let cpu = |all: &[Slice]| median(all.iter().map(|slice| slice.cpu));
     for (proxy, all) in Proxy::ALL.into_iter().zip(&slices) {
         figures.at_most(&format!("{name}: CPU of {} for a request", proxy.name()), cpu(all), None, "us");
     }
-    let ratio = |peer: &[Slice], of: fn(&Slice) -> f64| median(sluice.iter().zip(peer).map(|(a, b)| of(a) / of(b)));
     for (index, (peer, all)) in [("nginx", nginx), ("HAProxy", haproxy)].into_iter().enumerate() {
-        if let Kind::Cpu(_, goals) = row.kind {
-            figures.at_most(&format!("{name}: CPU, ratio to {peer}"), ratio(all, |s| s.cpu), goals[index], "x");
+        if let Some(goals) = goals {
+            figures.at_most(&format!("{name}: CPU, ratio to {peer}"), ratio(sluice, all, |s| s.cpu), goals[index], "x");
+            continue;
         }
-        if is_latency {
-            let goal = (peer == "HAProxy").then_some(1.0);
-            let p50 = ratio(all, |s| s.latency.map_or(f64::NAN, |l| l[0]));
-            let p99 = ratio(all, |s| s.latency.map_or(f64::NAN, |l| l[1]));
-            figures.at_most(&format!("{name}: p50, ratio to {peer}"), p50, goal, "x");
-            figures.at_most(&format!("{name}: p99, ratio to {peer}"), p99, goal, "x");
-        }
+        let goal = (peer == "HAProxy").then_some(1.0);
+        let p50 = ratio(sluice, all, |s| s.latency.map_or(f64::NAN, |l| l[0]));
+        let p99 = ratio(sluice, all, |s| s.latency.map_or(f64::NAN, |l| l[1]));
+        figures.at_most(&format!("{name}: p50, ratio to {peer}"), p50, goal, "x");
+        figures.at_most(&format!("{name}: p99, ratio to {peer}"), p99, goal, "x");
     }
+    Ok(())
+}
+
+/// Many rules beside one, in the same process.
+fn flat(row: &Row, stand: &Stand, goal: f64, options: &L7Options, figures: &mut Figures) -> anyhow::Result<()> {
+    let proxies = [Proxy::Sluice, Proxy::Plain];
+    let [many, one] = slices(stand, proxies, (SMALL, row.variant), options)?;
+    for (proxy, all) in proxies.iter().zip([&many, &one]) {
+        let what = format!("{}: CPU of {} for a request", row.name, proxy.name());
+        figures.at_most(&what, median(all.iter().map(|slice| slice.cpu)), None, "us");
+    }
+    figures.at_most(&format!("{}: CPU, ratio to one rule", row.name), ratio(&many, &one, |s| s.cpu), Some(goal), "x");
+    Ok(())
+}
+
+/// What two workers serve beside one, by the processor time of the busiest for each request. nginx is the measure of what the machine does
+/// meanwhile: one worker and two cannot stand at one address.
+fn workers(row: &Row, options: &L7Options, figures: &mut Figures) -> anyhow::Result<()> {
+    let mut to_nginx = [0.0; 2];
+    for (workers, most) in [1, 2].into_iter().zip(&mut to_nginx) {
+        let stand = Stand::build(row.variant, workers)?;
+        let load = Load::KeepAlive(SPREAD);
+        let [nginx, sluice] = slices(&stand, [Proxy::Nginx, Proxy::Sluice], (load, row.variant), options)?;
+        *most = median(sluice.iter().zip(&nginx).map(|(ours, theirs)| ours.most / theirs.cpu));
+        let what = format!("{}: CPU of the busiest of {workers} for a request", row.name);
+        figures.at_most(&what, median(sluice.iter().map(|slice| slice.most)), None, "us");
+    }
+    figures.at_least(&format!("{}: two serve as much as", row.name), to_nginx[0] / to_nginx[1], TWO_WORKERS, "x");
     Ok(())
 }
 
@@ -137,6 +219,7 @@ fn idle(row: &Row, stand: &Stand, (door, goal): (Door, f64), figures: &mut Figur
         };
         // What one connection brings with it is not counted.
         let first = stand.space.enter(open).with_context(|| format!("ask {}", proxy.name()))?;
+        std::thread::sleep(RESTED);
         let before = stand.memory(proxy)?;
         let all = stand.space.enter(|| (0..IDLE).map(|_| open()).collect::<anyhow::Result<Vec<_>>>())?;
         std::thread::sleep(RESTED);
