@@ -186,7 +186,12 @@ impl Socket {
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
-            match self.stream.try_write_vectored(bufs) {
+            // One piece goes by send(2), which costs the kernel less than writev(2).
+            let written = match bufs {
+                [one] => self.stream.try_write(one),
+                many => self.stream.try_write_vectored(many),
+            };
+            match written {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(self.count_written(result)),
             }
