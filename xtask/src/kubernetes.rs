@@ -89,7 +89,7 @@ pub fn nodes() -> Result<PathBuf> {
         let own = ["-ldflags", "-s -w", "./cmd/echo", "./cmd/pause", "./cmd/xdpprep"];
         go_build(MODULE, "build", &own, dir, false)?;
         for (name, user) in IMAGES {
-            let program = Program { name, version: "1", user };
+            let program = Program { name, version: "1", user, environment: &[] };
             let names = [format!("{IMAGE_PREFIX}{name}:1")];
             image::write_program(program, &dir.join(name), &names, &dir.join(format!("images/{name}.tar")))?;
         }
@@ -132,7 +132,7 @@ pub fn conformance() -> Result<PathBuf> {
         let images = "sigs.k8s.io/gateway-api-conformance-images";
         go_build(GATEWAY_MODULE, "build", &["-ldflags", "-s -w", &format!("{images}/{ECHO}")], dir, false)?;
         let names = images_of_suite()?;
-        let program = Program { name: ECHO, version: "1", user: "65532:65532" };
+        let program = Program { name: ECHO, version: "1", user: "65532:65532", environment: &[] };
         image::write_program(program, &dir.join(ECHO), &names, &dir.join(format!("images/{ECHO}.tar")))?;
         Ok(())
     })

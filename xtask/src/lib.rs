@@ -12,6 +12,7 @@ pub mod kubernetes;
 pub mod layers;
 pub mod paths;
 pub mod progress;
+pub mod release;
 pub mod run;
 pub mod sizes;
 pub mod test;

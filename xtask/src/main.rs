@@ -18,12 +18,12 @@ cargo xtask COMMAND
   check                 format, lints, documentation, sizes: what must hold before a push
   advisories            known faults of dependencies, from a database that is fetched: for a job of every night
   build-ebpf            build the eBPF programs; installs what they are built with
-  build                 build the `sluice` binary as it ships, static: target/dist/static/sluice
+  build                 build the `sluice` binary as it ships, static: target/release/static/sluice
   image                 pack it into an OCI archive, target/image/sluice.tar, without Docker; --out FILE,
-                        --name NAME:TAG (again for more), --binary PATH (a static one), --profile release|dist
+                        --name NAME:TAG (again for more), --binary PATH (a static one)
   generate [--check]    write what of deploy/ is made from code: RBAC rules, the Helm chart
   bench control         measure the control plane (root); --services N, --json FILE
-  bench l7              measure what a request costs the proxy, beside nginx and HAProxy (root); --help says more
+  bench l7              measure what a request costs the proxy that ships, beside nginx and HAProxy (root); --help says more
   bench heads           measure what the worst request heads cost the proxy, in microseconds
 ";
 

@@ -70,17 +70,12 @@ fn left(elapsed: Duration, done: usize, total: usize) -> Option<Duration> {
     is_enough.then(|| elapsed * u32::try_from(rest).unwrap_or(u32::MAX) / u32::try_from(done).unwrap_or(u32::MAX))
 }
 
-/// `cargo build` of some binaries of packages, in the dev profile: `(package, binary)`.
+/// Runs a build by cargo, of these packages, and says how far it is.
 ///
 /// # Errors
 /// The build fails.
-pub fn cargo_build(binaries: &[(&str, &str)]) -> Result<()> {
-    let mut progress = Progress::new("crates", weigh(binaries));
-    let mut command = cargo();
-    command.arg("build");
-    for (package, binary) in binaries {
-        command.args(["--package", package, "--bin", binary]);
-    }
+pub fn follow_cargo(mut command: Command, packages: &[&str]) -> Result<()> {
+    let mut progress = Progress::new("crates", weigh(packages));
     let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("start cargo")?;
     let status = follow(child, |line| {
         match line.and_then(|line| line.trim_start().strip_prefix("Compiling ")) {
@@ -90,7 +85,7 @@ pub fn cargo_build(binaries: &[(&str, &str)]) -> Result<()> {
         progress.tick();
     })?;
     if !status.success() {
-        bail!("cargo build ended with {status}");
+        bail!("cargo ended with {status}");
     }
     Ok(())
 }
@@ -100,10 +95,10 @@ fn weight(name: &str) -> usize {
 }
 
 /// The weight of all crates that some packages are built from; 0 where cargo does not tell.
-fn weigh(binaries: &[(&str, &str)]) -> usize {
+fn weigh(packages: &[&str]) -> usize {
     let mut tree = cargo();
     tree.args(["tree", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
-    tree.args(binaries.iter().flat_map(|(package, _)| ["--package", package]));
+    tree.args(packages.iter().flat_map(|package| ["--package", package]));
     let text = output(&mut tree).unwrap_or_default();
     let name_and_version = |line: &str| line.split(' ').take(2).map(str::to_owned).collect::<Vec<_>>();
     let crates: BTreeSet<Vec<String>> = text.lines().map(name_and_version).filter(|words| words.len() == 2).collect();
@@ -164,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_demo_is_built_from_crates_that_can_be_counted() {
-        let weight = weigh(&[("xtask", "xtask")]);
+        let weight = weigh(&["xtask"]);
         assert!(weight > 3, "{weight}");
     }
 }

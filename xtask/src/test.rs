@@ -1,17 +1,15 @@
 //! `cargo xtask test`, `demo` and `bench`: builds what they need, then runs it.
 //!
 //! # Design
-//! The benches and the tests use the release profile: they then share one build of everything, and 10,000 connections do not
-//! wait for an unoptimised proxy. Who wants to see the demo has nothing built yet and waits for it: it is built in the dev
-//! profile, a third of the work, from the two binaries that it runs.
+//! The benches and the tests use the release profile: they then share one build of everything with what ships
+//! ([`crate::release`]), and 10,000 connections do not wait for an unoptimised proxy. Who wants to see the demo has nothing built
+//! yet and waits for it: it is built in the dev profile, a third of the work, from the two binaries that it runs.
 use std::{env, path::Path, process::Command, str::FromStr};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    clients, ebpf,
-    image::{self, Profile},
-    install, kubernetes, progress, root,
+    clients, ebpf, image, install, kubernetes, progress, release, root,
     run::{Steps, cargo, is_root, run},
 };
 
@@ -105,7 +103,7 @@ const TWO: [&str; 1] = ["--test-threads=2"];
 
 /// Runs the tests that `what` selects; `how` and `filter` go to their binaries.
 fn suite(what: &str, how: &[&str], filter: &[String]) -> Result<()> {
-    run(cargo().args(["test", "--release"]).args(what.split(' ')).arg("--").args(how).args(filter))
+    run(release::cargo().args(["test", "--release"]).args(what.split(' ')).arg("--").args(how).args(filter))
 }
 
 /// Runs the demo; `arguments` go to it.
@@ -119,7 +117,9 @@ pub fn demo(arguments: &[String]) -> Result<()> {
     let mut steps = Steps::new(3);
     tools(&mut steps, true)?;
     steps.step("build the agent and the demo", || {
-        progress::cargo_build(&[("sluice", "sluice"), ("sluice-tests", "demo")])
+        let mut build = cargo();
+        build.args(["build", "--package", "sluice", "--bin", "sluice", "--package", "sluice-tests", "--bin", "demo"]);
+        progress::follow_cargo(build, &["sluice", "sluice-tests"])
     })?;
     steps.step("demo", || run(Command::new(root().join("target/debug/demo")).args(arguments)))
 }
@@ -136,13 +136,13 @@ pub fn cluster(arguments: &[String]) -> Result<()> {
         let mut steps = Steps::new(4);
         prepare(&mut steps, true)?;
         steps.step("build Kubernetes", build_kubernetes)?;
-        return steps.step("cluster", || run(release("cluster").args(arguments)));
+        return steps.step("cluster", || run(released("cluster").args(arguments)));
     }
-    if !release("cluster").get_program().to_str().is_some_and(|p| Path::new(p).exists()) {
+    if !released("cluster").get_program().to_str().is_some_and(|p| Path::new(p).exists()) {
         bail!("no cluster stands: start one with `cargo xtask cluster up`");
     }
     // With our own standard input, and its exit status: `kubectl apply -f -` and `kubectl exec -it` work.
-    let status = release("cluster").args(arguments).status().context("start target/release/cluster")?;
+    let status = released("cluster").args(arguments).status().context("start target/release/cluster")?;
     std::process::exit(status.code().unwrap_or(1));
 }
 
@@ -164,9 +164,11 @@ pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
         let mut steps = Steps::new(2);
         steps.step("build the benchmark", || {
             install::ebpf_toolchain()?;
-            run(cargo().args(["build", "--release", "--package", "sluice-tests", "--bin", "bench_heads"]))
+            let mut build = release::cargo();
+            build.args(["build", "--release", "--package", "sluice-tests", "--bin", "bench_heads"]);
+            progress::follow_cargo(build, &["sluice-tests"])
         })?;
-        return steps.step("bench heads", || run(release("bench_heads").args(arguments)));
+        return steps.step("bench heads", || run(released("bench_heads").args(arguments)));
     }
     if !matches!(name, "control" | "l7") {
         bail!("benchmark {name:?}: want control, l7 or heads");
@@ -176,12 +178,13 @@ pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
     }
     let mut steps = Steps::new(if name == "l7" { 4 } else { 3 });
     prepare(&mut steps, true)?;
-    let mut bench = release(&format!("bench_{name}"));
+    let mut bench = released(&format!("bench_{name}"));
     if name == "l7" {
         install::http_peers()?;
-        // Processor time is measured, so of what ships: optimised as a whole.
+        // The one that `image` packs and that the tests on a cluster run.
         steps.step("build the binary that ships", || {
-            bench.env("SLUICE_BIN", image::static_binary(Profile::Dist)?);
+            bench.env("SLUICE_BIN", release::static_binary()?);
+            bench.envs(image::ENVIRONMENT.iter().filter_map(|variable| variable.split_once('=')));
             Ok(())
         })?;
     }
@@ -193,11 +196,11 @@ pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
 /// # Errors
 /// A build fails.
 pub fn build() -> Result<()> {
-    println!("{}", image::static_binary(Profile::Dist)?.display());
+    println!("{}", release::static_binary()?.display());
     Ok(())
 }
 
-fn release(binary: &str) -> Command {
+fn released(binary: &str) -> Command {
     Command::new(root().join("target/release").join(binary))
 }
 
@@ -205,7 +208,9 @@ fn release(binary: &str) -> Command {
 fn prepare(steps: &mut Steps, privileged: bool) -> Result<()> {
     tools(steps, privileged)?;
     steps.step("build the agent and the tests", || {
-        run(cargo().args(["build", "--release", "--package", "sluice", "--package", "sluice-tests"]))
+        let mut build = release::cargo();
+        build.args(["build", "--release", "--package", "sluice", "--package", "sluice-tests"]);
+        progress::follow_cargo(build, &["sluice", "sluice-tests"])
     })
 }
 

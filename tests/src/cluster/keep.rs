@@ -27,7 +27,7 @@ const UP: Duration = Duration::from_secs(600);
 const DOWN: Duration = Duration::from_secs(60);
 
 /// From a cluster that stands to a Service with an address; the README has the same lines.
-const QUICK_START: &str = "  cargo xtask image --profile release --name test.local/sluice:1
+const QUICK_START: &str = "  cargo xtask image --name test.local/sluice:1
   cargo xtask cluster load target/image/sluice.tar
   cargo xtask cluster kubectl apply -k deploy/overlays/test
   cargo xtask cluster kubectl -n sluice-system rollout status daemonset sluice

@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    install, root,
-    run::{cargo, output, run},
+    install, release, root,
+    run::{output, run},
 };
 
 /// What `sluice generate` prints, and the file that it is kept in.
@@ -31,7 +31,7 @@ pub fn generate(arguments: &[String]) -> Result<()> {
         _ => bail!("generate: want --check or nothing"),
     };
     install::ebpf_toolchain()?;
-    run(cargo().args(["build", "--release", "--quiet", "--package", "sluice"]))?;
+    run(release::cargo().args(["build", "--release", "--quiet", "--package", "sluice"]))?;
     let mut stale = Vec::new();
     for (what, file) in PRINTED {
         let mut command = std::process::Command::new(root().join("target/release/sluice"));

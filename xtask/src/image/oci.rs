@@ -35,6 +35,8 @@ pub struct Program<'a> {
     pub version: &'a str,
     /// Who it runs as: `UID:GID`.
     pub user: &'a str,
+    /// Its environment: `NAME=VALUE`.
+    pub environment: &'a [&'a str],
 }
 
 /// Packs one static binary; `names` are full references with a tag.
@@ -42,7 +44,7 @@ pub struct Program<'a> {
 /// # Errors
 /// The binary needs a dynamic linker, which the image does not have, or is of an unknown architecture; a name has no tag.
 pub fn pack(program: Program<'_>, binary: &[u8], names: &[String]) -> Result<Image> {
-    let Program { name, version, user } = program;
+    let Program { name, version, user, environment } = program;
     let architecture = architecture(binary)?;
     let mut root = Tree::default();
     root.directory("tmp", 0o1777);
@@ -60,6 +62,7 @@ pub fn pack(program: Program<'_>, binary: &[u8], names: &[String]) -> Result<Ima
             "User": user,
             "Entrypoint": [format!("/{name}")],
             "WorkingDir": "/",
+            "Env": environment,
             "Labels": {
                 "org.opencontainers.image.title": name,
                 "org.opencontainers.image.version": version,
