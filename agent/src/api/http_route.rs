@@ -339,28 +339,60 @@ pub struct HttpRouteRetry {
     pub backoff: Option<String>,
 }
 
-/// Session persistence: clients come back to the endpoint that they have been at. Source: GEP-1619.
+/// Session persistence: clients come back to the endpoint that they have been at. Source: GEP-1619, as of v1.7.0 of Gateway API.
+///
+/// An API server has the fields of v1.7.0 or those of the releases before it, never both: it drops what its definitions lack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SessionPersistence {
-    /// The name of the cookie or the field; one is made up when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub session_name: Option<String>,
-    /// How long a session lasts. Units: Gateway API durations.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub absolute_timeout: Option<String>,
-    /// How long it lasts without a request. Units: Gateway API durations.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub idle_timeout: Option<String>,
     /// `Cookie` (the default), `Header`.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// What is to be said of the cookie.
+    /// How long a session lasts. Units: Gateway API durations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub absolute_timeout: Option<String>,
+    /// The cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<SessionCookie>,
+    /// The field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<SessionHeader>,
+    /// Before v1.7.0: the name of the cookie or the field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_name: Option<String>,
+    /// Before v1.7.0: how long it lasts without a request. Units: Gateway API durations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
+    /// Before v1.7.0: what is to be said of the cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cookie_config: Option<CookieConfig>,
 }
 
-/// How long a browser keeps the cookie.
+/// The cookie of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionCookie {
+    /// Its name; one is made up when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// How long a browser keeps it: `Session` (the default), `Permanent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime_type: Option<String>,
+    /// For which paths a browser shows it; `/` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// The field of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionHeader {
+    /// Its name; one is made up when absent, which only the releases before v1.7.0 allow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// Before v1.7.0: how long a browser keeps the cookie.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CookieConfig {

@@ -261,7 +261,7 @@ async fn forward(
         filters::change_response(headers, &share.filters, None);
         filters::change_response(headers, &rule.filters, grant);
         if let Some(bound) = &bound {
-            bound.write(headers, served, &matches.path, connection.tls.is_some());
+            bound.write(headers, served, connection.tls.is_some());
         }
     })
 }

@@ -33,7 +33,6 @@ use super::table::Table;
 use crate::{
     model::http::{
         ServicePort, Share, ShareTarget,
-        matching::PathMatch,
         session::{Sealing, Session, SessionPlace},
     },
     stable,
@@ -103,13 +102,7 @@ impl<'a> Bound<'a> {
     }
 
     /// Tells the client where it has been, unless it knows.
-    pub(super) fn write(
-        &self,
-        headers: &mut HeaderMap,
-        (port, endpoint): (&ServicePort, SocketAddr),
-        path: &PathMatch,
-        is_secure: bool,
-    ) {
+    pub(super) fn write(&self, headers: &mut HeaderMap, (port, endpoint): (&ServicePort, SocketAddr), is_secure: bool) {
         let (service, now) = (port_hash(port), self.now);
         let same = self.said.filter(|said| (said.service, said.endpoint) == (service, endpoint));
         let is_fresh = |said: Said| {
@@ -126,13 +119,13 @@ impl<'a> Bound<'a> {
             SessionPlace::Header(name) => {
                 headers.extend(HeaderValue::try_from(token).ok().map(|value| (name.clone(), value)));
             }
-            SessionPlace::Cookie { name, is_permanent } => {
+            SessionPlace::Cookie { name, path, is_permanent } => {
                 let secure = if is_secure { "; Secure" } else { "" };
                 let lasts =
                     self.session.absolute.filter(|_| *is_permanent).map(|absolute| {
                         format!("; Max-Age={}", absolute.as_secs().saturating_sub((now - began).into()))
                     });
-                let (path, lasts) = (cookie_path(path), lasts.unwrap_or_default());
+                let lasts = lasts.unwrap_or_default();
                 let cookie = format!("{name}={token}; Path={path}{lasts}; HttpOnly; SameSite=Strict{secure}");
                 headers.extend(HeaderValue::try_from(cookie).ok().map(|value| (header::SET_COOKIE, value)));
             }
@@ -158,19 +151,6 @@ fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'
 /// The value of the first cookie of a name.
 pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &'a str) -> Option<&'a [u8]> {
     cookies(headers, name).next()
-}
-
-/// For which paths a client shall show the cookie: those that the match has in common. Source: GEP-1619, cookie attributes, Path.
-fn cookie_path(path: &PathMatch) -> &str {
-    let (text, is_whole) = match path {
-        PathMatch::Prefix(text) | PathMatch::Exact(text) => (text.as_str(), true),
-        PathMatch::Regex(pattern) => (pattern.as_str().trim_start_matches('^'), false),
-    };
-    let is_plain =
-        |c: char| c.is_ascii_alphanumeric() || "/-_~%!$&'".contains(c) || (is_whole && ".+*()@:=,".contains(c));
-    let plain = text.find(|c| !is_plain(c)).unwrap_or(text.len());
-    let text = if is_whole && plain == text.len() { text } else { &text[..text[..plain].rfind('/').unwrap_or(0)] };
-    if text.starts_with('/') { text } else { "/" }
 }
 
 /// A Service port, for a token.

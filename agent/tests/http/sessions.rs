@@ -36,7 +36,7 @@ async fn ask(bed: &Bed, shown: &str) -> (char, Option<String>) {
 #[tokio::test]
 async fn a_cookie_leads_back_to_its_endpoint_at_every_worker() {
     let all = origins(3).await;
-    let routes = route(json!([{"name": "turns", "port": 80}]), json!({"sessionName": "s"}));
+    let routes = route(json!([{"name": "turns", "port": 80}]), json!({"cookie": {"name": "s", "path": "/shop"}}));
     let bed = Bed::on(2, Settings::default(), any_listener(), routes.clone(), &[("turns", &all)]).await;
     let mut met = BTreeSet::new();
     let mut sessions = Vec::new();
@@ -61,7 +61,7 @@ async fn a_cookie_leads_back_to_its_endpoint_at_every_worker() {
 #[tokio::test]
 async fn a_session_whose_endpoint_is_gone_or_dead_moves_and_stays_there() {
     let all = origins(3).await;
-    let routes = route(json!([{"name": "turns", "port": 80}]), json!({"sessionName": "s"}));
+    let routes = route(json!([{"name": "turns", "port": 80}]), json!({"cookie": {"name": "s", "path": "/shop"}}));
     let bed = Bed::new(any_listener(), routes.clone(), &[("turns", &all)]).await;
     let (who, cookie) = ask(&bed, "").await;
     let cookie = cookie.unwrap();
@@ -82,7 +82,7 @@ async fn a_session_whose_endpoint_is_gone_or_dead_moves_and_stays_there() {
 #[tokio::test]
 async fn what_nobody_has_sealed_is_no_session_and_no_way_to_anywhere() {
     let (all, mut secret) = (origins(2).await, Origin::named("secret").await);
-    let routes = route(json!([{"name": "turns", "port": 80}]), json!({"sessionName": "s"}));
+    let routes = route(json!([{"name": "turns", "port": 80}]), json!({"cookie": {"name": "s", "path": "/shop"}}));
     let bed = Bed::new(any_listener(), routes, &[("turns", &all)]).await;
     for forged in [secret.addr.to_string(), "A".repeat(83), String::new(), "%00".into(), "a".repeat(8000)] {
         let (who, cookie) = ask(&bed, &format!("Cookie: s={forged}\r\n")).await;
@@ -97,7 +97,8 @@ async fn what_nobody_has_sealed_is_no_session_and_no_way_to_anywhere() {
 async fn weights_choose_for_new_sessions_and_old_ones_keep_their_share() {
     let all = origins(2).await;
     let split = |a: u32, b: u32| {
-        route(json!([{"name": "a", "port": 80, "weight": a}, {"name": "b", "port": 80, "weight": b}]), json!({}))
+        let backends = json!([{"name": "a", "port": 80, "weight": a}, {"name": "b", "port": 80, "weight": b}]);
+        route(backends, json!({"cookie": {"path": "/shop"}}))
     };
     let backends: [(&str, &[SocketAddr]); 2] = [("a", &all[..1]), ("b", &all[1..])];
     let bed = Bed::new(any_listener(), split(70, 30), &backends).await;
@@ -120,7 +121,7 @@ async fn weights_choose_for_new_sessions_and_old_ones_keep_their_share() {
 #[tokio::test]
 async fn a_session_may_be_in_a_field_and_rules_share_none() {
     let all = origins(3).await;
-    let session = json!({"type": "Header", "sessionName": "X-Session"});
+    let session = json!({"type": "Header", "header": {"name": "X-Session"}});
     let mut routes = route(json!([{"name": "turns", "port": 80}]), session.clone());
     let mut other = routes[0]["spec"]["rules"][0].clone();
     other["matches"] = json!([{"path": {"type": "PathPrefix", "value": "/other"}}]);
@@ -137,6 +138,37 @@ async fn a_session_may_be_in_a_field_and_rules_share_none() {
         let other = bed.get("/other", "x", &shown).await;
         assert!(header(&other, "x-session").is_some_and(|own| own != token), "a session of its own");
     }
+}
+
+/// As it is written down, through the check of the published schema.
+#[tokio::test]
+async fn sessions_are_asked_for_by_the_names_of_the_release() {
+    let all = origins(3).await;
+    let of = async |session: Value| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut route = route(json!([{"name": "turns", "port": 80}]), session)[0].take();
+        (route["apiVersion"], route["kind"]) = (json!("gateway.networking.k8s.io/v1"), json!("HTTPRoute"));
+        let gateway = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "gw"},
+            "spec": {"gatewayClassName": "sluice", "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]}});
+        std::fs::write(
+            dir.path().join("all.json"),
+            json!({"kind": "List", "apiVersion": "v1",
+            "items": [gateway, route]})
+            .to_string(),
+        )
+        .unwrap();
+        let bed = Bed::of_manifests(dir.path(), &[("turns", &all)]).await;
+        (bed.get("/shop", "x", "").await, bed)
+    };
+    let (answer, _bed) = of(json!({"type": "Header", "header": {"name": "X-Session"}})).await;
+    assert!(header(&answer, "x-session").is_some() && header(&answer, "set-cookie").is_none(), "{answer}");
+    let cookie = json!({"name": "shop", "lifetimeType": "Permanent", "path": "/x"});
+    let (answer, _bed) = of(json!({"type": "Cookie", "absoluteTimeout": "12h", "cookie": cookie})).await;
+    let said = header(&answer, "set-cookie").unwrap();
+    assert!(said.starts_with("shop=") && said.contains("; Path=/x; Max-Age=43200; "), "{said}");
+    let (answer, _bed) = of(json!({"type": "Cookie", "cookie": {}})).await;
+    let said = header(&answer, "set-cookie").unwrap();
+    assert!(said.starts_with("sluice-session-") && said.contains("; Path=/; HttpOnly;"), "{said}");
 }
 
 #[tokio::test]

@@ -225,8 +225,8 @@ fn actions(rule: &HttpRule) -> Vec<String> {
     out.extend(rule.timeouts.backend.iter().map(|t| format!("backend timeout {t:?}")));
     out.extend(rule.retry.iter().map(|retry| format!("{} retries", retry.attempts)));
     out.extend(rule.session.iter().map(|session| match &session.place {
-        SessionPlace::Cookie { name, is_permanent: false } => format!("session by cookie {name}"),
-        SessionPlace::Cookie { name, is_permanent: true } => format!("session by permanent cookie {name}"),
+        SessionPlace::Cookie { name, path: _, is_permanent: false } => format!("session by cookie {name}"),
+        SessionPlace::Cookie { name, path: _, is_permanent: true } => format!("session by permanent cookie {name}"),
         SessionPlace::Header(name) => format!("session by header {name}"),
     }));
     match &rule.action {

@@ -69,6 +69,8 @@ pub enum SessionPlace {
     Cookie {
         /// Its name.
         name: String,
+        /// For which paths a browser shows it.
+        path: String,
         /// The browser keeps it when it is closed, for as long as the session lasts.
         is_permanent: bool,
     },

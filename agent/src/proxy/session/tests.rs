@@ -2,16 +2,13 @@
 use super::*;
 use crate::{
     api::ObjectName,
-    model::{
-        Port,
-        http::{Pattern, session::Keys},
-    },
+    model::{Port, http::session::Keys},
 };
 
 const NOW: u32 = 1_800_000_000;
 
 fn session(seed: &str) -> Session {
-    let place = SessionPlace::Cookie { name: "s".into(), is_permanent: false };
+    let place = SessionPlace::Cookie { name: "s".into(), path: "/shop".into(), is_permanent: false };
     Session { place, absolute: None, idle: None, seed: Some(seed.into()), keys: Keys::default() }
 }
 
@@ -29,7 +26,7 @@ fn told(session: &Session, shown: Option<&str>, at: u32) -> Option<String> {
     request.extend(shown.map(|cookie| (header::COOKIE, cookie.parse().unwrap())));
     let bound = Bound::read_at(session, &request, at);
     let mut response = HeaderMap::new();
-    bound.write(&mut response, (&port("a"), "192.0.2.1:80".parse().unwrap()), &PathMatch::Prefix("/shop".into()), true);
+    bound.write(&mut response, (&port("a"), "192.0.2.1:80".parse().unwrap()), true);
     response.get(header::SET_COOKIE).map(|value| value.to_str().unwrap().to_owned())
 }
 
@@ -103,7 +100,7 @@ fn a_client_is_told_once_and_again_when_it_was_idle() {
 #[test]
 fn a_session_ends_when_its_time_is_up_whatever_the_browser_does() {
     let hour = Some(Duration::from_secs(3600));
-    let place = SessionPlace::Cookie { name: "s".into(), is_permanent: true };
+    let place = SessionPlace::Cookie { name: "s".into(), path: "/shop".into(), is_permanent: true };
     let session = Session { absolute: hour, idle: Some(Duration::from_secs(600)), place, ..session("u1#0") };
     let mut cookie = told(&session, None, NOW).unwrap();
     assert!(cookie.contains("; Max-Age=3600;"), "{cookie}");
@@ -116,20 +113,4 @@ fn a_session_ends_when_its_time_is_up_whatever_the_browser_does() {
     // Clocks of nodes differ, and jump.
     let ahead = told(&session, None, NOW + 1000).unwrap();
     assert_eq!(told(&session, Some(pair(&ahead)), NOW), None, "holds, and is fresh");
-}
-
-#[test]
-fn a_cookie_is_for_the_paths_of_the_match() {
-    let regex = |text| PathMatch::Regex(Pattern::try_new(text).unwrap());
-    for (path, want) in [
-        (PathMatch::Prefix(String::new()), "/"),
-        (PathMatch::Prefix("/foo/bar".into()), "/foo/bar"),
-        (PathMatch::Exact("/a.b/c".into()), "/a.b/c"),
-        (PathMatch::Exact("/a;b/c".into()), "/"),
-        (regex("/p1/p2/.*/p3"), "/p1/p2"),
-        (regex("/p1/p2(/x)?"), "/p1"),
-        (regex(".*"), "/"),
-    ] {
-        assert_eq!(cookie_path(&path), want, "{path:?}");
-    }
 }

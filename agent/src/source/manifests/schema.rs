@@ -10,6 +10,8 @@
 //! every field of the standard one.
 mod generate;
 #[cfg(test)]
+mod reads;
+#[cfg(test)]
 mod tests;
 
 use std::{

@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::api;
 
 fn shape(kind: &str, path: &[&str]) -> Shape {
     path.iter().fold(of_kind(kind).unwrap().clone(), |shape, field| shape.fields[*field].clone())
@@ -74,4 +77,61 @@ fn an_outline_is_read_as_it_is_written() {
     let read = parse(&format!("# comment\n{text}"));
     assert_eq!(read["A"].fields["b"].fields["c"].values, ["x", "y"]);
     assert_eq!(Shape { fields: read, values: Vec::new() }.to_string(), text);
+}
+
+/// Whether a field is one that a kind has; below what may hold anything each is.
+fn has(kind: &str, path: &str) -> bool {
+    let mut at = of_kind(kind).unwrap();
+    for name in path.split('/').skip(1) {
+        if at.fields.is_empty() {
+            return true;
+        }
+        let Some(inner) = at.fields.get(name) else { return false };
+        at = inner;
+    }
+    true
+}
+
+/// Else the model would wait for what nobody can write, and pass over what is written.
+#[test]
+fn each_field_that_is_read_is_one_that_its_kind_has() {
+    // API servers with the definitions of the releases before v1.7.0 of the Gateway API have these.
+    let before = ["sessionName", "idleTimeout", "cookieConfig", "cookieConfig/lifetimeType"];
+    let before = before.map(|name| format!("/spec/rules/sessionPersistence/{name}"));
+    let all: [(&str, fn(&dyn Fn(&str) -> bool) -> _); 16] = [
+        ("Service", reads::fields::<api::Service>),
+        ("EndpointSlice", reads::fields::<api::EndpointSlice>),
+        ("Namespace", reads::fields::<api::Namespace>),
+        ("Node", reads::fields::<api::Node>),
+        ("ConfigMap", reads::fields::<api::ConfigMap>),
+        ("GatewayClass", reads::fields::<api::GatewayClass>),
+        ("Gateway", reads::fields::<api::Gateway>),
+        ("HTTPRoute", reads::fields::<api::HttpRoute>),
+        ("GRPCRoute", reads::fields::<api::GrpcRoute>),
+        ("TLSRoute", reads::fields::<api::TlsRoute>),
+        ("TCPRoute", reads::fields::<api::TcpRoute>),
+        ("UDPRoute", reads::fields::<api::UdpRoute>),
+        ("ListenerSet", reads::fields::<api::ListenerSet>),
+        ("BackendTLSPolicy", reads::fields::<api::BackendTlsPolicy>),
+        ("ReferenceGrant", reads::fields::<api::ReferenceGrant>),
+        ("AddressPool", reads::fields::<api::AddressPool>),
+    ];
+    // Types of HTTPRoutes stand where their kin have less: what nobody can write there is read and passed over.
+    let wider = |kind: &str, path: &str| {
+        let is_of = |end: &str| path.ends_with(end);
+        is_of("/requestMirror/backendRef/weight")
+            || is_of("/requestMirror/backendRef/filters")
+            || (kind == "GRPCRoute" && ["/requestRedirect", "/urlRewrite", "/cors"].into_iter().any(is_of))
+    };
+    let mut unknown = Vec::new();
+    for (kind, fields) in all {
+        let fields: BTreeSet<String> = fields(&|path| has(kind, path) || before.iter().any(|known| known == path));
+        assert!(fields.contains("/metadata/name"), "{kind}: {fields:?}");
+        if ["HTTPRoute", "GRPCRoute"].contains(&kind) {
+            assert!(fields.contains("/spec/rules/sessionPersistence/cookie/path"), "{kind}: {fields:?}");
+        }
+        let lacks = |path: &&String| !has(kind, path) && !before.contains(path) && !wider(kind, path);
+        unknown.extend(fields.iter().filter(lacks).map(|path| format!("{kind}{path}")));
+    }
+    assert_eq!(unknown, Vec::<String>::new());
 }
