@@ -70,6 +70,9 @@ pub const STOP: Duration = Duration::from_secs(35);
 /// How long the other nodes may take to hear that this agent ends.
 const LEAVE: Duration = Duration::from_secs(5);
 
+/// How long the last lines of the access log may take.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
 /// The agent cannot run, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -135,7 +138,8 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
 
     // Before anything in the kernel is touched: a second agent must not put its socket in the first one's place.
     let admin = admin::server::bind_unix(&args.admin_socket).await?;
-    let mut settings = args.observe.apply(proxy::Settings::within(&descriptors::raise()?, memory::limit()));
+    let settings = proxy::Settings::within(&descriptors::raise()?, memory::limit());
+    let (mut settings, access_log) = args.observe.apply(settings)?;
     settings.workers = args.proxy_workers.map_or(settings.workers, usize::from);
     let proxy = Proxy::bind_with(settings)?;
     // Nobody else takes over what a node that stands alone announces.
@@ -268,6 +272,9 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
     // The proxy lets requests in flight end; when it is what has ended, there is nothing to wait for.
     if tokio::time::timeout(STOP, tasks.wait_for(&["proxy"])).await.is_err() {
         tracing::warn!("stopped before the proxy had ended");
+    }
+    if let Some(writer) = access_log {
+        writer.finish(LAST_LINES);
     }
     // The socket of an agent that is gone would only refuse connections.
     if let Err(error) = std::fs::remove_file(&args.admin_socket) {

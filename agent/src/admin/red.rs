@@ -4,6 +4,8 @@
 //! Names and labels are those of the field: `route_*` and `backend_*` as Linkerd has them, the name of the histogram and its buckets as
 //! OpenTelemetry's `http.server.request.duration`, `grpc_code` as the libraries of gRPC. A sample that is 0 is left out, but for
 //! histograms: of ten methods a route has two or three.
+use std::sync::atomic::Ordering::Relaxed;
+
 use crate::{
     proxy::{
         Metrics,
@@ -82,6 +84,18 @@ pub fn add(metrics: &Metrics, all: &mut Vec<Family>) -> Vec<HistogramFamily> {
         ),
     ] {
         all.push(counter(name, help, of_backends(&|of| vec![(Labels::new(), value(of))])));
+    }
+    if let Some(log) = metrics.log() {
+        for (name, help, of) in [
+            ("sluice_proxy_access_log_lines", "Lines of the access log that were written, observed", &log.written),
+            (
+                "sluice_proxy_dropped_access_log_lines",
+                "Lines that came faster than they could be written, or could not be, observed",
+                &log.dropped,
+            ),
+        ] {
+            all.push(counter(name, help, vec![(Labels::new(), count(of.load(Relaxed)))]));
+        }
     }
     let of_ports = backends.iter().map(|(port, of)| (of_backend(port.as_ref()), histogram(&of.first_byte)));
     vec![

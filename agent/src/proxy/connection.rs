@@ -12,7 +12,7 @@ pub(super) use http2::{SEND_BUFFER, STREAM_WINDOW};
 
 use super::{
     Shared,
-    exchange::{Connection, ServerName},
+    exchange::{Connection, Secure},
     headers::Ends,
     held::Room,
     http1::{Announced, Trailers},
@@ -42,7 +42,7 @@ struct Opened {
     /// What was read already.
     head: Bytes,
     http2: bool,
-    tls: Option<ServerName>,
+    tls: Option<Secure>,
     /// Who the client is, where the PROXY protocol says so.
     client: Option<SocketAddr>,
 }
@@ -68,12 +68,12 @@ async fn open(shared: &Shared, tenant: &Tenant, socket: &Arc<Socket>, local: Soc
         None
     };
     if site.is_secured() {
-        let tls::Handshaken { stream, server_name, http2 } = match tls::accept(shared, socket, &site).await? {
+        let tls::Handshaken { stream, server_name, http2, version } = match tls::accept(shared, socket, &site).await? {
             Secured::Http(handshaken) => handshaken,
             Secured::Stream(relay) => return Some(Opening::Stream(Box::new(relay))),
         };
         let transport = Transport::tls(socket, stream);
-        let tls = Some(ServerName(server_name));
+        let tls = Some(Secure { name: server_name, version });
         return Some(Opening::Http(Box::new(Opened { transport, head: Bytes::new(), http2, tls, client })));
     }
     let head = match tokio::time::timeout(shared.settings.header_timeout, sniff(socket)).await {

@@ -48,8 +48,8 @@ pub(super) struct Connection {
     pub shared: Arc<Shared>,
     /// Who speaks with whom.
     pub ends: Ends,
-    /// The server name of its TLS handshake; `None` in clear text.
-    pub tls: Option<ServerName>,
+    /// What its TLS handshake was; `None` in clear text.
+    pub tls: Option<Secure>,
     /// What the connection is doing.
     pub activity: Arc<Activity>,
     /// Its socket.
@@ -87,16 +87,23 @@ impl Connection {
     }
 }
 
-/// The server name that a client asked for in its TLS handshake, if it did.
+/// A TLS handshake that was made.
 #[derive(Debug)]
-pub(super) struct ServerName(pub Option<Box<str>>);
+pub(super) struct Secure {
+    /// The server name that the client asked for, if it did.
+    pub name: Option<Box<str>>,
+    /// The version of TLS.
+    pub version: &'static str,
+}
 
 /// Answers one request.
 pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
     let stats = &connection.shared.stats;
     let share = connection.tenant.try_request();
     let is_full = share.is_none();
-    let mut active = Active::new(&connection.activity, stats, share, Record::begin(request.method()));
+    let mut record = Record::begin(request.method());
+    record.line = connection.shared.settings.access_log.as_ref().and_then(|log| log.begin(&connection, &request));
+    let mut active = Active::new(&connection.activity, stats, share, record);
     // Copied only where it is told.
     let head = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
     let (parts, body) = request.into_parts();
@@ -104,8 +111,8 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     let mut body = Some(body);
     let mut response = if is_full {
         let full = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "the Gateway has as many requests as it may have");
-        let is_grpc = grpc::is_grpc(&parts.headers);
-        local(&connection, LocalReply { code: Some(grpc::Code::ResourceExhausted), ..full }, is_grpc)
+        active.record.is_grpc = grpc::is_grpc(&parts.headers);
+        local(&connection, LocalReply { code: Some(grpc::Code::ResourceExhausted), ..full }, &mut active.record)
     } else {
         answer(&connection, parts, &mut body, &mut active.record).await
     };
@@ -148,13 +155,17 @@ async fn answer(
 ) -> Response<ResponseBody> {
     let is_grpc = grpc::is_grpc(&parts.headers);
     record.is_grpc = is_grpc;
-    routed(connection, parts, body, record).await.unwrap_or_else(|reply| local(connection, reply, is_grpc))
+    match routed(connection, parts, body, record).await {
+        Ok(response) => response,
+        Err(reply) => local(connection, reply, record),
+    }
 }
 
 /// An answer of the proxy's own, in the form that the client reads.
-fn local(connection: &Connection, reply: LocalReply, is_grpc: bool) -> Response<ResponseBody> {
+fn local(connection: &Connection, reply: LocalReply, record: &mut Record) -> Response<ResponseBody> {
     add(&connection.shared.stats.own_responses);
-    if is_grpc { grpc::reply(reply) } else { reply.response() }
+    record.reason = Some(reply.reason);
+    if record.is_grpc { grpc::reply(reply) } else { reply.response() }
 }
 
 /// Finds the rule for a request and does what it says.
@@ -167,8 +178,9 @@ async fn routed(
     body: &mut Option<Incoming>,
     record: &mut Record,
 ) -> Result<Response<ResponseBody>, LocalReply> {
-    let (shared, is_grpc) = (&connection.shared, record.is_grpc);
+    let shared = &connection.shared;
     let canonical = canonical(connection, &mut parts, body.as_ref())?;
+    record.line.iter_mut().for_each(|line| line.client(&parts.headers));
     let hops = Hops::of(&parts.headers)?;
     let table = shared.table.load_full();
     if is_misdirected(&table, connection, &canonical.host) {
@@ -178,18 +190,25 @@ async fn routed(
     let entry = route(&table, connection.ends.local, &canonical, &parts)?;
     let rule = &*entry.rule;
     record.counts = shared.metrics.of_rule(shared.worker, &connection.tenant, &entry.rule);
-    let routed = Routed { table: &table, canonical, hops, matches: &entry.matches, rule, record };
+    if let Some(line) = &mut record.line {
+        line.routed(&entry.rule, table.site(connection.ends.local), &canonical.host);
+    }
     let grant = Grant::of(&rule.filters, &parts.headers);
     if let Some(response) = grant.as_ref().and_then(|grant| grant.preflight(&parts)) {
         add(&shared.stats.own_responses);
+        record.reason = Some("a preflight of CORS");
         return Ok(response);
     }
-    Ok(forward(connection, parts, body, routed, grant.as_ref()).await.unwrap_or_else(|reply| {
-        let mut response = local(connection, reply, is_grpc);
-        // Pages read what went wrong only if they may.
-        grant.iter().for_each(|grant| grant.apply(response.headers_mut()));
-        response
-    }))
+    let routed = Routed { table: &table, canonical, hops, matches: &entry.matches, rule, record: &mut *record };
+    Ok(match forward(connection, parts, body, routed, grant.as_ref()).await {
+        Ok(response) => response,
+        Err(reply) => {
+            let mut response = local(connection, reply, record);
+            // Pages read what went wrong only if they may.
+            grant.iter().for_each(|grant| grant.apply(response.headers_mut()));
+            response
+        }
+    })
 }
 
 /// A request with its rule.
@@ -220,7 +239,10 @@ async fn forward(
             Some((share, endpoint)) => (share, Some(endpoint)),
             None => (shared.lots.draw(routed.rule, shares)?, None),
         },
-        Action::Redirect(to) => return Ok(redirect(connection, to, &parts, &routed, grant)),
+        Action::Redirect(to) => {
+            routed.record.reason = Some("redirected by the route");
+            return Ok(redirect(connection, to, &parts, &routed, grant));
+        }
         Action::Refuse(_) => return Err(LocalReply::misconfigured("the route cannot be served")),
     };
     let ShareTarget::Cluster(cluster) = &share.to else {
@@ -235,6 +257,7 @@ async fn forward(
     let wish = Wish { endpoint, key };
     let (version, upgrade) = (parts.version, parts.extensions.remove::<OnUpgrade>());
     request::leave_hop(&mut parts.headers, canonical.trailers, shared.settings.start_traces);
+    record.line.iter_mut().for_each(|line| line.request_id(&parts.headers));
     let mut copies = filters::change_request(&mut parts, &rule.filters, &share.filters, &matches.path);
     copies.iter_mut().for_each(|copy| hops.clone().write(&mut copy.parts().headers));
     hops.write(&mut parts.headers);
@@ -257,7 +280,7 @@ async fn forward(
         sent.lease.invalidate();
     }
     let served = (&cluster.port, sent.endpoint);
-    finish(connection, sent, asked, |headers| {
+    finish(connection, sent, asked, record, |headers| {
         filters::change_response(headers, &share.filters, None);
         filters::change_response(headers, &rule.filters, grant);
         if let Some(bound) = &bound {
@@ -290,7 +313,7 @@ fn canonical(connection: &Connection, parts: &mut Parts, body: Option<&Incoming>
 /// Whether a request is for another listener than the one whose certificate the client has seen. Clients use a connection for
 /// every name that its certificate has (RFC 9113 part 9.1.1), and other listeners may ask for more of their clients.
 fn is_misdirected(table: &Table, connection: &Connection, host: &str) -> bool {
-    let (Some(ServerName(name)), Some(site)) = (&connection.tls, table.site(connection.ends.local)) else {
+    let (Some(Secure { name, version: _ }), Some(site)) = (&connection.tls, table.site(connection.ends.local)) else {
         return false;
     };
     site.listener_of(name.as_deref()) != site.listener_of(Some(host))
@@ -385,6 +408,7 @@ fn finish(
     connection: &Connection,
     sent: Sent,
     mut asked: Asked,
+    record: &mut Record,
     change: impl FnOnce(&mut HeaderMap),
 ) -> Result<Response<ResponseBody>, LocalReply> {
     let shared = &connection.shared;
@@ -402,8 +426,9 @@ fn finish(
     };
     if let Some(handshake) = asked.websocket.take_if(|_| switched) {
         let share = connection.tenant.requests.try_share(usize::MAX);
-        // Counted when the request ends that it was; this one keeps the connection busy.
-        let active = Active::new(&connection.activity, &shared.stats, share, Record::of_tunnel());
+        let status = if asked.version == Version::HTTP_2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+        let tunnel = record.take_tunnel(status.as_u16());
+        let active = Active::new(&connection.activity, &shared.stats, share, tunnel);
         connection.announced.switch();
         pending.is_whole();
         let socket = Arc::clone(&connection.socket);

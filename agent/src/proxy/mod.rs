@@ -18,6 +18,7 @@
 //! - The route table is replaced as a whole; a request keeps the rule it was routed by, so no change breaks it.
 //! - No body is collected, no queue is unbounded: a frame is read from one side when the other has room for it.
 //! - A request that two servers could read differently is refused, never repaired by guessing.
+pub mod access_log;
 pub mod explain;
 pub mod metrics;
 pub mod probe;
@@ -195,7 +196,8 @@ impl Proxy {
     /// What is counted by route and by backend.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        Metrics::of(&self.workers[0].metrics, &self.workers[0].table)
+        let shared = &self.workers[0];
+        Metrics::of(&shared.metrics, &shared.table, shared.settings.access_log.as_ref())
     }
 
     /// The revision of the model that requests are routed by now; 0 before the first.

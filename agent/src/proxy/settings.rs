@@ -1,6 +1,7 @@
 //! Limits of the proxy, in one place.
 use std::time::Duration;
 
+use super::access_log::AccessLog;
 use crate::descriptors::Descriptors;
 
 /// Connections of clients at most, however many descriptors there are: each takes some 2 KiB while it is idle, 11 under TLS.
@@ -70,6 +71,8 @@ pub struct Settings {
     /// How many rules of routes, and how many ports of Services, have metrics of their own. Those beyond it are counted together;
     /// at 0 nothing is.
     pub max_series: usize,
+    /// Where requests are logged, if they are.
+    pub access_log: Option<AccessLog>,
     /// Whether a request without `traceparent` gets one.
     pub start_traces: bool,
 }
@@ -103,6 +106,7 @@ impl Default for Settings {
             tunnel_idle: Duration::from_secs(600),
             drain: Duration::from_secs(30),
             max_series: MOST_SERIES,
+            access_log: None,
             start_traces: true,
         }
     }

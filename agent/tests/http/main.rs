@@ -1,6 +1,7 @@
 //! The proxy over real sockets: raw bytes in, raw bytes out. `h20_...` names case H20 of the HTTP checklist.
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value, missing_docs, reason = "tests and their harness")]
 
+mod access_log;
 mod backend_tls;
 mod balancing;
 mod bodies;

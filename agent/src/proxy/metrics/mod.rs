@@ -41,7 +41,12 @@ pub use self::{
     histogram::Distribution,
     route::{CLASSES, CUTS, GRPC_CODES, METHODS, RouteMetrics, Subject},
 };
-use super::{bounds::Load, table::Table, tenant::Tenant};
+use super::{
+    access_log::{AccessLog, LogCounts},
+    bounds::Load,
+    table::Table,
+    tenant::Tenant,
+};
 use crate::{
     api::{ObjectName, RouteKind},
     model::http::{HttpModel, HttpRule, ServicePort},
@@ -211,12 +216,20 @@ impl Registry {
 pub struct Metrics {
     registry: Arc<Registry>,
     table: Arc<ArcSwap<Table>>,
+    log: Option<Arc<LogCounts>>,
 }
 
 impl Metrics {
     /// What these count.
-    pub(super) fn of(registry: &Arc<Registry>, table: &Arc<ArcSwap<Table>>) -> Self {
-        Self { registry: Arc::clone(registry), table: Arc::clone(table) }
+    pub(super) fn of(registry: &Arc<Registry>, table: &Arc<ArcSwap<Table>>, log: Option<&AccessLog>) -> Self {
+        let log = log.map(|log| Arc::clone(log.counts()));
+        Self { registry: Arc::clone(registry), table: Arc::clone(table), log }
+    }
+
+    /// What became of the lines of the access log, where there is one.
+    #[must_use]
+    pub fn log(&self) -> Option<&LogCounts> {
+        self.log.as_deref()
     }
 
     /// Those of the routes, in order.

@@ -7,7 +7,11 @@ use std::{net::SocketAddr, sync::Arc};
 use http::{HeaderMap, Method};
 
 use super::route::{Finished, RouteCounts, UNKNOWN, method};
-use crate::proxy::{balance::Moment, body::Flow};
+use crate::proxy::{
+    access_log::{Line, Outcome},
+    balance::Moment,
+    body::Flow,
+};
 
 /// Who cut a response that had begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,10 @@ pub(in crate::proxy) struct Record {
     pub flow: Flow,
     /// Where it was sent.
     pub attempts: Attempts,
+    /// Why the proxy answered itself, if it did.
+    pub reason: Option<&'static str>,
+    /// What is logged of it, if anything.
+    pub line: Option<Box<Line>>,
 }
 
 impl Record {
@@ -68,13 +76,18 @@ impl Record {
             sent: 0,
             flow: Flow::default(),
             attempts: Attempts::default(),
+            reason: None,
+            line: None,
         }
     }
 
-    /// A request that became a tunnel: that it was one is counted already.
+    /// The tunnel that a request becomes: it is logged when that ends, and counted without it.
     #[must_use]
-    pub(in crate::proxy) fn of_tunnel() -> Self {
-        Self::begin(&Method::GET)
+    pub(in crate::proxy) fn take_tunnel(&mut self, status: u16) -> Self {
+        let mut tunnel = Self::begin(&Method::CONNECT);
+        (tunnel.began, tunnel.attempts, tunnel.line) = (self.began, self.attempts, self.line.take());
+        (tunnel.status, tunnel.is_whole) = (Some(status), true);
+        tunnel
     }
 
     /// Whether a response to this request has no body whatever its head says, so that nobody looks for its end.
@@ -123,8 +136,17 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.counts.is_none() && self.line.is_none() {
+            return;
+        }
+        let finished = self.finished();
         if let Some(counts) = &self.counts {
-            counts.count(self.finished());
+            counts.count(finished);
+        }
+        if let Some(line) = self.line.take() {
+            let Finished { method: _, status, grpc, cut, received, sent, took } = finished;
+            let (reason, attempts) = (self.reason, self.attempts);
+            line.end(Outcome { status, grpc, cut, reason, received, sent, took, attempts });
         }
     }
 }

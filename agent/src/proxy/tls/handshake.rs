@@ -33,6 +33,8 @@ pub(in crate::proxy) struct Handshaken {
     pub server_name: Option<Box<str>>,
     /// Whether it speaks HTTP/2.
     pub http2: bool,
+    /// The version of TLS.
+    pub version: &'static str,
 }
 
 /// What a client's ClientHello has led to.
@@ -105,7 +107,11 @@ async fn make(shared: &Shared, socket: &Arc<Socket>, site: &Site) -> io::Result<
         SecuredWay::Http(listener) => {
             let stream = Box::new(terminate(listener, accepted, &records, stream)?.await?);
             let http2 = stream.get_ref().1.alpn_protocol() == Some(super::ALPN[0]);
-            Ok(Secured::Http(Handshaken { stream, server_name, http2 }))
+            let version = match stream.get_ref().1.protocol_version() {
+                Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                _ => "TLSv1.3",
+            };
+            Ok(Secured::Http(Handshaken { stream, server_name, http2, version }))
         }
         SecuredWay::Stream { gateway, tls, terminates, shares } => {
             let Some(shares) = shares else { return Err(io::Error::other("no route has the server name")) };
