@@ -21,7 +21,7 @@ pub(super) const PLAIN_VIP: &str = "203.0.113.11";
 pub(super) enum Variant {
     /// One, for everything.
     One,
-    /// A thousand that differ in the value of one header, and one for everything.
+    /// A thousand that differ in the value of one header.
     Headers,
     /// The same, with another header before it that all share.
     SharedHeader,
@@ -34,7 +34,7 @@ pub(super) enum Variant {
 }
 
 impl Variant {
-    /// How many routes there are beside that for everything.
+    /// How many routes there are; none: one for everything.
     const fn routes(self) -> usize {
         match self {
             Self::One | Self::Rpc => 0,
@@ -49,7 +49,7 @@ impl Variant {
         if matches!(self, Self::Rpc) { RPC_ENDPOINT } else { ENDPOINT }
     }
 
-    /// The fields that a request has to meet a route in the middle: name and value.
+    /// The fields that a request has to meet a route in the middle: name and value, `host` first.
     pub(super) const fn fields(self) -> &'static [&'static str] {
         match self {
             Self::One => &[],
@@ -167,8 +167,7 @@ pub(super) fn manifests(variant: Variant, certificate: &str, key: &str) -> Vec<V
     });
     let mut all = vec![gateway("front", VIP), gateway("plain", PLAIN_VIP), secret, service, slice];
     all.push(route("plain", "plain", None, None));
-    // The others have one for everything as well.
-    if !matches!(variant, Variant::Hosts | Variant::Regexes) {
+    if variant.routes() == 0 {
         all.push(route("default", "front", None, None));
     }
     all.extend((0..variant.routes()).map(|i| special(variant, i)));

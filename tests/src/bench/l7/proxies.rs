@@ -1,6 +1,7 @@
 //! The processes: the endpoint, the peers and the agent, each on its processor.
 use std::{
     fs,
+    io::{Read as _, Write as _},
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -20,6 +21,8 @@ const PROXIES: &str = "1";
 pub(super) const LOAD: &str = "0";
 /// How long a process may take until it accepts connections.
 const READY: Duration = Duration::from_secs(20);
+/// How long routes may take until they are in effect.
+const SERVED: Duration = Duration::from_secs(60);
 
 /// A proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +148,39 @@ impl Stand {
         for (proxy, door) in Proxy::ALL.iter().flat_map(|proxy| Door::ALL.map(|door| (proxy, door))) {
             stand.until_listening(&proxy.address(door))?;
         }
+        stand.until_served(variant)?;
         Ok(stand)
+    }
+
+    /// Waits until our route is in effect.
+    fn until_served(&self, variant: Variant) -> anyhow::Result<()> {
+        let host = if variant.fields().iter().any(|field| field.starts_with("host:")) { "" } else { "host: a\r\n" };
+        let fields = variant.fields().join("\r\n");
+        let request = format!("GET {} HTTP/1.0\r\n{host}{fields}\r\n\r\n", variant.path());
+        let ask = || -> std::io::Result<Vec<u8>> {
+            let mut stream = std::net::TcpStream::connect(Proxy::Sluice.address(Door::Http1))?;
+            stream.set_read_timeout(Some(READY))?;
+            stream.write_all(request.as_bytes())?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(answer)
+        };
+        let began = Instant::now();
+        loop {
+            let answer = self.space.enter(ask);
+            if answer
+                .as_ref()
+                .is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.0 200"))
+            {
+                return Ok(());
+            }
+            ensure!(
+                began.elapsed() < SERVED,
+                "{request:?} is not answered by 200: {:?}",
+                answer.map(String::from_utf8)
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn until_listening(&self, address: &str) -> anyhow::Result<()> {

@@ -172,15 +172,15 @@ fn beside(
     Ok(())
 }
 
-/// Many rules beside one, in the same process.
+/// Many rules beside one, in the same process: the processor time of its worker.
 fn flat(row: &Row, stand: &Stand, goal: f64, options: &L7Options, figures: &mut Figures) -> anyhow::Result<()> {
     let proxies = [Proxy::Sluice, Proxy::Plain];
     let [many, one] = slices(stand, proxies, (SMALL, row.variant), options)?;
     for (proxy, all) in proxies.iter().zip([&many, &one]) {
         let what = format!("{}: CPU of {} for a request", row.name, proxy.name());
-        figures.at_most(&what, median(all.iter().map(|slice| slice.cpu)), None, "us");
+        figures.at_most(&what, median(all.iter().map(|slice| slice.most)), None, "us");
     }
-    figures.at_most(&format!("{}: CPU, ratio to one rule", row.name), ratio(&many, &one, |s| s.cpu), Some(goal), "x");
+    figures.at_most(&format!("{}: CPU, ratio to one rule", row.name), ratio(&many, &one, |s| s.most), Some(goal), "x");
     Ok(())
 }
 
