@@ -224,7 +224,7 @@ fn swaps(scene: &Scene, certificates: &[Certificate], stop: &AtomicBool) -> usiz
 }
 
 /// What is counted in the metrics of this name.
-fn counted(scene: &Scene, metrics: [&str; 5]) -> [usize; 5] {
+fn counted(scene: &Scene, metrics: [&str; 4]) -> [usize; 4] {
     let (_, text) = scene.agent.get("/metrics").expect("the metrics");
     metrics.map(|metric| {
         let line = text.lines().find_map(|line| line.strip_prefix(metric));
@@ -232,11 +232,10 @@ fn counted(scene: &Scene, metrics: [&str; 5]) -> [usize; 5] {
     })
 }
 
-/// Compiles of everything, routes, questions to their parents, certificates; host names indexed by the proxy.
-const COUNTED: [&str; 5] = [
+/// Compiles of everything, of routes and certificates; host names indexed by the proxy.
+const COUNTED: [&str; 4] = [
     "sluice_compiled_total{of=\"everything\"}",
     "sluice_compiled_total{of=\"route\"}",
-    "sluice_compiled_total{of=\"attachment\"}",
     "sluice_compiled_total{of=\"certificate\"}",
     "sluice_proxy_table_parts_total",
 ];
@@ -304,7 +303,9 @@ fn thousands_of_routes_and_certificates_change_one_by_one_under_load() {
         let work: Vec<usize> = after.iter().zip(before).map(|(after, before)| after - before).collect();
         let changes = NEW + FLIPS;
         let what = format!("work for {NEW} new routes, {FLIPS} changes and {swapped} certificates: {COUNTED:?}");
-        assert_eq!(work, [0, changes, changes, swapped, changes], "{what}");
+        assert_eq!(work[1..], [changes, swapped, changes], "{what}");
+        // Of its own accord only the host has something to say, and seldom.
+        assert!(work[0] <= 2, "{what}: {work:?}");
         let resident = resident(&scene);
         println!("{asked} rounds of requests, {swapped} certificates; {} MiB are resident", resident >> 10);
         assert!(resident <= MEMORY, "{} routes, {CERTIFICATES} certificates: {resident} KiB", MANY + NEW);
