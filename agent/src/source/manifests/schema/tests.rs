@@ -116,13 +116,22 @@ fn each_field_that_is_read_is_one_that_its_kind_has() {
         ("ReferenceGrant", reads::fields::<api::ReferenceGrant>),
         ("AddressPool", reads::fields::<api::AddressPool>),
     ];
-    // Types of HTTPRoutes stand where their kin have less: what nobody can write there is read and passed over.
-    let wider = |kind: &str, path: &str| {
-        let is_of = |end: &str| path.ends_with(end);
-        is_of("/requestMirror/backendRef/weight")
-            || is_of("/requestMirror/backendRef/filters")
-            || (kind == "GRPCRoute" && ["/requestRedirect", "/urlRewrite", "/cors"].into_iter().any(is_of))
-    };
+    // Types that kinds share stand where some have less: what nobody can write there is read as absent.
+    let shared = [
+        ("HTTPRoute", "/requestMirror/backendRef/weight"),
+        ("HTTPRoute", "/requestMirror/backendRef/filters"),
+        ("GRPCRoute", "/requestMirror/backendRef/weight"),
+        ("GRPCRoute", "/requestMirror/backendRef/filters"),
+        ("GRPCRoute", "/filters/requestRedirect"),
+        ("GRPCRoute", "/filters/urlRewrite"),
+        ("GRPCRoute", "/filters/cors"),
+        ("TCPRoute", "/spec/hostnames"),
+        ("UDPRoute", "/spec/hostnames"),
+        ("ListenerSet", "/spec/parentRef/port"),
+        ("ListenerSet", "/spec/parentRef/sectionName"),
+        ("BackendTLSPolicy", "/spec/validation/caCertificateRefs/namespace"),
+    ];
+    let wider = |kind: &str, path: &str| shared.iter().any(|(of, end)| *of == kind && path.ends_with(end));
     let mut unknown = Vec::new();
     for (kind, fields) in all {
         let fields: BTreeSet<String> = fields(&|path| has(kind, path) || before.iter().any(|known| known == path));
