@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 pub(super) use http2::{SEND_BUFFER, STREAM_WINDOW};
 
 use super::{
-    Shared,
+    LAST_CALL, Shared,
     exchange::{Connection, Secure},
     headers::Ends,
     held::Room,
@@ -98,8 +98,9 @@ pub(super) async fn serve(
 ) {
     // Each part in memory of its own, which goes with it: this task is all that an idle connection has.
     let opened = tokio::select! {
+        biased;
         opened = Box::pin(open(&shared, &tenant, &socket, local)) => opened,
-        () = shared.drain.cancelled() => return,
+        () = Box::pin(unspoken(&shared, &socket)) => return,
     };
     let Opened { transport, head, http2, tls, client } = match opened {
         Some(Opening::Http(opened)) => *opened,
@@ -139,6 +140,15 @@ pub(super) async fn serve(
     if let Either::Right(gone) = beside(pin!(served), pin!(gone)).await {
         add(&shared.stats.clients_gone);
         tracing::trace!(%peer, ?gone, "client is gone");
+    }
+}
+
+/// Returns when the proxy ends and a client has said nothing, and had its time for that: whoever has begun to speak is heard.
+async fn unspoken(shared: &Shared, socket: &Socket) {
+    shared.drain.cancelled().await;
+    tokio::time::sleep(LAST_CALL).await;
+    if socket.has_moved() {
+        std::future::pending().await
     }
 }
 

@@ -72,7 +72,9 @@ impl Connection {
     /// Whether it may have no further request.
     fn is_spent(&self) -> bool {
         let most = self.tenant.limits.requests_per_connection;
-        most.is_some_and(|most| self.activity.begun() >= most) || self.expiry.is_some_and(|at| at <= Instant::now())
+        self.shared.drain.is_cancelled()
+            || most.is_some_and(|most| self.activity.begun() >= most)
+            || self.expiry.is_some_and(|at| at <= Instant::now())
     }
 
     /// Returns when it may have no further request.

@@ -79,7 +79,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, SockRef, Type};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use ejections::Ejections;
@@ -92,6 +92,12 @@ use crate::model::{Model, http::HttpModel};
 
 /// How many connections may wait to be accepted. Beyond it the kernel drops SYNs.
 const BACKLOG: i32 = 4096;
+/// How long the proxy hears out, before it ends, who may have spoken already: handshakes that have begun, connections without a request. A
+/// round trip to anywhere. Then an idle connection is closed, and what has begun to say something has its usual time.
+const LAST_CALL: Duration = Duration::from_millis(500);
+/// How long a request that came while the proxy drained may take beyond that, at least. Then it is cut: nobody serves the addresses
+/// meanwhile. Together with [`Settings::drain`] it is within the time that the agent gives its stages.
+const CLOSING: Duration = Duration::from_secs(3);
 /// How often pools are looked through for connections that were idle too long.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -104,6 +110,7 @@ pub struct Proxy {
     counters: Counters,
     applied: watch::Sender<u64>,
     drain: CancellationToken,
+    closing: CancellationToken,
     kill: CancellationToken,
 }
 
@@ -122,9 +129,14 @@ struct Shared {
     handshakes: Arc<UnderWay>,
     /// Cancelled when no new request is wanted.
     drain: CancellationToken,
+    /// Cancelled when no connection is wanted.
+    closing: CancellationToken,
     /// Cancelled when no request is waited for.
     kill: CancellationToken,
+    /// Connections that began before the drain,
     tasks: TaskTracker,
+    /// and those that began since.
+    late: TaskTracker,
 }
 
 impl Proxy {
@@ -154,7 +166,8 @@ impl Proxy {
         let (bounds, settings) = (Arc::new(Bounds::new(&settings)), Arc::new(settings));
         let table: Arc<ArcSwap<Table>> = Arc::default();
         let metrics = Arc::new(Registry::new(settings.workers, settings.max_series));
-        let (drain, kill, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let (drain, closing, kill) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (tasks, late) = (TaskTracker::new(), TaskTracker::new());
         let shared = |worker| {
             Arc::new(Shared {
                 worker,
@@ -167,12 +180,14 @@ impl Proxy {
                 handshakes: UnderWay::new(settings.max_handshakes.div_ceil(settings.workers)),
                 // Of its own: looked at with each request, they are no place for workers to meet.
                 drain: drain.child_token(),
+                closing: closing.child_token(),
                 kill: kill.child_token(),
                 tasks: tasks.clone(),
+                late: late.clone(),
             })
         };
         let workers = (0..settings.workers).map(shared).collect();
-        Ok(Self { sockets, workers, counters, applied: watch::Sender::new(0), drain, kill })
+        Ok(Self { sockets, workers, counters, applied: watch::Sender::new(0), drain, closing, kill })
     }
 
     /// A socket of the group, for the map that steers frontends to it: the kernel spreads them over the group.
@@ -206,10 +221,10 @@ impl Proxy {
         self.applied.subscribe()
     }
 
-    /// Serves every model from revision 1 on until `cancel`, then lets requests in flight finish within [`Settings::drain`]. Ends
-    /// as well when a worker does, which none should.
+    /// Serves every model from revision 1 on until `cancel`, then lets requests in flight finish within [`Settings::drain`], and goes on
+    /// accepting until they have, each answer being the last of its connection. Ends as well when a worker does, which none should.
     pub async fn run(self, mut models: watch::Receiver<Arc<Model>>, cancel: CancellationToken) {
-        let Self { sockets, workers, counters, applied, drain, kill } = self;
+        let Self { sockets, workers, counters, applied, drain, closing, kill } = self;
         // Before the first model nobody knows what is a listener: connections wait in the backlog.
         let first = tokio::select! {
             first = models.wait_for(|model| model.rev > 0) => first.map(|model| Arc::clone(&model)),
@@ -221,7 +236,7 @@ impl Proxy {
         apply(&shared, &counters, &first, &mut last, &applied);
         let mut serving = JoinSet::new();
         for (worker, socket) in workers.into_iter().zip(sockets) {
-            match worker::start(worker, socket, cancel.clone()) {
+            match worker::start(worker, socket) {
                 Ok(ended) => drop(serving.spawn(ended)),
                 Err(error) => {
                     tracing::error!(%error, "a worker of the proxy cannot start");
@@ -263,11 +278,23 @@ impl Proxy {
                 }
             }
         }
+        let until = Instant::now() + shared.settings.drain;
         drain.cancel();
         shared.tasks.close();
-        if tokio::time::timeout(shared.settings.drain, shared.tasks.wait()).await.is_err() {
-            let left = counters.sum(|stats| &stats.active_requests);
-            tracing::warn!(requests = left, "requests were cut: the drain took too long");
+        let cut = |left: &'static str| {
+            let requests = counters.sum(|stats| &stats.active_requests);
+            tracing::warn!(requests, left, "requests were cut: the drain took too long");
+        };
+        // Those that were in flight: until they are over, others are served beside them.
+        if tokio::time::timeout_at(until, shared.tasks.wait()).await.is_err() {
+            cut("of before the drain");
+        }
+        closing.cancel();
+        shared.late.close();
+        // Workers end when they have taken all that has begun before, and it is over too.
+        let ends = async { while serving.join_next().await.is_some() {} };
+        if tokio::time::timeout_at(until.max(Instant::now() + CLOSING), ends).await.is_err() {
+            cut("of the drain");
             kill.cancel();
         }
         while serving.join_next().await.is_some() {}

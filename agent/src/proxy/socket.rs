@@ -153,6 +153,11 @@ impl Socket {
         self.count_written(self.stream.try_write(bytes))
     }
 
+    /// Whether a byte has come or gone.
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved.load(Relaxed) > 0
+    }
+
     /// How many bytes the kernel has taken.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Relaxed)

@@ -4,7 +4,10 @@ use std::time::Duration;
 use serde_json::json;
 use sluice::proxy::Settings;
 
-use crate::harness::{Bed, Client, Origin, SOON, any_listener, catch_all, header, status};
+use crate::{
+    frames::{self, frame},
+    harness::{Bed, Client, Origin, SOON, any_listener, catch_all, header, status, until},
+};
 
 fn short() -> Settings {
     Settings {
@@ -148,7 +151,9 @@ async fn a_drain_lets_requests_finish_and_takes_no_new_ones() {
     })
     .await;
     let mut origin = origin;
-    let bed = bed(&origin).await;
+    // Whoever is idle is told nothing, so his own clock must not end first.
+    let settings = Settings { header_timeout: Duration::from_secs(60), ..short() };
+    let bed = Bed::with(settings, any_listener(), json!([catch_all()]), &[("a", &[origin.addr])]).await;
     let mut idle = bed.connect().await;
     let mut client = bed.connect().await;
     client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -158,6 +163,84 @@ async fn a_drain_lets_requests_finish_and_takes_no_new_ones() {
     let response = client.rest().await;
     assert!(response.ends_with("late"), "{response}");
     assert_eq!(header(&response, "connection"), Some("close"));
+    tokio::time::timeout(SOON, bed.task).await.expect("the drain hangs").unwrap();
+    assert!(tokio::net::TcpStream::connect(bed.addr).await.is_err());
+}
+
+/// A connection is one for its client when the handshake is done: what it has sent is answered, wherever the proxy has it by then.
+#[tokio::test]
+async fn a_drain_answers_whoever_is_connected() {
+    let origin = Origin::named("a").await;
+    let settings = Settings { drain: Duration::from_secs(60), ..Settings::default() };
+    for round in 0..3 {
+        let bed = Bed::on(2, settings.clone(), any_listener(), json!([catch_all()]), &[("a", &[origin.addr])]).await;
+        // Some have begun, and say the rest while the proxy ends.
+        let mut partial = Vec::new();
+        for begun in ["GET / HT", "PRI * HTTP/2.0\r\n"] {
+            let mut client = bed.connect().await;
+            client.send(begun).await;
+            partial.push(client);
+        }
+        until("they are accepted", || bed.stats.sum(|s| &s.active_connections) == 2).await;
+        // Nobody is awaited, so that most are in a backlog.
+        let mut clients: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(bed.addr).unwrap()).collect();
+        for client in &mut clients {
+            std::io::Write::write_all(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        }
+        bed.cancel.cancel();
+        for (n, client) in clients.into_iter().enumerate() {
+            client.set_nonblocking(true).unwrap();
+            let mut client = Client::of(tokio::net::TcpStream::from_std(client).unwrap());
+            let answer = client.response().await;
+            assert!(status(&answer) == 200 && answer.ends_with('a'), "round {round}, client {n}: {answer}");
+        }
+        let [one, two] = partial.as_mut_slice() else { unreachable!() };
+        one.send("TP/1.1\r\nHost: x\r\n\r\n").await;
+        let answer = one.rest().await;
+        assert_eq!((status(&answer), header(&answer, "connection")), (200, Some("close")), "{answer}");
+        two.send([&b"\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &frames::get(1)].concat()).await;
+        assert_eq!(frames::next_frame(two, 1, 1).await[0], 0x88);
+        drop(partial);
+        tokio::time::timeout(SOON, bed.task).await.expect("the drain hangs").unwrap();
+    }
+}
+
+/// The next process cannot serve while this one has a stream: so this one serves.
+#[tokio::test]
+async fn a_drain_serves_others_while_one_stream_is_open() {
+    let (go, other) = (std::sync::Arc::new(tokio::sync::Notify::new()), Origin::named("b").await);
+    let ends = std::sync::Arc::clone(&go);
+    let mut origin = Origin::start(move |mut client: Client, seen| {
+        let ends = std::sync::Arc::clone(&ends);
+        async move {
+            let _ = seen.send(client.until("\r\n\r\n").await);
+            ends.notified().await;
+            client.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate").await;
+        }
+    })
+    .await;
+    let settings = Settings { drain: Duration::from_secs(60), ..Settings::default() };
+    let rule = |path, name| json!({"matches": [{"path": {"type": "PathPrefix", "value": path}}], "backendRefs": [{"name": name, "port": 80}]});
+    let mut route = catch_all();
+    route["spec"]["rules"] = json!([rule("/stream", "a"), rule("/", "b")]);
+    let backends: [(&str, &[std::net::SocketAddr]); 2] = [("a", &[origin.addr]), ("b", &[other.addr])];
+    let bed = Bed::with(settings, any_listener(), json!([route]), &backends).await;
+    let mut stream = bed.connect().await;
+    stream.send("GET /stream HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    origin.next().await;
+    let mut rests = bed.connect().await;
+    bed.cancel.cancel();
+    // The drain is under way when an idle connection is closed.
+    assert_eq!(rests.rest().await, "");
+    for _ in 0..20 {
+        let mut client = bed.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let answer = client.rest().await;
+        assert_eq!((status(&answer), header(&answer, "connection")), (200, Some("close")), "{answer}");
+    }
+    go.notify_one();
+    let answer = stream.rest().await;
+    assert!(answer.ends_with("late"), "{answer}");
     tokio::time::timeout(SOON, bed.task).await.expect("the drain hangs").unwrap();
     assert!(tokio::net::TcpStream::connect(bed.addr).await.is_err());
 }

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use crate::proxy::{
-    Shared,
+    LAST_CALL, Shared,
     exchange::{self, Connection},
     http1::{RequestLines, SLACK, TrailerWriter},
     io::ClientStream,
@@ -50,7 +50,11 @@ pub(super) async fn serve(shared: &Shared, io: ClientStream, connection: Arc<Con
         tokio::select! {
             biased;
             readable = connection.socket.readable() => if readable.is_err() { return },
-            () = shared.drain.cancelled() => break,
+            () = shared.drain.cancelled() => {
+                if Box::pin(tokio::time::timeout(LAST_CALL, connection.socket.readable())).await.is_err() {
+                    break;
+                }
+            }
             () = tokio::time::sleep(limit.saturating_sub(pause)) => break,
         }
     }
@@ -91,8 +95,14 @@ async fn requests(shared: &Shared, stream: Lent, connection: &Arc<Connection>, p
             if !drains {
                 return true;
             }
-            serving.as_mut().graceful_shutdown();
-            serving.await
+            // Told at once, hyper would close what it has read no byte of, and with it a request that is on its way.
+            match tokio::time::timeout(LAST_CALL, serving.as_mut()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
         }
     };
     if let Err(error) = result {
