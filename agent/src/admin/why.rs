@@ -37,7 +37,7 @@ const fn known(kind: &'static str, names: &'static [&'static str], is_namespaced
     Known { kind, names, is_namespaced, reading }
 }
 
-const KINDS: [Known; 17] = [
+const KINDS: [Known; 18] = [
     known("Service", &["services", "svc"], true, Reading::Judged),
     known("Gateway", &["gateways", "gtw"], true, Reading::Judged),
     known("GatewayClass", &["gatewayclasses", "gc"], false, Reading::Judged),
@@ -60,6 +60,7 @@ const KINDS: [Known; 17] = [
     known("UDPRoute", &["udproutes"], true, Reading::Judged),
     known("ListenerSet", &["listenersets", "lset"], true, Reading::Judged),
     known("BackendTLSPolicy", &["backendtlspolicies", "btlspolicy"], true, Reading::Judged),
+    known("XBackendTrafficPolicy", &["xbackendtrafficpolicies", "xbtrafficpolicy"], true, Reading::Judged),
 ];
 
 /// What a listener of a Gateway is called when it is asked for.
@@ -215,6 +216,7 @@ fn names(snapshot: &Snapshot, kind: &str) -> Vec<ObjectName> {
         "UDPRoute" => snapshot.udp_routes.keys().cloned().collect(),
         "ListenerSet" => snapshot.listener_sets.keys().cloned().collect(),
         "BackendTLSPolicy" => snapshot.backend_tls_policies.keys().cloned().collect(),
+        "XBackendTrafficPolicy" => snapshot.backend_traffic_policies.keys().cloned().collect(),
         "ReferenceGrant" => snapshot.grants.keys().cloned().collect(),
         "Namespace" => snapshot.namespaces.keys().map(bare).collect(),
         "Node" => snapshot.nodes.keys().map(bare).collect(),

@@ -4,9 +4,9 @@ use std::fmt::Debug;
 use serde::de::DeserializeOwned;
 
 use super::{
-    AddressPool, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Lease,
-    ListenerSet, Namespace, Node, ObjectMeta, ObjectName, OpenShiftRoute, ReferenceGrant, Secret, Service, TcpRoute,
-    TlsRoute, UdpRoute,
+    AddressPool, BackendTlsPolicy, BackendTrafficPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute,
+    HttpRoute, Lease, ListenerSet, Namespace, Node, ObjectMeta, ObjectName, OpenShiftRoute, ReferenceGrant, Secret,
+    Service, TcpRoute, TlsRoute, UdpRoute,
     endpoint_slice::{MANAGED_BY_LABEL, MANAGER},
 };
 
@@ -97,6 +97,7 @@ kinds! {
     UdpRoute, "UDPRoute"; "gateway.networking.k8s.io", "v1", "udproutes", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
     ListenerSet, "ListenerSet"; "gateway.networking.k8s.io", "v1", "listenersets", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
     BackendTlsPolicy, "BackendTLSPolicy"; "gateway.networking.k8s.io", "v1", "backendtlspolicies", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
+    BackendTrafficPolicy, "XBackendTrafficPolicy"; "gateway.networking.x-k8s.io", "v1alpha1", "xbackendtrafficpolicies", true, true, true, ObjectName, ObjectMeta::object_name, [spec];
     ReferenceGrant, "ReferenceGrant"; "gateway.networking.k8s.io", "v1beta1", "referencegrants", true, false, true, ObjectName, ObjectMeta::object_name, [spec];
     AddressPool, "AddressPool"; "sluice.dev", "v1alpha1", "addresspools", true, true, false, String, by_name, [spec];
     Secret, "Secret"; "", "v1", "secrets", false, false, true, ObjectName, ObjectMeta::object_name, [kind, data];

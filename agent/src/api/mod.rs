@@ -5,6 +5,7 @@
 //! value becomes a verdict; a type here is as permissive as the wire.
 pub mod address_pool;
 pub mod backend_tls_policy;
+pub mod backend_traffic_policy;
 pub mod choice;
 pub mod condition;
 pub mod crd;
@@ -32,6 +33,7 @@ pub mod wire;
 
 pub use address_pool::AddressPool;
 pub use backend_tls_policy::BackendTlsPolicy;
+pub use backend_traffic_policy::BackendTrafficPolicy;
 pub use condition::Condition;
 pub use endpoint_slice::EndpointSlice;
 pub use gateway::Gateway;

@@ -130,7 +130,10 @@ mod tests {
         let ejection = Ejection { after: Some(3), codes: [500, 503].into(), time: Duration::from_secs(5), most: 100 };
         assert_eq!(
             read(&all),
-            (Balance { balancer: Balancer::ConsistentHash(HashKey::Cookie("User".into())), ejection }, Vec::new())
+            (
+                Balance { balancer: Balancer::ConsistentHash(HashKey::Cookie("User".into())), ejection, retries: None },
+                Vec::new()
+            )
         );
         assert_eq!(all.map(|(name, _)| name), NAMES);
         assert_eq!(read(&[]), (Balance::default(), Vec::new()));

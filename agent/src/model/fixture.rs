@@ -36,6 +36,9 @@ pub(crate) fn add(to: &mut Snapshot, object: &Value) -> serde_json::Result<()> {
         "UDPRoute" => drop(to.udp_routes.insert(name, Arc::new(serde_json::from_value(read)?))),
         "ListenerSet" => drop(to.listener_sets.insert(name, Arc::new(serde_json::from_value(read)?))),
         "BackendTLSPolicy" => drop(to.backend_tls_policies.insert(name, Arc::new(serde_json::from_value(read)?))),
+        "XBackendTrafficPolicy" => {
+            drop(to.backend_traffic_policies.insert(name, Arc::new(serde_json::from_value(read)?)));
+        }
         "ReferenceGrant" => drop(to.grants.insert(name, Arc::new(serde_json::from_value(read)?))),
         "Secret" => drop(to.secrets.insert(name, Arc::new(serde_json::from_value(read)?))),
         "ConfigMap" => drop(to.config_maps.insert(name, Arc::new(serde_json::from_value(read)?))),

@@ -25,7 +25,7 @@ use std::{
 use secured::outcomes;
 
 use super::{
-    Model, Node, ObjectRef, Port, Role, Target, backend_tls,
+    Model, Node, ObjectRef, Port, Role, Target, backend_tls, backend_traffic,
     candidates::announcers,
     certificate,
     chain::{self, Links},
@@ -145,6 +145,7 @@ impl Memo {
             && quiet::all(&last.listener_sets, &snapshot.listener_sets)
             && quiet::all(&last.grants, &snapshot.grants)
             && quiet::all(&last.backend_tls_policies, &snapshot.backend_tls_policies)
+            && quiet::all(&last.backend_traffic_policies, &snapshot.backend_traffic_policies)
             && touched.iter().all(|service| self.has_same_link(service))
             && self.has_same_skipped(snapshot, node, touched)
             && self.has_same_pools(snapshot, node)
@@ -284,7 +285,9 @@ impl Memo {
             if !changed.routes.is_empty() {
                 let (others, ports) = self.routes.follow(&world, &self.listeners, changed, endpoints, &mut model);
                 at.extend(others);
-                is_secured_anew |= ports.iter().any(|port| self.attached.get(port).is_some());
+                let is_concerned =
+                    |port| self.attached.get(port).is_some() || backend_traffic::concerns(snapshot, port);
+                is_secured_anew |= ports.iter().any(is_concerned);
             }
             if is_secured_anew {
                 self.secure(&world, node, &mut model);

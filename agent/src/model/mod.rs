@@ -7,6 +7,7 @@ pub mod announce;
 pub mod attach;
 pub mod backend_ref;
 pub mod backend_tls;
+pub mod backend_traffic;
 pub mod balance;
 pub mod candidates;
 pub mod certificate;

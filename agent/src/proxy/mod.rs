@@ -28,6 +28,7 @@ mod balance;
 mod batch;
 mod body;
 mod bounds;
+mod budget;
 mod connection;
 mod cors;
 mod driver;
@@ -270,7 +271,10 @@ impl Proxy {
                         upstream.sweep(shared.settings.upstream_idle, shared.settings.upstream_http2_idle);
                         upstream.vital.tidy(now);
                     }
-                    table.clusters().for_each(|endpoints| endpoints.trim(now));
+                    table.clusters().for_each(|endpoints| {
+                        endpoints.trim(now);
+                        endpoints.budget.iter().for_each(|budget| budget.tick(now));
+                    });
                     if let Some(model) = last.as_ref().filter(|_| !is_tidy) {
                         shared.metrics.tidy(model);
                         is_tidy = true;

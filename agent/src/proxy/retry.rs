@@ -6,13 +6,14 @@
 //! - A request that an endpoint may have processed is sent again for a status that the rule names, and after a try that took too
 //!   long if its method is idempotent or the rule names 504. Never after a connection that broke.
 //! - Tries that endpoints have to bear are bounded by a budget of the cluster: a part of the requests that it has now, so that
-//!   retries cannot multiply what an overloaded backend gets. A connection that was refused costs nobody anything and is free.
+//!   retries cannot multiply what an overloaded backend gets. A connection that was refused costs nobody anything and is free. Where
+//!   a policy says what the budget is, that one holds ([`super::budget`]), and what is beyond it is answered with 503 (GEP-3388).
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
-    balance::Endpoints,
+    balance::{Endpoints, Moment},
     bounds::{Load, Share},
     grpc,
 };
@@ -26,6 +27,17 @@ const MOST_BACKOFF: Duration = Duration::from_millis(250);
 const MOST_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Retries of a cluster at a time: so many, or this part of its requests, whichever is more. As in Envoy, which has 3.
 const BUDGET: (usize, usize) = (10, 5);
+
+/// Whether there is another try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// There is.
+    Yes,
+    /// There is none.
+    No,
+    /// There would be one, and somebody has said that the backend shall not bear it: the client is told so.
+    OverBudget,
+}
 
 /// What is left of a request's retries.
 #[derive(Debug)]
@@ -79,18 +91,27 @@ impl<'a> Retries<'a> {
     }
 
     /// Takes one of the cluster's budget.
-    pub(super) fn take(&mut self, cluster: &Endpoints) -> bool {
+    pub(super) fn take(&mut self, cluster: &Endpoints) -> Taken {
         self.budget = None;
         if self.left == 0 {
-            return false;
+            return Taken::No;
+        }
+        if let Some(budget) = &cluster.budget {
+            if !budget.try_retry(Moment::now()) {
+                return Taken::OverBudget;
+            }
+            self.left -= 1;
+            self.done += 1;
+            return Taken::Yes;
         }
         let pending: usize = cluster.upstreams.iter().map(|upstream| upstream.vital.pending()).sum();
         self.budget = Load::try_share(&cluster.retries, BUDGET.0.max(pending / BUDGET.1));
-        self.budget.is_some() && {
-            self.left -= 1;
-            self.done += 1;
-            true
+        if self.budget.is_none() {
+            return Taken::No;
         }
+        self.left -= 1;
+        self.done += 1;
+        Taken::Yes
     }
 
     /// How long to pause before the next try: between the base and twice that, doubled with each try, at least `asked`.
@@ -151,9 +172,12 @@ mod tests {
         let endpoints = Arc::new(Endpoints::new(Vec::new(), Arc::default(), Arc::default()));
         let many = Retry { attempts: 2, ..Retry::default() };
         let mut all: Vec<_> = (0..BUDGET.0 + 1).map(|_| Retries::new(Some(&many), 0)).collect();
-        let taken = all.iter_mut().filter_map(|retries| retries.take(&endpoints).then_some(())).count();
+        let taken = all.iter_mut().filter_map(|retries| (retries.take(&endpoints) == Taken::Yes).then_some(())).count();
         assert_eq!(taken, BUDGET.0, "the budget is the cluster's");
-        assert!(all[0].take_free() && all[BUDGET.0].take(&endpoints), "given back by whoever goes on without");
+        assert!(
+            all[0].take_free() && all[BUDGET.0].take(&endpoints) == Taken::Yes,
+            "given back by whoever goes on without"
+        );
         let off = Retry { attempts: 0, ..Retry::default() };
         assert!(!Retries::new(Some(&off), 9).take_free());
     }

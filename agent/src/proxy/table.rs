@@ -262,9 +262,15 @@ impl Table {
         let known = self.clusters.get(port);
         let retries = known.map(|known| Arc::clone(&known.retries)).unwrap_or_default();
         let counts = known.map(|known| Arc::clone(&known.counts)).unwrap_or_default();
+        let budget = known.and_then(|known| known.budget.clone());
         let balance = self.balances.get(port).cloned().unwrap_or_default();
         let mut endpoints = Endpoints::new(upstreams, retries, balance);
         (endpoints.security, endpoints.counts) = (security, counts);
+        if let Some(spec) = endpoints.balance.retries
+            && let Some(known) = budget.filter(|known| known.is_of(spec))
+        {
+            endpoints.budget = Some(known);
+        }
         endpoints.trim(Moment::now());
         Arc::new(endpoints)
     }

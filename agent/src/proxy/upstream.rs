@@ -24,7 +24,7 @@ use super::{
     metrics::{Attempts, TryOutcome},
     multiplex::Multiplex,
     pool::{ConnectError, Upstream},
-    retry::Retries,
+    retry::{Retries, Taken},
     stats::add,
     tenant::Tenant,
     tls::Speaks,
@@ -50,6 +50,8 @@ pub(super) enum Failure {
     Broken,
     /// The endpoint takes no request.
     Refused,
+    /// The backend has as many retries as it shall have to bear.
+    OverBudget,
     /// The endpoint speaks HTTP/2 without extended CONNECT.
     NoWebSocket,
     /// The route's time is up.
@@ -76,6 +78,7 @@ impl Failure {
             }
             Self::Broken => (StatusCode::BAD_GATEWAY, "the backend broke off or sent no valid response"),
             Self::Refused => (StatusCode::SERVICE_UNAVAILABLE, "the backend takes no further request"),
+            Self::OverBudget => (StatusCode::SERVICE_UNAVAILABLE, "the backend's budget of retries is used up"),
             Self::NoWebSocket => (StatusCode::NOT_IMPLEMENTED, "the backend takes no WebSocket over HTTP/2"),
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the backend did not answer in time"),
             Self::ClientBroken => (StatusCode::BAD_REQUEST, "the request's body is malformed or incomplete"),
@@ -101,6 +104,7 @@ impl Failure {
             | Self::Barred
             | Self::Exhausted
             | Self::Taken
+            | Self::OverBudget
             | Self::NoWebSocket => None,
         }
     }
@@ -199,7 +203,7 @@ pub(super) async fn send(
     let mut request = Request::from_parts(parts, if keeps { body.kept() } else { body });
     let method = request.method().clone();
     let (mut tried, mut unconnected): (Vec<SocketAddr>, Vec<SocketAddr>) = (Vec::new(), Vec::new());
-    let (mut fresh, mut met, mut moved) = (false, Met::default(), 0);
+    let (mut fresh, mut met, mut moved, mut is_counted) = (false, Met::default(), 0, false);
     loop {
         let table = shared.table.load();
         let endpoints = table.cluster(&tenant.name, &cluster.port).or(routed).cloned();
@@ -219,6 +223,9 @@ pub(super) async fn send(
             return Err(if unconnected.is_empty() { Failure::NoEndpoint } else { met.failure() });
         };
         let choice = &endpoints.upstreams;
+        if !std::mem::replace(&mut is_counted, true) {
+            endpoints.budget.iter().for_each(|budget| budget.request(shared.worker));
+        }
         let deadline = [overall, timeouts.backend.map(|t| began + t)].into_iter().flatten().min();
         if let Some(at) = overall.filter(|_| is_grpc) {
             grpc::set_timeout(request.headers_mut(), at.saturating_duration_since(Instant::now()));
@@ -240,15 +247,16 @@ pub(super) async fn send(
                 let now = trying.learn(Outcome::Answer(status), progress.as_ref(), None);
                 pending.settle(Some(TryOutcome::Answer(response.status())), Some(now.since(trying.began)));
                 let again = retries.wants(response.status(), response.headers(), is_grpc);
-                match again.filter(|_| spare.is_whole() && retries.take(endpoints)) {
-                    None => {
+                match again.filter(|_| spare.is_whole()).map(|pause| (pause, retries.take(endpoints))) {
+                    Some((_, Taken::OverBudget)) => return Err(Failure::OverBudget),
+                    None | Some((_, Taken::No)) => {
                         spare.commit();
                         if !endpoints.is_failure(status) {
                             pending.begins_well(Arc::clone(endpoints), now);
                         }
                         return Ok(Sent { response, endpoint: upstream.addr, lease, pending, deadline });
                     }
-                    Some(pause) => {
+                    Some((pause, Taken::Yes)) => {
                         if http_body::Body::is_end_stream(response.body()) {
                             lease.give_back();
                         }
@@ -278,9 +286,13 @@ pub(super) async fn send(
                 let is_left = choice.iter().any(|upstream| !tried.contains(&upstream.addr));
                 (Some(again), if is_left || retry.is_none() { Duration::ZERO } else { retries.pause(Duration::ZERO) })
             }
-            Ok(Err(Tried::Failed(Failure::Refused))) if spare.is_whole() && retries.take(endpoints) => {
+            Ok(Err(Tried::Failed(Failure::Refused))) if spare.is_whole() => {
                 pending.settle(Some(TryOutcome::Refused), None);
-                (None, Duration::ZERO)
+                match retries.take(endpoints) {
+                    Taken::Yes => (None, Duration::ZERO),
+                    Taken::No => return Err(Failure::Refused),
+                    Taken::OverBudget => return Err(Failure::OverBudget),
+                }
             }
             Ok(Err(Tried::Failed(failure))) => {
                 pending.settle(failure.outcome(), None);
@@ -295,10 +307,11 @@ pub(super) async fn send(
                 trying.learn(Outcome::Failure(Cause::Late), progress.as_ref(), limit);
                 let is_over = overall.is_some_and(|at| at <= Instant::now());
                 let may = !is_over && spare.is_whole() && retries.wants_after_timeout(&method);
-                if !may || !retries.take(endpoints) {
-                    return Err(failure);
+                match if may { retries.take(endpoints) } else { Taken::No } {
+                    Taken::Yes => (None, retries.pause(Duration::ZERO)),
+                    Taken::No => return Err(failure),
+                    Taken::OverBudget => return Err(Failure::OverBudget),
                 }
-                (None, retries.pause(Duration::ZERO))
             }
         };
         drop(pending);

@@ -56,6 +56,7 @@ const READ: &[&str] = &["get", "list", "watch"];
 const DISCOVERY: &str = "discovery.k8s.io";
 const EXTENSIONS: &str = "apiextensions.k8s.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
+const GATEWAY_X: &str = "gateway.networking.x-k8s.io";
 const OPENSHIFT: &str = "route.openshift.io";
 const POOLS: &str = "sluice.dev";
 
@@ -118,6 +119,13 @@ pub const ACCESS: &[Access] = &[
     leader(GATEWAY, "listenersets/status", &["patch", "update"], "conditions"),
     agents(GATEWAY, "backendtlspolicies", READ, "TLS to backends"),
     leader(GATEWAY, "backendtlspolicies/status", &["patch", "update"], "conditions, among those of other controllers"),
+    agents(GATEWAY_X, "xbackendtrafficpolicies", READ, "budgets of retries, where the cluster has them"),
+    leader(
+        GATEWAY_X,
+        "xbackendtrafficpolicies/status",
+        &["patch", "update"],
+        "conditions, among those of other controllers",
+    ),
     agents(GATEWAY, "referencegrants", READ, "which references across namespaces are permitted"),
     Access {
         holder: Holder::Tls,
@@ -220,6 +228,7 @@ mod tests {
         assert_read::<TcpRoute>(Scope::Cluster);
         assert_read::<UdpRoute>(Scope::Cluster);
         assert_read::<BackendTlsPolicy>(Scope::Cluster);
+        assert_read::<crate::api::BackendTrafficPolicy>(Scope::Cluster);
         assert_read::<ReferenceGrant>(Scope::Cluster);
         assert_read::<Secret>(Scope::Cluster);
         assert_read::<ConfigMap>(Scope::Cluster);

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{
-        AddressPool, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute,
-        ListenerSet, Namespace, Node, ObjectName, OpenShiftRoute, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
-        UdpRoute,
+        AddressPool, BackendTlsPolicy, BackendTrafficPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass,
+        GrpcRoute, HttpRoute, ListenerSet, Namespace, Node, ObjectName, OpenShiftRoute, ReferenceGrant, Secret,
+        Service, TcpRoute, TlsRoute, UdpRoute,
     },
     shared::SharedMap,
 };
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub listener_sets: SharedMap<ObjectName, Arc<ListenerSet>>,
     /// BackendTLSPolicies.
     pub backend_tls_policies: SharedMap<ObjectName, Arc<BackendTlsPolicy>>,
+    /// XBackendTrafficPolicies.
+    pub backend_traffic_policies: SharedMap<ObjectName, Arc<BackendTrafficPolicy>>,
     /// ReferenceGrants.
     pub grants: SharedMap<ObjectName, Arc<ReferenceGrant>>,
     /// Up to where the API server was followed; all 0 from manifests.
@@ -99,6 +101,7 @@ impl Snapshot {
             udp_routes,
             listener_sets,
             backend_tls_policies,
+            backend_traffic_policies,
             grants,
             seen: _,
             pools,
@@ -121,6 +124,7 @@ impl Snapshot {
             && udp_routes.is_same(&other.udp_routes)
             && listener_sets.is_same(&other.listener_sets)
             && backend_tls_policies.is_same(&other.backend_tls_policies)
+            && backend_traffic_policies.is_same(&other.backend_traffic_policies)
             && grants.is_same(&other.grants)
             && pools.is_same(&other.pools)
             && namespaces.is_same(&other.namespaces)

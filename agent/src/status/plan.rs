@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     api::{
-        AddressPool, BackendTlsPolicy, Gateway, GatewayClass, Kind, ListenerSet, ObjectMeta, ObjectName, Route,
-        RouteKind, Service,
+        AddressPool, BackendTlsPolicy, BackendTrafficPolicy, Gateway, GatewayClass, Kind, ListenerSet, ObjectMeta,
+        ObjectName, Route, RouteKind, Service,
     },
     model::{ObjectRef, ipam, pool::pool_status, report::RouteKey},
     shared::SharedMap,
@@ -89,6 +89,11 @@ fn every<'a>(snapshot: &'a Snapshot, view: View<'a>, due: &'a BTreeSet<RouteKey>
             status::<ListenerSet>(&set.metadata, desired)
         })
     });
+    let traffic = snapshot.backend_traffic_policies.iter().map(move |(name, policy)| {
+        Plan::new::<BackendTrafficPolicy>(policy, move |p| {
+            status::<BackendTrafficPolicy>(&p.metadata, policy::policy_status(p, view.model, name, NOW)?)
+        })
+    });
     let policies = snapshot.backend_tls_policies.iter().map(move |(name, policy)| {
         Plan::new::<BackendTlsPolicy>(policy, move |p| {
             status::<BackendTlsPolicy>(&p.metadata, policy::policy_status(p, view.model, name, NOW)?)
@@ -99,7 +104,15 @@ fn every<'a>(snapshot: &'a Snapshot, view: View<'a>, due: &'a BTreeSet<RouteKey>
     let openshift = openshift::plan(snapshot, &view).into_iter().map(Plan::of);
     let infrastructure = infrastructure::plan(snapshot, view.model).into_iter().map(Plan::of);
     let own = slices.chain(openshift).chain(infrastructure);
-    classes.chain(services).chain(gateways).chain(sets).chain(routes).chain(policies).chain(pools).chain(own)
+    classes
+        .chain(services)
+        .chain(gateways)
+        .chain(sets)
+        .chain(routes)
+        .chain(policies)
+        .chain(traffic)
+        .chain(pools)
+        .chain(own)
 }
 
 fn status<T: Kind>(metadata: &ObjectMeta, status: impl serde::Serialize) -> Option<Write> {

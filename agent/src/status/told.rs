@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use super::{service, write::Note};
 use crate::{
     api::{
-        AddressPool, BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, ListenerSet, Service,
-        TcpRoute, TlsRoute, UdpRoute,
+        AddressPool, BackendTlsPolicy, BackendTrafficPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind,
+        ListenerSet, Service, TcpRoute, TlsRoute, UdpRoute,
     },
     model::{ObjectRef, Outcome, Verdict, service::unknown_annotations},
     shared::SharedMap,
@@ -47,6 +47,7 @@ pub(super) fn reference(object: &ObjectRef, snapshot: Option<&Snapshot>) -> Obje
         TlsRoute::KIND => identity(snapshot.map(|s| &s.tls_routes), name),
         TcpRoute::KIND => identity(snapshot.map(|s| &s.tcp_routes), name),
         UdpRoute::KIND => identity(snapshot.map(|s| &s.udp_routes), name),
+        BackendTrafficPolicy::KIND => identity(snapshot.map(|s| &s.backend_traffic_policies), name),
         BackendTlsPolicy::KIND => identity(snapshot.map(|s| &s.backend_tls_policies), name),
         ListenerSet::KIND => identity(snapshot.map(|s| &s.listener_sets), name),
         GatewayClass::KIND => identity(snapshot.map(|s| &s.gateway_classes), &name.name),

@@ -252,6 +252,11 @@ fn compile(
             snapshot.config_maps.insert(name(&map.metadata), Arc::new(map));
             continue;
         }
+        if secret["kind"] == "XBackendTrafficPolicy" {
+            let policy: sluice::api::BackendTrafficPolicy = serde_json::from_value(secret.clone()).unwrap();
+            snapshot.backend_traffic_policies.insert(name(&policy.metadata), Arc::new(policy));
+            continue;
+        }
         if secret["kind"] == "BackendTLSPolicy" {
             let policy: sluice::api::BackendTlsPolicy = serde_json::from_value(secret.clone()).unwrap();
             snapshot.backend_tls_policies.insert(name(&policy.metadata), Arc::new(policy));

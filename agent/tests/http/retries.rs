@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use sluice::proxy::Settings;
 use tokio::time::Instant;
 
 use crate::{
@@ -200,4 +201,33 @@ async fn a_bare_retry_repeats_what_was_refused_and_attempts_0_does_not() {
         let response = bed.get("/", "a", "").await;
         assert_eq!((status(&response), connections.load(Relaxed)), want, "{rule} {response}");
     }
+}
+
+#[tokio::test]
+async fn a_policy_bounds_the_retries_of_a_backend_over_routes_and_workers() {
+    let (origin, asked) = sequence(&["500 No"]).await;
+    let rule = |path: &str| {
+        json!({"matches": [{"path": {"value": path}}], "retry": {"codes": [500], "backoff": "1ms"},
+            "backendRefs": [{"name": "a", "port": 80}]})
+    };
+    let route = |name: &str, path: &str| json!({"metadata": {"name": name}, "spec": {"parentRefs": [{"name": "gw"}], "rules": [rule(path)]}});
+    let routes = json!([route("x", "/x"), route("y", "/y")]);
+    let policy = json!([{"kind": "XBackendTrafficPolicy", "metadata": {"name": "p"}, "spec": {
+        "targetRefs": [{"group": "", "kind": "Service", "name": "a"}],
+        "retryConstraint": {"budget": {"percent": 20, "interval": "1h"}, "minRetryRate": {"count": 2, "interval": "1h"}}}}]);
+    let backends: &[(&str, &[SocketAddr])] = &[("a", &[origin.addr])];
+    let bed = Bed::secured(2, Settings::default(), policy, any_listener(), routes.clone(), backends).await;
+    // Two in any case; then a fifth of the requests, which the third is at the fifteenth.
+    for request in 1..=15 {
+        let before = asked.load(Relaxed);
+        let response = bed.get(if request % 2 == 0 { "/x" } else { "/y" }, "a", "").await;
+        let tries = asked.load(Relaxed) - before;
+        let want = if [1, 2, 15].contains(&request) { (500, 2) } else { (503, 1) };
+        assert_eq!((status(&response), tries), want, "{request} {response}");
+        assert_eq!(response.contains("the backend's budget of retries is used up"), want.0 == 503, "{response}");
+    }
+    // Endpoints that change begin no new budget.
+    let other = sequence(&["500 No"]).await.0;
+    bed.serve(any_listener(), routes, &[("a", &[origin.addr, other.addr])]).await;
+    assert_eq!(status(&bed.get("/x", "a", "").await), 503);
 }

@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use http::HeaderName;
 
+use super::RetryBudget;
+
 /// What holds for a Service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
@@ -12,6 +14,8 @@ pub struct Balance {
     pub balancer: Balancer,
     /// When one gets none for a while.
     pub ejection: Ejection,
+    /// How many retries they have to bear; the proxy's own bound where nobody says it.
+    pub retries: Option<RetryBudget>,
 }
 
 /// Which endpoint gets a request.

@@ -40,7 +40,7 @@ pub use entries::Entries;
 pub use filter::{Filter, HeaderEdits, PathChange, Redirect, Rewrite};
 pub use host::Hostname;
 pub use matching::{HttpMatch, Pattern, RequestHead};
-pub use retry::Retry;
+pub use retry::{Retry, RetryBudget};
 
 use super::{
     Backend, Port, backend_tls::PortTls, certificate::Certificate, stream_route::StreamEntry, tls::Termination,

@@ -1,7 +1,7 @@
 //! What a memo knows of TLS to backends: which Service ports are spoken to under it, and who the Gateways are to them.
 //!
 //! In: the policies, what is read by name, the routes that lead to ports with a policy. Out: `HttpModel.tls` and `.identities`, a report
-//! on each policy, a word in the verdicts of routes whose port is not served.
+//! on each policy, a word in the verdicts of routes whose port is not served. Budgets of retries come with it: they are attached likewise.
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -13,6 +13,7 @@ use crate::{
     model::{
         Model, Node,
         backend_tls::{Policies, PortTls},
+        backend_traffic,
         gateway::{self, Certified},
         http::ServicePort,
         policy::PolicyReports,
@@ -29,7 +30,13 @@ impl Memo {
         self.certified = outcomes(&certified);
         let known = (&mut self.certificates.authorities, &mut self.policies);
         let policies = Policies::compile(snapshot, node, &self.attached, known);
+        let mut reports = PolicyReports::new();
+        if !snapshot.backend_traffic_policies.is_empty() {
+            let users = |has: &dyn Fn(&ServicePort) -> bool| self.routes.secured_users(&self.listeners, has);
+            backend_traffic::constrain(snapshot, users, (model, &mut reports));
+        }
         if snapshot.backend_tls_policies.is_empty() {
+            model.policies = keep(&self.model.policies, Arc::new(reports));
             return certified;
         }
         let users = self.routes.secured_users(&self.listeners, |port| policies.has(port));
@@ -48,7 +55,6 @@ impl Memo {
             let http = Arc::make_mut(&mut model.http);
             (http.tls, http.identities) = (tls, identities);
         }
-        let mut reports = PolicyReports::new();
         policies.judge(snapshot, &users, (model, &mut reports));
         model.policies = keep(&self.model.policies, Arc::new(reports));
         certified

@@ -40,6 +40,7 @@ use self::{
 };
 use super::{
     bounds::Load,
+    budget::Budget,
     metrics::BackendSeries,
     pool::Upstream,
     session,
@@ -98,6 +99,8 @@ pub(super) struct Endpoints {
     pub(super) upstreams: Vec<Arc<Upstream>>,
     /// The retries that they have to bear now; kept over changes of the endpoints.
     pub(super) retries: Arc<Load>,
+    /// What bounds these, where somebody says it; likewise.
+    pub(super) budget: Option<Arc<Budget>>,
     /// What is counted of them; likewise.
     pub(super) counts: Arc<BackendSeries>,
     /// How they are balanced.
@@ -147,8 +150,8 @@ impl Endpoints {
         upstreams.sort_by_key(|upstream| upstream.addr);
         let is_hashed = matches!(balance.balancer, Balancer::ConsistentHash(_));
         let keys = if is_hashed { Maglev::new(upstreams.iter().map(|upstream| upstream.addr)) } else { None };
-        let counts = Arc::default();
-        Self { upstreams, retries, counts, balance, security: Security::Clear, turn: AtomicUsize::new(0), keys }
+        let (budget, counts) = (balance.retries.map(|spec| Arc::new(Budget::new(spec))), Arc::default());
+        Self { upstreams, retries, budget, counts, balance, security: Security::Clear, turn: AtomicUsize::new(0), keys }
     }
 
     /// Whether an endpoint is one of these.

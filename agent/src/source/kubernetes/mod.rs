@@ -139,6 +139,7 @@ pub async fn watch(
         crate::api::UdpRoute: udp_routes, Expected, "layer 7", |_, _| ();
         crate::api::ListenerSet: listener_sets, Expected, "layer 7", |_, _| ();
         crate::api::BackendTlsPolicy: backend_tls_policies, Expected, "TLS to backends", |_, _| ();
+        crate::api::BackendTrafficPolicy: backend_traffic_policies, Optional, "budgets of retries", |_, _| ();
         crate::api::ReferenceGrant: grants, Expected, "references across namespaces", |_, _| ();
         // Addresses that were given stay without it; new ones come from --pool alone.
         crate::api::AddressPool: pools, Expected, "giving addresses from pools", |_, _| ();

@@ -199,6 +199,7 @@ proptest! {
         read::<UdpRoute>(&value);
         read::<crate::api::ListenerSet>(&value);
         read::<crate::api::BackendTlsPolicy>(&value);
+        read::<crate::api::BackendTrafficPolicy>(&value);
         read::<ReferenceGrant>(&value);
         read::<AddressPool>(&value);
         read::<Namespace>(&value);
@@ -219,7 +220,7 @@ proptest! {
                 )*};
             }
             take!(Service: services, EndpointSlice: slices, GatewayClass: gateway_classes, Gateway: gateways,
-                HttpRoute: http_routes, GrpcRoute: grpc_routes, TlsRoute: tls_routes, TcpRoute: tcp_routes, UdpRoute: udp_routes, crate::api::ListenerSet: listener_sets, crate::api::BackendTlsPolicy: backend_tls_policies, ReferenceGrant: grants, AddressPool: pools, Namespace: namespaces, Node: nodes);
+                HttpRoute: http_routes, GrpcRoute: grpc_routes, TlsRoute: tls_routes, TcpRoute: tcp_routes, UdpRoute: udp_routes, crate::api::ListenerSet: listener_sets, crate::api::BackendTlsPolicy: backend_tls_policies, crate::api::BackendTrafficPolicy: backend_traffic_policies, ReferenceGrant: grants, AddressPool: pools, Namespace: namespaces, Node: nodes);
         }
         let good = json!({
             "metadata": {"name": "good", "namespace": "shop", "annotations": {"sluice.dev/allocated": "198.18.0.1"}},

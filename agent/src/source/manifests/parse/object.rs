@@ -123,6 +123,7 @@ objects! {
     UdpRoute: UdpRoute, udp_routes, ["gateway.networking.k8s.io/v1"];
     ListenerSet: ListenerSet, listener_sets, ["gateway.networking.k8s.io/v1"];
     BackendTlsPolicy: BackendTlsPolicy, backend_tls_policies, ["gateway.networking.k8s.io/v1"];
+    BackendTrafficPolicy: BackendTrafficPolicy, backend_traffic_policies, ["gateway.networking.x-k8s.io/v1alpha1"];
     ReferenceGrant: ReferenceGrant, grants, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
 }
 

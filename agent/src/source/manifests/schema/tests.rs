@@ -25,6 +25,7 @@ fn each_kind_that_is_read_has_its_fields() {
         "UDPRoute",
         "ListenerSet",
         "BackendTLSPolicy",
+        "XBackendTrafficPolicy",
         "ReferenceGrant",
         "AddressPool",
     ] {
