@@ -2,13 +2,13 @@
 //! its frontends go.
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use crate::arrows::Holder;
 use crate::model::{
     Backend, EndpointShare, EndpointTarget, Frontend, Locality, Model, ObjectRef, Proto, Target, WhenEmpty,
-    sources::everybody,
+    http::HttpRule, mesh, sources::everybody,
 };
 
 /// Sentences for people: one for each address, one for the clients where not all may come, one for each frontend.
@@ -18,7 +18,21 @@ pub(super) fn lines(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, object:
     let sources = sources(frontends());
     let clients = (!sources.is_empty()).then(|| format!("clients must come from {}", sources.join(", ")));
     let targets = frontends().map(|(frontend, target)| format!("{frontend}: {}", where_to(frontend, target)));
-    addresses.iter().map(|addr| address(model, conflicts, *addr)).chain(clients).chain(targets).collect()
+    let addresses = addresses.iter().map(|addr| address(model, conflicts, *addr));
+    addresses.chain(clients).chain(targets).chain(dialled(model, object)).collect()
+}
+
+/// Where pods of this node meet the proxy instead of a Service's endpoints, of the Service, or of a route that it is a parent of.
+fn dialled<'a>(model: &'a Model, object: &'a ObjectRef) -> impl Iterator<Item = String> + 'a {
+    let sentence = move |(at, dialled): (&SocketAddr, &SocketAddr)| {
+        let listener = model.http.frontends.get(at)?.first()?;
+        let service = mesh::service_of(&listener.gateway)?;
+        let is_of = |rule: &HttpRule| rule.kind.name() == object.kind && rule.route == object.object;
+        let is_it = object.kind == "Service" && object.object == service;
+        let is_its = || listener.entries.iter().any(|entry| is_of(&entry.rule));
+        (is_it || is_its()).then(|| format!("{dialled} of Service {service}: to the proxy, from pods of this node"))
+    };
+    model.http.mesh.iter().filter_map(sentence)
 }
 
 /// The addresses of the endpoints that an object's flows go to.

@@ -35,6 +35,9 @@ pub struct ServiceSpec {
     /// The cluster's own address, or `None` for a headless Service.
     #[serde(rename = "clusterIP", deserialize_with = "or_default")]
     pub cluster_ip: String,
+    /// All of them, of a Service of both families the first being `clusterIP`; on the wire since there are two families.
+    #[serde(rename = "clusterIPs", deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub cluster_ips: Vec<String>,
     /// The ports.
     #[serde(deserialize_with = "list")]
     pub ports: Vec<ServicePort>,

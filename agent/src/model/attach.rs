@@ -13,7 +13,7 @@ use super::{
     gateway::Listeners,
     http::Hostname,
     listener::{GROUP, Served},
-    listener_set,
+    listener_set, mesh,
     report::{Fault, ParentReport, RouteReport, Subject},
     rule::{About, Faults},
 };
@@ -31,6 +31,8 @@ pub struct Attachment {
     pub listeners: BTreeSet<(ObjectName, usize)>,
     /// The Gateways that were asked, whether or not they exist: the answer holds while their listeners are as they are.
     pub gateways: BTreeSet<ObjectName>,
+    /// The Services that were asked, likewise.
+    pub services: BTreeSet<ObjectName>,
     /// No parent is ours to answer for.
     pub is_foreign: bool,
     /// One parent at least serves it.
@@ -44,16 +46,23 @@ pub(super) fn attach<T: Route>(snapshot: &Snapshot, name: &ObjectName, route: &T
     let mut faults = Faults::new();
     let hostnames = hostnames(route.hostnames(), &mut faults);
     let mut targets: BTreeSet<(ObjectName, usize)> = BTreeSet::new();
-    let mut gateways = BTreeSet::new();
+    let (mut gateways, mut services) = (BTreeSet::new(), BTreeSet::new());
     let (mut parents, mut foreign, mut is_served) = (Vec::with_capacity(route.parent_refs().len()), 0, false);
     for parent in route.parent_refs() {
         let named = ObjectName::new(parent.namespace.as_deref().unwrap_or(&name.ns), &parent.name);
         let mut gateway = ObjectName::default();
-        let answer = place(snapshot, parent, &named).map_or_else(std::convert::identity, |(of, is_set)| {
-            gateway = of;
-            let (kind, ns, set) = (T::ROUTE, name.ns.as_str(), is_set.then_some(&named));
-            Asked { kind, ns, parent, gateway: &gateway, set, hostnames: &hostnames }.answer(snapshot, listeners)
-        });
+        let answer = if mesh::is_service(parent) && matches!(T::ROUTE, RouteKind::Http | RouteKind::Grpc) {
+            gateway = mesh::owner(&named);
+            services.insert(named.clone());
+            let answer = mesh::attach((snapshot, listeners), name, (&named, parent));
+            answer.map_or_else(|fault| Answer::No(fault, Vec::new()), Answer::Attached)
+        } else {
+            place(snapshot, parent, &named).map_or_else(std::convert::identity, |(of, is_set)| {
+                gateway = of;
+                let (kind, ns, set) = (T::ROUTE, name.ns.as_str(), is_set.then_some(&named));
+                Asked { kind, ns, parent, gateway: &gateway, set, hostnames: &hostnames }.answer(snapshot, listeners)
+            })
+        };
         gateways.insert(gateway.clone());
         let (attached, accepted) = match answer {
             Answer::Attached(indices) => (indices, Ok(())),
@@ -73,15 +82,16 @@ pub(super) fn attach<T: Route>(snapshot: &Snapshot, name: &ObjectName, route: &T
         parents.push(ParentReport { parent: parent.clone(), accepted });
     }
     let is_foreign = foreign == route.parent_refs().len();
-    Attachment { hostnames, listeners: targets, gateways, is_foreign, is_served, parents, faults }
+    Attachment { hostnames, listeners: targets, gateways, services, is_foreign, is_served, parents, faults }
 }
 
 impl Attachment {
     /// What became of the route, whose rules, so many of them, had these faults.
     pub(super) fn conclude(self, subject: Subject, rules: usize, of_rules: Faults) -> (Verdict, RouteReport) {
-        let Self { hostnames, listeners: _, gateways: _, is_foreign, is_served, parents, mut faults } = self;
+        let Self { hostnames, listeners: _, gateways: _, services: _, is_foreign, is_served, parents, mut faults } =
+            self;
         if is_foreign {
-            let messages = vec!["no parentRef names a Gateway of ours".to_owned()];
+            let messages = vec!["no parentRef names a Gateway of ours, or a Service".to_owned()];
             let verdict = Verdict { outcome: Outcome::Ignored, reason: "NoMatchingParent", messages };
             return (verdict, RouteReport { subject, resolved: Ok(()), partial: None, parents });
         }

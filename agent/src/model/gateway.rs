@@ -19,7 +19,7 @@ use super::{
     limits,
     listener::{Open, Protocol, Served},
     listener_set::{self, Sets},
-    ownership,
+    mesh, ownership,
     pool::Pools,
     report::{Fault, GatewayReport, GatewayReports, SetReport, Subject},
     route::{Held, Routes},
@@ -40,7 +40,8 @@ pub const CONTROLLER: &str = "sluice.dev/gateway";
 
 const NO_ADDRESS: &str = "the Gateway has no address";
 
-/// The listeners of each Gateway that is ours, in the order in which they are written.
+/// The listeners of each Gateway that is ours, in the order in which they are written, and the ports of Services that are parents
+/// (`model::mesh`).
 pub type Listeners = BTreeMap<ObjectName, Arc<Vec<Served>>>;
 
 /// The listeners that the proxy serves at each port of each Gateway, whether or not it has an address.
@@ -71,7 +72,8 @@ pub(super) fn listeners(
         };
         (name.clone(), all)
     };
-    let listeners = ours(snapshot).map(served).collect();
+    let mut listeners: Listeners = ours(snapshot).map(served).collect();
+    listeners.extend(mesh::listeners(snapshot, last));
     certificates.forget_unused();
     listeners
 }
@@ -295,11 +297,11 @@ impl<'a> Compiler<'a> {
             node: _,
             endpoints: _,
             streams,
-            listeners: _,
-            routes: _,
+            listeners,
+            routes,
             sets: _,
             mut http,
-            proxied,
+            mut proxied,
             reports,
             resolved: _,
         } = self;
@@ -311,6 +313,7 @@ impl<'a> Compiler<'a> {
                 http.frontends.insert(SocketAddr::new(frontend.vip, frontend.port.get()), Arc::clone(listeners));
             }
         }
+        mesh::serve((snapshot, listeners, routes), &mut http, &mut proxied);
         judge_classes(snapshot, model);
         for (name, _) in &snapshot.listener_sets {
             let object = ObjectRef::new("ListenerSet", name.clone());

@@ -34,7 +34,7 @@ use super::{
     grants::Grants,
     ipam,
     listener::{self, Served},
-    listener_set,
+    listener_set, mesh,
     ownership::{self, Object},
     policy::Attached,
     pool::{Pools, node_addr},
@@ -142,6 +142,7 @@ impl Memo {
             && self.has_same_claims(snapshot)
             // Those of layer 4 are frontends of their own.
             && changed.routes.keys().all(|(kind, _)| !matches!(kind, RouteKind::Tcp | RouteKind::Udp))
+            && mesh::asks_the_same(last, snapshot, changed.routes.keys())
             && quiet::all(&last.listener_sets, &snapshot.listener_sets)
             && quiet::all(&last.grants, &snapshot.grants)
             && quiet::all(&last.backend_tls_policies, &snapshot.backend_tls_policies)

@@ -26,6 +26,7 @@ mod limits;
 pub mod listener;
 pub mod listener_set;
 pub mod memo;
+pub mod mesh;
 mod ownership;
 pub mod policy;
 pub mod pool;

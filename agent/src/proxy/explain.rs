@@ -81,14 +81,15 @@ pub fn explain(model: &HttpModel, asked: &Asked) -> Result<Vec<Explanation>, Str
         None => frontend.port() == asked.port && asked.ip.is_none_or(|ip| ip == frontend.ip()),
     };
     let mut groups: Vec<(Vec<SocketAddr>, &Arc<Vec<HttpListener>>)> = Vec::new();
-    for (frontend, listeners) in model.frontends.iter().filter(|(frontend, _)| is_meant(frontend)) {
+    let dialled = model.frontends.iter().map(|(frontend, listeners)| (model.dialled(*frontend), listeners));
+    for (frontend, listeners) in dialled.filter(|(frontend, _)| is_meant(frontend)) {
         match groups.iter_mut().find(|(_, seen)| Arc::ptr_eq(seen, listeners)) {
-            Some((frontends, _)) => frontends.push(*frontend),
-            None => groups.push((vec![*frontend], listeners)),
+            Some((frontends, _)) => frontends.push(frontend),
+            None => groups.push((vec![frontend], listeners)),
         }
     }
     if groups.is_empty() {
-        let known: Vec<_> = model.frontends.keys().take(MOST).map(ToString::to_string).collect();
+        let known: Vec<_> = model.frontends.keys().take(MOST).map(|at| model.dialled(*at).to_string()).collect();
         let known = if known.is_empty() { "nowhere".to_owned() } else { format!("at {}", known.join(", ")) };
         return Err(format!("no listener is at {}: there are some {known}", asked.place()));
     }

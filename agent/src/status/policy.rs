@@ -17,7 +17,7 @@ use crate::{
         policy::{PolicyAncestorStatus, PolicyStatus},
         route::ParentRef,
     },
-    model::{Model, ObjectRef, gateway::CONTROLLER, listener::GROUP, policy::PolicyReport},
+    model::{Model, ObjectRef, gateway::CONTROLLER, listener::GROUP, mesh, policy::PolicyReport},
 };
 
 /// Entries of `status.ancestors` at most; what does not fit beside those of others is not written. Source: the CRD.
@@ -52,24 +52,31 @@ pub fn policy_status<T: Policy>(policy: &T, model: &Model, name: &ObjectName, no
     Some(PolicyStatus { ancestors }).filter(|new| new != status)
 }
 
-/// The Gateway that an entry of ours speaks of; `None` where it speaks of something else.
+/// The Gateway, or the Service among them, that an entry of ours speaks of; `None` where it speaks of something else.
 fn gateway(ancestor: &ParentRef, policy: &ObjectName) -> Option<ObjectName> {
     let ParentRef { group, kind, namespace, name, section_name, port } = ancestor;
-    let is_gateway = group.as_deref().unwrap_or(GROUP) == GROUP && kind.as_deref().unwrap_or("Gateway") == "Gateway";
+    let named = ObjectName::new(namespace.as_deref().unwrap_or(&policy.ns), name);
     let is_whole = section_name.is_none() && port.is_none();
-    (is_gateway && is_whole).then(|| ObjectName::new(namespace.as_deref().unwrap_or(&policy.ns), name))
+    match (group.as_deref().unwrap_or(GROUP), kind.as_deref().unwrap_or("Gateway")) {
+        (GROUP, "Gateway") if is_whole => Some(named),
+        ("", "Service") if is_whole => Some(mesh::owner(&named)),
+        _ => None,
+    }
 }
 
 /// Our entry for one Gateway, as the API server stores it.
 fn entry(report: &PolicyReport, gateway: &ObjectName, present: &PolicyAncestorStatus, now: &str) -> Option<Value> {
     let mut wanted = vec![Wanted::of("Accepted", "Accepted", &report.accepted)];
     wanted.extend(report.resolved.iter().map(|resolved| Wanted::of("ResolvedRefs", "ResolvedRefs", resolved)));
+    let service = mesh::service_of(gateway);
+    let (group, kind) = if service.is_some() { ("", "Service") } else { (GROUP, "Gateway") };
+    let ancestor = service.unwrap_or_else(|| gateway.clone());
     let status = PolicyAncestorStatus {
         ancestor_ref: ParentRef {
-            group: Some(GROUP.to_owned()),
-            kind: Some("Gateway".to_owned()),
-            namespace: Some(gateway.ns.clone()),
-            name: gateway.name.clone(),
+            group: Some(group.to_owned()),
+            kind: Some(kind.to_owned()),
+            namespace: Some(ancestor.ns),
+            name: ancestor.name,
             section_name: None,
             port: None,
         },

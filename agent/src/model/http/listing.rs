@@ -57,6 +57,7 @@ impl HttpModel {
     pub fn rows(&self) -> Vec<RouteRow> {
         let mut groups: Vec<(Vec<SocketAddr>, &Arc<Vec<HttpListener>>)> = Vec::new();
         for (frontend, listeners) in &self.frontends {
+            let frontend = &self.dialled(*frontend);
             match groups.iter_mut().find(|(_, seen)| Arc::ptr_eq(seen, listeners)) {
                 Some((frontends, _)) => frontends.push(*frontend),
                 None => groups.push((vec![*frontend], listeners)),

@@ -55,6 +55,8 @@ use crate::{
 pub struct HttpModel {
     /// What clients dial -> the listeners there. Addresses that share listeners share the `Arc`.
     pub frontends: BTreeMap<SocketAddr, Arc<Vec<HttpListener>>>,
+    /// Those among them that pods of this node are led to -> what they dial instead: a Service's ClusterIP.
+    pub mesh: BTreeMap<SocketAddr, SocketAddr>,
     /// The backends of each Service port that some rule names: distinct, in order; empty when none is ready.
     pub services: SharedMap<ServicePort, Arc<Vec<Backend>>>,
     /// How those of them are balanced of which somebody says something.
@@ -65,6 +67,14 @@ pub struct HttpModel {
     pub identities: BTreeMap<ObjectName, Identity>,
     /// How the Gateways are served that say so.
     pub limits: BTreeMap<ObjectName, Arc<limits::Limits>>,
+}
+
+impl HttpModel {
+    /// What clients dial, of an address that the proxy serves.
+    #[must_use]
+    pub fn dialled(&self, at: SocketAddr) -> SocketAddr {
+        self.mesh.get(&at).copied().unwrap_or(at)
+    }
 }
 
 /// Who a Gateway is to backends that it speaks TLS to.

@@ -15,6 +15,7 @@ use crate::{
         gateway::Listeners,
         http::{Entries, Hostname, HttpEntry},
         listener::Served,
+        mesh,
         report::RouteKey,
         stream_route::StreamEntry,
     },
@@ -49,7 +50,8 @@ impl Affected {
     pub(super) fn add(&mut self, key: &RouteKey, known: &Known) {
         self.routes.insert(key.clone());
         for at in &known.listeners {
-            self.at.entry(at.clone()).or_default().extend(known.hostnames.iter().cloned());
+            let hostnames = mesh::hostnames(&at.0, &known.hostnames);
+            self.at.entry(at.clone()).or_default().extend(hostnames.iter().cloned());
         }
     }
 }
@@ -114,7 +116,7 @@ impl AllHeld {
             let Some(held) = self.by_gateway.get_mut(gateway).and_then(|all| all.get_mut(*index)) else { continue };
             let new = new.get(&(gateway, *index)).map_or(&[][..], Vec::as_slice);
             held.put_streams(&affected.routes, new, known);
-            held.put_entries(hostnames, &affected.routes, new, known);
+            held.put_entries((gateway, hostnames), &affected.routes, new, known);
         }
         affected.at.keys().cloned().collect()
     }
@@ -124,7 +126,7 @@ impl Held {
     /// Replaces the entries of these routes under these host names.
     fn put_entries(
         &mut self,
-        hostnames: &BTreeSet<Hostname>,
+        (gateway, hostnames): (&ObjectName, &BTreeSet<Hostname>),
         gone: &BTreeSet<RouteKey>,
         new: &[(&RouteKey, &Known)],
         known: &BTreeMap<RouteKey, Known>,
@@ -132,7 +134,8 @@ impl Held {
         let Some(open) = self.open.clone() else { return };
         let mut by_host: BTreeMap<&Hostname, Vec<(&RouteKey, &Known)>> = BTreeMap::new();
         for (key, known) in new {
-            for hostname in known.hostnames.iter().filter(|hostname| hostname.intersects(&open)) {
+            let of_route = mesh::hostnames(gateway, &known.hostnames);
+            for hostname in of_route.iter().filter(|hostname| hostname.intersects(&open)) {
                 by_host.entry(hostname).or_default().push((*key, *known));
             }
         }

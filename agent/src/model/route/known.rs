@@ -156,6 +156,8 @@ fn make_one<T: Compile>(
             (compiled, world.looked_up())
         })
     };
+    let mut references = references;
+    references.services.extend(attachment.services.iter().cloned());
     let is_open = |(gateway, index): &(ObjectName, usize)| {
         listeners.get(gateway).and_then(|all| all.get(*index)).is_some_and(|served| served.open().is_ok())
     };

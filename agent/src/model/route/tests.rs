@@ -176,7 +176,11 @@ fn parents_answer_with_the_reasons_of_the_api() {
     assert_eq!(attached(one(), json!({"name": "none"}), to_s()), (Refused, "NoMatchingParent"));
     assert_eq!(attached(one(), json!({"name": "gw"}), hosts("a.example.com")), (Accepted, "Accepted"));
     assert_eq!(attached(one(), json!({"name": "gw"}), hosts("example.com")), (Refused, "NoMatchingListenerHostname"));
-    assert_eq!(attached(one(), json!({"name": "gw", "kind": "Service", "group": ""}), to_s()).0, Outcome::Ignored);
+    assert_eq!(
+        attached(one(), json!({"name": "gw", "kind": "Service", "group": ""}), to_s()),
+        (Refused, "NoMatchingParent")
+    );
+    assert_eq!(attached(one(), json!({"name": "gw", "kind": "Other", "group": ""}), to_s()).0, Outcome::Ignored);
 }
 
 #[test]

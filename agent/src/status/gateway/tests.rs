@@ -224,7 +224,7 @@ fn what_is_not_ours_is_not_touched() {
 
     let mut elsewhere = World::new(json!([route("r", json!({"parentRefs": [{"name": "nowhere"}]}))]));
     assert_eq!(elsewhere.route("r", T0), None, "nobody knows whose that is");
-    elsewhere.put(route("r", json!({"parentRefs": [{"group": "", "kind": "Service", "name": "s"}]})));
+    elsewhere.put(route("r", json!({"parentRefs": [{"group": "", "kind": "Other", "name": "s"}]})));
     assert_eq!(elsewhere.route("r", T0), None);
 }
 

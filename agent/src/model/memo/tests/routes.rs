@@ -100,6 +100,8 @@ fn parent() -> impl Strategy<Value = Value> {
                 "sectionName": section, "port": port})),
         (0..3_u8).prop_map(|n| json!({"kind": "ListenerSet", "name": format!("l{n}"), "namespace": "default"})),
         Just(json!({"kind": "Service", "name": "s0"})),
+        (0..3_u8, prop::option::of(select(vec![80, 53]))).prop_map(|(n, port)| json!({"group": "", "kind": "Service",
+            "name": format!("s{n}"), "port": port})),
     ]
 }
 
@@ -153,10 +155,12 @@ fn route() -> impl Strategy<Value = Value> {
 
 fn service() -> impl Strategy<Value = Value> {
     let protocols = vec![None, Some("kubernetes.io/h2c"), Some("odd")];
-    (select(NAMESPACES.to_vec()), 0..2_u8, any::<bool>(), select(protocols)).prop_map(|(ns, n, is_ours, protocol)| {
+    let addresses = vec!["10.96.0.1", "10.96.0.2", "26.96.0.1", "None", ""];
+    let all = (select(NAMESPACES.to_vec()), 0..2_u8, any::<bool>(), select(protocols), select(addresses));
+    all.prop_map(|(ns, n, is_ours, protocol, cluster_ip)| {
         let kind = if is_ours { "LoadBalancer" } else { "ClusterIP" };
         json!({"kind": "Service", "metadata": {"name": format!("s{n}"), "namespace": ns},
-            "spec": {"type": kind, "ports": [{"name": "http", "port": 80, "appProtocol": protocol}]}})
+            "spec": {"type": kind, "clusterIP": cluster_ip, "ports": [{"name": "http", "port": 80, "appProtocol": protocol}]}})
     })
 }
 
