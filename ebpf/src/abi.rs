@@ -54,10 +54,12 @@ pub mod map {
     pub const HEARD: &str = "HEARD";
     /// `0` -> [`Choice`](super::Choice), per-CPU array: where a program works on a flow that it opens.
     pub const CHOICE: &str = "CHOICE";
+    /// [`MeshKey`](super::MeshKey) -> [`Addr`](super::Addr), hash: ClusterIPs that the proxy serves to pods of this node, and where.
+    pub const MESH: &str = "MESH";
     /// Every map, in the order in which they are created.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         FRONTENDS, BACKENDS, TABLES, VIPS, CONNTRACK, COUNTERS, REASONS, UPLINKS, SETTINGS, REJECTS, PROXY, CLAIMED,
-        SOURCES, LEFT, HOST, PEERS, HEARD, OPENING, SHARES, CHOICE,
+        SOURCES, LEFT, HOST, PEERS, HEARD, OPENING, SHARES, CHOICE, MESH,
     ];
 }
 
@@ -77,6 +79,10 @@ pub mod program {
     pub const BARE_IN: &str = "sluice_bare_in";
     /// [`SIDE_OUT`] for an interface whose packets have no Ethernet header.
     pub const BARE_OUT: &str = "sluice_bare_out";
+    /// TC ingress, where pods of this node enter: what they send to a ClusterIP that the proxy serves.
+    pub const MESH_IN: &str = "sluice_mesh_in";
+    /// TC egress, to pods of this node: what the proxy answers them.
+    pub const MESH_OUT: &str = "sluice_mesh_out";
     /// TC, run by the agent and attached nowhere: sends the frame that it is given out of an uplink.
     pub const ANNOUNCE: &str = "sluice_announce";
     /// `sk_lookup`, in the node's network namespace: hands layer 7 frontends to the proxy's socket.
@@ -123,6 +129,8 @@ pub const MAX_HOST: u32 = 16_384;
 pub const HOST_OWN: u32 = 1;
 /// Uplinks and side interfaces at most.
 pub const MAX_UPLINKS: u32 = 64;
+/// ClusterIPs and ports at most that the proxy serves, each of which has two rows; those beyond it are kube-proxy's.
+pub const MAX_MESH: u32 = 32_768;
 /// Key in the sockmap of the proxy's TCP listener.
 pub const PROXY_TCP: u32 = 0;
 
@@ -156,6 +164,26 @@ pub struct FrontendKey {
     /// 4 or 6.
     pub family: u8,
 }
+
+/// One end of a connection of a pod to the proxy, as the pod has it or as the host does.
+///
+/// Shape: the key of [`map::MESH`]; the value is the address that the same end has on the other side, at the same port.
+/// Order: address network, port host.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+pub struct MeshKey {
+    /// The address.
+    pub addr: Addr,
+    /// The port, TCP.
+    pub port: u16,
+    /// [`MESH_DIALLED`] or [`MESH_SERVED`].
+    pub side: u16,
+}
+
+/// A ClusterIP, as pods dial it.
+pub const MESH_DIALLED: u16 = 0;
+/// The address of the host at which the proxy serves it.
+pub const MESH_SERVED: u16 = 1;
 
 /// What to do with the flows of a frontend.
 ///

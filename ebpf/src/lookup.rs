@@ -1,5 +1,5 @@
 //! `sk_lookup`: a connection to a layer 7 frontend goes to the proxy's one listening socket.
-use crate::{FRONTENDS, PROXY, count, sources};
+use crate::{FRONTENDS, MESH, PROXY, UPLINKS, count, sources};
 use aya_ebpf::{
     bindings::{
         bpf_sk_lookup,
@@ -19,7 +19,7 @@ const AF_INET: u32 = 2;
 pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
     let Some((key, client)) = ends(ctx.lookup) else { return SK_PASS };
     // SAFETY: the kernel keeps the value's memory until the program ends.
-    let Some(f) = FRONTENDS.get_ptr(&key).map(|f| unsafe { &*f }) else { return SK_PASS };
+    let Some(f) = FRONTENDS.get_ptr(&key).map(|f| unsafe { &*f }) else { return steer_pod(ctx, &key) };
     if f.flags & FRONTEND_PROXY == 0 {
         return SK_PASS;
     }
@@ -29,6 +29,25 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
         count::reason(Reason::SourceRefused);
         return SK_DROP;
     }
+    hand_over(ctx)
+}
+
+/// A ClusterIP that the proxy serves is for pods of this node: nobody comes to it by an uplink, or by a side interface that is no
+/// bridge of theirs.
+#[inline(always)]
+fn steer_pod(ctx: &SkLookupContext, key: &FrontendKey) -> u32 {
+    if MESH.get_ptr(&MeshKey { addr: key.vip, port: key.port, side: MESH_SERVED }).is_none() {
+        return SK_PASS;
+    }
+    // SAFETY: the context outlives the program; volatile, because the kernel refuses other accesses to this context.
+    let ifindex = unsafe { core::ptr::read_volatile(&raw const (*ctx.lookup).ingress_ifindex) };
+    // SAFETY: read at once; the kernel keeps the memory until the program ends.
+    let flags = UPLINKS.get_ptr(&ifindex).map(|u| unsafe { (*u).flags });
+    if flags.is_some_and(|flags| flags & UPLINK_GUESTS == 0) { SK_PASS } else { hand_over(ctx) }
+}
+
+#[inline(always)]
+fn hand_over(ctx: &SkLookupContext) -> u32 {
     match PROXY.redirect_sk_lookup(ctx, PROXY_TCP, 0) {
         Ok(()) => SK_PASS,
         Err(_) => SK_DROP,

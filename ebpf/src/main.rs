@@ -26,6 +26,7 @@ mod enter;
 mod icmp;
 mod lb;
 mod lookup;
+mod mesh;
 mod nat;
 mod opening;
 mod path;
@@ -75,6 +76,9 @@ static HOST: HashMap<Addr, u32, { MAX_HOST as usize }> = HashMap::new();
 static PEERS: HashMap<u64, u32, { MAX_PEERS as usize }> = HashMap::new();
 #[btf_map]
 static HEARD: LruHashMap<Addr, Heard, { MAX_CLAIMED as usize }> = LruHashMap::new();
+
+#[btf_map]
+static MESH: HashMap<MeshKey, Addr, { MAX_MESH as usize }> = HashMap::new();
 
 /// XDP on an uplink: flows whose backend is on another node, in both directions.
 #[xdp]
@@ -137,6 +141,21 @@ pub(crate) fn sluice_bare_in(ctx: TcContext) -> i32 {
 pub(crate) fn sluice_bare_out(ctx: TcContext) -> i32 {
     let buffer = context::Buffer(ctx.skb.skb);
     if buffer.prepare(false) { buffer.finish(side::leave_bare(buffer)) } else { context::NEXT }
+}
+
+/// TC ingress where pods of this node enter: what they send to a ClusterIP that the proxy serves.
+#[classifier]
+pub(crate) fn sluice_mesh_in(ctx: TcContext) -> i32 {
+    let buffer = context::Buffer(ctx.skb.skb);
+    // At a port of a bridge a frame for the host has the bridge's address, and so is another's here.
+    if buffer.prepare(false) { buffer.finish(mesh::arrive(buffer)) } else { context::NEXT }
+}
+
+/// TC egress to pods of this node: what the proxy answers them.
+#[classifier]
+pub(crate) fn sluice_mesh_out(ctx: TcContext) -> i32 {
+    let buffer = context::Buffer(ctx.skb.skb);
+    if buffer.prepare(false) { buffer.finish(mesh::leave(buffer)) } else { context::NEXT }
 }
 
 /// TC, attached nowhere: sends the frame out of the interface that it is run for; 1 if it went.

@@ -26,6 +26,7 @@ macro_rules! pod {
 pod!(
     Addr,
     FrontendKey,
+    MeshKey,
     Frontend,
     Source,
     Backend,

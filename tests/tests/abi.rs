@@ -35,8 +35,9 @@ fn maps(out: &mut String) -> std::fmt::Result {
     let mut programs: Vec<_> = object.programs.keys().cloned().collect();
     programs.sort();
     let (uplink, side) = ([program::XDP, program::INGRESS, program::EGRESS], [program::SIDE_IN, program::SIDE_OUT]);
+    let mesh = [program::MESH_IN, program::MESH_OUT];
     let rest = [program::BARE_IN, program::BARE_OUT, program::ANNOUNCE, program::LOOKUP, program::PASS];
-    let mut want = [&uplink[..], &side, &rest].concat();
+    let mut want = [&uplink[..], &side, &mesh, &rest].concat();
     want.sort_unstable();
     assert_eq!(programs, want);
     Ok(())
@@ -48,6 +49,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
     out.push('\n');
     layouts! { out,
         FrontendKey { vip: Addr, port: u16, proto: u8, family: u8 }
+        MeshKey { addr: Addr, port: u16, side: u16 }
         Frontend { id: u32, table_chunk: u32, table_slots: u32, backends: u32, flags: u32, sources: u32 }
         Source { list: [u8; 4], addr: Addr }
         Backend { addr: Addr, port: u16, flags: u16 }
@@ -78,7 +80,7 @@ fn snapshot() -> Result<String, std::fmt::Error> {
         FRONTEND_PROXY, FRONTEND_DROP, FRONTEND_AFFINITY, FRONTEND_SOURCES, MAX_SOURCES, MAX_LEFT, SEAT_LEFT, SOURCE_BITS, SOURCE_ADMITTED, BACKEND_LOCAL, BACKEND_REMOTE, VIP_ECHO, VIP_REJECT, VIP_PROXY,
         VIP_ANNOUNCE, VIP_HOST, VIP_NODE, VIP_PROBE, UPLINK_SIDE, UPLINK_GUESTS, MAX_HOST, HOST_OWN, MAX_PEERS, PEER_KNOWN,
         CT_REQUEST, CT_REPLY, CT_SNAT, CT_REPLIED, CT_FIN_CLIENT, CT_FIN_BACKEND, CT_RST, CT_OPENING,
-        CT_TAKEN, MAX_OPENING, OPENING_SHARE, WINDOW_BITS,
+        CT_TAKEN, MAX_MESH, MESH_DIALLED, MESH_SERVED, MAX_OPENING, OPENING_SHARE, WINDOW_BITS,
     }
     for reason in Reason::ALL {
         writeln!(out, "reason {} = {}", reason.name(), reason as u32)?;

@@ -18,6 +18,7 @@ mod netns {
     mod kernel;
     mod lab;
     mod limits;
+    mod mesh;
     mod mtu;
     mod network;
     mod node;

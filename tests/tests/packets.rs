@@ -8,6 +8,7 @@ mod packets {
     mod hops;
     mod icmp;
     mod malformed;
+    mod mesh;
     mod neighbours;
     mod opening;
     mod priority;

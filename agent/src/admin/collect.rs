@@ -120,7 +120,7 @@ impl Stages {
             faults: faults.collect(),
             unread: self.health.borrow().remarks(),
             nearly_full: applied.nearly_full().map(|occupancy| occupancy.to_string()).collect(),
-            unprogrammed: applied.faults,
+            unprogrammed: applied.faults.into_iter().chain(applied.guests).collect(),
             limits: limits.chain(applied.census.pressure()).collect(),
             host: applied.host,
             conflicts: applied.conflicts.iter().map(|(vip, by)| format!("{vip}: {}", by.sentence())).collect(),

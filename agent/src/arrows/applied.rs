@@ -38,6 +38,8 @@ pub struct Applied {
     pub uplinks: Vec<UplinkStatus>,
     /// The interfaces besides by which endpoints are reached, or replies return to clients.
     pub sides: Vec<SideStatus>,
+    /// Why pods behind some interfaces dial Services past their routes, a sentence for each.
+    pub guests: Vec<String>,
     /// Endpoints that this node cannot reach and leaves out of its tables, each with the reason.
     pub left_out: BTreeMap<IpAddr, String>,
     /// The objects that they are endpoints of, `Service default/web`, each with a sentence about the first of them.

@@ -213,6 +213,25 @@ impl Programs {
         Ok(())
     }
 
+    /// Attaches the programs that lead a pod to the proxy; they end with what is returned, and so with this process: without the
+    /// proxy a Service is kube-proxy's.
+    ///
+    /// # Errors
+    /// The kernel refuses a link.
+    pub fn attach_guest(&mut self, to: &Link) -> Result<[FdLink; 2], LoadError> {
+        let mut attach = |name, at| {
+            let wrong = |reason: String| attach_error(name, &to.name, reason);
+            let tc: &mut SchedClassifier = typed(&mut self.ebpf, name)?;
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = tc.attach_with_options(&to.name, at, options).map_err(|e| wrong(explain(Feature::Tcx, &e)))?;
+            let link = tc.take_link(id).map_err(|e| wrong(explain(Feature::Tcx, &e)))?;
+            FdLink::try_from(link).map_err(|e| wrong(e.to_string()))
+        };
+        // The way back first: nothing is led here before its answers are led back.
+        let out = attach(program::MESH_OUT, TcAttachType::Egress)?;
+        Ok([out, attach(program::MESH_IN, TcAttachType::Ingress)?])
+    }
+
     /// Sends a frame out of an interface.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod host;
 pub mod lists;
 pub mod load;
 pub mod maps;
+mod mesh;
 pub mod observe;
 mod peers;
 pub mod permission;

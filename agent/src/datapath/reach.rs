@@ -294,7 +294,20 @@ mod tests {
         let link = |index: u32, name: &str, head| {
             let (addresses, usable) = (BTreeSet::new(), Vec::new());
             let (mac, carrier, name) = (None, None, name.to_owned());
-            Link { index, name, veth: false, bridge: false, head, up: true, mac, carrier, addresses, usable }
+            Link {
+                index,
+                name,
+                veth: false,
+                guest: false,
+                master: None,
+                bridge: false,
+                head,
+                up: true,
+                mac,
+                carrier,
+                addresses,
+                usable,
+            }
         };
         let all = [
             link(1, "eth0", Head::Ethernet),

@@ -80,6 +80,8 @@ mod tests {
             index,
             name: name.to_owned(),
             veth: name.starts_with("veth"),
+            guest: false,
+            master: None,
             bridge: name.starts_with("br"),
             head,
             up: !name.ends_with("down"),

@@ -14,6 +14,7 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, MapData};
+use futures_util::{Stream, StreamExt as _};
 use sluice_ebpf::{Addr, Heard, Settings, VIP_ANNOUNCE, map};
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use super::{
     host::Host,
     load::{LoadError, Programs},
     maps::{Pinned, TableError, Tables, fault, open},
+    mesh::Mesh,
     peers::Peers,
     permission::{self, NotPermitted},
     plan::{Observed, Op, State},
@@ -36,7 +38,7 @@ use crate::{
     arrows::{Answering, Applied, Validity},
     config::Mode,
     host::network::{
-        Network, NetworkError,
+        Link, Network, NetworkError,
         routes::{Route, Rules},
     },
     mac::Mac,
@@ -110,6 +112,8 @@ pub struct Datapath {
     /// Which endpoints can be reached.
     reach: Reach,
     host: Host,
+    /// The ClusterIPs that the proxy serves.
+    mesh: Mesh,
     desired: Desired,
     /// Who was heard to have a VIP that is asked for.
     heard: HashMap<MapData, Addr, Heard>,
@@ -159,6 +163,7 @@ impl Datapath {
         let heard = open(dir, map::HEARD)?;
         let uplinks = Uplinks::open(dir, config.interfaces.clone(), config.mode)?;
         let host = Host::open(dir)?;
+        let mesh = Mesh::open(dir)?;
         let by_default_route = config.interfaces.is_empty();
         Ok(Self {
             programs,
@@ -174,6 +179,7 @@ impl Datapath {
             ways: Default::default(),
             reach: Reach::default(),
             host,
+            mesh,
             desired,
             heard,
             routed: None,
@@ -193,6 +199,7 @@ impl Datapath {
         out: watch::Sender<Applied>,
         cancel: CancellationToken,
     ) {
+        let mut changes = Network::changes().map_err(|error| tracing::warn!(%error, "interfaces")).ok();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks: u64 = 0;
@@ -219,6 +226,10 @@ impl Datapath {
                 Ok(()) = self.peers.0.changed() => self.follow_peers(),
                 Some(()) = self.desired.prober().due() => self.probe(),
                 Some(()) = self.announcer.due() => self.announcer.send(&self.programs),
+                link = next(&mut changes) => match link {
+                    Some(link) => self.follow_guest(&link),
+                    None => changes = Network::changes().ok(),
+                },
                 _ = tick.tick() => {
                     ticks += 1;
                     self.sweeps.due |= ticks.is_multiple_of(SWEEP_TICKS);
@@ -251,7 +262,8 @@ impl Datapath {
             }
         }
         let touched = self.desired.follow(model);
-        if touched.proxied {
+        let is_mesh_new = self.mesh.differs(&model.http.mesh);
+        if touched.proxied || is_mesh_new {
             self.await_proxy(model).await;
         }
         self.dirty |= self.state.keep_adopted(model.partial);
@@ -261,9 +273,16 @@ impl Datapath {
         let rev = if written.is_ok() { model.rev } else { self.applied.rev };
         faults.extend(written.as_ref().err().map(ToString::to_string));
         self.sweeps.due |= !first && touched.orphans;
-        if let Err(error) = self.route(model, touched.proxied).await {
+        // What is dialled no more must not lead to an address that is not here any more.
+        let removed = self.mesh.remove_others(&model.http.mesh);
+        if let Err(error) = self.route(model, touched.proxied || is_mesh_new).await {
             self.dirty = true;
             faults.push(error.to_string());
+        } else if is_mesh_new {
+            let added = removed.and_then(|()| self.mesh.add(&model.http.mesh));
+            faults.extend(added.err().map(|error| error.to_string()));
+            self.dirty |= self.mesh.differs(&model.http.mesh);
+            self.follow_guests().await;
         }
         if written.is_ok() {
             let rows = self.desired.rows();
@@ -289,6 +308,7 @@ impl Datapath {
             host: std::mem::take(&mut self.applied.host),
             bound: std::mem::take(&mut self.applied.bound),
             sides: std::mem::take(&mut self.applied.sides),
+            guests: std::mem::take(&mut self.applied.guests),
             left_out: std::mem::take(&mut self.applied.left_out),
             lacking: std::mem::take(&mut self.applied.lacking),
             macs: std::mem::take(&mut self.applied.macs),
@@ -470,6 +490,14 @@ impl Datapath {
     }
 }
 
+/// What comes next; never, where there is no stream.
+async fn next(changes: &mut Option<impl Stream<Item = Link> + Unpin>) -> Option<Link> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn write_settings(settings: &mut Array<MapData, Settings>, row: Settings) -> Result<(), TableError> {
     settings.set(0, row, 0).map_err(|e| fault(map::SETTINGS, e))
 }
@@ -477,5 +505,6 @@ fn write_settings(settings: &mut Array<MapData, Settings>, row: Settings) -> Res
 /// The VIPs that the proxy's connections come to; those of a node have the kernel's own route.
 fn proxy_vips(model: &Model) -> BTreeSet<IpAddr> {
     let proxied = model.frontends.iter().filter(|(_, target)| matches!(target, Target::Proxy { .. }));
-    proxied.map(|(frontend, _)| frontend.vip).filter(|vip| !model.pools.is_of_node(*vip)).collect()
+    let vips = proxied.map(|(frontend, _)| frontend.vip).filter(|vip| !model.pools.is_of_node(*vip));
+    vips.chain(Mesh::addresses(&model.http.mesh)).collect()
 }

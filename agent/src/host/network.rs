@@ -11,13 +11,18 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use futures_util::TryStreamExt;
+use futures_util::{Stream, StreamExt as _, TryStreamExt};
+
 use netlink_packet_route::{
+    RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, MulticastGroup, RouteMessageBuilder,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+};
 
 use routes::Route;
 
@@ -44,6 +49,10 @@ pub struct Link {
     pub name: String,
     /// Whether it is one end of a veth pair.
     pub veth: bool,
+    /// Whether its other end is in another network namespace: a pod's way out.
+    pub guest: bool,
+    /// The bridge, or whatever else it is a port of, by its index.
+    pub master: Option<u32>,
     /// Whether it is a bridge.
     pub bridge: bool,
     /// What its packets begin with.
@@ -98,6 +107,26 @@ impl Network {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(|e| failed("open the socket", e))?;
         tokio::spawn(connection);
         Ok(Self { handle })
+    }
+
+    /// The interfaces that come, or change, from now on; their addresses are not among what is told. A stream that ends has been
+    /// overrun, or has lost its socket.
+    ///
+    /// # Errors
+    /// The socket cannot be opened.
+    pub fn changes() -> Result<impl Stream<Item = Link> + Unpin + Send, NetworkError> {
+        let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
+        let (connection, handle, messages) = opened.map_err(|e| failed("follow the interfaces", e))?;
+        tokio::spawn(connection);
+        let link = move |(message, _): (NetlinkMessage<RouteNetlinkMessage>, _)| {
+            // Held, so that the connection lives as long as the stream.
+            let _ = &handle;
+            match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => link(&message),
+                _ => None,
+            }
+        };
+        Ok(messages.filter_map(move |message| std::future::ready(link(message))))
     }
 
     /// Every interface, by name.
@@ -220,6 +249,12 @@ fn link(message: &LinkMessage) -> Option<Link> {
         message.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkInfo(info) if info.contains(&kind)))
     };
     let (veth, bridge) = (is(InfoKind::Veth), is(InfoKind::Bridge));
+    let is_elsewhere = message.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
+    let master = message.attributes.iter().find_map(|a| match a {
+        LinkAttribute::Controller(index) => Some(*index),
+        _ => None,
+    });
+    let guest = is_elsewhere && (veth || is(InfoKind::Netkit));
     let up = message.header.flags.contains(LinkFlags::Up);
     // As the kernel divides them where a program redirects a packet (`dev_is_mac_header_xmit`).
     let head = match message.header.link_layer_type {
@@ -247,7 +282,20 @@ fn link(message: &LinkMessage) -> Option<Link> {
     let has_carrier = up && message.header.flags.contains(LinkFlags::LowerUp);
     let carrier = has_carrier.then(|| ups.unwrap_or_default());
     let (addresses, usable) = (BTreeSet::new(), Vec::new());
-    Some(Link { index: message.header.index, name, veth, bridge, head, up, mac, carrier, addresses, usable })
+    Some(Link {
+        index: message.header.index,
+        name,
+        veth,
+        guest,
+        master,
+        bridge,
+        head,
+        up,
+        mac,
+        carrier,
+        addresses,
+        usable,
+    })
 }
 
 /// What is to be known of an address. The header has room for the first eight flags; tentative is one of them.

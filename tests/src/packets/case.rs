@@ -1,5 +1,5 @@
 //! A case: a sentence, a packet in, an action, a packet out, and the reasons that were counted.
-use sluice_ebpf::Reason;
+use sluice_ebpf::{Reason, program};
 
 use super::{Lab, drop_reasons};
 
@@ -16,6 +16,10 @@ pub enum Hook {
     SideIn,
     /// `sluice_side_out` on `up1`.
     SideOut,
+    /// `sluice_mesh_in` on `up1`.
+    MeshIn,
+    /// `sluice_mesh_out` on `up1`.
+    MeshOut,
 }
 
 /// What the program says shall happen to the packet.
@@ -71,6 +75,8 @@ impl Lab {
             Hook::Egress => self.egress(packet),
             Hook::SideIn => self.side_in(packet),
             Hook::SideOut => self.side_out(packet),
+            Hook::MeshIn => self.classify(program::MESH_IN, self.up1, packet),
+            Hook::MeshOut => self.classify(program::MESH_OUT, self.up1, packet),
         }
     }
 

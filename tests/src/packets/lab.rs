@@ -107,7 +107,8 @@ impl Lab {
         }
         let mut bpf = EbpfLoader::new().load_file(object()).context("load the object")?;
         let sides = [program::SIDE_IN, program::SIDE_OUT, program::BARE_IN, program::BARE_OUT];
-        for name in [program::INGRESS, program::EGRESS, program::ANNOUNCE].into_iter().chain(sides) {
+        let rest = [program::INGRESS, program::EGRESS, program::ANNOUNCE, program::MESH_IN, program::MESH_OUT];
+        for name in rest.into_iter().chain(sides) {
             let p: &mut SchedClassifier = bpf.program_mut(name).context(name)?.try_into()?;
             p.load().context(name)?;
         }
@@ -232,7 +233,8 @@ impl Lab {
         self.classify(program::SIDE_OUT, self.up1, packet)
     }
 
-    fn classify(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Output {
+    /// Runs a program of TC on a packet at an interface.
+    pub(super) fn classify(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Output {
         let mut context = [0u8; 192];
         // `__sk_buff::ifindex`.
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());

@@ -27,7 +27,7 @@ fn the_verifier_takes_every_program() {
             );
             assert!(verified < MAX_VERIFIED, "{name} became hard to verify: {verified}");
         }
-        assert_eq!(lab.bpf.programs().count(), 10);
+        assert_eq!(lab.bpf.programs().count(), 12);
     });
 }
 

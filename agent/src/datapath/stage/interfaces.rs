@@ -110,6 +110,8 @@ impl Datapath {
         let is_vip = |ip: &IpAddr| vips.get(&addr(*ip)).is_some_and(|vip| vip.flags & VIP_HOST == 0);
         let sides = sides::find(&links, &routes, |name| self.uplinks.is_uplink(name));
         let statuses = self.uplinks.refresh(&mut self.programs, &links, &sides, is_vip)?;
+        self.mesh.follow(&mut self.programs, links.values(), |name| self.uplinks.is_uplink(name));
+        self.applied.guests = self.mesh.faults();
         let (named, known) = (self.uplinks.names(), self.uplinks.sides());
         let host = host_faults(&named, sides::default_beside(&links, &routes, |name| named.contains(name)));
         for reason in host.iter().filter(|h| !self.applied.host.contains(h)) {
@@ -129,6 +131,25 @@ impl Datapath {
         self.reach.look(&self.network, &around, &moved).await;
         self.leave_out();
         Ok(statuses)
+    }
+
+    /// Attaches to the interfaces of pods, where something is served to them.
+    pub(super) async fn follow_guests(&mut self) {
+        if self.mesh.is_empty() {
+            return;
+        }
+        self.name_uplinks().await;
+        match self.network.links().await {
+            Ok(links) => self.mesh.follow(&mut self.programs, links.values(), |name| self.uplinks.is_uplink(name)),
+            Err(error) => tracing::warn!(reason = %error, "interfaces of pods"),
+        }
+    }
+
+    /// Attaches to an interface that has come, where it is a pod's: it does not wait for the next tick.
+    pub(super) fn follow_guest(&mut self, link: &Link) {
+        if !self.mesh.is_empty() && self.applied.rev > 0 {
+            self.mesh.follow_one(&mut self.programs, link);
+        }
     }
 
     /// Takes endpoints that cannot be reached out of the tables, and those that can be reached again in.
