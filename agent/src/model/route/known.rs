@@ -157,7 +157,10 @@ fn make_one<T: Compile>(
         })
     };
     let mut references = references;
-    references.services.extend(attachment.services.iter().cloned());
+    if attachment.services.iter().any(|service| !references.services.contains(service)) {
+        let all: BTreeSet<ObjectName> = references.services.into_iter().chain(attachment.services.clone()).collect();
+        references.services = all.into_iter().collect();
+    }
     let is_open = |(gateway, index): &(ObjectName, usize)| {
         listeners.get(gateway).and_then(|all| all.get(*index)).is_some_and(|served| served.open().is_ok())
     };
