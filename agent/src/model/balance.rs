@@ -17,7 +17,8 @@ use super::{
 use crate::{api::Service, source::Snapshot};
 
 /// Their names. README.md lists them with their defaults.
-const NAMES: [&str; 6] = ["balancer", "hash-on", "eject-after", "eject-codes", "eject-time", "max-ejected-percent"];
+const NAMES: [&str; 7] =
+    ["balancer", "hash-on", "eject-after", "eject-codes", "eject-time", "max-ejected-percent", "slow-start"];
 
 /// How a Service's endpoints are balanced, and sentences about what is not understood.
 #[must_use]
@@ -73,6 +74,13 @@ fn set(balance: &mut Balance, name: &str, value: &str) -> Result<(), String> {
             ejection.time = time;
         }
         "max-ejected-percent" => ejection.most = u8::try_from(number(value, 0..=100)?).unwrap_or(100),
+        "slow-start" => {
+            let time = seconds(value)?;
+            if time > Balance::LONGEST_START {
+                return Err(format!("a time up to {:?}", Balance::LONGEST_START));
+            }
+            balance.slow_start = Some(time).filter(|time| !time.is_zero());
+        }
         _ => return Err(unknown(name, NAMES)),
     }
     Ok(())
@@ -126,15 +134,12 @@ mod tests {
             ("eject-codes", "500, 503"),
             ("eject-time", "5s"),
             ("max-ejected-percent", "100"),
+            ("slow-start", "30s"),
         ];
         let ejection = Ejection { after: Some(3), codes: [500, 503].into(), time: Duration::from_secs(5), most: 100 };
-        assert_eq!(
-            read(&all),
-            (
-                Balance { balancer: Balancer::ConsistentHash(HashKey::Cookie("User".into())), ejection, retries: None },
-                Vec::new()
-            )
-        );
+        let (balancer, retries) = (Balancer::ConsistentHash(HashKey::Cookie("User".into())), None);
+        let slow_start = Some(Duration::from_secs(30));
+        assert_eq!(read(&all), (Balance { balancer, ejection, slow_start, retries }, Vec::new()));
         assert_eq!(all.map(|(name, _)| name), NAMES);
         assert_eq!(read(&[]), (Balance::default(), Vec::new()));
         assert_eq!(read(&[("eject-after", "0")]).0.ejection.after, None);
@@ -151,6 +156,7 @@ mod tests {
             ("eject-codes", "5xx", "want statuses from 400 to 599 between commas"),
             ("eject-time", "1h", "want a time up to 10s"),
             ("max-ejected-percent", "101", "want a number from 0 to 100"),
+            ("slow-start", "2h", "want a time up to 3600s"),
             ("max-ejected-percents", "5", "did you mean proxy.sluice.dev/max-ejected-percent?"),
         ] {
             let (balance, faults) = read(&[(name, value)]);

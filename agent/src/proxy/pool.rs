@@ -23,7 +23,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{
-    balance::Vital,
+    balance::{Moment, Vital},
     body::RequestBody,
     bounds::{Bounds, Load},
     driver::Driver,
@@ -137,7 +137,7 @@ impl Upstream {
         Self {
             addr,
             tls,
-            vital: Vital::default(),
+            vital: Vital::new(Moment::now()),
             open: Arc::default(),
             warned: Mutex::new(None),
             gone: AtomicBool::new(false),

@@ -14,8 +14,15 @@ pub struct Balance {
     pub balancer: Balancer,
     /// When one gets none for a while.
     pub ejection: Ejection,
+    /// For how long an endpoint that is new gets less than its part.
+    pub slow_start: Option<Duration>,
     /// How many retries they have to bear; the proxy's own bound where nobody says it.
     pub retries: Option<RetryBudget>,
+}
+
+impl Balance {
+    /// The longest slow start.
+    pub const LONGEST_START: Duration = Duration::from_secs(3600);
 }
 
 /// Which endpoint gets a request.

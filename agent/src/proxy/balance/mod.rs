@@ -10,6 +10,8 @@
 //!   is better than to refuse everything.
 //! - After an ejection one request at a time sees whether the endpoint is well; only a request's first try does, so that one which fails
 //!   goes on to an endpoint with which nothing is wrong. However many are dead while nobody says so, a request meets one of them.
+//! - With a slow start a new endpoint gives away a part of what it would get, less of it from moment to moment; what comes by a key or a
+//!   session it keeps. Where all are new each has its part.
 //! - Nothing here looks at each endpoint for each request: where most are ejected a few more are drawn first.
 mod clock;
 mod health;
@@ -54,16 +56,27 @@ use crate::{
 /// How often another endpoint is drawn when one is ejected, before each is looked at.
 const DRAWS: usize = 16;
 
+/// The part of its requests that an endpoint has at the very start of a slow start. As in Envoy.
+const LEAST_PART: f64 = 0.1;
+
 /// What is known of one endpoint, on a cache line of its own: what a choice reads is in one place.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Vital {
     pending: AtomicUsize,
     latency: Latency,
     health: Health,
+    /// Since when there is one.
+    born: Moment,
 }
 
 impl Vital {
+    /// Of an endpoint of which nothing is known.
+    #[must_use]
+    pub(super) fn new(born: Moment) -> Self {
+        Self { pending: AtomicUsize::new(0), latency: Latency::default(), health: Health::default(), born }
+    }
+
     /// Requests that it has now.
     #[must_use]
     pub(super) fn pending(&self) -> usize {
@@ -194,15 +207,28 @@ impl Endpoints {
         };
         let at_session = || self.find(wish.endpoint?).filter(|u| fit(u));
         let wished = || at_session().or_else(|| self.of_key(wish.key?, fit));
-        let picked = wished().or_else(|| match self.balance.balancer {
-            Balancer::LeastRequest | Balancer::ConsistentHash(_) => self.less_busy(fit, now),
-            Balancer::RoundRobin => self.next_of(fit),
+        let picked = wished().or_else(|| {
+            let picked = match self.balance.balancer {
+                Balancer::LeastRequest | Balancer::ConsistentHash(_) => self.less_busy(fit, now),
+                Balancer::RoundRobin => self.next_of(fit),
+            }?;
+            if self.is_warm(picked, now) {
+                return Some(picked);
+            }
+            self.less_busy(|other| fit(other) && other.addr != picked.addr, now).or(Some(picked))
         });
         picked.or_else(|| self.less_busy(|u| !tried.contains(&u.addr), now)).map(|picked| {
             // Whether it or another has the trial makes no difference to this request.
             let _ = picked.vital.health.try_begin_trial(now);
             Arc::clone(picked)
         })
+    }
+
+    /// Whether an endpoint has a request that is its own: one that is new has a part of them, which grows with its age.
+    fn is_warm(&self, upstream: &Upstream, now: Moment) -> bool {
+        let Some(time) = self.balance.slow_start else { return true };
+        let age = now.since(upstream.vital.born);
+        age >= time || fastrand::f64() < (age.as_secs_f64() / time.as_secs_f64()).max(LEAST_PART)
     }
 
     /// The better of two that are fit; one that is due for its trial before any other.
@@ -279,7 +305,7 @@ impl Endpoints {
         now: Moment,
         stats: &Stats,
     ) {
-        let Vital { pending: _, latency, health } = &upstream.vital;
+        let Vital { pending: _, latency, health, born: _ } = &upstream.vital;
         let rules = &self.balance.ejection;
         let failure = match outcome {
             Outcome::Answer(status) if self.is_failure(status) => Some(Cause::Answer(status.as_u16())),

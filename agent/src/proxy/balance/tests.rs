@@ -294,3 +294,31 @@ fn a_session_has_its_endpoint_while_that_is_there_and_well() {
     let foreign = Wish { endpoint: Some("198.51.100.1:80".parse().unwrap()), key: None };
     assert!(all.has(all.pick(foreign, &[], at(2)).unwrap().addr), "what is none of them is no place to go to");
 }
+
+#[test]
+fn a_new_endpoint_gets_its_part_little_by_little() {
+    const PICKS: usize = 4000;
+    for balancer in [Balancer::LeastRequest, Balancer::RoundRobin] {
+        fastrand::seed(7);
+        let balance = Balance { balancer, slow_start: Some(Duration::from_secs(10)), ..Balance::default() };
+        let mut all = endpoints(2, balance);
+        for (upstream, born) in all.upstreams.iter_mut().zip([0, 100 * SECOND]) {
+            Arc::get_mut(upstream).unwrap().vital.born = at(born);
+        }
+        let had = |age: u64| {
+            let now = at(100 * SECOND + age);
+            let picked = |_: &usize| all.pick(Wish::default(), &[], now).unwrap().addr == all.upstreams[1].addr;
+            (0..PICKS).filter(picked).count()
+        };
+        // Half of the requests would be its own. More than five standard deviations on either side.
+        for (age, want) in [(0, 120..280), (5 * SECOND, 850..1150), (10 * SECOND, 1800..2200)] {
+            let had = had(age);
+            assert!(want.contains(&had), "{had} at the age of {age}, want {want:?}");
+        }
+        // It keeps what is its own by a session, and what nobody else can have.
+        let session = Wish { endpoint: Some(all.upstreams[1].addr), key: None };
+        assert!((0..100).all(|_| all.pick(session, &[], at(100 * SECOND)).unwrap().addr == all.upstreams[1].addr));
+        let tried = [all.upstreams[0].addr];
+        assert!((0..100).all(|_| all.pick(Wish::default(), &tried, at(100 * SECOND)).unwrap().addr != tried[0]));
+    }
+}
