@@ -148,7 +148,7 @@ async fn unspoken(shared: &Shared, socket: &Socket) {
     shared.drain.cancelled().await;
     tokio::time::sleep(LAST_CALL).await;
     if socket.has_moved() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
