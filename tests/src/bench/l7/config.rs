@@ -49,15 +49,15 @@ impl Variant {
         if matches!(self, Self::Rpc) { RPC_ENDPOINT } else { ENDPOINT }
     }
 
-    /// The fields that a request has to meet a route in the middle: name and value, `host` first.
+    /// The fields that a request has to meet a route in the middle: name and value. wrk knows `Host` in this spelling alone.
     pub(super) const fn fields(self) -> &'static [&'static str] {
         match self {
             Self::One => &[],
             Self::Rpc => &["content-type: application/grpc"],
             Self::Headers => &["x-route: value-900"],
             Self::SharedHeader => &["x-all: same", "x-route: value-900"],
-            Self::Regexes => &["host: regexes.example"],
-            Self::Hosts => &["host: host-4321.example"],
+            Self::Regexes => &["Host: regexes.example"],
+            Self::Hosts => &["Host: host-4321.example"],
         }
     }
 

@@ -154,7 +154,7 @@ impl Stand {
 
     /// Waits until our route is in effect.
     fn until_served(&self, variant: Variant) -> anyhow::Result<()> {
-        let host = if variant.fields().iter().any(|field| field.starts_with("host:")) { "" } else { "host: a\r\n" };
+        let host = if variant.fields().iter().any(|field| field.starts_with("Host:")) { "" } else { "host: a\r\n" };
         let fields = variant.fields().join("\r\n");
         let request = format!("GET {} HTTP/1.0\r\n{host}{fields}\r\n\r\n", variant.path());
         let ask = || -> std::io::Result<Vec<u8>> {
