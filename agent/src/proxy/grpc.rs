@@ -5,6 +5,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use tokio::time::Instant;
 
 pub(super) use crate::model::http::matching::is_grpc;
 
@@ -31,6 +32,15 @@ pub(super) enum Code {
     Internal = 13,
     /// No endpoint, or none that could be reached.
     Unavailable = 14,
+}
+
+/// How much earlier than ours the clock of an endpoint may ring, which was told what is left of a call's time.
+const CLOCKS: Duration = Duration::from_millis(20);
+
+/// Whether an endpoint that breaks off a call has done so because the call's time is up.
+#[must_use]
+pub(super) fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|at| at <= Instant::now() + CLOCKS)
 }
 
 /// Whether a response says that the server did not take the request.

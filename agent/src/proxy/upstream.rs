@@ -294,6 +294,10 @@ pub(super) async fn send(
                     Taken::OverBudget => return Err(Failure::OverBudget),
                 }
             }
+            Ok(Err(Tried::Failed(Failure::Broken))) if is_grpc && grpc::is_over(deadline) => {
+                pending.settle(Failure::Timeout.outcome(), None);
+                return Err(Failure::Timeout);
+            }
             Ok(Err(Tried::Failed(failure))) => {
                 pending.settle(failure.outcome(), None);
                 if failure == Failure::Broken {

@@ -121,13 +121,19 @@ async fn h97_the_clients_deadline_holds_and_what_is_left_goes_on() {
 #[tokio::test]
 async fn h99_trailers_come_and_a_deadline_in_the_middle_ends_with_one() {
     let origin = Http2Origin::start(None, |mut call: Call| async move {
-        let stays = call.request.headers().contains_key("grpc-timeout");
+        let early = call.request.headers().contains_key("x-early");
+        let stays = call.request.headers().contains_key("grpc-timeout") && !early;
         call.read().await;
         let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
         let mut body = call.respond.send_response(head, false).unwrap();
         body.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), false).unwrap();
         if stays {
             return std::future::pending().await;
+        }
+        if early {
+            // Its clock rings a little before the proxy's.
+            tokio::time::sleep(Duration::from_millis(1_990)).await;
+            return body.send_reset(h2::Reason::CANCEL);
         }
         if call.request.headers().contains_key("x-die") {
             // Not before the message has been on its way.
@@ -144,6 +150,9 @@ async fn h99_trailers_come_and_a_deadline_in_the_middle_ends_with_one() {
     assert_eq!(whole.to_bytes(), "\0\0\0\0\x01x");
     let cut = ask(&bed, &[("grpc-timeout", "200m")]).await.into_body().collect().await.unwrap();
     assert_eq!(cut.trailers().unwrap()["grpc-status"], "4");
+    // That an endpoint ends a call whose time is up is no break, also where its clock rings first.
+    let early = ask(&bed, &[("grpc-timeout", "2S"), ("x-early", "1")]).await.into_body().collect().await.unwrap();
+    assert_eq!(early.trailers().unwrap()["grpc-status"], "4");
     // What a call is tried again by; a reset stream would be INTERNAL to the client.
     let broken = ask(&bed, &[("x-die", "1")]).await.into_body().collect().await.unwrap();
     assert_eq!(broken.trailers().unwrap()["grpc-status"], "14");

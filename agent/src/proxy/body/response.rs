@@ -164,8 +164,8 @@ impl ResponseBody {
             && deadline.as_mut().poll(cx).is_ready()
         {
             *lease = None;
-            // A client that takes its time is not the endpoint's failure.
-            let cause = Some(Cause::Late).filter(|_| this.is_due);
+            // A client that takes its time is not the endpoint's failure, nor is one that asks for little (`grpc-timeout`).
+            let cause = Some(Cause::Late).filter(|_| this.is_due && !this.is_grpc);
             this.cut(Cut::Timeout, cause);
             return Poll::Ready(Some(this.ending(BodyFault::Timeout)));
         }
@@ -177,28 +177,30 @@ impl ResponseBody {
         let frame = ready!(frame);
         this.flow.moves();
         let is_end = inner.is_end_stream();
+        let is_over = this.is_grpc && grpc::is_over(this.deadline.as_ref().map(|deadline| deadline.deadline()));
+        let broken = if is_over { (Cut::Timeout, None) } else { (Cut::Backend, Some(Cause::Broken)) };
         match &frame {
             Some(Ok(frame)) => {
                 // Whoever knows the length reads no further.
                 let is_last = is_end || inner.size_hint().exact() == Some(0);
                 this.gives(frame, is_last);
             }
-            Some(Err(_)) => this.cut(Cut::Backend, Some(Cause::Broken)),
+            Some(Err(_)) => this.cut(broken.0, broken.1),
             // To hyper a reset with NO_ERROR ends a body well, wherever it comes.
-            None if this.is_stream && !is_end => this.cut(Cut::Backend, Some(Cause::Broken)),
+            None if this.is_stream && !is_end => this.cut(broken.0, broken.1),
             None => this.ends(),
         }
         let Source::Upstream(_, lease) = &mut this.source else { return Poll::Ready(None) };
         match frame {
             Some(Err(error)) => {
                 // hyper throws away what it has not written when a body fails, and head, data and end may have come at once.
-                this.fault = Some(BodyFault::Broken(error));
+                this.fault = Some(if is_over { BodyFault::Timeout } else { BodyFault::Broken(error) });
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
             None if this.is_stream && !is_end => {
                 *lease = None;
-                Poll::Ready(Some(this.ending(BodyFault::Cut)))
+                Poll::Ready(Some(this.ending(if is_over { BodyFault::Timeout } else { BodyFault::Cut })))
             }
             frame => {
                 if frame.is_none() || is_end {
