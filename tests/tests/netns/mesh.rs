@@ -186,7 +186,9 @@ fn what_a_connection_began_with_it_goes_on_with_and_weights_are_exact() {
     for reply in http::send_all(pod, at(DIALLED[0]), Protocol::Http1, asked).expect("answers") {
         *by_pod.entry(reply.seen().pod).or_default() += 1;
     }
-    assert_eq!(by_pod, BTreeMap::from([("a2".to_owned(), 100), ("b1".to_owned(), 300)]));
+    // One connection has one worker, of whose each four in a row one is a2's; what came before may have ended within four.
+    let (few, many) = (by_pod["a2"], by_pod["b1"]);
+    assert!(few + many == 400 && few.abs_diff(100) <= 1, "{by_pod:?}");
 }
 
 #[test]
