@@ -45,12 +45,11 @@ impl Budget {
     /// Nothing has happened so far.
     #[must_use]
     pub(super) fn new(spec: RetryBudget) -> Self {
-        let window = |time: std::time::Duration| Window::new(time);
         let windows = Windows {
             seen: 0,
-            requests: window(spec.interval),
-            retries: window(spec.interval),
-            recent: window(spec.of),
+            requests: Window::new(spec.interval),
+            retries: Window::new(spec.interval),
+            recent: Window::new(spec.of),
         };
         Self { spec, requests: Default::default(), windows: Mutex::new(windows) }
     }

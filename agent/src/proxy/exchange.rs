@@ -111,13 +111,14 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     let (parts, body) = request.into_parts();
     let (expects, version) = (parts.headers.contains_key(header::EXPECT), parts.version);
     let mut body = Some(body);
-    let mut response = if is_full {
+    active.record.is_grpc = grpc::is_grpc(&parts.headers);
+    let answer = if is_full {
         let full = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "the Gateway has as many requests as it may have");
-        active.record.is_grpc = grpc::is_grpc(&parts.headers);
-        local(&connection, LocalReply { code: Some(grpc::Code::ResourceExhausted), ..full }, &mut active.record)
+        Err(LocalReply { code: Some(grpc::Code::ResourceExhausted), ..full })
     } else {
-        answer(&connection, parts, &mut body, &mut active.record).await
+        routed(&connection, parts, &mut body, &mut active.record).await
     };
+    let mut response = answer.unwrap_or_else(|reply| local(&connection, reply, &mut active.record));
     if active.record.counts.is_none() {
         let shared = &connection.shared;
         active.record.counts = shared.metrics.unrouted(shared.worker, &connection.tenant);
@@ -148,21 +149,6 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     response.map(|body| body.counted(active))
 }
 
-/// The answer; `body` is taken where it goes upstream.
-async fn answer(
-    connection: &Connection,
-    parts: Parts,
-    body: &mut Option<Incoming>,
-    record: &mut Record,
-) -> Response<ResponseBody> {
-    let is_grpc = grpc::is_grpc(&parts.headers);
-    record.is_grpc = is_grpc;
-    match routed(connection, parts, body, record).await {
-        Ok(response) => response,
-        Err(reply) => local(connection, reply, record),
-    }
-}
-
 /// An answer of the proxy's own, in the form that the client reads.
 fn local(connection: &Connection, reply: LocalReply, record: &mut Record) -> Response<ResponseBody> {
     add(&connection.shared.stats.own_responses);
@@ -170,7 +156,7 @@ fn local(connection: &Connection, reply: LocalReply, record: &mut Record) -> Res
     if record.is_grpc { grpc::reply(reply) } else { reply.response() }
 }
 
-/// Finds the rule for a request and does what it says.
+/// Finds the rule for a request and does what it says; `body` is taken where it goes upstream.
 ///
 /// # Errors
 /// With what the client is told, where there is none.
@@ -432,7 +418,7 @@ fn finish(
         let tunnel = record.take_tunnel(status.as_u16());
         let active = Active::new(&connection.activity, &shared.stats, share, tunnel);
         connection.announced.switch();
-        pending.is_whole();
+        pending.ends_well();
         let socket = Arc::clone(&connection.socket);
         let mut response = tunnel::open(shared, handshake, socket, response, (pending, active, lease));
         // As Envoy and HAProxy do; nginx leaves 101 out. What belongs to the connection no filter changes.

@@ -190,7 +190,7 @@ impl Pending {
     }
 
     /// It has come as a whole, or as far as anybody looks at it.
-    pub(super) fn is_whole(&mut self) {
+    pub(super) fn ends_well(&mut self) {
         if self.judge.take().is_some() {
             Endpoints::whole(&self.upstream);
         }

@@ -29,6 +29,7 @@ mod batch;
 mod body;
 mod bounds;
 mod budget;
+mod claims;
 mod connection;
 mod cors;
 mod driver;

@@ -100,14 +100,12 @@ impl<'a> Retries<'a> {
             if !budget.try_retry(Moment::now()) {
                 return Taken::OverBudget;
             }
-            self.left -= 1;
-            self.done += 1;
-            return Taken::Yes;
-        }
-        let pending: usize = cluster.upstreams.iter().map(|upstream| upstream.vital.pending()).sum();
-        self.budget = Load::try_share(&cluster.retries, BUDGET.0.max(pending / BUDGET.1));
-        if self.budget.is_none() {
-            return Taken::No;
+        } else {
+            let pending: usize = cluster.upstreams.iter().map(|upstream| upstream.vital.pending()).sum();
+            self.budget = Load::try_share(&cluster.retries, BUDGET.0.max(pending / BUDGET.1));
+            if self.budget.is_none() {
+                return Taken::No;
+            }
         }
         self.left -= 1;
         self.done += 1;

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::{
     bounds::{Load, Share},
-    held::{Held, Room},
+    claims::Claims,
+    held::Room,
     settings::Settings,
     stats::Stats,
 };
@@ -29,7 +30,7 @@ pub(super) struct Tenant {
     /// Their requests in flight.
     pub requests: Arc<Load>,
     /// What is in memory for bodies that are not taken.
-    pub held: Arc<Held>,
+    pub held: Arc<Claims>,
     /// What it asks for.
     pub limits: Arc<Limits>,
 }

@@ -12,11 +12,10 @@ use sluice::proxy::{
     Settings,
     access_log::{AccessLog, LineFormat, LogSettings},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    harness::{Bed, Client, Origin, SOON, any_listener, catch_all, header, limited, refusing, status, until},
-    websocket::accept,
+    harness::{Bed, Client, Origin, SOON, any_listener, catch_all, limited, refusing, status, until},
+    websocket::{accept, echo},
 };
 
 static FILES: AtomicUsize = AtomicUsize::new(0);
@@ -204,17 +203,7 @@ async fn a_line_is_bounded_and_one_line() {
 
 #[tokio::test]
 async fn an_upgraded_connection_is_logged_when_it_ends() {
-    let origin = Origin::start(|mut client: Client, _| async move {
-        let Some(head) = client.message().await else { return };
-        let accept = accept(header(&head, "sec-websocket-key").unwrap_or_default());
-        let fields = format!("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}");
-        client.send(format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\n")).await;
-        let mut byte = [0];
-        while client.stream.read_exact(&mut byte).await.is_ok() {
-            client.stream.write_all(&byte).await.unwrap();
-        }
-    })
-    .await;
+    let origin = echo("101 Switching Protocols", accept).await;
     let log = Log::new(|_| {});
     let bed = log.bed(json!([catch_all()]), &[("a", &[origin.addr])]).await;
     let mut client = bed.connect().await;

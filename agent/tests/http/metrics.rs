@@ -10,12 +10,12 @@ use sluice::{
     proxy::Settings,
     telemetry::{Families, exposition},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     harness::{Bed, Client, Origin, SOON, any_listener, refusing, status},
     http2::connect,
     http2_origin::{Call, Http2Origin},
+    websocket::{accept, echo},
 };
 
 /// The lines of a scrape.
@@ -283,18 +283,7 @@ async fn copies_are_tries_of_their_backend_and_no_requests() {
 
 #[tokio::test]
 async fn an_upgraded_connection_is_a_request_that_ended_when_it_switched() {
-    let origin = Origin::start(|mut client: Client, _| async move {
-        let Some(head) = client.message().await else { return };
-        let key = crate::harness::header(&head, "sec-websocket-key").unwrap_or_default().to_owned();
-        let accept = crate::websocket::accept(&key);
-        let fields = format!("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}");
-        client.send(format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\n")).await;
-        let mut byte = [0];
-        while client.stream.read_exact(&mut byte).await.is_ok() {
-            client.stream.write_all(&byte).await.unwrap();
-        }
-    })
-    .await;
+    let origin = echo("101 Switching Protocols", accept).await;
     let bed = bed(json!({}), &[origin.addr]).await;
     let mut client = bed.connect().await;
     client

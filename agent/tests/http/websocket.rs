@@ -50,7 +50,7 @@ fn ask(protocol: Option<&'static str>) -> Request<()> {
 }
 
 /// A backend of HTTP/1.1 that answers a handshake with this status line and with what `accept` makes of the key, then echoes.
-async fn echo(line: &'static str, accept: fn(&str) -> String) -> Origin {
+pub(crate) async fn echo(line: &'static str, accept: fn(&str) -> String) -> Origin {
     Origin::start(move |mut client: Client, seen| async move {
         let Some(head) = client.message().await else { return };
         let accept = accept(header(&head, "sec-websocket-key").unwrap_or_default());

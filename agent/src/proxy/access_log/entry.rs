@@ -122,10 +122,9 @@ impl Default for Entry {
 }
 
 impl Entry {
-    /// What was noted, with what became of it.
-    pub(super) fn of(line: Line, outcome: Outcome) -> Self {
+    /// What was noted, with what became of it; with the queries of targets or without.
+    pub(super) fn of(line: Line, outcome: Outcome, keeps_query: bool) -> Self {
         let Line {
-            log,
             is_sampled: _,
             connection,
             at,
@@ -141,7 +140,7 @@ impl Entry {
             listener,
         } = line;
         let field = |value: Option<HeaderValue>| value.map(|value| bounded(value.as_bytes(), FIELD));
-        let path = if log.query { target.path_and_query().map_or("", |all| all.as_str()) } else { target.path() };
+        let path = if keeps_query { target.path_and_query().map_or("", |all| all.as_str()) } else { target.path() };
         let peer = connection.ends.peer;
         let authority = field(authority).or_else(|| Some(bounded(target.authority()?.as_str().as_bytes(), FIELD)));
         Self {
@@ -169,7 +168,7 @@ impl Entry {
             rule: rule.map(|rule| (rule.kind, rule.route.clone(), rule.index)),
             request_id: field(request_id),
             user_agent: field(user_agent),
-            referer: field(referer.map(|value| without_query(value, log.query))),
+            referer: field(referer.map(|value| without_query(value, keeps_query))),
             tls: connection
                 .tls
                 .as_ref()

@@ -103,7 +103,6 @@ impl AccessLog {
         }
         let field = |name| request.headers().get(name).cloned();
         Some(Box::new(Line {
-            log: self.clone(),
             is_sampled,
             connection: Arc::clone(connection),
             at: SystemTime::now(),
@@ -124,7 +123,6 @@ impl AccessLog {
 /// What is noted of a request while it is served. All of it is shared with others, or short.
 #[derive(Debug)]
 pub(super) struct Line {
-    log: AccessLog,
     /// It is logged, whatever becomes of it.
     is_sampled: bool,
     connection: Arc<Connection>,
@@ -165,9 +163,10 @@ impl Line {
         if !self.is_sampled && !outcome.is_error() {
             return;
         }
-        let (entries, counts) = (self.log.entries.clone(), Arc::clone(&self.log.counts));
-        if entries.try_send(Box::new(Entry::of(self, outcome))).is_err() {
-            counts.dropped.fetch_add(1, Relaxed);
+        let shared = Arc::clone(&self.connection.shared);
+        let Some(log) = &shared.settings.access_log else { return };
+        if log.entries.try_send(Box::new(Entry::of(self, outcome, log.query))).is_err() {
+            log.counts.dropped.fetch_add(1, Relaxed);
         }
     }
 }

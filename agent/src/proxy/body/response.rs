@@ -82,7 +82,7 @@ impl ResponseBody {
         let (mut lease, mut pending) = (lease, pending);
         let is_stream = matches!(lease, Some(Lease::Stream(_)));
         if inner.is_end_stream() {
-            pending.is_whole();
+            pending.ends_well();
             lease.take().into_iter().for_each(Lease::give_back);
         }
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
@@ -227,7 +227,7 @@ impl ResponseBody {
     /// It has come as a whole.
     fn ends(&mut self) {
         self.active.iter_mut().for_each(|active| active.record.ends());
-        self.pending.iter_mut().for_each(Pending::is_whole);
+        self.pending.iter_mut().for_each(Pending::ends_well);
     }
 
     /// It has not; `cause` where that is the endpoint's failure.

@@ -55,7 +55,7 @@ pub(in crate::proxy) async fn accept(shared: &Shared, socket: &Arc<Socket>, site
     }
     let made = tokio::select! {
         made = tokio::time::timeout(shared.settings.handshake_timeout, make(shared, socket, site)) => made,
-        () = handshake.evicted() => return None,
+        () = handshake.ended().cancelled() => return None,
     };
     match made {
         Ok(Ok(secured)) => {
