@@ -134,7 +134,7 @@ async fn of_a_sample_failures_are_logged_where_that_is_asked_for() {
         drop(client);
     })
     .await;
-    let (good, dead) = (Origin::named("a").await, refusing().await);
+    let (good, dead) = (Origin::named("a").await, refusing());
     let rule = |path: &str, to: &str| json!({"matches": [{"path": {"value": path}}], "backendRefs": [{"name": to, "port": 80}]});
     let rules = json!([rule("/good", "good"), rule("/dead", "dead"), rule("/silent", "silent")]);
     let routes = json!([{"metadata": {"name": "r"}, "spec": {"parentRefs": [{"name": "gw"}], "rules": rules}}]);

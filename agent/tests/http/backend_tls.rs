@@ -93,7 +93,7 @@ async fn an_endpoint_that_is_not_trusted_gets_no_request() {
         assert_eq!((status(&bed.get("/", "h", "").await), failures(&bed)), (502, 1), "{what}");
     }
     // Nobody there is another thing than nobody whom to trust.
-    let bed = bed(json!([authority("ca", &server), policy("web.example")]), refusing().await).await;
+    let bed = bed(json!([authority("ca", &server), policy("web.example")]), refusing()).await;
     assert_eq!((status(&bed.get("/", "h", "").await), failures(&bed)), (503, 0));
 }
 

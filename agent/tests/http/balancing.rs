@@ -130,7 +130,7 @@ async fn the_only_endpoint_is_asked_whatever_it_answers_and_dead_ones_fail_at_on
     assert_eq!((statuses(&bed, "/", 20).await, asked.load(Relaxed)), (vec![503; 20], 20));
     assert_eq!(bed.stats.sum(|s| &s.ejections), 0);
     let good = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false).await;
-    let dead = [refusing().await, refusing().await, refusing().await, refusing().await, good.addr];
+    let dead = [refusing(), refusing(), refusing(), refusing(), good.addr];
     let bed = Bed::new(any_listener(), json!([to("/", "a")]), &[("a", &dead)]).await;
     let seen = statuses(&bed, "/", 60).await;
     // Each dead one is met once; three of them in one request are what `max_tries` allows.

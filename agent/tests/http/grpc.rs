@@ -58,7 +58,7 @@ async fn h98_errors_of_the_proxy_are_statuses_of_grpc() {
     assert_eq!((code.as_str(), message.as_str()), ("12", "no route matches the request"));
     assert_eq!(trailers_only(ask(&bed, &[]).await).await.0, "14", "no endpoint");
 
-    let bed = with(&[refusing().await], json!({})).await;
+    let bed = with(&[refusing()], json!({})).await;
     assert_eq!(trailers_only(ask(&bed, &[]).await).await.0, "14", "none that can be connected");
     assert_eq!(trailers_only(ask(&bed, &[("expect", "tea")]).await).await.0, "13", "a malformed request");
     // To another client the same is plain HTTP.
@@ -69,7 +69,7 @@ async fn h98_errors_of_the_proxy_are_statuses_of_grpc() {
     let web = web.await;
     assert_eq!((status(&web), header(&web, "grpc-status")), (503, None));
 
-    let bed = with(&[refusing().await], json!({"backendRefs": [{"name": "none", "port": 80}]})).await;
+    let bed = with(&[refusing()], json!({"backendRefs": [{"name": "none", "port": 80}]})).await;
     assert_eq!(trailers_only(ask(&bed, &[]).await).await.0, "14", "a backend that does not exist");
 }
 

@@ -233,7 +233,7 @@ async fn no_endpoint_no_connection_and_no_time_are_told_apart() {
     expect_requests(&none, &[("GET", "5xx", 1)]).await;
     assert!(family(&none, "sluice_proxy_backend_requests").is_empty(), "nobody had it");
 
-    let dead = bed(json!({}), &[refusing().await]).await;
+    let dead = bed(json!({}), &[refusing()]).await;
     assert_eq!(status(&dead.get("/", "a.example", "").await), 503);
     expect_requests(&dead, &[("GET", "5xx", 1)]).await;
     assert!(family(&dead, "sluice_proxy_backend_requests").is_empty());

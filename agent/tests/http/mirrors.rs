@@ -159,7 +159,7 @@ async fn a_mirror_that_cannot_be_reached_and_an_upgrade_leave_the_request_alone(
     let mut a = Origin::named("a").await;
     let rules = json!([{"filters": [mirror("b"), mirror("c")], "backendRefs": [{"name": "a", "port": 80}]}]);
     let route = json!([{"metadata": {"name": "r"}, "spec": {"parentRefs": [{"name": "gw"}], "rules": rules}}]);
-    let refusing = crate::harness::refusing().await;
+    let refusing = crate::harness::refusing();
     // `c` has no endpoint.
     let bed = Bed::new(any_listener(), route, &[("a", &[a.addr]), ("b", &[refusing]), ("c", &[])]).await;
     assert_eq!(status(&bed.get("/", "x", "").await), 200);

@@ -112,13 +112,13 @@ async fn an_endpoint_is_not_asked_twice_while_another_is_left() {
 #[tokio::test]
 async fn a_connection_that_is_refused_is_tried_elsewhere_and_attempts_bound_it() {
     let (origin, asked) = sequence(&["200 OK"]).await;
-    let bed = bed(&[refusing().await, origin.addr], json!({"retry": {"attempts": 100}})).await;
+    let bed = bed(&[refusing(), origin.addr], json!({"retry": {"attempts": 100}})).await;
     for n in 1..=10 {
         assert_eq!(status(&bed.get("/", "a", "").await), 200);
         assert_eq!(asked.load(Relaxed), n);
     }
     for (attempts, want) in [(0, 1), (2, 3)] {
-        let dead = [refusing().await];
+        let dead = [refusing()];
         let bed = self::bed(&dead, json!({"retry": {"attempts": attempts, "backoff": "1ms"}})).await;
         assert_eq!(status(&bed.get("/", "a", "").await), 503);
         assert_eq!(bed.stats.sum(|s| &s.connect_errors), want, "{attempts}");

@@ -87,7 +87,7 @@ async fn h100_what_cannot_be_served_has_the_status_of_the_specification() {
                 "backendRefs": [{"name": "a", "port": 80}]},
         ]})
     )]);
-    let dead = refusing().await;
+    let dead = refusing();
     let bed = Bed::new(any_listener(), routes, &[("a", &[a.addr]), ("empty", &[]), ("dead", &[dead])]).await;
     for (path, want) in [
         ("/ok", 200),
@@ -266,7 +266,7 @@ async fn endpoints_come_and_go_without_a_failed_request() {
 #[tokio::test]
 async fn a_dead_endpoint_is_passed_over() {
     let a = Origin::named("a").await;
-    let bed = Bed::new(any_listener(), json!([catch_all()]), &[("a", &[refusing().await, a.addr])]).await;
+    let bed = Bed::new(any_listener(), json!([catch_all()]), &[("a", &[refusing(), a.addr])]).await;
     for _ in 0..50 {
         assert_eq!(status(&bed.get("/", "x", "").await), 200);
     }
@@ -278,7 +278,7 @@ async fn many_dead_endpoints_fail_no_request_once_they_are_known() {
     let a = Origin::named("a").await;
     let mut addrs = vec![a.addr];
     for _ in 0..8 {
-        addrs.push(refusing().await);
+        addrs.push(refusing());
     }
     let bed = Bed::new(any_listener(), json!([catch_all()]), &[("a", &addrs)]).await;
     // Until each of them was tried in vain; with three tries a request may meet only such at first.

@@ -133,7 +133,7 @@ async fn the_most_specific_name_decides_and_of_equals_the_older_route() {
 #[tokio::test]
 async fn who_has_no_route_or_no_backend_sees_the_end_and_no_alert() {
     let certificate = made(&["t.example"]);
-    let dead = refusing().await;
+    let dead = refusing();
     let bed = bed(
         json!([secret("cert", &certificate)]),
         json!([tls("p", Some("*.example"), &[]), tls("t", Some("t.example"), &["cert"])]),
