@@ -1,0 +1,207 @@
+//! One try: a connection to the endpoint that was picked, the request over it, and what the balancer learns of it.
+use std::{sync::Arc, time::Duration};
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use super::{Failure, kept::Kept};
+use crate::{
+    model::http::{Cluster, Transport},
+    proxy::{
+        Shared,
+        balance::{Cause, Endpoints, Moment, Outcome},
+        body::{Flow, RequestBody},
+        bounds::Most,
+        lease::Lease,
+        multiplex::Multiplex,
+        pool::{ConnectError, Upstream},
+        stats::add,
+        tenant::Tenant,
+        tls::Speaks,
+    },
+};
+
+/// What became of a try, where that is not the answer.
+pub(super) enum Tried {
+    /// No connection: nothing was sent.
+    Unconnected(Request<RequestBody>),
+    /// A connection that was there before took nothing, or closed: as if it had not been there.
+    Stale(Request<RequestBody>),
+    /// Sent and lost, or refused.
+    Failed(Failure),
+}
+
+/// What kept endpoints from being connected.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Met {
+    /// One has as many connections as it may have.
+    full: bool,
+    /// With one TLS was not made.
+    untrusted: bool,
+}
+
+impl Met {
+    /// What is said when all was tried.
+    pub(super) fn failure(self) -> Failure {
+        match self {
+            Self { full: true, .. } => Failure::Exhausted,
+            Self { untrusted: true, .. } => Failure::Untrusted,
+            Self { full: false, untrusted: false } => Failure::Unreachable,
+        }
+    }
+}
+
+/// One try.
+pub(super) struct Trying<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) tenant: &'a Tenant,
+    /// Those of the cluster,
+    pub(super) endpoints: &'a Endpoints,
+    /// and the one that has it.
+    pub(super) upstream: &'a Arc<Upstream>,
+    pub(super) cluster: &'a Cluster,
+    /// How many connections may be open.
+    pub(super) most: Most,
+    /// Over a connection of its own.
+    pub(super) fresh: bool,
+    pub(super) began: Moment,
+}
+
+impl Trying<'_> {
+    /// Tells the balancer what became of it. `progress` is that of the request's body: while the client sends, the endpoint is not slow.
+    ///
+    /// `limit` is the route's where the time was up. A try is late if the endpoint had half of it at least: a client can ask for
+    /// less (`grpc-timeout`), or send until the last moment.
+    /// The moment at which it was learnt.
+    pub(super) fn learn(&self, outcome: Outcome, progress: Option<&Flow>, limit: Option<Duration>) -> Moment {
+        let now = Moment::now();
+        let sent = progress.map_or(Some(self.began), |flow| flow.read_at().map(|at| at.max(self.began)));
+        let took = sent.map(|sent| now.since(sent));
+        let is_known = match outcome {
+            Outcome::Failure(Cause::Late) => limit.is_some_and(|limit| took.is_some_and(|took| took >= limit / 2)),
+            Outcome::Failure(_) | Outcome::Answer(_) => true,
+        };
+        if is_known {
+            self.endpoints.learn(self.upstream, outcome, took, now, &self.shared.stats);
+        }
+        now
+    }
+
+    /// Tells the balancer that it could not be connected.
+    fn unconnected(&self) {
+        self.learn(Outcome::Failure(Cause::Unconnected), None, None);
+        let counts = self.endpoints.counts.of(&self.shared.metrics, self.shared.worker);
+        counts.iter().for_each(|counts| counts.unconnected());
+    }
+
+    /// Makes the try.
+    ///
+    /// # Errors
+    /// It brought no response.
+    pub(super) async fn run(
+        &self,
+        request: Request<RequestBody>,
+        spare: &Kept,
+        met: &mut Met,
+    ) -> Result<(Response<Incoming>, Lease), Tried> {
+        let (shared, upstream, cluster) = (self.shared, self.upstream, self.cluster);
+        let mut lease = match self.lease().await {
+            Ok(lease) => lease,
+            Err(error) => {
+                tracing::debug!(backend = %upstream.addr, %cluster, %error, "endpoint could not be connected");
+                match error {
+                    ConnectError::Exhausted(_) => {
+                        add(&shared.stats.exhausted);
+                        return Err(Tried::Failed(Failure::Exhausted));
+                    }
+                    ConnectError::Taken(_) => {
+                        add(&shared.stats.exhausted);
+                        return Err(Tried::Failed(Failure::Taken));
+                    }
+                    ConnectError::Full(_) => {
+                        met.full = true;
+                        add(&shared.stats.exhausted);
+                    }
+                    ConnectError::Untrusted(_) => {
+                        met.untrusted = true;
+                        self.unconnected();
+                    }
+                    ConnectError::Endpoint(_) => self.unconnected(),
+                }
+                return Err(Tried::Unconnected(request));
+            }
+        };
+        self.endpoints.connected(upstream, self.began, &shared.stats);
+        if let Lease::Stream(stream) = &lease
+            && request.method() == Method::CONNECT
+            && !stream.connection.connects
+        {
+            return Err(Tried::Failed(Failure::NoWebSocket));
+        }
+        let mut error = match lease.send(request).await {
+            Ok(response) => return Ok((response, lease)),
+            Err(error) => error,
+        };
+        let untouched = error.take_message();
+        let error = error.into_error();
+        let failure = Failure::of(&error);
+        if let Lease::Stream(stream) = &lease
+            && (failure == Failure::Refused || untouched.is_some())
+        {
+            let is_leaving = untouched.is_some() || has_left(&error);
+            upstream.multiplex(shared.worker).refused(&stream.connection, is_leaving);
+        }
+        if lease.is_reused() {
+            let lost = || spare.bodiless().filter(|_| failure == Failure::Broken && !error.is_parse());
+            let lost = || if matches!(lease, Lease::Exclusive(_)) { lost() } else { None };
+            if let Some(again) = untouched.or_else(lost) {
+                return Err(Tried::Stale(again));
+            }
+        }
+        if failure == Failure::Broken {
+            add(&shared.stats.upstream_errors);
+            tracing::debug!(backend = %upstream.addr, %cluster, %error, "no response from endpoint");
+        }
+        Err(Tried::Failed(failure))
+    }
+
+    /// A connection: one from the pool, else a new one; where no place is left for one, that of the connection which was unused
+    /// for longest.
+    async fn lease(&self) -> Result<Lease, ConnectError> {
+        let Self { shared, tenant, endpoints: _, upstream, cluster, most, fresh, began: _ } = *self;
+        let (worker, settings) = (shared.worker, &shared.settings);
+        let speaks = match cluster.transport {
+            Transport::Http1 => Speaks::Http1,
+            Transport::Http2 => Speaks::Http2,
+        };
+        let dial = || {
+            let (shared, upstream) = (Arc::clone(shared), Arc::clone(upstream));
+            async move {
+                let timeout = shared.settings.connect_timeout;
+                upstream.dial(shared.worker, timeout, most.endpoint, speaks, || shared.table.load().evict_idle()).await
+            }
+        };
+        match cluster.transport {
+            Transport::Http1 => {
+                let share = tenant.upstreams.try_share(most.gateway).ok_or(ConnectError::Taken(most.gateway))?;
+                let pooled = if fresh { None } else { upstream.reuse(worker, settings.upstream_idle) };
+                let mut lease = match pooled {
+                    Some(lease) => lease,
+                    None => upstream.connect(worker, dial().await?).await?,
+                };
+                lease.share = Some(share);
+                Ok(Lease::Exclusive(lease))
+            }
+            Transport::Http2 => {
+                let stream = Multiplex::acquire(upstream, dial, worker, settings).await?;
+                Ok(Lease::Stream(Arc::new(stream)))
+            }
+        }
+    }
+}
+
+/// Whether the endpoint said GOAWAY.
+fn has_left(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    source.is_some_and(h2::Error::is_go_away)
+}
