@@ -252,8 +252,8 @@ async fn forward(
     let websocket = upgrade.filter(|_| canonical.websocket);
     copies.retain(|_| websocket.is_none());
     upstream_form(&mut parts);
-    let websocket = websocket.map(|client| Handshake::begin(client, version, cluster.transport, &mut parts));
-    let asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::of(body.as_ref()) };
+    let websocket = websocket.map(|client| Handshake::begin(client, version, &mut parts));
+    let mut asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::of(body.as_ref()) };
     record.flow = asked.flow.clone();
     let body = body.take();
     let tee = mirror::send(shared, (table, tenant), copies, (body.as_ref(), asked.trailers), rule.timeouts);
@@ -263,6 +263,9 @@ async fn forward(
     let attempts = &mut record.attempts;
     let order = Order { endpoints, tenant, cluster, wish, timeouts, retry, is_grpc, attempts };
     let mut sent = upstream::send(shared, order, parts, body).await?;
+    if let Some(handshake) = &mut asked.websocket {
+        handshake.asked(sent.lease.is_stream());
+    }
     // Asked to switch, a backend may have done so whatever it answers.
     if end == End::Uncertain || asked.websocket.is_some() {
         sent.lease.invalidate();
@@ -354,7 +357,7 @@ fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
             "gRPC needs a backend of HTTP/2, and this one is spoken to in HTTP/1.1: \
              its Service port wants appProtocol kubernetes.io/h2c",
         ),
-        Transport::Http1 | Transport::Http2 => Ok(()),
+        Transport::Http1 | Transport::Http2 | Transport::Negotiated => Ok(()),
     }
 }
 

@@ -50,6 +50,11 @@ impl Lease {
         }
     }
 
+    /// Whether it is a stream of HTTP/2.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self, Self::Stream(_))
+    }
+
     /// Sends a request and waits for the response's head.
     ///
     /// # Errors

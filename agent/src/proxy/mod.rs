@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod probe;
 pub mod stats;
 
+mod alpn;
 mod balance;
 mod batch;
 mod body;

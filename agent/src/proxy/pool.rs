@@ -23,6 +23,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{
+    alpn::Chosen,
     balance::{Moment, Vital},
     body::RequestBody,
     bounds::{Bounds, Load},
@@ -34,7 +35,7 @@ use super::{
     socket::{self, Held, Socket, SocketStream},
     stats::{Counted, Counters, Stats, add, sub},
     table::UpstreamKey,
-    tls::{Speaks, UpstreamTls},
+    tls::{Speaks, TlsFault, UpstreamTls},
     transport::UpstreamStream,
 };
 
@@ -52,6 +53,9 @@ pub(super) enum ConnectError {
     /// No TLS with it as its policy wants it: another may do. A sentence about the endpoint.
     #[error("no TLS: {0}")]
     Untrusted(Arc<str>),
+    /// No TLS with it, since it does not speak the version of HTTP that is wanted: another may. A sentence about the endpoint.
+    #[error("no connection: {0}")]
+    Unspoken(Arc<str>),
     /// The endpoint has as many connections as it may have.
     #[error("it has {0} connections, as many as it may have")]
     Full(usize),
@@ -86,6 +90,8 @@ pub(super) struct Upstream {
     tls: Option<Arc<UpstreamTls>>,
     /// Its requests, its latency, its health, as far as it is spoken to like this.
     pub vital: Vital,
+    /// What it has chosen by ALPN, where it had the choice.
+    pub chosen: Chosen,
     /// Its connections, used and unused.
     open: Arc<Load>,
     /// When it was said last that TLS fails.
@@ -138,6 +144,7 @@ impl Upstream {
             addr,
             tls,
             vital: Vital::new(Moment::now()),
+            chosen: Chosen::default(),
             open: Arc::default(),
             warned: Mutex::new(None),
             gone: AtomicBool::new(false),
@@ -263,13 +270,16 @@ impl Upstream {
             return Ok(UpstreamStream::Plain(stream));
         };
         let made = tokio::time::timeout_at(deadline, tls.connect(speaks, stream)).await;
-        let made =
-            made.unwrap_or_else(|_| Err(format!("the handshake was not done {timeout:?} after the first packet")));
-        made.map(UpstreamStream::Tls).map_err(|why| {
+        let late = || TlsFault::Untrusted(format!("the handshake was not done {timeout:?} after the first packet"));
+        made.unwrap_or_else(|_| Err(late())).map(UpstreamStream::Tls).map_err(|fault| {
             add(&stats.connect_errors);
             add(&stats.upstream_tls_failures);
-            self.warn(&why);
-            ConnectError::Untrusted(why.into())
+            let (TlsFault::Unspoken(why) | TlsFault::Untrusted(why)) = &fault;
+            self.warn(why);
+            match fault {
+                TlsFault::Unspoken(why) => ConnectError::Unspoken(why.into()),
+                TlsFault::Untrusted(why) => ConnectError::Untrusted(why.into()),
+            }
         })
     }
 

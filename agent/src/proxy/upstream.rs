@@ -9,6 +9,7 @@
 //! - A stream that was refused, or that is behind the last one of a GOAWAY, was not processed: it goes to another connection.
 //! - Never sent again: a request that a fresh connection has taken and lost.
 mod attempt;
+mod connection;
 mod failure;
 mod kept;
 
@@ -21,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 pub(super) use self::failure::Failure;
 use self::{
     attempt::{Met, Tried, Trying},
+    connection::Needs,
     kept::{Kept, into_http2},
 };
 use super::{
@@ -93,7 +95,7 @@ pub(super) async fn send(
     }
     let keeps = retries.is_asked() || cluster.transport == Transport::Http2;
     let mut request = Request::from_parts(parts, if keeps { body.kept() } else { body });
-    let method = request.method().clone();
+    let (method, needs) = (request.method().clone(), Needs::of(&request, is_grpc));
     let (mut tried, mut unconnected): (Vec<SocketAddr>, Vec<SocketAddr>) = (Vec::new(), Vec::new());
     let (mut fresh, mut met, mut moved, mut is_counted) = (false, Met::default(), 0, false);
     loop {
@@ -125,10 +127,11 @@ pub(super) async fn send(
         let counts = endpoints.counts.of(&shared.metrics, shared.worker);
         let mut pending = Pending::new(&upstream).counted(counts.clone());
         attempts.endpoint = Some(upstream.addr);
-        let spare = Kept::of(&request, keeps);
+        let mut spare = Kept::default();
         let progress = request.body().progress();
-        let trying = Trying { shared, tenant, endpoints, upstream: &upstream, cluster, most, fresh, began: now };
-        let result = within(shared, deadline, trying.run(request, &spare, &mut met)).await;
+        let trying =
+            Trying { shared, tenant, endpoints, upstream: &upstream, cluster, most, fresh, keeps, needs, began: now };
+        let result = within(shared, deadline, trying.run(request, &mut spare, &mut met)).await;
         let (tried_now, pause) = match result {
             Ok(Ok((response, lease))) => {
                 let status = if is_grpc && grpc::is_unavailable(response.headers()) {
@@ -160,7 +163,7 @@ pub(super) async fn send(
                 moved += 1;
                 pending.settle(None, None);
                 request = again;
-                fresh = cluster.transport == Transport::Http1;
+                fresh = cluster.transport != Transport::Http2;
                 add(&shared.stats.retries);
                 continue;
             }

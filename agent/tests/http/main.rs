@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value, missing_docs, reason = "tests and their harness")]
 
 mod access_log;
+mod alpn;
 mod backend_tls;
 mod balancing;
 mod bodies;

@@ -98,7 +98,7 @@ pub(super) async fn connect(
                         return None;
                     }
                     ConnectError::Full(_) => add(&shared.stats.exhausted),
-                    ConnectError::Endpoint(_) | ConnectError::Untrusted(_) => {
+                    ConnectError::Endpoint(_) | ConnectError::Untrusted(_) | ConnectError::Unspoken(_) => {
                         let outcome = Outcome::Failure(Cause::Unconnected);
                         endpoints.learn(&upstream, outcome, None, Moment::now(), &shared.stats);
                     }

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
-use super::{Failure, kept::Kept};
+use super::{
+    Failure,
+    connection::Needs,
+    kept::{Kept, into_http2},
+};
 use crate::{
     model::http::{Cluster, Transport},
     proxy::{
@@ -13,11 +17,10 @@ use crate::{
         body::{Flow, RequestBody},
         bounds::Most,
         lease::Lease,
-        multiplex::Multiplex,
         pool::{ConnectError, Upstream},
+        settings::Settings,
         stats::add,
         tenant::Tenant,
-        tls::Speaks,
     },
 };
 
@@ -38,15 +41,18 @@ pub(super) struct Met {
     full: bool,
     /// With one TLS was not made.
     untrusted: bool,
+    /// One does not speak what the request needs, and then this is said.
+    unspoken: Option<Failure>,
 }
 
 impl Met {
     /// What is said when all was tried.
     pub(super) fn failure(self) -> Failure {
         match self {
+            Self { unspoken: Some(failure), .. } => failure,
             Self { full: true, .. } => Failure::Exhausted,
             Self { untrusted: true, .. } => Failure::Untrusted,
-            Self { full: false, untrusted: false } => Failure::Unreachable,
+            Self { full: false, untrusted: false, unspoken: None } => Failure::Unreachable,
         }
     }
 }
@@ -64,10 +70,17 @@ pub(super) struct Trying<'a> {
     pub(super) most: Most,
     /// Over a connection of its own.
     pub(super) fresh: bool,
+    /// The request may have to be sent again, whatever it is.
+    pub(super) keeps: bool,
+    pub(super) needs: Needs,
     pub(super) began: Moment,
 }
 
 impl Trying<'_> {
+    pub(super) fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
     /// Tells the balancer what became of it. `progress` is that of the request's body: while the client sends, the endpoint is not slow.
     ///
     /// `limit` is the route's where the time was up. A try is late if the endpoint had half of it at least: a client can ask for
@@ -100,8 +113,8 @@ impl Trying<'_> {
     /// It brought no response.
     pub(super) async fn run(
         &self,
-        request: Request<RequestBody>,
-        spare: &Kept,
+        mut request: Request<RequestBody>,
+        spare: &mut Kept,
         met: &mut Met,
     ) -> Result<(Response<Incoming>, Lease), Tried> {
         let (shared, upstream, cluster) = (self.shared, self.upstream, self.cluster);
@@ -122,7 +135,11 @@ impl Trying<'_> {
                         met.full = true;
                         add(&shared.stats.exhausted);
                     }
-                    ConnectError::Untrusted(_) => {
+                    ConnectError::Unspoken(_) if cluster.transport == Transport::Negotiated => {
+                        let websocket = self.needs == Needs::WebSocket;
+                        met.unspoken = Some(if websocket { Failure::NoWebSocket } else { Failure::NoHttp2 });
+                    }
+                    ConnectError::Untrusted(_) | ConnectError::Unspoken(_) => {
                         met.untrusted = true;
                         self.unconnected();
                     }
@@ -132,6 +149,18 @@ impl Trying<'_> {
             }
         };
         self.endpoints.connected(upstream, self.began, &shared.stats);
+        let turns = cluster.transport == Transport::Negotiated && lease.is_stream();
+        if turns {
+            request = request.map(RequestBody::kept);
+        }
+        *spare = Kept::of(&request, self.keeps || turns);
+        if turns {
+            let (mut parts, body) = request.into_parts();
+            if !into_http2(&mut parts, true) {
+                return Err(Tried::Failed(Failure::Broken));
+            }
+            request = Request::from_parts(parts, body);
+        }
         if let Lease::Stream(stream) = &lease
             && request.method() == Method::CONNECT
             && !stream.connection.connects
@@ -139,10 +168,15 @@ impl Trying<'_> {
             return Err(Tried::Failed(Failure::NoWebSocket));
         }
         let mut error = match lease.send(request).await {
-            Ok(response) => return Ok((response, lease)),
+            Ok(response) => {
+                if let Lease::Stream(stream) = &lease {
+                    stream.connection.note_answer();
+                }
+                return Ok((response, lease));
+            }
             Err(error) => error,
         };
-        let untouched = error.take_message();
+        let untouched = error.take_message().map(|request| if turns { spare.restore(request) } else { request });
         let error = error.into_error();
         let failure = Failure::of(&error);
         if let Lease::Stream(stream) = &lease
@@ -153,7 +187,11 @@ impl Trying<'_> {
         }
         if lease.is_reused() {
             let lost = || spare.bodiless().filter(|_| failure == Failure::Broken && !error.is_parse());
-            let lost = || if matches!(lease, Lease::Exclusive(_)) { lost() } else { None };
+            let had_others = match &lease {
+                Lease::Exclusive(_) => true,
+                Lease::Stream(stream) => stream.connection.has_answered() && has_closed(&error),
+            };
+            let lost = || if had_others { lost() } else { None };
             if let Some(again) = untouched.or_else(lost) {
                 return Err(Tried::Stale(again));
             }
@@ -164,40 +202,11 @@ impl Trying<'_> {
         }
         Err(Tried::Failed(failure))
     }
+}
 
-    /// A connection: one from the pool, else a new one; where no place is left for one, that of the connection which was unused
-    /// for longest.
-    async fn lease(&self) -> Result<Lease, ConnectError> {
-        let Self { shared, tenant, endpoints: _, upstream, cluster, most, fresh, began: _ } = *self;
-        let (worker, settings) = (shared.worker, &shared.settings);
-        let speaks = match cluster.transport {
-            Transport::Http1 => Speaks::Http1,
-            Transport::Http2 => Speaks::Http2,
-        };
-        let dial = || {
-            let (shared, upstream) = (Arc::clone(shared), Arc::clone(upstream));
-            async move {
-                let timeout = shared.settings.connect_timeout;
-                upstream.dial(shared.worker, timeout, most.endpoint, speaks, || shared.table.load().evict_idle()).await
-            }
-        };
-        match cluster.transport {
-            Transport::Http1 => {
-                let share = tenant.upstreams.try_share(most.gateway).ok_or(ConnectError::Taken(most.gateway))?;
-                let pooled = if fresh { None } else { upstream.reuse(worker, settings.upstream_idle) };
-                let mut lease = match pooled {
-                    Some(lease) => lease,
-                    None => upstream.connect(worker, dial().await?).await?,
-                };
-                lease.share = Some(share);
-                Ok(Lease::Exclusive(lease))
-            }
-            Transport::Http2 => {
-                let stream = Multiplex::acquire(upstream, dial, worker, settings).await?;
-                Ok(Lease::Stream(Arc::new(stream)))
-            }
-        }
-    }
+/// Whether a connection of HTTP/2 closed without a word.
+fn has_closed(error: &hyper::Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
 }
 
 /// Whether the endpoint said GOAWAY.

@@ -26,6 +26,8 @@ pub(in crate::proxy) enum Failure {
     OverBudget,
     /// The endpoint speaks HTTP/2 without extended CONNECT.
     NoWebSocket,
+    /// It is gRPC, and the endpoints choose HTTP/1.1.
+    NoHttp2,
     /// The route's time is up.
     Timeout,
     /// The client's body broke off.
@@ -52,6 +54,10 @@ impl Failure {
             Self::Refused => (StatusCode::SERVICE_UNAVAILABLE, "the backend takes no further request"),
             Self::OverBudget => (StatusCode::SERVICE_UNAVAILABLE, "the backend's budget of retries is used up"),
             Self::NoWebSocket => (StatusCode::NOT_IMPLEMENTED, "the backend takes no WebSocket over HTTP/2"),
+            Self::NoHttp2 => (
+                StatusCode::NOT_IMPLEMENTED,
+                "gRPC needs a backend of HTTP/2, and no endpoint of this one chooses it by ALPN",
+            ),
             Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the backend did not answer in time"),
             Self::ClientBroken => (StatusCode::BAD_REQUEST, "the request's body is malformed or incomplete"),
             Self::ClientStalled => (StatusCode::REQUEST_TIMEOUT, "the request's body made no progress"),
@@ -77,7 +83,8 @@ impl Failure {
             | Self::Exhausted
             | Self::Taken
             | Self::OverBudget
-            | Self::NoWebSocket => None,
+            | Self::NoWebSocket
+            | Self::NoHttp2 => None,
         }
     }
 

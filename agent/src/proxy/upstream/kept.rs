@@ -1,9 +1,13 @@
 //! What is kept of a request so that it can be sent again, and the form that it has for HTTP/2.
 use http::{Request, Uri, Version, header, request::Parts};
 
-use crate::proxy::body::{RequestBody, Spare};
+use crate::proxy::{
+    body::{RequestBody, Spare},
+    websocket,
+};
 
 /// What is left of a request when a connection has taken it.
+#[derive(Default)]
 pub(super) struct Kept {
     /// Its head.
     head: Option<Request<()>>,
@@ -15,7 +19,7 @@ impl Kept {
     pub(super) fn of(request: &Request<RequestBody>, always: bool) -> Self {
         let is_cheap = http_body::Body::is_end_stream(request.body()) && request.method().is_idempotent();
         if !always && !is_cheap {
-            return Self { head: None, body: None };
+            return Self::default();
         }
         let mut head = Request::new(());
         head.method_mut().clone_from(request.method());
@@ -44,6 +48,14 @@ impl Kept {
         is_empty.then(|| head.map(|()| RequestBody::empty()))
     }
 
+    /// A request that a connection did not take, with the head that it had before it got the form for that connection.
+    pub(super) fn restore(&self, untouched: Request<RequestBody>) -> Request<RequestBody> {
+        match &self.head {
+            Some(head) => head.clone().map(|()| untouched.into_body()),
+            None => untouched,
+        }
+    }
+
     /// Nobody sends it again: its body need not be kept any longer.
     pub(super) fn commit(&self) {
         if let Some(body) = &self.body {
@@ -55,6 +67,7 @@ impl Kept {
 /// Gives a head the form of HTTP/2: a full target, no field of the connection. `false` where the host is no authority.
 pub(super) fn into_http2(parts: &mut Parts, is_secured: bool) -> bool {
     parts.version = Version::HTTP_2;
+    websocket::connect(parts);
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         parts.headers.remove(name);
     }
