@@ -17,7 +17,8 @@ use super::{
     held::Room,
     http1::{Announced, Trailers},
     io::{Activity, ClientStream, HEAD_TIMED_OUT},
-    proxy_protocol::{self, Head},
+    own::Own,
+    proxy_protocol::{self, Head, Source},
     request::Scheme,
     seldom::beside,
     socket::Socket,
@@ -57,7 +58,13 @@ enum Opening {
 
 /// Reads the head of the PROXY protocol and makes the TLS handshake where a listener wants them, else finds out the protocol. `None`
 /// when there is nobody to serve.
-async fn open(shared: &Shared, tenant: &Tenant, socket: &Arc<Socket>, local: SocketAddr) -> Option<Opening> {
+async fn open(
+    shared: &Shared,
+    tenant: &Tenant,
+    socket: &Arc<Socket>,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Option<Opening> {
     let site = shared.table.load().site(local).map(Arc::clone)?;
     let client = if tenant.limits.proxy_ports.contains(&local.port()) {
         match tokio::time::timeout(shared.settings.header_timeout, proxied(socket)).await {
@@ -68,10 +75,12 @@ async fn open(shared: &Shared, tenant: &Tenant, socket: &Arc<Socket>, local: Soc
         None
     };
     if site.is_secured() {
-        let tls::Handshaken { stream, server_name, http2, version } = match tls::accept(shared, socket, &site).await? {
-            Secured::Http(handshaken) => handshaken,
-            Secured::Stream(relay) => return Some(Opening::Stream(Box::new(relay))),
-        };
+        let source = Source { client: client.unwrap_or(peer), local };
+        let tls::Handshaken { stream, server_name, http2, version } =
+            match tls::accept(shared, socket, &site, source).await? {
+                Secured::Http(handshaken) => handshaken,
+                Secured::Stream(relay) => return Some(Opening::Stream(Box::new(relay))),
+            };
         let transport = Transport::tls(socket, stream);
         let tls = Some(Secure { name: server_name, version });
         return Some(Opening::Http(Box::new(Opened { transport, head: Bytes::new(), http2, tls, client })));
@@ -99,7 +108,7 @@ pub(super) async fn serve(
     // Each part in memory of its own, which goes with it: this task is all that an idle connection has.
     let opened = tokio::select! {
         biased;
-        opened = Box::pin(open(&shared, &tenant, &socket, local)) => opened,
+        opened = Box::pin(open(&shared, &tenant, &socket, peer, local)) => opened,
         () = Box::pin(unspoken(&shared, &socket)) => return,
     };
     let Opened { transport, head, http2, tls, client } = match opened {
@@ -122,6 +131,7 @@ pub(super) async fn serve(
         announced,
         expiry: tenant.expiry(),
         room,
+        own: Own::default(),
         spent: Notify::new(),
         tenant,
     });

@@ -26,6 +26,7 @@ use super::{
     io::{Active, Activity},
     metrics::Record,
     mirror::{self, Tee},
+    own::Own,
     request::{self, Arrival, Canonical},
     respond::{self, LocalReply},
     router,
@@ -64,6 +65,8 @@ pub(super) struct Connection {
     pub room: Room,
     /// When it gets too old.
     pub expiry: Option<Instant>,
+    /// What it has of endpoints for itself.
+    pub own: Own,
     /// Told when the last request has begun that it may have.
     pub spent: Notify,
 }
@@ -255,13 +258,15 @@ async fn forward(
     let websocket = websocket.map(|client| Handshake::begin(client, version, &mut parts));
     let mut asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::of(body.as_ref()) };
     record.flow = asked.flow.clone();
+    let source = connection.ends.source();
     let body = body.take();
-    let tee = mirror::send(shared, (table, tenant), copies, (body.as_ref(), asked.trailers), rule.timeouts);
+    let tee = mirror::send(shared, (table, tenant, source), copies, (body.as_ref(), asked.trailers), rule.timeouts);
     let body = upstream_body(connection, body, tee, &asked);
     let end = framing::frame_request(&mut parts, &body);
     let (timeouts, retry) = (rule.timeouts, rule.retry.as_ref());
     let attempts = &mut record.attempts;
-    let order = Order { endpoints, tenant, cluster, wish, timeouts, retry, is_grpc, attempts };
+    let own = &connection.own;
+    let order = Order { endpoints, tenant, cluster, source, own, wish, timeouts, retry, is_grpc, attempts };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     if let Some(handshake) = &mut asked.websocket {
         handshake.asked(sent.lease.is_stream());

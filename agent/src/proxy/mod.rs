@@ -50,6 +50,7 @@ mod lease;
 mod lots;
 mod mirror;
 mod multiplex;
+mod own;
 mod pace;
 mod pool;
 mod proxy_protocol;

@@ -5,7 +5,7 @@
 //!
 //! # Design
 //! Connections are kept by endpoint and by all that they were made with: in clear text, or under TLS with these parameters and this
-//! certificate of the Gateway ([`TlsDigest`]). A policy that changes is another key, so no connection outlives what it was made for;
+//! certificate of the Gateway ([`TlsDigest`]), told who the client is or not. A policy that changes is another key, so no connection outlives what it was made for;
 //! one that stays as it is keeps its pool.
 #[cfg(test)]
 mod tests;
@@ -20,7 +20,7 @@ use super::{
     balance::{Endpoints, Moment, Security},
     bounds::{Bounds, Most, Part},
     metrics::BackendSeries,
-    pool::Upstream,
+    pool::{Upstream, Way},
     router::{Shards, Site},
     settings::Settings,
     stats::Counters,
@@ -32,7 +32,10 @@ use crate::{
     model::{
         Backend,
         backend_tls::PortTls,
-        http::{HttpListener, HttpModel, Identity, ServicePort, balance::Balance},
+        http::{
+            HttpListener, HttpModel, Identity, ServicePort,
+            balance::{Balance, ProxyProtocol},
+        },
     },
     shared::SharedMap,
 };
@@ -67,7 +70,7 @@ pub(super) struct Table {
 }
 
 /// What connections are kept by.
-pub(super) type UpstreamKey = (SocketAddr, Option<TlsDigest>);
+pub(super) type UpstreamKey = (SocketAddr, Option<TlsDigest>, Option<ProxyProtocol>);
 
 /// The address of an endpoint, and a way to speak to it.
 #[derive(Clone, Debug)]
@@ -122,20 +125,21 @@ impl Table {
             sites.insert(*frontend, (site, Arc::clone(tenant)));
         }
         let mut next = Self { sites, gateways, tls, ..self.clone() };
-        next.follow(model, |at| Upstream::new(at, settings, Arc::clone(bounds), counters));
+        next.follow(model, |way| Upstream::new(way, settings, Arc::clone(bounds), counters));
         next
     }
 
     /// Takes over the endpoints of Service ports, and how they are spoken to; of those that were there nothing but their number of
     /// users changes.
-    fn follow(&mut self, model: &HttpModel, mut new: impl FnMut((SocketAddr, Option<Arc<UpstreamTls>>)) -> Upstream) {
-        self.balance(&model.balances);
+    fn follow(&mut self, model: &HttpModel, mut new: impl FnMut(Way) -> Upstream) {
+        let told = self.balance(&model.balances);
         let last = std::mem::replace(&mut self.services, model.services.clone());
         let is_same =
             |(_, a): (&ServicePort, &Arc<Vec<Backend>>), (_, b): (&ServicePort, &Arc<Vec<Backend>>)| Arc::ptr_eq(a, b);
         let mut changed: BTreeSet<ServicePort> =
             last.differences(&model.services, is_same).map(|difference| difference.key.clone()).collect();
         changed.extend(self.take_security(model));
+        changed.extend(told);
         let mut left: Vec<UpstreamKey> = Vec::new();
         for service in &changed {
             let known = self.clusters.get(service).into_iter();
@@ -161,7 +165,7 @@ impl Table {
             }
         }
         if !self.secured.is_empty() {
-            let used: BTreeSet<TlsDigest> = self.upstreams.keys().filter_map(|(_, digest)| *digest).collect();
+            let used: BTreeSet<TlsDigest> = self.upstreams.keys().filter_map(|(_, digest, _)| *digest).collect();
             self.secured.retain(|digest, _| used.contains(digest));
         }
     }
@@ -186,7 +190,7 @@ impl Table {
         &mut self,
         port: &ServicePort,
         (backends, identity): (&[Backend], Option<&Identity>),
-        new: &mut impl FnMut((SocketAddr, Option<Arc<UpstreamTls>>)) -> Upstream,
+        new: &mut impl FnMut(Way) -> Upstream,
     ) -> Arc<Endpoints> {
         let tls = self.upstream_tls(port, identity);
         let security = match &tls {
@@ -196,14 +200,15 @@ impl Table {
         };
         // Where they are barred, TLS that clients have begun with them goes by all the same.
         let tls = tls.ok().flatten();
+        let tells = self.balances.get(port).and_then(|balance| balance.proxy_protocol);
         let mut upstream = |backend: &Backend| {
             let addr = SocketAddr::new(backend.addr, backend.port.get());
-            let key = (addr, tls.as_ref().map(|tls| tls.digest()));
+            let key = (addr, tls.as_ref().map(|tls| tls.digest()), tells);
             if let Some(used) = self.upstreams.get_mut(&key) {
                 used.by += 1;
                 return Arc::clone(&used.upstream);
             }
-            let upstream = Arc::new(new((addr, tls.clone())));
+            let upstream = Arc::new(new(Way { addr, tls: tls.clone(), tells }));
             self.upstreams.insert(key, Used { upstream: Arc::clone(&upstream), by: 1 });
             upstream
         };
@@ -237,8 +242,9 @@ impl Table {
         Ok(Some(made))
     }
 
-    /// Takes over how Service ports are balanced; their endpoints are what they were.
-    fn balance(&mut self, new: &Balances) {
+    /// Takes over how Service ports are balanced; their endpoints are what they were, but for the ports whose are told something else
+    /// of clients now, which are returned.
+    fn balance(&mut self, new: &Balances) -> Vec<ServicePort> {
         let last = std::mem::replace(&mut self.balances, new.clone());
         let came = new.iter().filter(|(port, balance)| last.get(*port) != Some(*balance)).map(|(port, _)| port);
         let went = last.keys().filter(|port| !new.contains_key(*port));
@@ -255,6 +261,9 @@ impl Table {
                 self.identified.insert(key, endpoints);
             }
         }
+        let tells = |all: &Balances, port| all.get(port).and_then(|balance| balance.proxy_protocol);
+        let ports = last.keys().chain(new.keys());
+        ports.filter(|port| tells(&last, port) != tells(new, port)).cloned().collect()
     }
 
     /// Endpoints of a Service port, balanced as it says.

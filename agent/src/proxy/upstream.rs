@@ -32,6 +32,8 @@ use super::{
     grpc,
     lease::{Lease, Pending},
     metrics::{Attempts, TryOutcome},
+    own::Own,
+    proxy_protocol::Source,
     retry::{Retries, Taken},
     stats::add,
     tenant::Tenant,
@@ -60,6 +62,10 @@ pub(super) struct Order<'a> {
     pub(super) tenant: &'a Arc<Tenant>,
     /// Who gets it.
     pub(super) cluster: &'a Cluster,
+    /// Whose it is,
+    pub(super) source: Source,
+    /// and what the client has for itself.
+    pub(super) own: &'a Own,
     /// Which of its endpoints it would like.
     pub(super) wish: Wish,
     /// The rule's.
@@ -82,7 +88,7 @@ pub(super) async fn send(
     mut parts: Parts,
     body: RequestBody,
 ) -> Result<Sent, Failure> {
-    let Order { endpoints: routed, tenant, cluster, wish, timeouts, retry, is_grpc, attempts } = order;
+    let Order { endpoints: routed, tenant, cluster, source, own, wish, timeouts, retry, is_grpc, attempts } = order;
     let settings = &shared.settings;
     let begun = Instant::now();
     let limit = [timeouts.request, grpc::timeout(&parts.headers).filter(|_| is_grpc)].into_iter().flatten().min();
@@ -129,8 +135,21 @@ pub(super) async fn send(
         attempts.endpoint = Some(upstream.addr);
         let mut spare = Kept::default();
         let progress = request.body().progress();
-        let trying =
-            Trying { shared, tenant, endpoints, upstream: &upstream, cluster, most, fresh, keeps, needs, began: now };
+        let own = upstream.tells().then(|| own.of(&upstream, shared.worker, source));
+        let way = own.as_ref().unwrap_or(&upstream);
+        let trying = Trying {
+            shared,
+            tenant,
+            endpoints,
+            upstream: &upstream,
+            way,
+            cluster,
+            most,
+            fresh,
+            keeps,
+            needs,
+            began: now,
+        };
         let result = within(shared, deadline, trying.run(request, &mut spare, &mut met)).await;
         let (tried_now, pause) = match result {
             Ok(Ok((response, lease))) => {

@@ -31,7 +31,7 @@ pub(crate) fn policy(hostname: &str) -> Value {
     policy_for("a", hostname, &[])
 }
 
-fn policy_for(service: &str, hostname: &str, names: &[Value]) -> Value {
+pub(crate) fn policy_for(service: &str, hostname: &str, names: &[Value]) -> Value {
     json!({"kind": "BackendTLSPolicy", "metadata": {"name": service}, "spec": {
         "targetRefs": [{"group": "", "kind": "Service", "name": service}],
         "validation": {"hostname": hostname, "subjectAltNames": names,

@@ -207,7 +207,7 @@ pub(crate) fn limited(listeners: Value, annotations: &[(&str, &str)]) -> Value {
 }
 
 /// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint; those whose name begins
-/// with `h2c` are spoken to like that, those of `turns` are asked by turns, those of `keyed` by the
+/// with `h2c` are spoken to like that, those whose name ends with `-v1` or the like are told who clients are, those of `turns` are asked by turns, those of `keyed` by the
 /// hash of `X-User`.
 fn compile(
     memo: &mut Memo,
@@ -285,6 +285,9 @@ fn compile_snapshot(
         let protocol = service.starts_with("h2c").then_some("kubernetes.io/h2c");
         let ports = json!([{"port": port, "appProtocol": protocol}]);
         let annotations = match service {
+            name if let Some((_, version)) = name.rsplit_once("-v") => {
+                json!({"proxy.sluice.dev/proxy-protocol": format!("v{version}")})
+            }
             name if name.starts_with("turns") => json!({"proxy.sluice.dev/balancer": "round-robin"}),
             name if name.starts_with("keyed") => {
                 json!({"proxy.sluice.dev/balancer": "consistent-hash", "proxy.sluice.dev/hash-on": "header:x-user"})

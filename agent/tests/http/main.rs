@@ -35,6 +35,7 @@ mod sessions;
 mod streams;
 mod tls;
 mod tls_origin;
+mod told;
 mod under_tls;
 mod vanish;
 mod websocket;

@@ -127,13 +127,15 @@ impl HttpModel {
     /// # Errors
     /// It does not; the text says why.
     fn transport(&self, gateway: &ObjectName, port: &ServicePort) -> Result<String, String> {
-        let Some(PortTls { policy, tls }) = self.tls.get(port) else { return Ok(String::new()) };
+        let told = self.balances.get(port).and_then(|balance| balance.proxy_protocol);
+        let told = told.map_or_else(String::new, |version| format!(" (PROXY protocol {version})"));
+        let Some(PortTls { policy, tls }) = self.tls.get(port) else { return Ok(told) };
         let tls = tls.as_ref().map_err(Clone::clone)?;
         let certificate = match self.identities.get(gateway) {
             None => String::new(),
             Some(identity) => format!(", as {}", identity.certificate.as_ref().map_err(Clone::clone)?.secret),
         };
-        Ok(format!(" (TLS {}{certificate} by BackendTLSPolicy {policy})", tls.server_name))
+        Ok(format!("{told} (TLS {}{certificate} by BackendTLSPolicy {policy})", tls.server_name))
     }
 
     /// The endpoints of a Service port that get requests.

@@ -22,6 +22,7 @@ use super::{
     bounds::Share,
     lease::Pending,
     pool::ConnectError,
+    proxy_protocol::Source,
     socket::{ClientSocket, Socket},
     stats::{add, sub},
     tls::{Speaks, TlsStream},
@@ -63,7 +64,7 @@ pub(super) async fn connect(
     shared: &Shared,
     gateway: &ObjectName,
     shares: &[StreamShare],
-    speaks: Speaks,
+    (speaks, source): (Speaks, Source),
 ) -> Option<Endpoint> {
     let share = choose(shares)?;
     let StreamTarget::Service(service) = &share.to else { return None };
@@ -85,7 +86,9 @@ pub(super) async fn connect(
         drop(table);
         let pending = Pending::new(&upstream);
         let evict = || shared.table.load().evict_idle();
-        match upstream.dial(shared.worker, settings.connect_timeout, most.endpoint, speaks, evict).await {
+        let own = upstream.tells().then(|| Arc::new(upstream.of_client(shared.worker, source)));
+        let way = own.as_ref().unwrap_or(&upstream);
+        match way.dial(shared.worker, settings.connect_timeout, most.endpoint, speaks, evict).await {
             Ok(stream) => {
                 endpoints.connected(&upstream, now, &shared.stats);
                 return Some(Endpoint { stream, pending, share });

@@ -65,6 +65,8 @@ pub(super) struct Trying<'a> {
     pub(super) endpoints: &'a Endpoints,
     /// and the one that has it.
     pub(super) upstream: &'a Arc<Upstream>,
+    /// whose connections are these: the same one, or as the client has it,
+    pub(super) way: &'a Arc<Upstream>,
     pub(super) cluster: &'a Cluster,
     /// How many connections may be open.
     pub(super) most: Most,
@@ -183,7 +185,7 @@ impl Trying<'_> {
             && (failure == Failure::Refused || untouched.is_some())
         {
             let is_leaving = untouched.is_some() || has_left(&error);
-            upstream.multiplex(shared.worker).refused(&stream.connection, is_leaving);
+            stream.upstream.multiplex(shared.worker).refused(&stream.connection, is_leaving);
         }
         if lease.is_reused() {
             let lost = || spare.bodiless().filter(|_| failure == Failure::Broken && !error.is_parse());

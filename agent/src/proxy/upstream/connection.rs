@@ -62,7 +62,7 @@ impl Trying<'_> {
             Transport::Http1 => self.exclusive(self.pooled(self.fresh), Speaks::Http1).await,
             Transport::Http2 => {
                 let stream =
-                    Multiplex::acquire(self.upstream, || self.dial(Speaks::Http2), self.shared.worker, self.settings());
+                    Multiplex::acquire(self.way, || self.dial(Speaks::Http2), self.shared.worker, self.settings());
                 Ok(Lease::Stream(Arc::new(stream.await?)))
             }
             Transport::Negotiated => self.negotiated().await,
@@ -70,7 +70,7 @@ impl Trying<'_> {
     }
 
     async fn negotiated(&self) -> Result<Lease, ConnectError> {
-        let (upstream, worker) = (self.upstream, self.shared.worker);
+        let (upstream, worker) = (self.way, self.shared.worker);
         let mut fresh = self.fresh;
         for _ in 0..CHOICES {
             if self.needs == Needs::Http2 && upstream.chosen.is_of_late(Choice::Http1, self.began, ASK_AGAIN) {
@@ -109,7 +109,7 @@ impl Trying<'_> {
         let share = self.share()?;
         let mut lease = match pooled {
             Some(lease) => lease,
-            None => self.upstream.connect(self.shared.worker, self.dial(speaks).await?).await?,
+            None => self.way.connect(self.shared.worker, self.dial(speaks).await?).await?,
         };
         lease.share = Some(share);
         Ok(Lease::Exclusive(lease))
@@ -122,7 +122,7 @@ impl Trying<'_> {
 
     /// An unused connection that speaks HTTP/1.1, unless it must be a `fresh` one.
     fn pooled(&self, fresh: bool) -> Option<Exclusive> {
-        if fresh { None } else { self.upstream.reuse(self.shared.worker, self.settings().upstream_idle) }
+        if fresh { None } else { self.way.reuse(self.shared.worker, self.settings().upstream_idle) }
     }
 
     /// Opens a socket.
@@ -130,7 +130,7 @@ impl Trying<'_> {
         &self,
         speaks: Speaks,
     ) -> impl Future<Output = Result<UpstreamStream, ConnectError>> + Send + use<> + 'static {
-        let (shared, upstream, most) = (Arc::clone(self.shared), Arc::clone(self.upstream), self.most.endpoint);
+        let (shared, upstream, most) = (Arc::clone(self.shared), Arc::clone(self.way), self.most.endpoint);
         async move {
             let timeout = shared.settings.connect_timeout;
             upstream.dial(shared.worker, timeout, most, speaks, || shared.table.load().evict_idle()).await
@@ -139,7 +139,7 @@ impl Trying<'_> {
 
     /// Opens one for all who wait for HTTP/2; if the endpoint chooses HTTP/1.1, the connection is left in the pool.
     fn dial_for_all(&self) -> impl Future<Output = Result<UpstreamStream, ConnectError>> + Send + use<> + 'static {
-        let (dialled, upstream, worker) = (self.dial(Speaks::Either), Arc::clone(self.upstream), self.shared.worker);
+        let (dialled, upstream, worker) = (self.dial(Speaks::Either), Arc::clone(self.way), self.shared.worker);
         async move {
             let stream = dialled.await?;
             if stream.is_http2() {
