@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use asked::Asked;
 
 use super::{
+    connect,
     headers::Ends,
     request::{self, Arrival, Scheme},
     router::{Routed, Site},
@@ -148,7 +149,13 @@ fn at(model: &HttpModel, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &
             out.more += 1;
         }
     }
-    let Some(entry) = found else { return out.answered(StatusCode::NOT_FOUND, "no route matches the request") };
+    let Some(entry) = found else {
+        return if canonical.tunnel {
+            out.answered(StatusCode::METHOD_NOT_ALLOWED, connect::UNSERVED)
+        } else {
+            out.answered(StatusCode::NOT_FOUND, "no route matches the request")
+        };
+    };
     let row = model.row(&out.frontends, listener, entry);
     (out.status, out.answer) = row.outcome(&entry.rule.action);
     out.matched = Some(row);

@@ -31,6 +31,7 @@ mod body;
 mod bounds;
 mod budget;
 mod claims;
+mod connect;
 mod connection;
 mod cors;
 mod driver;

@@ -9,6 +9,7 @@ mod bodies;
 mod bounds;
 mod client_certificates;
 mod clients;
+mod connect;
 mod conventions;
 mod cors;
 mod examples;

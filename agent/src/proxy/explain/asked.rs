@@ -79,8 +79,13 @@ impl Asked {
         let (mut parts, ()) = Request::new(()).into_parts();
         let target = self.url.path_and_query().map_or("/", |target| target.as_str());
         (parts.method, parts.version) = (self.method.clone(), Version::HTTP_11);
-        parts.uri = target.parse().unwrap_or_default();
         let authority = self.url.authority().map_or("", |authority| authority.as_str());
+        parts.uri = target.parse().unwrap_or_default();
+        if self.method == Method::CONNECT
+            && let Some(host) = self.url.host()
+        {
+            parts.uri = format!("{host}:{}", self.port).parse().unwrap_or_default();
+        }
         // A Host among the fields is what the client sends; the URL then only says where.
         if !self.headers.iter().any(|(name, _)| name == header::HOST)
             && let Ok(host) = HeaderValue::from_str(authority)

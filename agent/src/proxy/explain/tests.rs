@@ -168,3 +168,19 @@ fn a_question_is_read_as_it_is_written_and_nonsense_is_named() {
         assert!(said.contains(want), "{query}: {said}");
     }
 }
+
+#[test]
+fn connect_is_for_a_rule_that_names_it() {
+    let rules = json!([to("web", &json!({"method": "CONNECT"})), to("none", &json!({}))]);
+    let asked = |rules: &Value| {
+        let at = Some("203.0.113.1:80".parse().unwrap());
+        let asked = Asked::try_new("CONNECT", "http://a.example:5432", &[], at).unwrap();
+        explain(&http(&json!(["a.example"]), rules), &asked).unwrap().remove(0)
+    };
+    let found = asked(&rules);
+    assert!(found.answer.contains("default/web:80 at 10.0.0.1:8080") && found.passed_over.is_empty(), "{found:?}");
+    let found = asked(&json!([to("none", &json!({}))]));
+    assert_eq!((found.status, reasons(&found)), (Some(405), vec!["the method is CONNECT, want a match that names it"]));
+    let found = ask(&http(&json!(["a.example"]), &rules), "GET", "http://a.example/", &[]);
+    assert_eq!(reasons(&found), ["the method is GET, want CONNECT"]);
+}

@@ -1,8 +1,8 @@
 //! One try: a connection to the endpoint that was picked, the request over it, and what the balancer learns of it.
 use std::{sync::Arc, time::Duration};
 
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
+use http::{Request, Response};
+use hyper::{body::Incoming, ext::Protocol};
 
 use super::{
     Failure,
@@ -164,7 +164,7 @@ impl Trying<'_> {
             request = Request::from_parts(parts, body);
         }
         if let Lease::Stream(stream) = &lease
-            && request.method() == Method::CONNECT
+            && request.extensions().get::<Protocol>().is_some()
             && !stream.connection.connects
         {
             return Err(Tried::Failed(Failure::NoWebSocket));

@@ -1,5 +1,6 @@
 //! What is kept of a request so that it can be sent again, and the form that it has for HTTP/2.
-use http::{Request, Uri, Version, header, request::Parts};
+use http::{Method, Request, Uri, Version, header, request::Parts};
+use hyper::ext::Protocol;
 
 use crate::proxy::{
     body::{RequestBody, Spare},
@@ -72,6 +73,10 @@ pub(super) fn into_http2(parts: &mut Parts, is_secured: bool) -> bool {
         parts.headers.remove(name);
     }
     let Some(host) = parts.headers.remove(header::HOST) else { return false };
+    if parts.method == Method::CONNECT && parts.extensions.get::<Protocol>().is_none() {
+        // Its target is the authority already, and nothing else.
+        return parts.uri.authority().is_some();
+    }
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
     let uri = Uri::builder()
         .scheme(if is_secured { "https" } else { "http" })
