@@ -298,6 +298,9 @@ pub struct ExplainArgs {
     /// Where the request comes in [default: wherever a Gateway listens at the URL's port]
     #[arg(long, value_name = "ADDR:PORT", value_parser = socket_addr)]
     pub at: Option<SocketAddr>,
+    /// Who dials, for `hash-on: client-address` and `trusted-proxies` [default: nobody in particular]
+    #[arg(long, value_name = "ADDR")]
+    pub client: Option<std::net::IpAddr>,
     /// The common flags.
     #[command(flatten)]
     pub inspect: InspectArgs,

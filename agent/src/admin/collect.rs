@@ -200,10 +200,7 @@ impl Stages {
     /// Nothing listens where the request would come in.
     pub fn explain(&self, asked: &Asked) -> Result<Vec<Explanation>, String> {
         let model = self.models.borrow().clone();
-        let mut found = explain(&model.http, asked)?;
-        let ejected = self.ejections.now();
-        found.iter_mut().filter_map(|one| one.matched.as_mut()).for_each(|row| row.note(&ejected));
-        Ok(found)
+        explain(&model.http, &self.ejections.now(), asked)
     }
 
     /// `GET /api/v1/flows`.

@@ -284,13 +284,15 @@ fn explanation(e: &Explanation) -> String {
         Some(listener) => lines.push(format!("  listener {listener}, host {}", e.hostnames.join(", "))),
         None => lines.push(format!("  hosts of the listeners: {}", e.hostnames.join(", "))),
     }
-    let passed = |p: &PassedOver| format!("  passed over {}#{} {}: {}", p.route, p.rule, p.matches, p.reason);
+    lines.extend(e.conditions.iter().map(|condition| format!("  {condition}")));
+    let passed =
+        |p: &PassedOver| format!("  passed over {} {}#{} {}: {}", p.kind, p.route, p.rule, p.matches, p.reason);
     lines.extend(e.passed_over.iter().map(passed));
     if e.more > 0 {
         lines.push(format!("  and {} more", e.more));
     }
     if let Some(row) = &e.matched {
-        lines.push(format!("  matched {}#{} {}", row.route, row.rule, row.matches));
+        lines.push(format!("  matched {} {}#{} {}", row.kind, row.route, row.rule, row.matches));
         lines.extend(row.actions.iter().map(|action| format!("  then {action}")));
         let ejected = row.backends.iter().flat_map(|backend| &backend.ejected);
         lines.extend(ejected.map(|(at, why)| format!("  ejected {at}: {why}")));

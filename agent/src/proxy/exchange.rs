@@ -346,7 +346,7 @@ fn redirect(
 ///
 /// # Errors
 /// With what the client is told.
-fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
+pub(super) fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
     let unserved = |reason| Err(LocalReply::new(StatusCode::NOT_IMPLEMENTED, reason));
     match transport {
         // Its trailers would be lost, and with them the status of every call (checklist H99).

@@ -2,7 +2,10 @@
 //! stand on a Secret. No part of a key is in either: of a certificate its names' owner, the listener, and its end are told.
 use jiff::Timestamp;
 
-use super::{super::certificates, plain, view};
+use super::{
+    super::{certificates, explain::BEHIND_A_HEAD},
+    plain, view,
+};
 use crate::{
     api::ObjectName,
     model::{
@@ -47,7 +50,8 @@ pub(super) fn listener(model: &Model, written: &str, now: i64) -> Result<view::O
         .extend(report.addressed.as_ref().err().map(|fault| format!("the Gateway has no address: {}", fault.message)));
     for (at, listeners) in &model.http.frontends {
         let own = listeners.iter().filter(|listener| listener.gateway == gateway && listener.name == name);
-        messages.extend(own.map(|listener| format!("{at}: {}", what_clients_meet(listener))));
+        let head = if model.http.is_proxied(&gateway, at.port()) { BEHIND_A_HEAD } else { "" };
+        messages.extend(own.map(|listener| format!("{at}: {}{head}", what_clients_meet(listener))));
     }
     let shown = |warning: &String| found.iter().any(|l| warning.contains(&format!("{gateway}/{} ", l.name)));
     messages.extend(certificates::warnings(&model.http, now).into_iter().filter(shown));

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::ObjectRef, Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, ServicePort, Share,
-    ShareTarget, filter::Mirror, session::SessionPlace,
+    super::ObjectRef, Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Retry, ServicePort,
+    Share, ShareTarget, filter::Mirror, session::SessionPlace,
 };
 use crate::{api::ObjectName, model::backend_tls::PortTls};
 
@@ -23,7 +23,10 @@ pub struct RouteRow {
     pub hostname: String,
     /// What must hold: method, path (`=` exact, `~` pattern, `/*` prefix), headers, `?` query parameters.
     pub matches: String,
-    /// The HTTPRoute, `namespace/name`.
+    /// The route's kind.
+    #[serde(default)]
+    pub kind: String,
+    /// The route, `namespace/name`.
     pub route: String,
     /// Which of its rules, from 0.
     pub rule: usize,
@@ -86,6 +89,7 @@ impl HttpModel {
             listener: listener.name.clone(),
             hostname: hostname.to_string(),
             matches: entry.matches.to_string(),
+            kind: entry.rule.kind.name().to_owned(),
             route: entry.rule.route.to_string(),
             rule: entry.rule.index,
             actions: actions(&entry.rule),
@@ -152,44 +156,6 @@ impl RouteRow {
             backend.ejected = of_this.collect();
         }
     }
-
-    /// What becomes of a request that the entry takes: the status of the proxy's own answer, where there is one for every such
-    /// request, and a sentence.
-    #[must_use]
-    pub fn outcome(&self, action: &Action) -> (Option<u16>, String) {
-        match action {
-            Action::Redirect(to) => (Some(to.status.as_u16()), format!("{}: a redirect", to.status.as_u16())),
-            Action::Refuse(why) => (Some(500), format!("500: {why}")),
-            Action::Forward(_) => {
-                let all: u32 = self.backends.iter().map(|backend| backend.weight).fold(0, u32::saturating_add);
-                let share = |backend: &BackendRow| {
-                    let what = match (&backend.fault, backend.ready.as_slice()) {
-                        (Some(fault), _) => format!("500: {fault}"),
-                        (None, []) => format!("503: {} has no ready endpoint", backend.service),
-                        (None, ready) => {
-                            let ready: Vec<_> = ready.iter().map(ToString::to_string).collect();
-                            format!("{} at {}", backend.service, ready.join(", "))
-                        }
-                    };
-                    format!("{} of {all}: {what}", backend.weight)
-                };
-                let weighted: Vec<&BackendRow> = self.backends.iter().filter(|backend| backend.weight > 0).collect();
-                let status = |backend: &&BackendRow| match (&backend.fault, backend.ready.is_empty()) {
-                    (Some(_), _) => Some(500),
-                    (None, true) => Some(503),
-                    (None, false) => None,
-                };
-                match weighted.as_slice() {
-                    [] => (Some(500), "500: no backend of the route has a weight".to_owned()),
-                    [first, rest @ ..] => {
-                        let shared =
-                            status(first).filter(|found| rest.iter().all(|other| status(other) == Some(*found)));
-                        (shared, weighted.iter().map(|backend| share(backend)).collect::<Vec<_>>().join("; "))
-                    }
-                }
-            }
-        }
-    }
 }
 
 fn changed(path: &PathChange) -> String {
@@ -220,11 +186,22 @@ fn words(filter: &Filter) -> Vec<String> {
     set.chain(add).chain(remove).collect()
 }
 
+/// How often and after what a request is sent again.
+fn retries(retry: &Retry) -> String {
+    let often = match retry.attempts {
+        0 => return "never retried".to_owned(),
+        1 => "retried once".to_owned(),
+        most => format!("retried up to {most} times"),
+    };
+    let codes: Vec<String> = retry.codes.iter().map(ToString::to_string).collect();
+    if codes.is_empty() { often } else { format!("{often} for {}", codes.join(", ")) }
+}
+
 fn actions(rule: &HttpRule) -> Vec<String> {
     let mut out: Vec<String> = rule.filters.iter().flat_map(words).collect();
     out.extend(rule.timeouts.request.iter().map(|t| format!("request timeout {t:?}")));
     out.extend(rule.timeouts.backend.iter().map(|t| format!("backend timeout {t:?}")));
-    out.extend(rule.retry.iter().map(|retry| format!("{} retries", retry.attempts)));
+    out.extend(rule.retry.iter().map(retries));
     out.extend(rule.session.iter().map(|session| match &session.place {
         SessionPlace::Cookie { name, path: _, is_permanent: false } => format!("session by cookie {name}"),
         SessionPlace::Cookie { name, path: _, is_permanent: true } => format!("session by permanent cookie {name}"),

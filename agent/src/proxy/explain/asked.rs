@@ -18,6 +18,8 @@ pub struct Asked {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The frontend, where it is named.
     pub(super) at: Option<SocketAddr>,
+    /// Who dials, where that is said.
+    pub(super) client: Option<IpAddr>,
     /// The port of the URL.
     pub(super) port: u16,
     /// The address in the URL, where it has no name.
@@ -49,15 +51,22 @@ impl Asked {
         let headers = headers.iter().map(field).collect::<Result<Vec<_>, String>>()?;
         let ip = authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok();
         let port = authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
-        Ok(Self { method: parsed_method, url: parsed, headers, at, port, ip })
+        Ok(Self { method: parsed_method, url: parsed, headers, at, client: None, port, ip })
     }
 
-    /// From the query of a request: `method`, `url`, `header` as often as there are any, `at`.
+    /// The same of this client.
+    #[must_use]
+    pub fn from(self, client: Option<IpAddr>) -> Self {
+        Self { client, ..self }
+    }
+
+    /// From the query of a request: `method`, `url`, `header` as often as there are any, `at`, `client`.
     ///
     /// # Errors
     /// A parameter is not known or missing, or its value is wrong.
     pub fn parse(query: &str) -> Result<Self, String> {
-        let (mut method, mut url, mut headers, mut at) = ("GET".to_owned(), None, Vec::new(), None);
+        let (mut method, mut url, mut headers) = ("GET".to_owned(), None, Vec::new());
+        let (mut at, mut client) = (None, None);
         for (name, value) in parse(query.as_bytes()) {
             match &*name {
                 "method" => method = value.into_owned(),
@@ -67,11 +76,15 @@ impl Asked {
                     let want = || format!("at {value:?}: want ADDR:PORT, as 192.0.2.1:80 or [2001:db8::1]:80");
                     at = Some(value.parse().map_err(|_| want())?);
                 }
+                "client" => {
+                    let want = || format!("client {value:?}: want an address, as 192.0.2.1 or 2001:db8::1");
+                    client = Some(value.parse().map_err(|_| want())?);
+                }
                 _ => return Err(format!("parameter {name:?} is not known here")),
             }
         }
         let url = url.ok_or("no url: want one as http://shop.example/cart")?;
-        Self::try_new(&method, &url, &headers, at)
+        Self::try_new(&method, &url, &headers, at).map(|asked| asked.from(client))
     }
 
     /// The request as it would come in over HTTP/1.1.
@@ -87,7 +100,10 @@ impl Asked {
         {
             parts.headers.insert(header::HOST, host);
         }
-        parts.headers.extend(self.headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())));
+        // A field that is written several times comes in several times.
+        for (name, value) in &self.headers {
+            parts.headers.append(name.clone(), value.clone());
+        }
         parts
     }
 
@@ -111,6 +127,9 @@ impl fmt::Display for Asked {
         }
         if let Some(at) = self.at {
             query.append_pair("at", &at.to_string());
+        }
+        if let Some(client) = self.client {
+            query.append_pair("client", &client.to_string());
         }
         f.write_str(&query.finish())
     }

@@ -21,7 +21,8 @@ fn compiled() -> (Snapshot, Model) {
         secret("cert", made.pem()),
         secret("broken", "nonsense".to_owned()),
         secret("spare", made.pem()),
-        {"kind": "Gateway", "metadata": {"name": "gw", "namespace": "default"}, "spec": {"gatewayClassName": "sluice",
+        {"kind": "Gateway", "metadata": {"name": "gw", "namespace": "default",
+            "annotations": {"proxy.sluice.dev/proxy-protocol-ports": "80"}}, "spec": {"gatewayClassName": "sluice",
             "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}, listener("secure", 443, "cert"),
                 listener("missing", 444, "gone"), listener("bad", 445, "broken")]}},
     ]));
@@ -42,9 +43,15 @@ fn a_listener_is_told_with_what_clients_meet() {
     let (outcome, _, web) = said("web", EARLY);
     assert_eq!(outcome, "accepted");
     assert!(web.contains("no route is attached; it takes those of kind HTTPRoute and GRPCRoute"), "{web}");
-    assert!(web.contains(":80: every host, in clear text"), "{web}");
+    let head = "behind a head of the PROXY protocol: connections without one are cut off";
+    assert!(web.contains(&format!(":80: every host, in clear text, {head}")), "{web}");
+    let gateway = ObjectRef::new("Gateway", ObjectName::new("default", "gw"));
+    let of_gateway = crate::admin::explain::lines(&model, &std::collections::BTreeMap::new(), &gateway);
+    let behind = |line: &&String| line.contains(&format!("to the proxy, for Gateway default/gw, {head}"));
+    assert_eq!(of_gateway.iter().filter(behind).count(), 1, "{of_gateway:?}");
     let (outcome, _, secure) = said("secure", EARLY);
     assert_eq!(outcome, "accepted");
+    assert!(!secure.contains("PROXY"), "{secure}");
     let line =
         ":443: host a.example, under TLS with the certificate of Secret default/cert, valid until 2030-01-01T00:00:00Z";
     assert!(secure.contains(line) && !secure.contains("renew"), "{secure}");
