@@ -254,17 +254,26 @@ pub fn routes(routes: &[RouteRow]) -> String {
             format!("{}/{}", r.gateway, r.listener),
             r.hostname.clone(),
             r.matches.clone(),
-            format!("{}#{}", r.route, r.rule),
+            route(r),
             list(&r.actions, "-"),
-            r.backends.iter().map(share).collect::<Vec<_>>().join(", "),
+            r.backends.iter().map(|backend| share(r, backend)).collect::<Vec<_>>().join(", "),
         ]
     });
     let header = ["FRONTENDS", "LISTENER", "HOST", "MATCH", "ROUTE", "ACTIONS", "BACKENDS (WEIGHT, READY)"];
     or_none(routes.len(), "no route is attached to a Gateway that is ours", table(&header, rows))
 }
 
-fn share(b: &BackendRow) -> String {
+/// The rule; the kind of what is no HTTPRoute.
+fn route(r: &RouteRow) -> String {
+    match r.kind.as_str() {
+        "" | "HTTPRoute" => format!("{}#{}", r.route, r.rule),
+        kind => format!("{kind} {}#{}", r.route, r.rule),
+    }
+}
+
+fn share(r: &RouteRow, b: &BackendRow) -> String {
     match &b.fault {
+        Some(fault) if r.kind == "TLSRoute" => format!("{} ({}, refused: {fault})", b.service, b.weight),
         Some(fault) => format!("{} ({}, 500: {fault})", b.service, b.weight),
         None if b.ejected.is_empty() => format!("{} ({}, {})", b.service, b.weight, b.ready.len()),
         None => format!("{} ({}, {}, {} ejected)", b.service, b.weight, b.ready.len(), b.ejected.len()),

@@ -2,9 +2,11 @@
 //!
 //! In: a request as people write it, and what the proxy is told ([`HttpModel`]). Out: for each group of listeners that it could
 //! come to, which of them has the host, which entries were passed over and why, and what follows. The request goes through
-//! the same checks ([`request::canonicalise`]) and the same index ([`Site`]) as a client's.
+//! the same checks ([`request::canonicalise`]) and the same index ([`Site`]) as a client's. Before there is a request a client of
+//! https names a server: that leads to a listener of HTTP, to a TLSRoute, or nowhere ([`tls`]).
 mod asked;
 mod outcome;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -15,19 +17,22 @@ use std::{
     sync::Arc,
 };
 
-use http::{StatusCode, header};
+use http::{StatusCode, header, request::Parts};
 use serde::{Deserialize, Serialize};
 
 pub use asked::Asked;
 
-use self::outcome::{Known, Outcome};
+use self::{
+    outcome::{Known, Outcome},
+    tls::Begun,
+};
 use super::{
     forwarded::Claims,
     grpc,
     headers::Ends,
     hops::Hops,
     http1::Doubt,
-    request::{self, Arrival, Scheme},
+    request::{self, Arrival, Canonical, Scheme},
     respond::LocalReply,
     router::{Routed, Site},
     settings::Settings,
@@ -67,6 +72,9 @@ pub struct Explanation {
     pub matched: Option<RouteRow>,
     /// The status of the proxy's own answer; `None` where the request goes to a backend.
     pub status: Option<u16>,
+    /// Whether the connection ends without any answer.
+    #[serde(default)]
+    pub ends: bool,
     /// The status of gRPC in that answer, where the request is one of gRPC.
     #[serde(default)]
     pub grpc_status: Option<u16>,
@@ -136,38 +144,31 @@ fn at(known: Known<'_>, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &A
         matched: None,
         status: None,
         grpc_status: None,
+        ends: false,
         endpoint: None,
         answer: String::new(),
     };
     let (model, is_grpc) = (known.model, known.is_grpc);
-    let peer = SocketAddr::new(known.client.unwrap_or(NOBODY), 0);
-    let max_fields = Settings::default().max_headers;
-    let is_secured = listeners.iter().any(|listener| listener.tls.is_some());
-    let scheme = if is_secured { Scheme::Https } else { Scheme::Http };
-    let limits =
-        listeners.first().and_then(|listener| model.limits.get(&listener.gateway).cloned()).unwrap_or_default();
-    let Limits { length_beside_chunked, underscores, .. } = *limits;
+    let site = Site::new(Arc::clone(listeners));
     let local = out.frontends[0];
-    let ends = Ends::new(peer, local, scheme);
-    let mut parts = asked.parts();
-    let framings = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    let doubt = framings.iter().all(|name| parts.headers.contains_key(name)).then_some(Doubt::TwoFramings);
-    let arrival = Arrival { ends: &ends, has_body: false, max_fields, doubt, length_beside_chunked, underscores };
-    let claims = Claims::of(&parts.headers, peer, &limits.trust);
     if listeners.first().is_some_and(|listener| model.is_proxied(&listener.gateway, local.port())) {
         out.conditions.push("connections begin with a head of the PROXY protocol; others are cut off".to_owned());
     }
-    let canonical = match request::canonicalise(&mut parts, arrival) {
-        Ok(canonical) => canonical,
-        Err(refusal) => return out.refused(refusal.into(), is_grpc),
+    let server_name = asked.server_name();
+    let shaken = match tls::begun(&site, asked.is_https(), server_name.as_deref()) {
+        Begun::Ended(reason) => return out.with(Outcome::ended(reason)),
+        Begun::Stream(listener, entry) => return tls::stream(known, out, (listener, entry), server_name.as_deref()),
+        Begun::Http(shaken) => shaken,
     };
-    if let Some(claims) = claims {
-        claims.write(&mut parts.headers);
+    let (parts, host) = match received(known, asked, &site, local) {
+        Ok((parts, canonical)) => (parts, canonical.host),
+        Err(reply) => return out.refused(reply, is_grpc),
+    };
+    let host = host.as_str();
+    if shaken.is_some() && shaken != site.listener_of(Some(host)) {
+        let reply = LocalReply::new(StatusCode::MISDIRECTED_REQUEST, "the connection was made for another host");
+        return out.refused(reply, is_grpc);
     }
-    if let Err(fault) = Hops::of(&parts.headers) {
-        return out.refused(fault.into(), is_grpc);
-    }
-    let host = canonical.host.as_str();
     let has_host = listeners.iter().filter(|listener| listener.hostname.holds(host));
     let Some(listener) = has_host.min_by(|a, b| a.hostname.by_specificity(&b.hostname)) else {
         let reply = LocalReply::new(StatusCode::NOT_FOUND, "");
@@ -181,7 +182,6 @@ fn at(known: Known<'_>, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &A
         query: parts.uri.query(),
         headers: &parts.headers,
     };
-    let site = Site::new(Arc::clone(listeners));
     let found = match site.route(host, &head) {
         Routed::Entry(entry) => Some(entry),
         Routed::NoListener | Routed::NoEntry => None,
@@ -204,6 +204,30 @@ fn at(known: Known<'_>, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &A
     out.with(outcome)
 }
 
+/// The request as rules see it: checked, in its one form, with what a trusted proxy says of the client.
+///
+/// # Errors
+/// With what the client is told.
+fn received(known: Known<'_>, asked: &Asked, site: &Site, local: SocketAddr) -> Result<(Parts, Canonical), LocalReply> {
+    let peer = SocketAddr::new(known.client.unwrap_or(NOBODY), 0);
+    let scheme = if site.is_secured() { Scheme::Https } else { Scheme::Http };
+    let gateway = site.listeners().first().map(|listener| &listener.gateway);
+    let limits = gateway.and_then(|gateway| known.model.limits.get(gateway).cloned()).unwrap_or_default();
+    let Limits { length_beside_chunked, underscores, .. } = *limits;
+    let (ends, max_fields) = (Ends::new(peer, local, scheme), Settings::default().max_headers);
+    let mut parts = asked.parts();
+    let framings = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let doubt = framings.iter().all(|name| parts.headers.contains_key(name)).then_some(Doubt::TwoFramings);
+    let arrival = Arrival { ends: &ends, has_body: false, max_fields, doubt, length_beside_chunked, underscores };
+    let claims = Claims::of(&parts.headers, peer, &limits.trust);
+    let canonical = request::canonicalise(&mut parts, arrival)?;
+    if let Some(claims) = claims {
+        claims.write(&mut parts.headers);
+    }
+    Hops::of(&parts.headers)?;
+    Ok((parts, canonical))
+}
+
 fn passed_over(entry: &HttpEntry, host: &str, head: &RequestHead<'_>) -> PassedOver {
     let reason = if entry.hostname.holds(host) {
         let names: Names = entry.matches.query.iter().map(|q| q.name.as_str()).collect();
@@ -222,8 +246,8 @@ fn passed_over(entry: &HttpEntry, host: &str, head: &RequestHead<'_>) -> PassedO
 }
 
 impl Explanation {
-    fn with(self, Outcome { status, grpc_status, endpoint, answer }: Outcome) -> Self {
-        Self { status, grpc_status, endpoint, answer, ..self }
+    fn with(self, Outcome { status, grpc_status, endpoint, ends, answer }: Outcome) -> Self {
+        Self { status, grpc_status, endpoint, ends, answer, ..self }
     }
 
     fn refused(self, reply: LocalReply, is_grpc: bool) -> Self {

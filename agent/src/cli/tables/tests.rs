@@ -45,6 +45,7 @@ fn routes_and_explanations_name_what_is_ejected() {
         matched: Some(row),
         status: None,
         grpc_status: None,
+        ends: false,
         endpoint: None,
         answer: String::new(),
     });

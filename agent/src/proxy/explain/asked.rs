@@ -107,6 +107,17 @@ impl Asked {
         parts
     }
 
+    /// Whether the URL is of https.
+    pub(super) fn is_https(&self) -> bool {
+        self.url.scheme_str() == Some("https")
+    }
+
+    /// The server name that a TLS client sends for the URL: none where that has an address.
+    pub(super) fn server_name(&self) -> Option<String> {
+        let host = self.url.host()?.trim_end_matches('.').to_ascii_lowercase();
+        self.ip.is_none().then_some(host)
+    }
+
     /// Where it comes in, for people.
     pub(super) fn place(&self) -> String {
         match (self.at, self.ip) {

@@ -16,10 +16,13 @@ use super::super::{
     respond::LocalReply,
     session::Bound,
 };
-use crate::model::http::{
-    Action, Cluster, HttpModel, HttpRule, Share, ShareTarget,
-    balance::{Balancer, HashKey},
-    listing::BackendRow,
+use crate::model::{
+    http::{
+        Action, HttpModel, HttpRule, ServicePort, Share, ShareTarget,
+        balance::{Balancer, HashKey},
+        listing::BackendRow,
+    },
+    stream_route::{StreamEntry, StreamShare, StreamTarget},
 };
 
 /// What is known beside the request.
@@ -44,6 +47,8 @@ pub(super) struct Outcome {
     pub grpc_status: Option<u16>,
     /// The one endpoint that the request goes to first.
     pub endpoint: Option<SocketAddr>,
+    /// Whether the connection ends without an answer.
+    pub ends: bool,
     /// In words.
     pub answer: String,
 }
@@ -60,7 +65,12 @@ impl Outcome {
             Some(grpc) => format!("{} with grpc-status {grpc}: {reason}", status.as_u16()),
             None => format!("{}: {reason}", status.as_u16()),
         };
-        Self { status: Some(status.as_u16()), grpc_status, endpoint: None, answer }
+        Self { status: Some(status.as_u16()), grpc_status, answer, ..Self::default() }
+    }
+
+    /// The connection ends, and the client learns no more.
+    pub(super) fn ended(answer: String) -> Self {
+        Self { ends: true, answer, ..Self::default() }
     }
 
     /// A response that is the same for clients of gRPC.
@@ -82,7 +92,6 @@ impl Known<'_> {
             Action::Refuse(why) => return self.misconfigured(why),
             Action::Forward(shares) => shares,
         };
-        let all: u32 = shares.iter().map(|share| share.weight).fold(0, u32::saturating_add);
         let bound = rule.session.as_deref().map(|session| Bound::read(session, &parts.headers));
         let has = |port: &_, endpoint| self.model.addresses(port).contains(&endpoint);
         let session = bound.and_then(|bound| bound.share_of(shares, has));
@@ -100,19 +109,27 @@ impl Known<'_> {
                 },
             };
         }
-        let mut found: Vec<(u32, Outcome)> = rows()
-            .filter(|(share, _)| share.weight > 0)
-            .map(|(share, row)| (share.weight, self.of_share(share, row, parts)))
-            .collect();
-        if found.len() < 2 {
-            let none = || self.misconfigured("no backend of the route has a weight");
-            return found.pop().map_or_else(none, |(_, one)| one);
-        }
-        let first = found.first().map(|(_, one)| (one.status, one.grpc_status)).unwrap_or_default();
-        let is_one = found.iter().all(|(_, one)| (one.status, one.grpc_status) == first);
-        let (status, grpc_status) = if is_one { first } else { (None, None) };
-        let words = found.iter().map(|(weight, one)| format!("weight {weight} of {all}: {}", one.answer));
-        Outcome { status, grpc_status, endpoint: None, answer: words.collect::<Vec<_>>().join("; ") }
+        let found = rows().map(|(share, row)| (share.weight, self.of_share(share, row, parts)));
+        weighted(found).unwrap_or_else(|| self.misconfigured("no backend of the route has a weight"))
+    }
+
+    /// What becomes of a connection that a TLSRoute has.
+    pub(super) fn stream(&self, entry: &StreamEntry, backends: &[BackendRow]) -> Outcome {
+        let of_share = |(share, row): (&StreamShare, &BackendRow)| {
+            let port = match (&share.to, &row.fault) {
+                (_, Some(fault)) | (StreamTarget::Invalid(fault), None) => {
+                    return (share.weight, Outcome::ended(format!("the connection ends: {fault}")));
+                }
+                (StreamTarget::Service(port), None) => port,
+            };
+            let outcome = match row.ready.is_empty() {
+                true => Outcome::ended(format!("the connection ends: {} has no ready endpoint", row.service)),
+                false => self.to(port, row, None),
+            };
+            (share.weight, outcome)
+        };
+        let found = weighted(entry.shares.iter().zip(backends).map(of_share));
+        found.unwrap_or_else(|| Outcome::ended("the connection ends: no backend of the route has a weight".to_owned()))
     }
 
     fn misconfigured(&self, why: &str) -> Outcome {
@@ -135,7 +152,12 @@ impl Known<'_> {
             let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "");
             return Outcome::own(reply, &format!("{} has no ready endpoint", row.service), self.is_grpc);
         }
-        let (endpoint, how) = self.endpoint(cluster, &row.ready, parts);
+        self.to(&cluster.port, row, Some(parts))
+    }
+
+    /// What is ready of a Service port, and which of it is chosen.
+    fn to(&self, port: &ServicePort, row: &BackendRow, parts: Option<&Parts>) -> Outcome {
+        let (endpoint, how) = self.endpoint(port, &row.ready, parts);
         let answer = match endpoint {
             Some(endpoint) => format!("{} at {endpoint}{how}", row.service),
             None => {
@@ -147,7 +169,12 @@ impl Known<'_> {
     }
 
     /// The endpoint, where it is determined, and how one is chosen, where there is a choice.
-    fn endpoint(&self, cluster: &Cluster, ready: &[SocketAddr], parts: &Parts) -> (Option<SocketAddr>, String) {
+    fn endpoint(
+        &self,
+        port: &ServicePort,
+        ready: &[SocketAddr],
+        parts: Option<&Parts>,
+    ) -> (Option<SocketAddr>, String) {
         if let [only] = ready {
             return (Some(*only), String::new());
         }
@@ -160,12 +187,15 @@ impl Known<'_> {
             (Some(only), None) => return (Some(*only), ", the only one that is not ejected".to_owned()),
             (Some(_), Some(_)) => {}
         }
-        let balance = self.model.balances.get(&cluster.port);
+        let balance = self.model.balances.get(port);
         let chance = ", the less busy of two at random";
-        match balance.map(|balance| &balance.balancer) {
-            None | Some(Balancer::LeastRequest) => (None, chance.to_owned()),
-            Some(Balancer::RoundRobin) => (None, ", one after the other".to_owned()),
-            Some(balancer @ Balancer::ConsistentHash(of)) => {
+        match (balance.map(|balance| &balance.balancer), parts) {
+            // A stream has no key.
+            (None | Some(Balancer::LeastRequest), _) | (Some(Balancer::ConsistentHash(_)), None) => {
+                (None, chance.to_owned())
+            }
+            (Some(Balancer::RoundRobin), _) => (None, ", one after the other".to_owned()),
+            (Some(balancer @ Balancer::ConsistentHash(of)), Some(parts)) => {
                 let (of, is_known) = match of {
                     HashKey::Client => ("the client's address".to_owned(), self.client.is_some()),
                     HashKey::Header(name) => (format!("the header {name}"), true),
@@ -182,6 +212,21 @@ impl Known<'_> {
             }
         }
     }
+}
+
+/// What becomes of what is spread by weight; `None` where nobody has one.
+fn weighted(all: impl Iterator<Item = (u32, Outcome)>) -> Option<Outcome> {
+    let mut found: Vec<(u32, Outcome)> = all.filter(|(weight, _)| *weight > 0).collect();
+    if found.len() < 2 {
+        return found.pop().map(|(_, one)| one);
+    }
+    let all = found.iter().map(|(weight, _)| *weight).fold(0, u32::saturating_add);
+    let own = |one: &Outcome| (one.status, one.grpc_status, one.ends);
+    let first = found.first().map(|(_, one)| own(one))?;
+    let (status, grpc_status, ends) =
+        if found.iter().all(|(_, one)| own(one) == first) { first } else { (None, None, false) };
+    let words = found.iter().map(|(weight, one)| format!("weight {weight} of {all}: {}", one.answer));
+    Some(Outcome { status, grpc_status, ends, endpoint: None, answer: words.collect::<Vec<_>>().join("; ") })
 }
 
 /// The first endpoint for a key that is fit, of the very table that the proxy has.

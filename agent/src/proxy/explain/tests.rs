@@ -1,3 +1,5 @@
+mod tls;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
