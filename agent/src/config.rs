@@ -326,7 +326,7 @@ pub struct InstancesArgs {
 #[derive(Debug, Args)]
 pub struct WhyArgs {
     /// The object: KIND/NAMESPACE/NAME, as `service/default/web`, KIND/NAME, as `gatewayclass/sluice`, or a Gateway's listener:
-    /// listener/NAMESPACE/GATEWAY/NAME
+    /// listener/NAMESPACE/GATEWAY/NAME, listener/NAMESPACE/LISTENERSET/NAME, route/NAMESPACE/NAME
     pub object: String,
     /// The common flags.
     #[command(flatten)]

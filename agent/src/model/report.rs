@@ -171,6 +171,12 @@ pub struct ListenerReport {
 }
 
 impl ListenerReport {
+    /// Its name among all listeners of its Gateway: `namespace/set/name` of one that a ListenerSet has.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        self.set.as_ref().map_or_else(|| self.name.clone(), |set| format!("{set}/{}", self.name))
+    }
+
     /// Whether requests are taken from it, once it is programmed.
     #[must_use]
     pub fn is_served(&self) -> bool {
