@@ -325,8 +325,8 @@ pub struct InstancesArgs {
 /// Flags of `sluice why`.
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// The object: KIND/NAMESPACE/NAME, as `service/default/web`, KIND/NAME, as `gatewayclass/sluice`, or a Gateway's listener:
-    /// listener/NAMESPACE/GATEWAY/NAME, listener/NAMESPACE/LISTENERSET/NAME, route/NAMESPACE/NAME
+    /// The object: KIND/NAMESPACE/NAME, as `service/default/web`, KIND/NAME, as `gatewayclass/sluice`, a route of
+    /// any kind: route/NAMESPACE/NAME, or a listener: listener/NAMESPACE/GATEWAY/NAME, listener/NAMESPACE/LISTENERSET/NAME
     pub object: String,
     /// The common flags.
     #[command(flatten)]

@@ -151,7 +151,8 @@ fn what_clients_meet(listener: &HttpListener) -> String {
         (Some(tls), _) => {
             let secrets: Vec<String> =
                 tls.certificates.iter().map(|c| format!("{}, {}", c.secret, until(c.not_after))).collect();
-            format!("under TLS with the certificate of Secret {}", secrets.join("; of Secret "))
+            let version = tls.only_version().map_or_else(|| "TLS".to_owned(), |version| format!("{version} alone"));
+            format!("under {version} with the certificate of Secret {}", secrets.join("; of Secret "))
         }
         (None, Some(_)) => "TLS passed through to the backend".to_owned(),
         (None, None) => "in clear text".to_owned(),
