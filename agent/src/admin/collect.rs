@@ -49,6 +49,8 @@ pub struct Stages {
     pub proxy: proxy::Counters,
     /// Which endpoints the proxy passes over.
     pub ejections: proxy::Ejections,
+    /// Which bounds Gateways have reached.
+    pub gateways: proxy::Gateways,
     /// What the proxy counts by route and by backend.
     pub metrics: proxy::Metrics,
     /// The revision of the model that the proxy routes by; 0 before the first.
@@ -102,7 +104,9 @@ impl Stages {
         let remarks = model.verdicts.iter().filter(|(_, v)| odd(v));
         let reasons = observe::reasons(&self.pins)?.into_iter().filter(|(_, n)| *n > 0);
         let of_certificates = certificates::warnings(&model.http, jiff::Timestamp::now().as_second());
-        let limits = self.proxy.total().limits().into_iter().chain(of_certificates);
+        let pressed = self.gateways.pressed().into_iter().filter(proxy::Pressed::is_recent);
+        let pressed = pressed.map(|pressed| format!("Gateway {}: {pressed}", pressed.gateway));
+        let limits = self.proxy.total().limits().into_iter().chain(pressed).chain(of_certificates);
         Ok(view::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.clone(),

@@ -6,7 +6,7 @@ use crate::{
     telemetry::{Families, Family, Kind, Labels},
 };
 
-use super::{Stages, certificates, red};
+use super::{Stages, bounds, certificates, red};
 
 /// All families.
 ///
@@ -132,6 +132,12 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
         kind: Kind::Gauge,
         help: "Endpoints that are passed over now for their failures, observed",
         samples: vec![(Labels::new(), count(ejected))],
+    });
+    all.push(Family {
+        name: "sluice_proxy_gateway_bound_refusals",
+        kind: Kind::Counter,
+        help: "Connections, requests and streams that a Gateway's own bound has refused or ended, observed",
+        samples: bounds::samples(&stages.gateways.pressed()),
     });
     let accepted = stages.proxy.each(|stats| &stats.accepted).into_iter().enumerate();
     all.push(Family {

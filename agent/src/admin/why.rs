@@ -100,6 +100,9 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
             };
             view.messages.extend(explain::lines(&model, &conflicts, &object));
             view.messages.extend(route::lines(&model, &object));
+            let pressed = stages.gateways.pressed().into_iter();
+            let own = pressed.filter(|one| object.kind == "Gateway" && one.gateway == object.object);
+            view.messages.extend(own.map(|pressed| format!("a bound was reached: {pressed}")));
             for addr in model.allocations.get(&object).into_iter().flatten() {
                 view.messages.extend(bound.get(addr).map(|at| format!("{addr}: {}", at.sentence())));
                 view.messages.extend(conflicts.get(addr).map(|by| format!("{addr}: {}", by.sentence())));

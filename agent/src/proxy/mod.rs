@@ -51,6 +51,7 @@ mod mirror;
 mod multiplex;
 mod pace;
 mod pool;
+mod pressure;
 mod proxy_protocol;
 mod replay;
 mod request;
@@ -86,6 +87,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use ejections::Ejections;
 pub use metrics::Metrics;
+pub use pressure::{Bound, Gateways, Pressed};
 pub use settings::Settings;
 pub use stats::{Counters, Stats};
 
@@ -208,6 +210,12 @@ impl Proxy {
     #[must_use]
     pub fn ejections(&self) -> Ejections {
         Ejections::of(&self.workers[0].table)
+    }
+
+    /// Which bounds Gateways have reached.
+    #[must_use]
+    pub fn gateways(&self) -> Gateways {
+        Gateways::of(&self.workers[0].table)
     }
 
     /// What is counted by route and by backend.

@@ -320,6 +320,11 @@ impl Table {
         self.gateways.get(gateway)
     }
 
+    /// All Gateways.
+    pub(super) fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.gateways.values()
+    }
+
     /// How many connections to endpoints one of them, and one Gateway, may have.
     #[must_use]
     pub(super) fn most(&self, bounds: &Bounds) -> Most {

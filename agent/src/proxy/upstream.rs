@@ -488,7 +488,7 @@ impl Trying<'_> {
         };
         match cluster.transport {
             Transport::Http1 => {
-                let share = tenant.upstreams.try_share(most.gateway).ok_or(ConnectError::Taken(most.gateway))?;
+                let share = tenant.try_upstream(most.gateway).ok_or(ConnectError::Taken(most.gateway))?;
                 let pooled = if fresh { None } else { upstream.reuse(worker, settings.upstream_idle) };
                 let mut lease = match pooled {
                     Some(lease) => lease,

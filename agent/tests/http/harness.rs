@@ -19,7 +19,7 @@ use sluice::{
         self, Backend, Memo, Model, Node, Port,
         http::{HttpModel, ServicePort},
     },
-    proxy::{Counters, Ejections, Metrics, Proxy, Settings},
+    proxy::{Counters, Ejections, Gateways, Metrics, Proxy, Settings},
     source::{self, Snapshot},
 };
 use tokio::{
@@ -38,6 +38,7 @@ pub(crate) struct Bed {
     pub addr: SocketAddr,
     pub stats: Counters,
     pub ejections: Ejections,
+    pub gateways: Gateways,
     pub metrics: Metrics,
     pub cancel: CancellationToken,
     pub task: JoinHandle<()>,
@@ -118,10 +119,11 @@ impl Bed {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (models, receiver) = watch::channel(Arc::new(model(addr)));
         let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.counters(), proxy.applied());
-        let (ejections, metrics) = (proxy.ejections(), proxy.metrics());
+        let (ejections, metrics, gateways) = (proxy.ejections(), proxy.metrics(), proxy.gateways());
         let task = tokio::spawn(proxy.run(receiver, cancel.clone()));
         applied.wait_for(|rev| *rev > 0).await.unwrap();
-        Self { addr, stats, ejections, metrics, cancel, task, models, secrets: json!([]), memo: Mutex::default() }
+        let (secrets, memo) = (json!([]), Mutex::default());
+        Self { addr, stats, ejections, metrics, gateways, cancel, task, models, secrets, memo }
     }
 
     /// Changes what is served and waits until it is.

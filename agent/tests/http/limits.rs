@@ -5,7 +5,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use sluice::proxy::Settings;
+use sluice::proxy::{Bound, Settings};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -144,6 +144,12 @@ async fn h54_a_gateway_has_so_many_connections_and_requests() {
     assert!(status(&response) == 503 && response.contains("as many requests"), "{response}");
     let mut fourth = bed.connect().await;
     assert_eq!(fourth.rest().await, "", "closed");
+    let pressed = bed.gateways.pressed();
+    let said: Vec<_> = pressed.iter().map(|p| (p.bound, p.open, p.most, p.refused, p.is_own, p.is_recent())).collect();
+    assert_eq!(said, [(Bound::Connections, 3, 3, 1, true, true), (Bound::Requests, 2, 2, 1, true, true)]);
+    let sentence = pressed[0].to_string();
+    assert!(sentence.starts_with("3 of 3 client connections, 1 closed at once, the last "), "{sentence}");
+    assert!(sentence.ends_with("the bound is its annotation proxy.sluice.dev/max-connections"), "{sentence}");
     // What goes makes room.
     let [first, ..] = clients;
     drop(first);

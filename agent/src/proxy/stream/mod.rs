@@ -78,7 +78,7 @@ pub(super) async fn connect(
         }
         let upstream = endpoints.pick(Wish::default(), &tried, now)?;
         let most = table.most(&shared.bounds);
-        let Some(share) = table.tenant(gateway)?.upstreams.try_share(most.gateway) else {
+        let Some(share) = table.tenant(gateway)?.try_upstream(most.gateway) else {
             add(&shared.stats.exhausted);
             return None;
         };
