@@ -299,10 +299,13 @@ async fn h53_a_head_of_the_proxy_protocol_names_the_client_or_there_is_no_servic
 }
 
 #[tokio::test]
-async fn an_annotation_that_is_wrong_serves_nobody() {
+async fn an_annotation_with_a_typo_leaves_the_settings_as_they_were() {
     let origin = Origin::named("a").await;
-    let bed = bed(Settings::default(), &[], origin.addr).await;
-    let wrong = limited(any_listener(), &[("max-requests", "many")]);
-    bed.serve(wrong, json!([catch_all()]), &[("a", &[origin.addr])]).await;
-    assert_eq!(bed.raw(GET).await, "");
+    let bed = bed(Settings::default(), &[("underscores", "reject")], origin.addr).await;
+    let odd = "X_Odd: 1\r\n";
+    assert_eq!((status(&bed.get("/", "x", "").await), status(&bed.get("/", "x", odd).await)), (200, 400));
+    let wrong = limited(any_listener(), &[("underscores", "rejct")]);
+    bed.serve(wrong, json!([]), &[("a", &[origin.addr])]).await;
+    let now = (status(&bed.get("/", "x", "").await), status(&bed.get("/", "x", odd).await));
+    assert_eq!(now, (404, 400), "served, and as before");
 }
