@@ -107,7 +107,7 @@ pub enum Mode {
 }
 
 const AGENT_HELP: &str = "\
-The agent reads Services, EndpointSlices, Gateways and HTTPRoutes from the API server, or from ordinary Kubernetes YAML \
+The agent reads Services and EndpointSlices, Gateways, ListenerSets, routes of all kinds, policies and what they refer to from the API server, or from ordinary Kubernetes YAML \
 below the manifests directory, and follows every change. It needs the capabilities BPF, NET_ADMIN and PERFMON, and a bpffs at /sys/fs/bpf.
 
 When it ends, however it ends, the programs stay attached and go on forwarding layer 4 flows; `sluice cleanup` removes them.

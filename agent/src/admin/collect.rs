@@ -100,7 +100,9 @@ impl Stages {
             reason: f.reason,
         });
         let broken = model.verdicts.iter().filter(|(_, v)| matches!(v.outcome, Outcome::Partial | Outcome::Refused));
-        let odd = |v: &Verdict| v.outcome == Outcome::Accepted && !v.messages.is_empty();
+        // Of a policy it is said at which Gateways it is in force.
+        let is_odd = |message: &String| !message.starts_with("in force at ");
+        let odd = |v: &Verdict| v.outcome == Outcome::Accepted && v.messages.iter().any(is_odd);
         let remarks = model.verdicts.iter().filter(|(_, v)| odd(v));
         let reasons = observe::reasons(&self.pins)?.into_iter().filter(|(_, n)| *n > 0);
         let of_certificates = certificates::warnings(&model.http, jiff::Timestamp::now().as_second());

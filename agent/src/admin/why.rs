@@ -246,7 +246,7 @@ fn unjudged(snapshot: &Snapshot, known: &Known, object: &ObjectRef) -> view::Obj
             format!("it has no label {}: it belongs to no Service", crate::api::endpoint_slice::SERVICE_NAME_LABEL)
         }
         (Reading::Beside(what), _) => what.to_owned(),
-        (Reading::Judged, _) => "it was read and is not looked at yet".to_owned(),
+        (Reading::Judged, _) => "it was read, and the next model will say what becomes of it".to_owned(),
     };
     plain(object, "ignored", "ReadForOthers", message)
 }

@@ -88,7 +88,7 @@ fn set(limits: &mut Limits, name: &str, value: &str) -> Result<(), String> {
         "max-connection-age" => limits.max_age = Some(seconds(value)?),
         "max-pending-resets" => limits.max_resets = Some(count(value)?),
         "stream-idle-timeout" => limits.stream_idle = Some(seconds(value)?),
-        "trusted-hops" => limits.trust.hops = usize::try_from(number(value, 1..=16)?).unwrap_or(usize::MAX),
+        "trusted-hops" => limits.trust.hops = usize::try_from(number(value, 0..=16)?).unwrap_or(usize::MAX),
         "trusted-proxies" => {
             limits.trust.ranges = members(value);
             list::<IpNet>(value, "ranges like 10.0.0.0/8")?;
@@ -130,15 +130,28 @@ fn members<T: FromStr>(value: &str) -> Vec<T> {
     value.split(',').filter_map(|one| one.trim().parse().ok()).take(LIST).collect()
 }
 
-/// A time as the Gateway API writes it, whole: `90s`, `15m`, `24h`. Source: GEP-2257.
+/// A time as the Gateway API writes it, of whole seconds: `90s`, `15m`, `1h30m`. Source: GEP-2257.
 pub(super) fn seconds(value: &str) -> Result<Duration, String> {
-    let units = [('s', 1), ('m', 60), ('h', 3600)];
-    let parsed = units.iter().find_map(|(unit, seconds)| {
-        let digits = value.strip_suffix(*unit).filter(|d| d.len() <= 6 && d.bytes().all(|b| b.is_ascii_digit()))?;
-        digits.parse::<u64>().ok()?.checked_mul(*seconds)
-    });
-    let parsed = parsed.filter(|seconds| SECONDS.contains(seconds)).map(Duration::from_secs);
-    parsed.ok_or_else(|| "a time from 1s to 168h, in s, m or h".to_owned())
+    let parsed = whole_seconds(value).filter(|seconds| SECONDS.contains(seconds)).map(Duration::from_secs);
+    parsed.ok_or_else(|| "a time from 1s to 168h, in h, m or s".to_owned())
+}
+
+/// The same up to so long.
+pub(super) fn seconds_to(value: &str, longest: Duration) -> Result<Duration, String> {
+    let parsed = seconds(value).ok().filter(|time| *time <= longest);
+    parsed.ok_or_else(|| format!("a time from 1s to {}s, in h, m or s", longest.as_secs()))
+}
+
+/// Each unit once at most, the longest first.
+fn whole_seconds(value: &str) -> Option<u64> {
+    let (mut rest, mut all) = (value, 0_u64);
+    for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
+        let Some((digits, behind)) = rest.split_once(unit) else { continue };
+        let digits = Some(digits).filter(|d| (1..=6).contains(&d.len()) && d.bytes().all(|b| b.is_ascii_digit()))?;
+        all = all.checked_add(digits.parse::<u64>().ok()?.checked_mul(seconds)?)?;
+        rest = behind;
+    }
+    (rest.is_empty() && !value.is_empty()).then_some(all)
 }
 
 #[cfg(test)]
@@ -192,6 +205,14 @@ mod tests {
     }
 
     #[test]
+    fn times_are_written_as_the_api_has_them() {
+        for (text, want) in [("90s", 90), ("15m", 900), ("1h30m", 5400), ("1h0m5s", 3605), ("24h", 86_400)] {
+            assert_eq!(seconds(text), Ok(Duration::from_secs(want)), "{text}");
+        }
+        assert_eq!(seconds_to("11s", Duration::from_secs(10)), Err("a time from 1s to 10s, in h, m or s".to_owned()));
+    }
+
+    #[test]
     fn nonsense_is_refused_by_name_all_of_it_at_once() {
         for (name, value) in [
             ("max-connections", "0"),
@@ -208,6 +229,9 @@ mod tests {
             ("max-connection-age", "169h"),
             ("stream-idle-timeout", "0s"),
             ("stream-idle-timeout", "é"),
+            ("stream-idle-timeout", "30m1h"),
+            ("stream-idle-timeout", "1h30"),
+            ("stream-idle-timeout", "hm"),
             ("trusted-hops", "17"),
             ("trusted-proxies", "10.0.0.0/33"),
             ("trusted-proxies", ""),

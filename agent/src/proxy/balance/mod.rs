@@ -307,8 +307,9 @@ impl Endpoints {
             Some(cause) if health.fail(cause, rules, now, || self.may_eject(now)) => {
                 add(&stats.ejections);
                 self.counts.ejected();
-                let time = health.ejected(now).and_then(|ejected| ejected.left);
-                tracing::warn!(backend = %upstream.addr, %cause, ?time, "endpoint is ejected");
+                let left = health.ejected(now).and_then(|ejected| ejected.left).unwrap_or_default();
+                let seconds = format_args!("{:.1}", left.as_secs_f32());
+                tracing::warn!(backend = %upstream.addr, %cause, %seconds, "endpoint is ejected");
             }
             Some(_) => {}
         }
@@ -345,7 +346,7 @@ impl Endpoints {
 
     fn ejected_for_answers(&self, now: Moment) -> impl Iterator<Item = (Ejected, &Arc<Upstream>)> {
         let ejected = self.upstreams.iter().filter_map(move |u| Some((u.vital.ejected(now)?, u)));
-        ejected.filter(|(ejected, _)| ejected.cause != Cause::Unconnected)
+        ejected.filter(|(ejected, _)| !ejected.cause.is_unreached())
     }
 
     /// Readmits those whose ejection ends first where more are ejected than may be: others have left, or another Service port has

@@ -10,6 +10,9 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header, reque
 /// Header fields at most: as many as a client may send.
 const MOST_HEADERS: usize = 100;
 
+/// How long URL and fields may be together: encoded, the question is a URL itself. Units: bytes.
+const MOST_BYTES: usize = 20_000;
+
 /// A request, and where it comes in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -49,6 +52,10 @@ impl Asked {
             Ok((name, HeaderValue::from_str(value.trim()).map_err(|_| want())?))
         };
         let headers = headers.iter().map(field).collect::<Result<Vec<_>, String>>()?;
+        let size = url.len() + headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+        if size > MOST_BYTES {
+            return Err(format!("URL and headers have {size} bytes, want {MOST_BYTES} at most"));
+        }
         let ip = authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok();
         let port = authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
         Ok(Self { method: parsed_method, url: parsed, headers, at, client: None, port, ip })

@@ -316,6 +316,12 @@ fn a_place_where_nothing_listens_is_said_with_those_where_something_does() {
 }
 
 #[test]
+fn a_request_that_is_too_long_to_ask_for_is_said_to_be() {
+    let said = Asked::try_new("GET", "http://a.example/", &[format!("x-a: {}", "a".repeat(90_000))], None).unwrap_err();
+    assert_eq!(said, "URL and headers have 90020 bytes, want 20000 at most");
+}
+
+#[test]
 fn a_question_is_read_as_it_is_written_and_nonsense_is_named() {
     let headers = ["x-a: 1 & 2".to_owned(), "x-a: ü=ö".to_owned()];
     let asked = Asked::try_new("PATCH", "http://a.example:81/c?d=e&f", &headers, Some("[::1]:80".parse().unwrap()));

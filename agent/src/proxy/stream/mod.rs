@@ -99,7 +99,9 @@ pub(super) async fn connect(
                     }
                     ConnectError::Full(_) => add(&shared.stats.exhausted),
                     ConnectError::Endpoint(_) | ConnectError::Untrusted(_) => {
-                        let outcome = Outcome::Failure(Cause::Unconnected);
+                        let is_untrusted = matches!(error, ConnectError::Untrusted(_));
+                        let outcome =
+                            Outcome::Failure(if is_untrusted { Cause::Untrusted } else { Cause::Unconnected });
                         endpoints.learn(&upstream, outcome, None, Moment::now(), &shared.stats);
                     }
                 }
