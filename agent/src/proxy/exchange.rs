@@ -72,7 +72,7 @@ impl Connection {
     /// Whether it may have no further request.
     fn is_spent(&self) -> bool {
         let most = self.tenant.limits.requests_per_connection;
-        self.shared.drain.is_cancelled()
+        self.socket.is_ending()
             || most.is_some_and(|most| self.activity.begun() >= most)
             || self.expiry.is_some_and(|at| at <= Instant::now())
     }

@@ -53,6 +53,7 @@ mod pace;
 mod pool;
 mod pressure;
 mod proxy_protocol;
+mod release;
 mod replay;
 mod request;
 mod respond;
@@ -168,10 +169,12 @@ impl Proxy {
         counters.of(0).max_connections.store(settings.max_connections as u64, Relaxed);
         counters.of(0).max_upstream.store(settings.max_upstreams as u64, Relaxed);
         let (bounds, settings) = (Arc::new(Bounds::new(&settings)), Arc::new(settings));
-        let table: Arc<ArcSwap<Table>> = Arc::default();
         let metrics = Arc::new(Registry::new(settings.workers, settings.max_series));
         let (drain, closing, kill) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (tasks, late) = (TaskTracker::new(), TaskTracker::new());
+        // Of its own: looked at with each request, they are no place for workers to meet.
+        let drains: Arc<[CancellationToken]> = (0..settings.workers).map(|_| drain.child_token()).collect();
+        let table = Arc::new(ArcSwap::from_pointee(Table::of(Arc::clone(&drains))));
         let shared = |worker| {
             Arc::new(Shared {
                 worker,
@@ -182,8 +185,7 @@ impl Proxy {
                 metrics: Arc::clone(&metrics),
                 table: Arc::clone(&table),
                 handshakes: UnderWay::new(settings.max_handshakes.div_ceil(settings.workers)),
-                // Of its own: looked at with each request, they are no place for workers to meet.
-                drain: drain.child_token(),
+                drain: drains[worker].clone(),
                 closing: closing.child_token(),
                 kill: kill.child_token(),
                 tasks: tasks.clone(),

@@ -21,7 +21,7 @@ use super::{
     body::ResponseBody,
     io::Active,
     lease::{Lease, Pending},
-    socket::Socket,
+    socket::{Gone, Socket},
     stats::{add, sub},
     websocket::Handshake,
 };
@@ -60,7 +60,9 @@ pub(super) fn open(
             }
             // Bytes for an endpoint that takes none keep the client from being read.
             gone = socket.gone(shared.settings.half_closed_timeout) => {
-                add(&shared.stats.clients_gone);
+                if gone != Gone::Released {
+                    add(&shared.stats.clients_gone);
+                }
                 tracing::trace!(?gone, "client is gone");
             }
         }

@@ -151,6 +151,17 @@ impl Bed {
         self.serve(listeners, routes, backends).await;
     }
 
+    /// Has nothing at any address, as when the Gateway is deleted.
+    pub(crate) async fn withdraw(&self) {
+        let mut model = Model::clone(&self.models.borrow());
+        Arc::make_mut(&mut model.http).frontends.clear();
+        let before = self.stats.sum(|s| &s.tables);
+        self.models.send_replace(Arc::new(model));
+        while self.stats.sum(|s| &s.tables) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Serves a Gateway `other` in the same way, at another address of the proxy's socket.
     pub(crate) async fn serve_other(&self, at: SocketAddr) {
         let mut model = Model::clone(&self.models.borrow());

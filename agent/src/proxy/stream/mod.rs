@@ -22,7 +22,7 @@ use super::{
     bounds::Share,
     lease::Pending,
     pool::ConnectError,
-    socket::{ClientSocket, Socket},
+    socket::{ClientSocket, Gone, Socket},
     stats::{add, sub},
     tls::{Speaks, TlsStream},
     transport::UpstreamStream,
@@ -150,7 +150,9 @@ pub(super) async fn relay(shared: &Arc<Shared>, socket: &Socket, relay: Relay) {
             }
         }
         gone = socket.gone(shared.settings.half_closed_timeout) => {
-            add(&shared.stats.clients_gone);
+            if gone != Gone::Released {
+                add(&shared.stats.clients_gone);
+            }
             tracing::trace!(?gone, "client is gone");
         }
     }
