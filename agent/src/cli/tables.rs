@@ -68,11 +68,11 @@ pub fn status(s: &view::Status) -> String {
         if s.model_rev == s.programmed_rev { String::new() } else { format!(" (model is at {})", s.model_rev) };
     let _ = writeln!(
         out,
-        "programmed: revision {}{behind} in {:.1} ms, {} frontends, {} backends, {} of {} table chunks",
+        "programmed: revision {}{behind} in {:.1} ms, {}, {}, {} of {} table chunks",
         s.programmed_rev,
         f64::from(u32::try_from(s.programmed_in_us).unwrap_or(u32::MAX)) / 1000.0,
-        s.frontends,
-        s.backends,
+        number_of(s.frontends, "frontend"),
+        number_of(s.backends, "backend"),
         s.table_chunks.0,
         s.table_chunks.1
     );
@@ -263,11 +263,16 @@ pub fn routes(routes: &[RouteRow]) -> String {
     or_none(routes.len(), "no route is attached to a Gateway that is ours", table(&header, rows))
 }
 
+/// `1 frontend`, `2 frontends`.
+fn number_of(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 /// The rule; the kind of what is no HTTPRoute.
 fn route(r: &RouteRow) -> String {
     match r.kind.as_str() {
-        "" | "HTTPRoute" => format!("{}#{}", r.route, r.rule),
-        kind => format!("{kind} {}#{}", r.route, r.rule),
+        "" | "HTTPRoute" => r.place(),
+        kind => format!("{kind} {}", r.place()),
     }
 }
 
@@ -301,7 +306,7 @@ fn explanation(e: &Explanation) -> String {
         lines.push(format!("  and {} more", e.more));
     }
     if let Some(row) = &e.matched {
-        lines.push(format!("  matched {} {}#{} {}", row.kind, row.route, row.rule, row.matches));
+        lines.push(format!("  matched {} {} {}", row.kind, row.place(), row.matches));
         lines.extend(row.actions.iter().map(|action| format!("  then {action}")));
         let ejected = row.backends.iter().flat_map(|backend| &backend.ejected);
         lines.extend(ejected.map(|(at, why)| format!("  ejected {at}: {why}")));

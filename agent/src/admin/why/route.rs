@@ -69,8 +69,9 @@ fn line(row: &RouteRow) -> String {
     let place = format!("{}, listener {}/{}, host {}", at.join(", "), row.gateway, row.listener, row.hostname);
     let backends: Vec<String> = row.backends.iter().map(|backend| share(row, backend)).collect();
     let what: Vec<String> = row.actions.iter().cloned().chain(backends).collect();
+    let name = row.rule_name.iter().map(|name| format!(" ({name})")).collect::<String>();
     let what = if what.is_empty() { "to no backend".to_owned() } else { what.join(", ") };
-    format!("rule {} at {place}, {}: {what}", row.rule, row.matches)
+    format!("rule {}{name} at {place}, {}: {what}", row.rule, row.matches)
 }
 
 fn share(row: &RouteRow, backend: &BackendRow) -> String {

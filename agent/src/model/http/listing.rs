@@ -39,6 +39,9 @@ pub struct RouteRow {
     pub route: String,
     /// Which of its rules, from 0. A TLSRoute has one.
     pub rule: usize,
+    /// The rule's name, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule_name: Option<String>,
     /// What is changed on the way, or answered, in words.
     pub actions: Vec<String>,
     /// Who gets which share.
@@ -136,6 +139,7 @@ impl HttpModel {
             kind: entry.kind.name().to_owned(),
             route: entry.route.to_string(),
             rule: 0,
+            rule_name: None,
             actions: vec![how.to_owned()],
             backends: entry.shares.iter().map(backend).collect(),
         }
@@ -154,6 +158,7 @@ impl HttpModel {
             kind: entry.rule.kind.name().to_owned(),
             route: entry.rule.route.to_string(),
             rule: entry.rule.index,
+            rule_name: entry.rule.name.clone(),
             actions: actions(&entry.rule),
             backends: self.backend_rows(&listener.gateway, &entry.rule),
         }
@@ -211,6 +216,13 @@ impl HttpModel {
 }
 
 impl RouteRow {
+    /// The rule for people: `namespace/name#index`, and its name.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let name = self.rule_name.iter().map(|name| format!(" ({name})")).collect::<String>();
+        format!("{}#{}{name}", self.route, self.rule)
+    }
+
     /// Notes which of its endpoints are passed over, of all that are.
     pub fn note(&mut self, ejected: &BTreeMap<SocketAddr, String>) {
         for backend in &mut self.backends {

@@ -129,6 +129,8 @@ pub struct HttpRule {
     pub route: ObjectName,
     /// Which of its rules, from 0.
     pub index: usize,
+    /// The rule's name, where it has one.
+    pub name: Option<String>,
     /// What is changed on the way, in this order.
     pub filters: Vec<Filter>,
     /// How long it may take.

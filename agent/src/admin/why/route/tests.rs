@@ -13,7 +13,7 @@ fn compiled() -> (Snapshot, Model) {
     };
     let to = |weights: &[u32]| {
         let refs: Vec<Value> = weights.iter().map(|w| json!({"name": "web", "port": 80, "weight": w})).collect();
-        json!([{"backendRefs": refs}])
+        json!([{"name": "all", "backendRefs": refs}])
     };
     let many: Vec<Value> = (0..25).map(|n| json!({"matches": [{"path": {"value": format!("/{n}")}}]})).collect();
     let snapshot = fixture::snapshot(&json!([
@@ -46,7 +46,7 @@ fn a_route_is_told_with_the_listeners_and_backends_that_it_has() {
     let place = ":80, listener default/gw/http, host *.example, /*: ";
     let backends =
         "weight 3 of 4 to default/web:80 (0 endpoints ready), weight 1 of 4 to default/web:80 (0 endpoints ready)";
-    assert!(shop[0].starts_with("rule 0 at ") && shop[0].ends_with(&format!("{place}{backends}")), "{shop:?}");
+    assert!(shop[0].starts_with("rule 0 (all) at ") && shop[0].ends_with(&format!("{place}{backends}")), "{shop:?}");
     let many = said(&model, "HTTPRoute", "many");
     assert_eq!((many.len(), many[20].as_str()), (21, "and 5 more: `sluice routes` lists them"));
     let pass = said(&model, "TLSRoute", "pass");
