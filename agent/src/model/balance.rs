@@ -13,7 +13,7 @@ use super::{
         HttpModel, ServicePort,
         balance::{Balance, Balancer, Ejection, HashKey, ProxyProtocol},
     },
-    limits::{PREFIX, list, number, seconds, unknown},
+    limits::{PREFIX, list, number, seconds_to, unknown},
 };
 use crate::{api::Service, source::Snapshot};
 
@@ -76,20 +76,13 @@ fn set(balance: &mut Balance, name: &str, value: &str) -> Result<(), String> {
             ejection.codes = codes.into_iter().collect();
         }
         "eject-time" => {
-            let time = seconds(value)?;
-            if time > Ejection::LONGEST {
-                return Err(format!("a time up to {:?}", Ejection::LONGEST));
-            }
-            ejection.time = time;
+            ejection.time = seconds_to(value, Ejection::LONGEST)?;
         }
         "max-ejected-percent" => ejection.most = u8::try_from(number(value, 0..=100)?).unwrap_or(100),
         // Whoever refers to the Service says what is wrong with it.
         "proxy-protocol" => balance.proxy_protocol = version(value),
         "slow-start" => {
-            let time = seconds(value)?;
-            if time > Balance::LONGEST_START {
-                return Err(format!("a time up to {:?}", Balance::LONGEST_START));
-            }
+            let time = seconds_to(value, Balance::LONGEST_START)?;
             balance.slow_start = Some(time).filter(|time| !time.is_zero());
         }
         _ => return Err(unknown(name, NAMES)),
@@ -181,9 +174,9 @@ mod tests {
             ("eject-after", "-1", "want a number from 0 to 1000"),
             ("eject-codes", "200", "want statuses from 400 to 599"),
             ("eject-codes", "5xx", "want statuses from 400 to 599 between commas"),
-            ("eject-time", "1h", "want a time up to 10s"),
+            ("eject-time", "1h", "want a time from 1s to 10s"),
             ("max-ejected-percent", "101", "want a number from 0 to 100"),
-            ("slow-start", "2h", "want a time up to 3600s"),
+            ("slow-start", "2h", "want a time from 1s to 3600s"),
             ("max-ejected-percents", "5", "did you mean proxy.sluice.dev/max-ejected-percent?"),
         ] {
             let (balance, faults) = read(&[(name, value)]);

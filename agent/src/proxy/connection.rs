@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 pub(super) use http2::{SEND_BUFFER, STREAM_WINDOW};
 
 use super::{
-    LAST_CALL, Shared,
+    Shared,
     exchange::{Connection, Secure},
     headers::Ends,
     held::Room,
@@ -21,7 +21,7 @@ use super::{
     proxy_protocol::{self, Head, Source},
     request::Scheme,
     seldom::beside,
-    socket::Socket,
+    socket::{Gone, Socket},
     stats::add,
     stream::{self, Relay},
     tenant::Tenant,
@@ -109,7 +109,7 @@ pub(super) async fn serve(
     let opened = tokio::select! {
         biased;
         opened = Box::pin(open(&shared, &tenant, &socket, peer, local)) => opened,
-        () = Box::pin(unspoken(&shared, &socket)) => return,
+        () = Box::pin(unspoken(&socket)) => return,
     };
     let Opened { transport, head, http2, tls, client } = match opened {
         Some(Opening::Http(opened)) => *opened,
@@ -148,15 +148,17 @@ pub(super) async fn serve(
     // What is served for it is dropped with the connection: exchanges, their upstream connections, bodies.
     let gone = socket.gone(shared.settings.half_closed_timeout);
     if let Either::Right(gone) = beside(pin!(served), pin!(gone)).await {
-        add(&shared.stats.clients_gone);
+        if gone != Gone::Released {
+            add(&shared.stats.clients_gone);
+        }
         tracing::trace!(%peer, ?gone, "client is gone");
     }
 }
 
-/// Returns when the proxy ends and a client has said nothing, and had its time for that: whoever has begun to speak is heard.
-async fn unspoken(shared: &Shared, socket: &Socket) {
-    shared.drain.cancelled().await;
-    tokio::time::sleep(LAST_CALL).await;
+/// Returns when the proxy or the frontend ends and a client has said nothing, and had its time for that: whoever has begun to speak is
+/// heard.
+async fn unspoken(socket: &Socket) {
+    tokio::time::sleep(socket.ends().await).await;
     if socket.has_moved() {
         std::future::pending::<()>().await;
     }

@@ -76,7 +76,7 @@ impl Connection {
     /// Whether it may have no further request.
     fn is_spent(&self) -> bool {
         let most = self.tenant.limits.requests_per_connection;
-        self.shared.drain.is_cancelled()
+        self.socket.is_ending()
             || most.is_some_and(|most| self.activity.begun() >= most)
             || self.expiry.is_some_and(|at| at <= Instant::now())
     }
@@ -371,7 +371,7 @@ fn redirect(
 ///
 /// # Errors
 /// With what the client is told.
-fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
+pub(super) fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
     let unserved = |reason| Err(LocalReply::new(StatusCode::NOT_IMPLEMENTED, reason));
     match transport {
         // Its trailers would be lost, and with them the status of every call (checklist H99).

@@ -16,11 +16,14 @@ use std::{
     sync::Arc,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     balance::{Endpoints, Moment, Security},
     bounds::{Bounds, Most, Part},
     metrics::BackendSeries,
     pool::{Upstream, Way},
+    release::Release,
     router::{Shards, Site},
     settings::Settings,
     stats::Counters,
@@ -49,7 +52,9 @@ type Balances = BTreeMap<ServicePort, Arc<Balance>>;
 /// What the proxy knows at one moment. A copy shares what is behind its maps.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    sites: HashMap<SocketAddr, (Arc<Site>, Arc<Tenant>)>,
+    sites: HashMap<SocketAddr, (Arc<Site>, Arc<Tenant>, Release)>,
+    /// What tells each worker that the proxy ends.
+    drains: Arc<[CancellationToken]>,
     /// What the clients of each Gateway share.
     gateways: BTreeMap<ObjectName, Arc<Tenant>>,
     /// What TLS is terminated with, by Gateway and listener.
@@ -81,6 +86,12 @@ struct Used {
 }
 
 impl Table {
+    /// An empty one; `drains` tell each worker that the proxy ends.
+    #[must_use]
+    pub(super) fn of(drains: Arc<[CancellationToken]>) -> Self {
+        Self { drains, ..Self::default() }
+    }
+
     /// The table for a model, with what it shares with this one. The host names whose entries were indexed for it are counted in
     /// `parts`.
     ///
@@ -100,7 +111,8 @@ impl Table {
         let mut tls = BTreeMap::new();
         for (frontend, listeners) in &model.frontends {
             let known = made.iter().find(|site| Arc::ptr_eq(site.listeners(), listeners)).cloned();
-            let old = self.sites.get(frontend).map(|(site, _)| site);
+            let was = self.sites.get(frontend);
+            let old = was.map(|(site, _, _)| site);
             let known = known.or_else(|| old.filter(|site| site.listeners() == listeners).cloned());
             let site = known.unwrap_or_else(|| {
                 let secured = |listener: &HttpListener| self.secured(listener);
@@ -122,7 +134,12 @@ impl Table {
                     ..self.gateways.get(owner).map(|t| Tenant::clone(t)).unwrap_or_default()
                 })
             });
-            sites.insert(*frontend, (site, Arc::clone(tenant)));
+            // Clients of another Gateway, or of clear text where TLS is spoken now, are no clients of this one.
+            let is_same = |(last, of, _): &&(Arc<Site>, Arc<Tenant>, Release)| {
+                of.name == *owner && last.is_secured() == site.is_secured()
+            };
+            let release = was.filter(is_same).map_or_else(|| Release::new(&self.drains), |(_, _, same)| same.clone());
+            sites.insert(*frontend, (site, Arc::clone(tenant), release));
         }
         let mut next = Self { sites, gateways, tls, ..self.clone() };
         next.follow(model, |way| Upstream::new(way, settings, Arc::clone(bounds), counters));
@@ -301,8 +318,13 @@ impl Table {
         }
     }
 
-    /// Closes the idle connections of addresses that `next` does not have.
+    /// Closes the idle connections of addresses that `next` does not have, and tells the clients of frontends that it does not have.
     pub(super) fn retire(&self, next: &Self) {
+        for (frontend, (_, _, release)) in &self.sites {
+            if !next.sites.get(frontend).is_some_and(|(_, _, now)| now.is(release)) {
+                release.begin();
+            }
+        }
         let is_same =
             |(_, a): (&UpstreamKey, &Used), (_, b): (&UpstreamKey, &Used)| Arc::ptr_eq(&a.upstream, &b.upstream);
         for old in self.upstreams.differences(&next.upstreams, is_same).filter_map(|difference| difference.old) {
@@ -313,20 +335,25 @@ impl Table {
     /// What is served at an address that clients dial.
     #[must_use]
     pub(super) fn site(&self, frontend: SocketAddr) -> Option<&Arc<Site>> {
-        self.sites.get(&frontend).map(|(site, _)| site)
+        self.sites.get(&frontend).map(|(site, _, _)| site)
     }
 
-    /// The Gateway at an address that clients dial, and its part in any case.
+    /// The Gateway at an address that clients dial, its part in any case, and what tells its clients when that is gone.
     #[must_use]
-    pub(super) fn gateway(&self, frontend: SocketAddr, bounds: &Bounds) -> Option<(&Arc<Tenant>, Part)> {
-        let (_, tenant) = self.sites.get(&frontend)?;
-        Some((tenant, bounds.of_gateway(self.gateways.len())))
+    pub(super) fn gateway(&self, frontend: SocketAddr, bounds: &Bounds) -> Option<(&Arc<Tenant>, Part, &Release)> {
+        let (_, tenant, release) = self.sites.get(&frontend)?;
+        Some((tenant, bounds.of_gateway(self.gateways.len()), release))
     }
 
     /// A Gateway.
     #[must_use]
     pub(super) fn tenant(&self, gateway: &ObjectName) -> Option<&Arc<Tenant>> {
         self.gateways.get(gateway)
+    }
+
+    /// All Gateways.
+    pub(super) fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.gateways.values()
     }
 
     /// How many connections to endpoints one of them, and one Gateway, may have.

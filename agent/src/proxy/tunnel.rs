@@ -22,7 +22,7 @@ use super::{
     connect::Tunnel,
     io::Active,
     lease::{Lease, Pending},
-    socket::Socket,
+    socket::{Gone, Socket},
     stats::{add, sub},
     websocket,
 };
@@ -106,7 +106,9 @@ pub(super) fn open(
             }
             // Bytes for an endpoint that takes none keep the client from being read.
             gone = socket.gone(shared.settings.half_closed_timeout) => {
-                add(&shared.stats.clients_gone);
+                if gone != Gone::Released {
+                    add(&shared.stats.clients_gone);
+                }
                 tracing::trace!(?gone, "client is gone");
             }
         }

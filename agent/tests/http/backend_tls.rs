@@ -86,6 +86,8 @@ async fn an_endpoint_that_is_not_trusted_gets_no_request() {
             assert_eq!(status(&bed.get("/", "h", "").await), 502, "{what}");
             assert!(failures(&bed) >= tries, "{what}");
         }
+        let why = bed.ejections.now().remove(&backend.addr).unwrap_or_default();
+        assert!(why.starts_with("TLS with it could not be made as its policy wants it"), "{what}: {why}");
         assert!(backend.untouched(), "{what}");
     }
     for (what, backend) in [("no TLS", plain.addr), ("closes", closing.addr)] {
@@ -93,8 +95,11 @@ async fn an_endpoint_that_is_not_trusted_gets_no_request() {
         assert_eq!((status(&bed.get("/", "h", "").await), failures(&bed)), (502, 1), "{what}");
     }
     // Nobody there is another thing than nobody whom to trust.
-    let bed = bed(json!([authority("ca", &server), policy("web.example")]), refusing()).await;
+    let nobody = refusing();
+    let bed = bed(json!([authority("ca", &server), policy("web.example")]), nobody).await;
     assert_eq!((status(&bed.get("/", "h", "").await), failures(&bed)), (503, 0));
+    let why = bed.ejections.now().remove(&nobody).unwrap_or_default();
+    assert!(why.starts_with("it could not be connected"), "{why}");
 }
 
 #[tokio::test]

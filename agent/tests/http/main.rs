@@ -29,6 +29,7 @@ mod local;
 mod metrics;
 mod mirrors;
 mod proxying;
+mod released;
 mod resting;
 mod retries;
 mod routing;

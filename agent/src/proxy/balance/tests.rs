@@ -2,7 +2,11 @@
 use std::collections::{BTreeSet, BinaryHeap};
 
 use super::*;
-use crate::proxy::{Settings, bounds::Bounds, pool::Way, stats::Counters};
+use crate::{
+    model::http::balance::HashKey,
+    proxy::{Settings, bounds::Bounds, pool::Way, stats::Counters},
+    stable,
+};
 
 /// How an endpoint answers: after so many microseconds, with this status; `None` is never.
 type Answers = fn(at: u64) -> Option<(u64, u16)>;

@@ -23,7 +23,7 @@ use super::{
     lease::Pending,
     pool::ConnectError,
     proxy_protocol::Source,
-    socket::{ClientSocket, Socket},
+    socket::{ClientSocket, Gone, Socket},
     stats::{add, sub},
     tls::{Speaks, TlsStream},
     transport::UpstreamStream,
@@ -79,7 +79,7 @@ pub(super) async fn connect(
         }
         let upstream = endpoints.pick(Wish::default(), &tried, now)?;
         let most = table.most(&shared.bounds);
-        let Some(share) = table.tenant(gateway)?.upstreams.try_share(most.gateway) else {
+        let Some(share) = table.tenant(gateway)?.try_upstream(most.gateway) else {
             add(&shared.stats.exhausted);
             return None;
         };
@@ -102,7 +102,9 @@ pub(super) async fn connect(
                     }
                     ConnectError::Full(_) => add(&shared.stats.exhausted),
                     ConnectError::Endpoint(_) | ConnectError::Untrusted(_) | ConnectError::Unspoken(_) => {
-                        let outcome = Outcome::Failure(Cause::Unconnected);
+                        let is_untrusted = matches!(error, ConnectError::Untrusted(_) | ConnectError::Unspoken(_));
+                        let outcome =
+                            Outcome::Failure(if is_untrusted { Cause::Untrusted } else { Cause::Unconnected });
                         endpoints.learn(&upstream, outcome, None, Moment::now(), &shared.stats);
                     }
                 }
@@ -151,7 +153,9 @@ pub(super) async fn relay(shared: &Arc<Shared>, socket: &Socket, relay: Relay) {
             }
         }
         gone = socket.gone(shared.settings.half_closed_timeout) => {
-            add(&shared.stats.clients_gone);
+            if gone != Gone::Released {
+                add(&shared.stats.clients_gone);
+            }
             tracing::trace!(?gone, "client is gone");
         }
     }

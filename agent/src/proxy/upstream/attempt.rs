@@ -103,8 +103,8 @@ impl Trying<'_> {
     }
 
     /// Tells the balancer that it could not be connected.
-    fn unconnected(&self) {
-        self.learn(Outcome::Failure(Cause::Unconnected), None, None);
+    fn unconnected(&self, cause: Cause) {
+        self.learn(Outcome::Failure(cause), None, None);
         let counts = self.endpoints.counts.of(&self.shared.metrics, self.shared.worker);
         counts.iter().for_each(|counts| counts.unconnected());
     }
@@ -143,9 +143,9 @@ impl Trying<'_> {
                     }
                     ConnectError::Untrusted(_) | ConnectError::Unspoken(_) => {
                         met.untrusted = true;
-                        self.unconnected();
+                        self.unconnected(Cause::Untrusted);
                     }
-                    ConnectError::Endpoint(_) => self.unconnected(),
+                    ConnectError::Endpoint(_) => self.unconnected(Cause::Unconnected),
                 }
                 return Err(Tried::Unconnected(request));
             }

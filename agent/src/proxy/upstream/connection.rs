@@ -117,7 +117,7 @@ impl Trying<'_> {
 
     /// The Gateway's part of what it may have.
     fn share(&self) -> Result<Share, ConnectError> {
-        self.tenant.upstreams.try_share(self.most.gateway).ok_or(ConnectError::Taken(self.most.gateway))
+        self.tenant.try_upstream(self.most.gateway).ok_or(ConnectError::Taken(self.most.gateway))
     }
 
     /// An unused connection that speaks HTTP/1.1, unless it must be a `fresh` one.
