@@ -107,7 +107,7 @@ pub enum Mode {
 }
 
 const AGENT_HELP: &str = "\
-The agent reads Services, EndpointSlices, Gateways and HTTPRoutes from the API server, or from ordinary Kubernetes YAML \
+The agent reads Services and EndpointSlices, Gateways, ListenerSets, routes of all kinds, policies and what they refer to from the API server, or from ordinary Kubernetes YAML \
 below the manifests directory, and follows every change. It needs the capabilities BPF, NET_ADMIN and PERFMON, and a bpffs at /sys/fs/bpf.
 
 When it ends, however it ends, the programs stay attached and go on forwarding layer 4 flows; `sluice cleanup` removes them.
@@ -298,6 +298,9 @@ pub struct ExplainArgs {
     /// Where the request comes in [default: wherever a Gateway listens at the URL's port]
     #[arg(long, value_name = "ADDR:PORT", value_parser = socket_addr)]
     pub at: Option<SocketAddr>,
+    /// Who dials, for `hash-on: client-address` and `trusted-proxies` [default: nobody in particular]
+    #[arg(long, value_name = "ADDR")]
+    pub client: Option<std::net::IpAddr>,
     /// The common flags.
     #[command(flatten)]
     pub inspect: InspectArgs,
@@ -322,8 +325,8 @@ pub struct InstancesArgs {
 /// Flags of `sluice why`.
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// The object: KIND/NAMESPACE/NAME, as `service/default/web`, KIND/NAME, as `gatewayclass/sluice`, or a Gateway's listener:
-    /// listener/NAMESPACE/GATEWAY/NAME
+    /// The object: KIND/NAMESPACE/NAME, as `service/default/web`, KIND/NAME, as `gatewayclass/sluice`, a route of
+    /// any kind: route/NAMESPACE/NAME, or a listener: listener/NAMESPACE/GATEWAY/NAME, listener/NAMESPACE/LISTENERSET/NAME
     pub object: String,
     /// The common flags.
     #[command(flatten)]

@@ -176,6 +176,7 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         applied,
         proxy: proxy.counters(),
         ejections: proxy.ejections(),
+        gateways: proxy.gateways(),
         metrics: proxy.metrics(),
         routed: proxy.applied(),
         directory,

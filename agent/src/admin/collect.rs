@@ -49,6 +49,8 @@ pub struct Stages {
     pub proxy: proxy::Counters,
     /// Which endpoints the proxy passes over.
     pub ejections: proxy::Ejections,
+    /// Which bounds Gateways have reached.
+    pub gateways: proxy::Gateways,
     /// What the proxy counts by route and by backend.
     pub metrics: proxy::Metrics,
     /// The revision of the model that the proxy routes by; 0 before the first.
@@ -98,11 +100,15 @@ impl Stages {
             reason: f.reason,
         });
         let broken = model.verdicts.iter().filter(|(_, v)| matches!(v.outcome, Outcome::Partial | Outcome::Refused));
-        let odd = |v: &Verdict| v.outcome == Outcome::Accepted && !v.messages.is_empty();
+        // Of a policy it is said at which Gateways it is in force.
+        let is_odd = |message: &String| !message.starts_with("in force at ");
+        let odd = |v: &Verdict| v.outcome == Outcome::Accepted && v.messages.iter().any(is_odd);
         let remarks = model.verdicts.iter().filter(|(_, v)| odd(v));
         let reasons = observe::reasons(&self.pins)?.into_iter().filter(|(_, n)| *n > 0);
         let of_certificates = certificates::warnings(&model.http, jiff::Timestamp::now().as_second());
-        let limits = self.proxy.total().limits().into_iter().chain(of_certificates);
+        let pressed = self.gateways.pressed().into_iter().filter(proxy::Pressed::is_recent);
+        let pressed = pressed.map(|pressed| format!("Gateway {}: {pressed}", pressed.gateway));
+        let limits = self.proxy.total().limits().into_iter().chain(pressed).chain(of_certificates);
         Ok(view::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.clone(),
@@ -200,10 +206,7 @@ impl Stages {
     /// Nothing listens where the request would come in.
     pub fn explain(&self, asked: &Asked) -> Result<Vec<Explanation>, String> {
         let model = self.models.borrow().clone();
-        let mut found = explain(&model.http, asked)?;
-        let ejected = self.ejections.now();
-        found.iter_mut().filter_map(|one| one.matched.as_mut()).for_each(|row| row.note(&ejected));
-        Ok(found)
+        explain(&model.http, &self.ejections.now(), asked)
     }
 
     /// `GET /api/v1/flows`.

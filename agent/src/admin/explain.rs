@@ -11,13 +11,18 @@ use crate::model::{
     http::HttpRule, mesh, sources::everybody,
 };
 
+/// Said of a port among `proxy-protocol-ports`.
+pub(super) const BEHIND_A_HEAD: &str = ", behind a head of the PROXY protocol: connections without one are cut off";
+
 /// Sentences for people: one for each address, one for the clients where not all may come, one for each frontend.
 pub(super) fn lines(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, object: &ObjectRef) -> Vec<String> {
     let addresses = model.allocations.get(object).map_or(&[][..], Vec::as_slice);
     let frontends = || model.frontends.iter().filter(|(_, target)| concerns(target, object));
     let sources = sources(frontends());
     let clients = (!sources.is_empty()).then(|| format!("clients must come from {}", sources.join(", ")));
-    let targets = frontends().map(|(frontend, target)| format!("{frontend}: {}", where_to(frontend, target)));
+    let targets = frontends().map(|(frontend, target)| {
+        format!("{frontend}: {}{}", where_to(frontend, target), head(model, frontend, target))
+    });
     let addresses = addresses.iter().map(|addr| address(model, conflicts, *addr));
     addresses.chain(clients).chain(targets).chain(dialled(model, object)).collect()
 }
@@ -86,6 +91,14 @@ fn address(model: &Model, conflicts: &BTreeMap<IpAddr, Holder>, addr: IpAddr) ->
         (None, false) => "announced by no node".to_owned(),
     };
     format!("{addr}: {pool}, {announced}")
+}
+
+/// What connections begin with, where the proxy wants it.
+fn head(model: &Model, frontend: &Frontend, target: &Target) -> &'static str {
+    match target {
+        Target::Proxy { gateway, .. } if model.http.is_proxied(gateway, frontend.port.get()) => BEHIND_A_HEAD,
+        Target::Proxy { .. } | Target::Endpoints(_) => "",
+    }
 }
 
 fn where_to(frontend: &Frontend, target: &Target) -> String {

@@ -6,7 +6,7 @@ use crate::{
     telemetry::{Families, Family, Kind, Labels},
 };
 
-use super::{Stages, certificates, red};
+use super::{Stages, bounds, certificates, red};
 
 /// All families.
 ///
@@ -133,6 +133,12 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
         help: "Endpoints that are passed over now for their failures, observed",
         samples: vec![(Labels::new(), count(ejected))],
     });
+    all.push(Family {
+        name: "sluice_proxy_gateway_bound_refusals",
+        kind: Kind::Counter,
+        help: "Connections, requests and streams that a Gateway's own bound has refused or ended, observed",
+        samples: bounds::samples(&stages.gateways.pressed()),
+    });
     let accepted = stages.proxy.each(|stats| &stats.accepted).into_iter().enumerate();
     all.push(Family {
         name: "sluice_proxy_connections",
@@ -153,7 +159,7 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
         (
             "sluice_proxy_unclaimed_connections",
             counter,
-            "Connections closed because no listener has their address",
+            "Connections closed because no listener has their address, observed",
             &p.unclaimed,
         ),
         (
@@ -208,15 +214,20 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
         (
             "sluice_proxy_ejections",
             counter,
-            "Endpoints that were passed over for a while for their failures",
+            "Endpoints that were ejected: passed over for a while for their failures, observed",
             &p.ejections,
         ),
-        ("sluice_proxy_readmissions", counter, "Endpoints that were well again after it", &p.readmissions),
-        ("sluice_proxy_connect_errors", counter, "Upstream connections that could not be opened", &p.connect_errors),
+        ("sluice_proxy_readmissions", counter, "Ejected endpoints that were well again, observed", &p.readmissions),
+        (
+            "sluice_proxy_connect_errors",
+            counter,
+            "Upstream connections that could not be opened, observed",
+            &p.connect_errors,
+        ),
         (
             "sluice_proxy_upstream_errors",
             counter,
-            "Upstream exchanges that broke before a response",
+            "Upstream exchanges that broke before a response, observed",
             &p.upstream_errors,
         ),
         ("sluice_proxy_timeouts", counter, "Requests that ran out of time, observed", &p.timeouts),
@@ -228,7 +239,12 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             "Connections of clients that are open, observed",
             &p.active_connections,
         ),
-        ("sluice_proxy_max_connections", gauge, "Connections of clients that there may be", &p.max_connections),
+        (
+            "sluice_proxy_max_connections",
+            gauge,
+            "Connections of clients that there may be, desired",
+            &p.max_connections,
+        ),
         (
             "sluice_proxy_accept_waiting",
             gauge,
@@ -236,7 +252,12 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             &p.accept_waiting,
         ),
         ("sluice_proxy_upstream_connections", gauge, "Upstream connections that are open, observed", &p.open_upstream),
-        ("sluice_proxy_max_upstream_connections", gauge, "Upstream connections that there may be", &p.max_upstream),
+        (
+            "sluice_proxy_max_upstream_connections",
+            gauge,
+            "Upstream connections that there may be, desired",
+            &p.max_upstream,
+        ),
         (
             "sluice_proxy_active_requests",
             gauge,
@@ -246,7 +267,7 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
         (
             "sluice_proxy_idle_upstream_connections",
             gauge,
-            "Upstream connections that are open and idle",
+            "Upstream connections that are open and idle, observed",
             &p.idle_upstream,
         ),
         (
@@ -256,7 +277,12 @@ fn proxy(stages: &Stages, all: &mut Vec<Family>) {
             &p.upstream_tls_failures,
         ),
         ("sluice_proxy_tls_handshakes", counter, "TLS handshakes with clients, observed", &p.tls_handshakes),
-        ("sluice_proxy_tls_resumed", counter, "TLS handshakes that went on from an earlier session", &p.tls_resumed),
+        (
+            "sluice_proxy_tls_resumed",
+            counter,
+            "TLS handshakes that went on from an earlier session, observed",
+            &p.tls_resumed,
+        ),
         ("sluice_proxy_tls_failures", counter, "TLS handshakes that failed, observed", &p.tls_failures),
         (
             "sluice_proxy_tls_unknown_names",

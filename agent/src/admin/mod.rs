@@ -3,6 +3,7 @@
 //! `/livez /readyz /metrics` and `/api/v1/{status,services,backends,routes,explain,flows,objects,instances}`. [`view`] has the shapes,
 //! [`collect`] builds them, [`server`] serves them, [`metrics`] has every metric, `why` what became
 //! of one object.
+mod bounds;
 mod certificates;
 pub mod collect;
 pub mod discovery;

@@ -2,6 +2,7 @@
 //!
 //! In: kind and name as people write them, in any case, plural or short. Out: the verdict with what stands behind it; for
 //! an object that the model does not judge, why it does not; for a name that nobody knows, the nearest that there is.
+mod route;
 mod secured;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
@@ -75,10 +76,13 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
     if LISTENER.contains(&kind.to_lowercase().as_str()) {
         return secured::listener(&stages.models.borrow().clone(), name, jiff::Timestamp::now().as_second());
     }
-    let known = find(kind)?;
-    let object = ObjectRef::new(known.kind, read_name(known, name)?);
     let snapshot = stages.snapshots.borrow().clone().unwrap_or_default();
     let model = stages.models.borrow().clone();
+    let known = match route::is_any(kind) {
+        true => find(route::kind_of(&snapshot, &model, name)?)?,
+        false => find(kind)?,
+    };
+    let object = ObjectRef::new(known.kind, read_name(known, name)?);
     if known.kind == "Secret"
         && let Some(found) = secured::secret(&snapshot, &model, &object.object, jiff::Timestamp::now().as_second())
     {
@@ -95,6 +99,10 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
                 (applied.bound.clone(), applied.conflicts.clone(), applied.host.clone())
             };
             view.messages.extend(explain::lines(&model, &conflicts, &object));
+            view.messages.extend(route::lines(&model, &object));
+            let pressed = stages.gateways.pressed().into_iter();
+            let own = pressed.filter(|one| object.kind == "Gateway" && one.gateway == object.object);
+            view.messages.extend(own.map(|pressed| format!("a bound was reached: {pressed}")));
             for addr in model.allocations.get(&object).into_iter().flatten() {
                 view.messages.extend(bound.get(addr).map(|at| format!("{addr}: {}", at.sentence())));
                 view.messages.extend(conflicts.get(addr).map(|by| format!("{addr}: {}", by.sentence())));
@@ -184,7 +192,10 @@ fn find(written: &str) -> Result<&'static Known, String> {
         let meant = meant.and_then(|name| KINDS.iter().find(|k| k.kind == name || k.names.contains(&name)));
         match meant {
             Some(known) => format!("kind {written:?} is not known, did you mean {}?", known.kind),
-            None => format!("kind {written:?} is not known, want one of {}", KINDS.map(|known| known.kind).join(", ")),
+            None => format!(
+                "kind {written:?} is not known, want one of {}, Listener",
+                KINDS.map(|known| known.kind).join(", ")
+            ),
         }
     })
 }
@@ -235,7 +246,7 @@ fn unjudged(snapshot: &Snapshot, known: &Known, object: &ObjectRef) -> view::Obj
             format!("it has no label {}: it belongs to no Service", crate::api::endpoint_slice::SERVICE_NAME_LABEL)
         }
         (Reading::Beside(what), _) => what.to_owned(),
-        (Reading::Judged, _) => "it was read and is not looked at yet".to_owned(),
+        (Reading::Judged, _) => "it was read, and the next model will say what becomes of it".to_owned(),
     };
     plain(object, "ignored", "ReadForOthers", message)
 }

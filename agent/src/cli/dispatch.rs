@@ -52,7 +52,7 @@ pub fn dispatch(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Backends(args) => inspect(&args, Inspect::Backends),
         Command::Routes(args) => inspect(&args, Inspect::Routes),
         Command::Explain(args) => {
-            let asked = Asked::try_new(&args.method, &args.url, &args.headers, args.at)?;
+            let asked = Asked::try_new(&args.method, &args.url, &args.headers, args.at)?.from(args.client);
             inspect(&args.inspect, Inspect::Explain(asked))
         }
         Command::Flows(args) => {

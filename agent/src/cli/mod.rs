@@ -57,7 +57,9 @@ pub async fn inspect(args: &InspectArgs, command: Inspect) -> Result<Answer, Cli
             let body = client::get(&args.admin_socket, &path).await?;
             let unexpected = |source| ClientError::Unexpected { path: path.clone(), source };
             let found: Vec<Explanation> = serde_json::from_slice(&body).map_err(unexpected)?;
-            let is_refused = found.iter().all(|one| one.status.is_some_and(|status| status >= 400));
+            let is_refused = found
+                .iter()
+                .all(|one| one.status.is_some_and(|status| status >= 400) || one.grpc_status.is_some() || one.ends);
             let text = form(args, &body, |e: &Vec<Explanation>| tables::explanations(e)).map_err(unexpected)?;
             return Ok(Answer { text, is_refused });
         }

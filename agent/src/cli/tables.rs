@@ -68,11 +68,11 @@ pub fn status(s: &view::Status) -> String {
         if s.model_rev == s.programmed_rev { String::new() } else { format!(" (model is at {})", s.model_rev) };
     let _ = writeln!(
         out,
-        "programmed: revision {}{behind} in {:.1} ms, {} frontends, {} backends, {} of {} table chunks",
+        "programmed: revision {}{behind} in {:.1} ms, {}, {}, {} of {} table chunks",
         s.programmed_rev,
         f64::from(u32::try_from(s.programmed_in_us).unwrap_or(u32::MAX)) / 1000.0,
-        s.frontends,
-        s.backends,
+        number_of(s.frontends, "frontend"),
+        number_of(s.backends, "backend"),
         s.table_chunks.0,
         s.table_chunks.1
     );
@@ -254,17 +254,31 @@ pub fn routes(routes: &[RouteRow]) -> String {
             format!("{}/{}", r.gateway, r.listener),
             r.hostname.clone(),
             r.matches.clone(),
-            format!("{}#{}", r.route, r.rule),
+            route(r),
             list(&r.actions, "-"),
-            r.backends.iter().map(share).collect::<Vec<_>>().join(", "),
+            r.backends.iter().map(|backend| share(r, backend)).collect::<Vec<_>>().join(", "),
         ]
     });
     let header = ["FRONTENDS", "LISTENER", "HOST", "MATCH", "ROUTE", "ACTIONS", "BACKENDS (WEIGHT, READY)"];
     or_none(routes.len(), "no route is attached to a Gateway that is ours", table(&header, rows))
 }
 
-fn share(b: &BackendRow) -> String {
+/// `1 frontend`, `2 frontends`.
+fn number_of(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// The rule; the kind of what is no HTTPRoute.
+fn route(r: &RouteRow) -> String {
+    match r.kind.as_str() {
+        "" | "HTTPRoute" => r.place(),
+        kind => format!("{kind} {}", r.place()),
+    }
+}
+
+fn share(r: &RouteRow, b: &BackendRow) -> String {
     match &b.fault {
+        Some(fault) if r.kind == "TLSRoute" => format!("{} ({}, refused: {fault})", b.service, b.weight),
         Some(fault) => format!("{} ({}, 500: {fault})", b.service, b.weight),
         None if b.ejected.is_empty() => format!("{} ({}, {})", b.service, b.weight, b.ready.len()),
         None => format!("{} ({}, {}, {} ejected)", b.service, b.weight, b.ready.len(), b.ejected.len()),
@@ -284,13 +298,15 @@ fn explanation(e: &Explanation) -> String {
         Some(listener) => lines.push(format!("  listener {listener}, host {}", e.hostnames.join(", "))),
         None => lines.push(format!("  hosts of the listeners: {}", e.hostnames.join(", "))),
     }
-    let passed = |p: &PassedOver| format!("  passed over {}#{} {}: {}", p.route, p.rule, p.matches, p.reason);
+    lines.extend(e.conditions.iter().map(|condition| format!("  {condition}")));
+    let passed =
+        |p: &PassedOver| format!("  passed over {} {}#{} {}: {}", p.kind, p.route, p.rule, p.matches, p.reason);
     lines.extend(e.passed_over.iter().map(passed));
     if e.more > 0 {
         lines.push(format!("  and {} more", e.more));
     }
     if let Some(row) = &e.matched {
-        lines.push(format!("  matched {}#{} {}", row.route, row.rule, row.matches));
+        lines.push(format!("  matched {} {} {}", row.kind, row.place(), row.matches));
         lines.extend(row.actions.iter().map(|action| format!("  then {action}")));
         let ejected = row.backends.iter().flat_map(|backend| &backend.ejected);
         lines.extend(ejected.map(|(at, why)| format!("  ejected {at}: {why}")));

@@ -186,7 +186,7 @@ impl Uplinks {
             }
         };
         if status.tc {
-            tracing::info!(iface = %name, xdp = ?status.xdp, reason = status.note.as_deref(), "attached");
+            tracing::info!(iface = %name, xdp = status.xdp.map(|mode| format!("{mode:?}")), reason = status.note.as_deref(), "attached");
         }
         self.attached.insert(name.clone(), (link.index, status.clone()));
         status

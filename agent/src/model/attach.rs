@@ -150,7 +150,7 @@ fn hostnames(written: &[String], faults: &mut Faults) -> Vec<Hostname> {
             Some(name) if out.contains(&name) => {}
             Some(name) => out.push(name),
             None => {
-                let why = format!("hostname {text:?} is neither a DNS name nor \"*.\" and one");
+                let why = format!("hostname {text:?} is neither a DNS name nor \"*.\" before one");
                 faults.push((About::Hostname, Fault::new("UnsupportedValue", why)));
             }
         }

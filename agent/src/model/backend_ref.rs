@@ -2,7 +2,7 @@
 //!
 //! Order: the kind that is referred to, then whether the reference is permitted, then whether what it names exists: who may
 //! not refer to a Service is not told whether there is one.
-use super::{Port, Proto, grants::GroupKind, http::ServicePort, report::Fault, rule::World};
+use super::{Port, Proto, balance, grants::GroupKind, http::ServicePort, report::Fault, rule::World};
 use crate::api::{
     ObjectName, RouteKind, Service,
     http_route::HttpBackendRef,
@@ -87,7 +87,23 @@ pub fn resolve<'a>(
     let Some((port, found)) = port else {
         return Err(Fault::new("BackendNotFound", format!("Service {name} has no {proto} port {number}")));
     };
+    told(service, of).map_err(|why| Fault::new("UnsupportedProtocol", format!("Service {name}: {why}")))?;
     Ok((ServicePort { service: name, port }, found))
+}
+
+/// Whether the endpoints of a Service can be told who their clients are, if they want to be.
+///
+/// # Errors
+/// Nobody knows whether they want to, or the route's connections are none of the proxy's. Who is not told takes the first bytes of a
+/// client for a head.
+fn told(service: &Service, of: RouteKind) -> Result<(), String> {
+    match (balance::proxy_protocol(service)?, of) {
+        (None, _) | (Some(_), RouteKind::Http | RouteKind::Grpc | RouteKind::Tls) => Ok(()),
+        (Some(version), RouteKind::Tcp | RouteKind::Udp) => Err(format!(
+            "it wants the PROXY protocol {version}, which no {of} speaks: clients keep their address there, want a Service \
+             without proxy.sluice.dev/proxy-protocol"
+        )),
+    }
 }
 
 /// The port of a Service with this number and protocol.

@@ -323,7 +323,7 @@ fn subject_name(spec: &SubjectAltName) -> Result<SubjectName, Fault> {
     let SubjectAltName { kind, hostname, uri } = spec;
     match kind.as_str() {
         "Hostname" => Hostname::try_new(hostname).map(SubjectName::Host).ok_or_else(|| {
-            invalid(format!("subjectAltNames: hostname {hostname:?} is neither a DNS name nor \"*.\" and one"))
+            invalid(format!("subjectAltNames: hostname {hostname:?} is neither a DNS name nor \"*.\" before one"))
         }),
         "URI" if uri.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty()) => {
             Ok(SubjectName::Uri(uri.clone()))

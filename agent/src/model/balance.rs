@@ -2,7 +2,8 @@
 //!
 //! In: the annotations of the Services that routes name. Out: a [`Balance`] for each of their ports that is not the default, and a sentence
 //! in the verdict of each route that names one of which something is not understood. What is not understood does not hold, all else does:
-//! none of it says who may come in, so a typo must not take a Service away.
+//! none of it says who may come in, so a typo must not take a Service away. But for [`proxy_protocol`]: endpoints that want to be told who
+//! their clients are take whoever speaks first for somebody else, so where it is not understood nobody speaks to them.
 use std::sync::Arc;
 
 use http::HeaderName;
@@ -10,15 +11,23 @@ use http::HeaderName;
 use super::{
     http::{
         HttpModel, ServicePort,
-        balance::{Balance, Balancer, Ejection, HashKey},
+        balance::{Balance, Balancer, Ejection, HashKey, ProxyProtocol},
     },
-    limits::{PREFIX, list, number, seconds, unknown},
+    limits::{PREFIX, list, number, seconds_to, unknown},
 };
 use crate::{api::Service, source::Snapshot};
 
 /// Their names. README.md lists them with their defaults.
-const NAMES: [&str; 7] =
-    ["balancer", "hash-on", "eject-after", "eject-codes", "eject-time", "max-ejected-percent", "slow-start"];
+const NAMES: [&str; 8] = [
+    "balancer",
+    "hash-on",
+    "eject-after",
+    "eject-codes",
+    "eject-time",
+    "max-ejected-percent",
+    "proxy-protocol",
+    "slow-start",
+];
 
 /// How a Service's endpoints are balanced, and sentences about what is not understood.
 #[must_use]
@@ -67,23 +76,33 @@ fn set(balance: &mut Balance, name: &str, value: &str) -> Result<(), String> {
             ejection.codes = codes.into_iter().collect();
         }
         "eject-time" => {
-            let time = seconds(value)?;
-            if time > Ejection::LONGEST {
-                return Err(format!("a time up to {:?}", Ejection::LONGEST));
-            }
-            ejection.time = time;
+            ejection.time = seconds_to(value, Ejection::LONGEST)?;
         }
         "max-ejected-percent" => ejection.most = u8::try_from(number(value, 0..=100)?).unwrap_or(100),
+        // Whoever refers to the Service says what is wrong with it.
+        "proxy-protocol" => balance.proxy_protocol = version(value),
         "slow-start" => {
-            let time = seconds(value)?;
-            if time > Balance::LONGEST_START {
-                return Err(format!("a time up to {:?}", Balance::LONGEST_START));
-            }
+            let time = seconds_to(value, Balance::LONGEST_START)?;
             balance.slow_start = Some(time).filter(|time| !time.is_zero());
         }
         _ => return Err(unknown(name, NAMES)),
     }
     Ok(())
+}
+
+/// What each connection to a Service's endpoints begins with.
+///
+/// # Errors
+/// Nobody knows, so nobody may connect them.
+pub(super) fn proxy_protocol(service: &Service) -> Result<Option<ProxyProtocol>, String> {
+    let key = format!("{PREFIX}proxy-protocol");
+    let Some(value) = service.metadata.annotations.get(&key) else { return Ok(None) };
+    let unknown = || format!("annotation {key} is {value:?}, want \"v1\" or \"v2\": nothing is sent there");
+    version(value).map(Some).ok_or_else(unknown)
+}
+
+fn version(value: &str) -> Option<ProxyProtocol> {
+    [ProxyProtocol::V1, ProxyProtocol::V2].into_iter().find(|version| version.to_string() == value)
 }
 
 fn hash_key(value: &str) -> Option<HashKey> {
@@ -117,7 +136,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{ObjectRef, Outcome, compile, fixture};
+    use crate::model::{Memo, ObjectRef, Outcome, compile, fixture};
 
     fn read(annotations: &[(&str, &str)]) -> (Balance, Vec<String>) {
         let annotations: serde_json::Map<_, _> =
@@ -134,12 +153,13 @@ mod tests {
             ("eject-codes", "500, 503"),
             ("eject-time", "5s"),
             ("max-ejected-percent", "100"),
+            ("proxy-protocol", "v2"),
             ("slow-start", "30s"),
         ];
         let ejection = Ejection { after: Some(3), codes: [500, 503].into(), time: Duration::from_secs(5), most: 100 };
         let (balancer, retries) = (Balancer::ConsistentHash(HashKey::Cookie("User".into())), None);
-        let slow_start = Some(Duration::from_secs(30));
-        assert_eq!(read(&all), (Balance { balancer, ejection, slow_start, retries }, Vec::new()));
+        let (slow_start, proxy_protocol) = (Some(Duration::from_secs(30)), Some(ProxyProtocol::V2));
+        assert_eq!(read(&all), (Balance { balancer, ejection, slow_start, proxy_protocol, retries }, Vec::new()));
         assert_eq!(all.map(|(name, _)| name), NAMES);
         assert_eq!(read(&[]), (Balance::default(), Vec::new()));
         assert_eq!(read(&[("eject-after", "0")]).0.ejection.after, None);
@@ -154,9 +174,9 @@ mod tests {
             ("eject-after", "-1", "want a number from 0 to 1000"),
             ("eject-codes", "200", "want statuses from 400 to 599"),
             ("eject-codes", "5xx", "want statuses from 400 to 599 between commas"),
-            ("eject-time", "1h", "want a time up to 10s"),
+            ("eject-time", "1h", "want a time from 1s to 10s"),
             ("max-ejected-percent", "101", "want a number from 0 to 100"),
-            ("slow-start", "2h", "want a time up to 3600s"),
+            ("slow-start", "2h", "want a time from 1s to 3600s"),
             ("max-ejected-percents", "5", "did you mean proxy.sluice.dev/max-ejected-percent?"),
         ] {
             let (balance, faults) = read(&[(name, value)]);
@@ -172,6 +192,56 @@ mod tests {
         assert_eq!(on("header:X-User"), Balancer::ConsistentHash(HashKey::Header(HeaderName::from_static("x-user"))));
         let (balance, faults) = read(&[("balancer", "round-robin"), ("eject-time", "soon")]);
         assert_eq!((balance.balancer, faults.len()), (Balancer::RoundRobin, 1));
+    }
+
+    /// Who wants to be told who its clients are takes the first bytes of whoever does not say it for a head.
+    #[test]
+    fn nobody_speaks_to_a_service_in_another_way_than_it_wants() {
+        let listener =
+            |name: &str, protocol: &str, port: u16| json!({"name": name, "port": port, "protocol": protocol});
+        let route = |kind: &str, name: &str| {
+            json!({"kind": kind, "metadata": {"name": name}, "spec": {"parentRefs": [{"name": "gw"}],
+                "rules": [{"backendRefs": [{"name": "a", "port": 80}]}]}})
+        };
+        let objects = |value: Option<&str>| {
+            let annotations = value.map_or(json!({}), |value| json!({"proxy.sluice.dev/proxy-protocol": value}));
+            json!([
+                {"kind": "Gateway", "metadata": {"name": "gw"}, "spec": {"gatewayClassName": "sluice",
+                    "listeners": [listener("web", "HTTP", 80), listener("tcp", "TCP", 81)]}},
+                route("HTTPRoute", "h"), route("TCPRoute", "t"),
+                {"kind": "Service", "metadata": {"name": "a", "annotations": annotations}, "spec": {"ports": [{"port": 80}]}},
+            ])
+        };
+        // Each is a change of the one before.
+        let (mut memo, node) = (Memo::default(), fixture::node(&["192.0.2.0/24"]));
+        for (value, told, http, tcp) in [
+            (None, None, None, None),
+            (Some("v1"), Some(ProxyProtocol::V1), None, Some("which no TCPRoute speaks")),
+            (
+                Some("V2"),
+                None,
+                Some("is \"V2\", want \"v1\" or \"v2\": nothing is sent there"),
+                Some("is \"V2\", want"),
+            ),
+            (Some(""), None, Some("is \"\", want"), Some("is \"\", want")),
+            (Some("v2"), Some(ProxyProtocol::V2), None, Some("want a Service without")),
+            (None, None, None, None),
+        ] {
+            let model = memo.compile(&Arc::new(fixture::snapshot(&objects(value))), &node);
+            let balances: Vec<_> = model.http.balances.values().filter_map(|balance| balance.proxy_protocol).collect();
+            assert_eq!(balances, Vec::from_iter(told), "{value:?}");
+            let is_served = model.http.services.keys().any(|port| port.service.name == "a");
+            assert_eq!(is_served, http.is_none(), "{value:?}");
+            for (kind, name, want) in [("HTTPRoute", "h", http), ("TCPRoute", "t", tcp)] {
+                let verdict = &model.verdicts[&ObjectRef::new(kind, crate::api::ObjectName::new("default", name))];
+                let said = verdict.messages.iter().any(|message| want.is_some_and(|want| message.contains(want)));
+                assert_eq!(
+                    (said, verdict.messages.is_empty()),
+                    (want.is_some(), want.is_none()),
+                    "{value:?} {verdict:?}"
+                );
+            }
+        }
     }
 
     #[test]

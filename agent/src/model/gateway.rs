@@ -145,6 +145,8 @@ pub(super) struct Compiler<'a> {
     reports: GatewayReports,
     /// Whether the Gateways that should show a certificate to backends have it.
     pub(super) resolved: Certified,
+    /// The last model, whose settings go on where new ones are not understood.
+    pub(super) last: Arc<Model>,
 }
 
 impl<'a> Compiler<'a> {
@@ -159,7 +161,8 @@ impl<'a> Compiler<'a> {
         let Endpoints { snapshot, node, .. } = endpoints;
         let http = Arc::unwrap_or_clone(std::mem::take(&mut model.http));
         let (proxied, reports, resolved) = (Proxied::default(), GatewayReports::new(), Certified::new());
-        Self { snapshot, node, endpoints, streams, listeners, routes, sets, http, proxied, reports, resolved }
+        let last = Arc::default();
+        Self { snapshot, node, endpoints, streams, listeners, routes, sets, http, proxied, reports, resolved, last }
     }
 
     /// Adds one Gateway's frontends, its listeners and its report. All objects that are older must have been added.
@@ -189,6 +192,7 @@ impl<'a> Compiler<'a> {
             accepted: understood(gateway),
             addressed: addressed(gateway, &vips, model.verdicts.get(&object)),
             resolved: self.resolved.remove(name).map(|found| found.map(drop)),
+            parameters: Ok(()),
             is_insecure: has_insecure_fallback(gateway),
             listeners: served.iter().zip(held).map(|(served, held)| served.report(held.attached)).collect(),
             sets: Vec::new(),
@@ -202,11 +206,20 @@ impl<'a> Compiler<'a> {
             model.judge(object, fault.clone().refusal());
             return report;
         }
-        if let Some(limits) = limits::of(&gateway.metadata.annotations).ok().filter(|l| *l != Limits::default()) {
-            self.http.limits.insert(name.clone(), Arc::new(limits));
+        let (limits, unknown) = self.limits(name, gateway, &report.subject);
+        let unheard = limits.proxy_ports.iter().filter(|port| !served.iter().any(|one| listens(one, **port)));
+        let unheard: Vec<String> = unheard.map(ToString::to_string).collect();
+        let unheard = (!unheard.is_empty()).then(|| {
+            let why = format!("no listener is at port {}, which is among its proxy-protocol-ports", unheard.join(", "));
+            Fault::new("InvalidParameters", why)
+        });
+        let wrong: Vec<Fault> = unknown.into_iter().chain(unheard).collect();
+        report.parameters = Fault::join(&wrong).map_or(Ok(()), Err);
+        if *limits != Limits::default() {
+            self.http.limits.insert(name.clone(), limits);
         }
         let mut faults: Vec<Fault> =
-            report.resolved.iter().filter_map(|resolved| resolved.as_ref().err().cloned()).collect();
+            report.resolved.iter().filter_map(|resolved| resolved.as_ref().err().cloned()).chain(wrong).collect();
         let mut ports: BTreeMap<(Port, Proto), AtPort> = BTreeMap::new();
         let mut of_port: BTreeMap<(Port, Proto), Vec<usize>> = BTreeMap::new();
         for (index, (one, held)) in served.iter().zip(held).enumerate() {
@@ -289,6 +302,24 @@ impl<'a> Compiler<'a> {
         report
     }
 
+    /// What a Gateway's annotations say; where something is not understood, what it had before, and why.
+    fn limits(&self, name: &ObjectName, gateway: &Gateway, subject: &Subject) -> (Arc<Limits>, Option<Fault>) {
+        let (limits, fault) = limits::of(&gateway.metadata.annotations);
+        let Some(fault) = fault else { return (Arc::new(limits), None) };
+        let was = self.last.gateways.get(name).filter(|was| was.subject.uid == subject.uid);
+        match was {
+            Some(_) => {
+                let limits = self.last.http.limits.get(name).cloned().unwrap_or_default();
+                let message = format!("the settings before this one go on: {}", fault.message);
+                (limits, Some(Fault { message, ..fault }))
+            }
+            None => (
+                Arc::new(limits),
+                Some(Fault { message: format!("as if it were not there: {}", fault.message), ..fault }),
+            ),
+        }
+    }
+
     /// Adds the listeners of the Services that stand before Gateways, and what became of the classes. Returns the listeners by
     /// port.
     pub(super) fn finish(self, model: &mut Model) -> Proxied {
@@ -296,6 +327,7 @@ impl<'a> Compiler<'a> {
             snapshot,
             node: _,
             endpoints: _,
+            last: _,
             streams,
             listeners,
             routes,
@@ -417,8 +449,12 @@ fn understood(gateway: &Gateway) -> Result<(), Fault> {
         let why = "infrastructure.parametersRef is set, want it absent: settings are annotations, proxy.sluice.dev/";
         return Err(Fault::new("InvalidParameters", why));
     }
-    limits::of(&gateway.metadata.annotations)?;
     requested(gateway).map(drop).map_err(|message| Fault::new("UnsupportedAddress", message))
+}
+
+/// Whether a listener of HTTP or TLS is at a port.
+fn listens(served: &Served, port: u16) -> bool {
+    served.open().is_ok_and(|open| open.port.get() == port && !open.protocol.is_layer4())
 }
 
 /// Whether it has an address; else what the allocator said.

@@ -1,13 +1,17 @@
 //! What a Gateway's annotations say of how the proxy serves it: `proxy.sluice.dev/NAME`.
 //!
-//! In: a Gateway's annotations. Out: [`Limits`], or all that is wrong with them at once. One that is wrong refuses the Gateway
-//! (`Accepted` false, `InvalidParameters`): served without a limit that somebody wrote down, it would be open where he
-//! thinks it is shut.
+//! In: a Gateway's annotations. Out: [`Limits`], and all that is wrong with them at once.
 //!
 //! # Design
+//! A typo must not take a Gateway down that serves: while something is not understood, the settings go on that it had before, all of
+//! them ([`super::gateway`] has those of the last model). Where there are none, as after a start of the agent, what is understood holds,
+//! of lists each member, and the rest is as if nobody had written it. Status and `why` say so until it is mended.
+//!
 //! Annotations and no ConfigMap by `infrastructure.parametersRef`: they change with the Gateway, in one write, by whoever may
 //! edit it, and need no permission to read another kind.
 use std::{collections::BTreeMap, num::NonZeroU16, ops::RangeInclusive, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
 
 use super::{
     http::limits::{Length, Limits, Underscores},
@@ -45,11 +49,8 @@ const LIST: usize = 64;
 /// How long the times may be. Units: seconds.
 const SECONDS: RangeInclusive<u64> = 1..=7 * 24 * 3600;
 
-/// The settings that a Gateway's annotations make.
-///
-/// # Errors
-/// With all that is not understood.
-pub(super) fn of(annotations: &BTreeMap<String, String>) -> Result<Limits, Fault> {
+/// The settings that a Gateway's annotations make, and all that is not understood of them.
+pub(super) fn of(annotations: &BTreeMap<String, String>) -> (Limits, Option<Fault>) {
     let (mut limits, mut faults) = (Limits::default(), Vec::new());
     for (key, value) in annotations {
         let Some(name) = key.strip_prefix(PREFIX) else { continue };
@@ -57,7 +58,7 @@ pub(super) fn of(annotations: &BTreeMap<String, String>) -> Result<Limits, Fault
             faults.push(Fault::new("InvalidParameters", format!("annotation {key} is {value:?}, want {want}")));
         }
     }
-    Fault::join(&faults).map_or(Ok(limits), Err)
+    (limits, Fault::join(&faults))
 }
 
 /// Sets one of them; else what it should be.
@@ -87,11 +88,14 @@ fn set(limits: &mut Limits, name: &str, value: &str) -> Result<(), String> {
         "max-connection-age" => limits.max_age = Some(seconds(value)?),
         "max-pending-resets" => limits.max_resets = Some(count(value)?),
         "stream-idle-timeout" => limits.stream_idle = Some(seconds(value)?),
-        "trusted-hops" => limits.trust.hops = usize::try_from(number(value, 1..=16)?).unwrap_or(usize::MAX),
-        "trusted-proxies" => limits.trust.ranges = list(value, "ranges like 10.0.0.0/8")?,
+        "trusted-hops" => limits.trust.hops = usize::try_from(number(value, 0..=16)?).unwrap_or(usize::MAX),
+        "trusted-proxies" => {
+            limits.trust.ranges = members(value);
+            list::<IpNet>(value, "ranges like 10.0.0.0/8")?;
+        }
         "proxy-protocol-ports" => {
-            let ports: Vec<NonZeroU16> = list(value, "ports from 1 to 65535")?;
-            limits.proxy_ports = ports.into_iter().map(NonZeroU16::get).collect();
+            limits.proxy_ports = members(value).into_iter().map(NonZeroU16::get).collect();
+            list::<NonZeroU16>(value, "ports from 1 to 65535")?;
         }
         _ => return Err(unknown(name, NAMES)),
     }
@@ -121,26 +125,52 @@ pub(super) fn list<T: FromStr>(value: &str, what: &str) -> Result<Vec<T>, String
     if all.len() > LIST { Err(want()) } else { Ok(all) }
 }
 
-/// A time as the Gateway API writes it, whole: `90s`, `15m`, `24h`. Source: GEP-2257.
+/// Those of a list that are understood; `LIST` at most.
+fn members<T: FromStr>(value: &str) -> Vec<T> {
+    value.split(',').filter_map(|one| one.trim().parse().ok()).take(LIST).collect()
+}
+
+/// A time as the Gateway API writes it, of whole seconds: `90s`, `15m`, `1h30m`. Source: GEP-2257.
 pub(super) fn seconds(value: &str) -> Result<Duration, String> {
-    let units = [('s', 1), ('m', 60), ('h', 3600)];
-    let parsed = units.iter().find_map(|(unit, seconds)| {
-        let digits = value.strip_suffix(*unit).filter(|d| d.len() <= 6 && d.bytes().all(|b| b.is_ascii_digit()))?;
-        digits.parse::<u64>().ok()?.checked_mul(*seconds)
-    });
-    let parsed = parsed.filter(|seconds| SECONDS.contains(seconds)).map(Duration::from_secs);
-    parsed.ok_or_else(|| "a time from 1s to 168h, in s, m or h".to_owned())
+    let parsed = whole_seconds(value).filter(|seconds| SECONDS.contains(seconds)).map(Duration::from_secs);
+    parsed.ok_or_else(|| "a time from 1s to 168h, in h, m or s".to_owned())
+}
+
+/// The same up to so long.
+pub(super) fn seconds_to(value: &str, longest: Duration) -> Result<Duration, String> {
+    let parsed = seconds(value).ok().filter(|time| *time <= longest);
+    parsed.ok_or_else(|| format!("a time from 1s to {}s, in h, m or s", longest.as_secs()))
+}
+
+/// Each unit once at most, the longest first.
+fn whole_seconds(value: &str) -> Option<u64> {
+    let (mut rest, mut all) = (value, 0_u64);
+    for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
+        let Some((digits, behind)) = rest.split_once(unit) else { continue };
+        let digits = Some(digits).filter(|d| (1..=6).contains(&d.len()) && d.bytes().all(|b| b.is_ascii_digit()))?;
+        all = all.checked_add(digits.parse::<u64>().ok()?.checked_mul(seconds)?)?;
+        rest = behind;
+    }
+    (rest.is_empty() && !value.is_empty()).then_some(all)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
     use super::*;
-    use crate::model::http::limits::Trust;
+    use crate::{
+        api::ObjectName,
+        model::{Memo, ObjectRef, Outcome, fixture, http::limits::Trust},
+    };
 
     fn limits(annotations: &[(&str, &str)]) -> Result<Limits, String> {
         let written = annotations.iter().map(|(name, value)| (format!("{PREFIX}{name}"), (*value).to_owned()));
         let others = [("sluice.dev/addresses".to_owned(), "x".to_owned())];
-        of(&written.chain(others).collect()).map_err(|fault| fault.message)
+        let (limits, fault) = of(&written.chain(others).collect());
+        fault.map_or(Ok(limits), |fault| Err(fault.message))
     }
 
     #[test]
@@ -175,6 +205,14 @@ mod tests {
     }
 
     #[test]
+    fn times_are_written_as_the_api_has_them() {
+        for (text, want) in [("90s", 90), ("15m", 900), ("1h30m", 5400), ("1h0m5s", 3605), ("24h", 86_400)] {
+            assert_eq!(seconds(text), Ok(Duration::from_secs(want)), "{text}");
+        }
+        assert_eq!(seconds_to("11s", Duration::from_secs(10)), Err("a time from 1s to 10s, in h, m or s".to_owned()));
+    }
+
+    #[test]
     fn nonsense_is_refused_by_name_all_of_it_at_once() {
         for (name, value) in [
             ("max-connections", "0"),
@@ -191,6 +229,9 @@ mod tests {
             ("max-connection-age", "169h"),
             ("stream-idle-timeout", "0s"),
             ("stream-idle-timeout", "é"),
+            ("stream-idle-timeout", "30m1h"),
+            ("stream-idle-timeout", "1h30"),
+            ("stream-idle-timeout", "hm"),
             ("trusted-hops", "17"),
             ("trusted-proxies", "10.0.0.0/33"),
             ("trusted-proxies", ""),
@@ -202,5 +243,58 @@ mod tests {
         }
         let fault = limits(&[("max-request", "1"), ("underscores", "no")]).unwrap_err();
         assert!(fault.contains("did you mean proxy.sluice.dev/max-requests?") && fault.contains("\"drop\""), "{fault}");
+    }
+
+    #[test]
+    fn beside_nonsense_the_rest_holds_and_of_lists_each_member() {
+        let written = [
+            ("max-requests", "7"),
+            ("max-connections", "x"),
+            ("trusted-proxies", "10.0.0.0/8, nonsense"),
+            ("proxy-protocol-ports", "80,8O"),
+        ];
+        let written = written.iter().map(|(name, value)| (format!("{PREFIX}{name}"), (*value).to_owned()));
+        let (limits, fault) = of(&written.collect());
+        let trust = Trust { hops: 0, ranges: vec!["10.0.0.0/8".parse().unwrap()] };
+        let want = Limits { max_requests: Some(7), trust, proxy_ports: [80].into(), ..Limits::default() };
+        assert_eq!(limits, want);
+        let fault = fault.unwrap();
+        assert_eq!((fault.reason, fault.message.matches("annotation ").count()), ("InvalidParameters", 3), "{fault:?}");
+    }
+
+    #[test]
+    fn a_typo_in_a_live_gateway_changes_nothing_and_is_named() {
+        let gateway = |uid: &str, ports: &str| {
+            json!({"kind": "Gateway", "metadata": {"name": "gw", "namespace": "default", "uid": uid, "annotations":
+                {"proxy.sluice.dev/proxy-protocol-ports": ports, "proxy.sluice.dev/max-requests": "5"}},
+                "spec": {"gatewayClassName": "sluice", "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]}})
+        };
+        let (name, mut memo) = (ObjectName::new("default", "gw"), Memo::default());
+        let node = fixture::node(&["192.0.2.0/24"]);
+        let object = ObjectRef::new("Gateway", name.clone());
+        let mut served = |uid: &str, ports: &str| {
+            let model = memo.compile(&Arc::new(fixture::snapshot(&json!([gateway(uid, ports)]))), &node);
+            assert_eq!(model.http.frontends.len(), 1, "{ports}");
+            let verdict = model.verdicts[&object].clone();
+            let limits = model.http.limits[&name].clone();
+            assert_eq!(limits.max_requests, Some(5));
+            (limits.proxy_ports.iter().copied().collect::<Vec<_>>(), verdict.outcome, verdict.messages.join("\n"))
+        };
+        assert_eq!(served("a", "80"), (vec![80], Outcome::Accepted, String::new()));
+        for again in ["8O", "8O", "http"] {
+            let (ports, outcome, why) = served("a", again);
+            assert_eq!((ports, outcome), (vec![80], Outcome::Partial));
+            let want = format!(
+                "the settings before this one go on: annotation {PREFIX}proxy-protocol-ports is {again:?}, want ports"
+            );
+            assert!(why.starts_with(&want), "{why}");
+        }
+        // Another Gateway of this name has nothing of that.
+        let (ports, _, why) = served("b", "8O");
+        assert!(ports.is_empty() && why.starts_with("as if it were not there: annotation "), "{ports:?} {why}");
+        assert_eq!(served("b", "80").0, [80]);
+        let (ports, outcome, why) = served("b", "80,81");
+        assert_eq!((ports, outcome), (vec![80, 81], Outcome::Partial));
+        assert_eq!(why, "no listener is at port 81, which is among its proxy-protocol-ports");
     }
 }

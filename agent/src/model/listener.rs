@@ -345,7 +345,7 @@ fn open(spec: &Listener, protocol: Option<Protocol>, hostname: Option<&Hostname>
     }
     let hostname = hostname.cloned().ok_or_else(|| {
         let text = spec.hostname.as_deref().unwrap_or_default();
-        Fault::new("UnsupportedValue", format!("hostname {text:?} is neither a DNS name nor \"*.\" and one"))
+        Fault::new("UnsupportedValue", format!("hostname {text:?} is neither a DNS name nor \"*.\" before one"))
     })?;
     Ok(Open { protocol, port, hostname })
 }
@@ -361,8 +361,9 @@ fn route_kinds(asked: &[RouteGroupKind], fitting: &[RouteKind]) -> (Vec<RouteKin
     if unknown.is_empty() {
         return (kinds, Ok(()));
     }
-    let want = fitting.iter().map(|kind| format!("{:?}", kind.name())).collect::<Vec<_>>().join(" or ");
-    let why = format!("allowedRoutes.kinds has {unknown:?}, want {want} alone");
+    let want = fitting.iter().map(|kind| format!("{:?}", kind.name())).collect::<Vec<_>>().join(" and ");
+    let found: Vec<String> = unknown.iter().map(|kind| format!("{kind:?}")).collect();
+    let why = format!("allowedRoutes.kinds has {}, want none but {want}", found.join(", "));
     (kinds, Err(Fault::new("InvalidRouteKinds", why)))
 }
 

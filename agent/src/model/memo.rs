@@ -481,6 +481,7 @@ impl Memo {
         let (listeners, routes) = (&self.listeners, &self.routes);
         let mut gateways = gateway::Compiler::new(endpoints, &mut self.streams, (listeners, sets), routes, &mut model);
         gateways.resolved = certified;
+        gateways.last = Arc::clone(&self.model);
         let mut compiler =
             service::Compiler::new(&self.slices, node, touched, (&self.links, &self.sources), &mut self.targets);
         for object in ownership::by_age(snapshot, &services) {

@@ -89,6 +89,8 @@ pub struct GatewayReport {
     /// Whether what it refers to is known, its listeners apart: the reasons are those of `ResolvedRefs`. `None` where it refers to
     /// nothing.
     pub resolved: Option<Result<(), Fault>>,
+    /// Whether its annotations are understood; where not, it is served by what it had before.
+    pub parameters: Result<(), Fault>,
     /// Clients may come without a certificate although one is asked for. Source: `InsecureFrontendValidationMode`.
     pub is_insecure: bool,
     /// What became of each listener, its own first, in the order in which they are written, then those of its sets.
@@ -171,6 +173,12 @@ pub struct ListenerReport {
 }
 
 impl ListenerReport {
+    /// Its name among all listeners of its Gateway: `namespace/set/name` of one that a ListenerSet has.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        self.set.as_ref().map_or_else(|| self.name.clone(), |set| format!("{set}/{}", self.name))
+    }
+
     /// Whether requests are taken from it, once it is programmed.
     #[must_use]
     pub fn is_served(&self) -> bool {

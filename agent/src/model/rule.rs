@@ -168,6 +168,7 @@ pub(super) fn refused(
         kind: from.kind,
         route: from.route.clone(),
         index,
+        name: None,
         filters: Vec::new(),
         timeouts: Timeouts::default(),
         retry: None,
@@ -200,6 +201,7 @@ pub(super) fn finish(
         kind: from.kind,
         route: from.route.clone(),
         index,
+        name: spec.name.clone(),
         filters: Vec::new(),
         timeouts: Timeouts::default(),
         retry,
@@ -320,9 +322,7 @@ fn compile_match(spec: &HttpRouteMatch) -> Result<HttpMatch, Fault> {
     let bad = |what: String| Fault::new("UnsupportedValue", what);
     let method = match spec.method.as_deref() {
         None | Some("") => None,
-        Some(text @ ("CONNECT" | "TRACE")) => {
-            return Err(bad(format!("method {text} matches nothing: it is never served")));
-        }
+        Some("TRACE") => return Err(bad("method TRACE matches nothing: it is never served".to_owned())),
         Some(text) => {
             let found = METHODS.iter().find(|method| method.as_str() == text);
             Some(found.cloned().ok_or_else(|| bad(format!("method {text:?}, want one of {}", join(&METHODS))))?)
@@ -334,7 +334,12 @@ fn compile_match(spec: &HttpRouteMatch) -> Result<HttpMatch, Fault> {
     for one in spec.query_params.iter().filter(|one| seen.insert(one.name.as_str())) {
         query.push(QueryMatch { name: one.name.clone(), value: value(one, |text| Ok(text.to_owned()))? });
     }
-    Ok(HttpMatch { path: path_match(spec)?, method, headers, query, call: None })
+    let path = path_match(spec)?;
+    if method == Some(Method::CONNECT) && (path != PathMatch::Prefix(String::new()) || !query.is_empty()) {
+        let why = "method CONNECT has neither path nor query: want no path, or the prefix \"/\", and no queryParams";
+        return Err(bad(why.to_owned()));
+    }
+    Ok(HttpMatch { path, method, headers, query, call: None })
 }
 
 /// The headers that a match wants, each name once.

@@ -21,7 +21,7 @@ pub use authorities::Authorities;
 pub use clients::{Clients, has_insecure_fallback};
 pub(super) use identity::client_certificate;
 pub(super) use options::read as read_options;
-use rustls::CipherSuite;
+use rustls::{CipherSuite, crypto::ring::ALL_CIPHER_SUITES};
 
 use super::{
     backend_tls, certificate,
@@ -64,6 +64,24 @@ pub struct Termination {
     pub ciphers: Vec<CipherSuite>,
     /// What clients are asked for.
     pub clients: Clients,
+}
+
+impl Termination {
+    /// The one version that handshakes are made of, where it is one: `TLS 1.2` where the cipher suites have none of TLS 1.3.
+    #[must_use]
+    pub fn only_version(&self) -> Option<&'static str> {
+        let has = |is_modern| {
+            self.ciphers.is_empty()
+                || ALL_CIPHER_SUITES
+                    .iter()
+                    .any(|suite| self.ciphers.contains(&suite.suite()) && suite.tls13().is_some() == is_modern)
+        };
+        match (self.oldest == Oldest::Tls12 && has(false), has(true)) {
+            (true, true) => None,
+            (true, false) => Some("TLS 1.2"),
+            (false, _) => Some("TLS 1.3"),
+        }
+    }
 }
 
 /// What became of a listener's security.
@@ -177,6 +195,9 @@ pub(super) fn terminate(
     };
     let security = match options::read(options) {
         Ok((oldest, ciphers)) if !certificates.is_empty() => {
+            if let Err(fault) = options::fit((oldest, &ciphers), &certificates) {
+                return (Err(fault), resolved);
+            }
             Security::Terminate(Arc::new(Termination { certificates, oldest, ciphers, clients }))
         }
         Ok(_) | Err(_) => Security::Unready,

@@ -125,6 +125,12 @@ pub(super) struct Load(AtomicUsize);
 pub(super) struct Share(Arc<Load>);
 
 impl Load {
+    /// How many there are.
+    #[must_use]
+    pub(super) fn now(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
     /// One more, unless there are `most` already.
     pub(super) fn try_share(self: &Arc<Self>, most: usize) -> Option<Share> {
         let more = |open| (open < most).then_some(open + 1);

@@ -51,6 +51,12 @@ impl Claims {
         (Claim { among: Arc::clone(self), number, ended }, evicted.len())
     }
 
+    /// How much those that are open have together.
+    #[must_use]
+    pub(super) fn taken(&self) -> usize {
+        self.lock().taken
+    }
+
     fn lock(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

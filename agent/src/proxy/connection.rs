@@ -11,16 +11,17 @@ use tokio::sync::Notify;
 pub(super) use http2::{SEND_BUFFER, STREAM_WINDOW};
 
 use super::{
-    LAST_CALL, Shared,
+    Shared,
     exchange::{Connection, Secure},
     headers::Ends,
     held::Room,
     http1::{Announced, Trailers},
     io::{Activity, ClientStream, HEAD_TIMED_OUT},
-    proxy_protocol::{self, Head},
+    own::Own,
+    proxy_protocol::{self, Head, Source},
     request::Scheme,
     seldom::beside,
-    socket::Socket,
+    socket::{Gone, Socket},
     stats::add,
     stream::{self, Relay},
     tenant::Tenant,
@@ -57,7 +58,13 @@ enum Opening {
 
 /// Reads the head of the PROXY protocol and makes the TLS handshake where a listener wants them, else finds out the protocol. `None`
 /// when there is nobody to serve.
-async fn open(shared: &Shared, tenant: &Tenant, socket: &Arc<Socket>, local: SocketAddr) -> Option<Opening> {
+async fn open(
+    shared: &Shared,
+    tenant: &Tenant,
+    socket: &Arc<Socket>,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Option<Opening> {
     let site = shared.table.load().site(local).map(Arc::clone)?;
     let client = if tenant.limits.proxy_ports.contains(&local.port()) {
         match tokio::time::timeout(shared.settings.header_timeout, proxied(socket)).await {
@@ -68,10 +75,12 @@ async fn open(shared: &Shared, tenant: &Tenant, socket: &Arc<Socket>, local: Soc
         None
     };
     if site.is_secured() {
-        let tls::Handshaken { stream, server_name, http2, version } = match tls::accept(shared, socket, &site).await? {
-            Secured::Http(handshaken) => handshaken,
-            Secured::Stream(relay) => return Some(Opening::Stream(Box::new(relay))),
-        };
+        let source = Source { client: client.unwrap_or(peer), local };
+        let tls::Handshaken { stream, server_name, http2, version } =
+            match tls::accept(shared, socket, &site, source).await? {
+                Secured::Http(handshaken) => handshaken,
+                Secured::Stream(relay) => return Some(Opening::Stream(Box::new(relay))),
+            };
         let transport = Transport::tls(socket, stream);
         let tls = Some(Secure { name: server_name, version });
         return Some(Opening::Http(Box::new(Opened { transport, head: Bytes::new(), http2, tls, client })));
@@ -99,8 +108,8 @@ pub(super) async fn serve(
     // Each part in memory of its own, which goes with it: this task is all that an idle connection has.
     let opened = tokio::select! {
         biased;
-        opened = Box::pin(open(&shared, &tenant, &socket, local)) => opened,
-        () = Box::pin(unspoken(&shared, &socket)) => return,
+        opened = Box::pin(open(&shared, &tenant, &socket, peer, local)) => opened,
+        () = Box::pin(unspoken(&socket)) => return,
     };
     let Opened { transport, head, http2, tls, client } = match opened {
         Some(Opening::Http(opened)) => *opened,
@@ -122,6 +131,7 @@ pub(super) async fn serve(
         announced,
         expiry: tenant.expiry(),
         room,
+        own: Own::default(),
         spent: Notify::new(),
         tenant,
     });
@@ -138,15 +148,17 @@ pub(super) async fn serve(
     // What is served for it is dropped with the connection: exchanges, their upstream connections, bodies.
     let gone = socket.gone(shared.settings.half_closed_timeout);
     if let Either::Right(gone) = beside(pin!(served), pin!(gone)).await {
-        add(&shared.stats.clients_gone);
+        if gone != Gone::Released {
+            add(&shared.stats.clients_gone);
+        }
         tracing::trace!(%peer, ?gone, "client is gone");
     }
 }
 
-/// Returns when the proxy ends and a client has said nothing, and had its time for that: whoever has begun to speak is heard.
-async fn unspoken(shared: &Shared, socket: &Socket) {
-    shared.drain.cancelled().await;
-    tokio::time::sleep(LAST_CALL).await;
+/// Returns when the proxy or the frontend ends and a client has said nothing, and had its time for that: whoever has begun to speak is
+/// heard.
+async fn unspoken(socket: &Socket) {
+    tokio::time::sleep(socket.ends().await).await;
     if socket.has_moved() {
         std::future::pending::<()>().await;
     }

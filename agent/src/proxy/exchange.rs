@@ -3,7 +3,7 @@
 //! A request keeps the rule it was routed by, whatever the table becomes; only its endpoint is looked up late.
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderMap, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
@@ -14,6 +14,7 @@ use super::{
     Shared,
     balance::Wish,
     body::{Flow, RequestBody, ResponseBody},
+    connect::{self, Tunnel},
     cors::Grant,
     filters,
     forwarded::Claims,
@@ -26,6 +27,7 @@ use super::{
     io::{Active, Activity},
     metrics::Record,
     mirror::{self, Tee},
+    own::Own,
     request::{self, Arrival, Canonical},
     respond::{self, LocalReply},
     router,
@@ -34,10 +36,10 @@ use super::{
     stats::add,
     table::Table,
     tenant::Tenant,
-    tunnel,
+    tunnel::{self, Handshake},
     unread::Unread,
     upstream::{self, Order, Sent},
-    websocket::Handshake,
+    websocket,
 };
 use crate::model::http::{Action, HttpEntry, HttpMatch, HttpRule, Redirect, RequestHead, ShareTarget, Transport};
 
@@ -64,6 +66,8 @@ pub(super) struct Connection {
     pub room: Room,
     /// When it gets too old.
     pub expiry: Option<Instant>,
+    /// What it has of endpoints for itself.
+    pub own: Own,
     /// Told when the last request has begun that it may have.
     pub spent: Notify,
 }
@@ -72,7 +76,7 @@ impl Connection {
     /// Whether it may have no further request.
     fn is_spent(&self) -> bool {
         let most = self.tenant.limits.requests_per_connection;
-        self.shared.drain.is_cancelled()
+        self.socket.is_ending()
             || most.is_some_and(|most| self.activity.begun() >= most)
             || self.expiry.is_some_and(|at| at <= Instant::now())
     }
@@ -110,6 +114,7 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     let head = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
     let (parts, body) = request.into_parts();
     let (expects, version) = (parts.headers.contains_key(header::EXPECT), parts.version);
+    let connects = parts.method == Method::CONNECT && version != Version::HTTP_2;
     let mut body = Some(body);
     active.record.is_grpc = grpc::is_grpc(&parts.headers);
     let answer = if is_full {
@@ -126,7 +131,12 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
     if let Some(body) = body {
         response = Unread { body, expects, version }.settle(response).await;
     }
-    if connection.is_spent() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS || (connects && response.status().is_success());
+    if connects && !switches {
+        // What follows may be meant for the tunnel.
+        response = respond::closing(response);
+    }
+    if connection.is_spent() && !switches {
         connection.spent.notify_one();
         response = respond::closing(response);
     }
@@ -249,22 +259,34 @@ async fn forward(
     let mut copies = filters::change_request(&mut parts, &rule.filters, &share.filters, &matches.path);
     copies.iter_mut().for_each(|copy| hops.clone().write(&mut copy.parts().headers));
     hops.write(&mut parts.headers);
-    let websocket = upgrade.filter(|_| canonical.websocket);
-    copies.retain(|_| websocket.is_none());
+    let client = upgrade.filter(|_| canonical.websocket || canonical.tunnel);
+    copies.retain(|_| client.is_none());
     upstream_form(&mut parts);
-    let websocket = websocket.map(|client| Handshake::begin(client, version, cluster.transport, &mut parts));
-    let asked = Asked { version, trailers: canonical.trailers, websocket, is_grpc, flow: Flow::of(body.as_ref()) };
+    let handshake = match client {
+        None => None,
+        Some(client) if canonical.tunnel => {
+            let tunnel = Tunnel::begin(client, &canonical.authority, &mut parts);
+            Some(Handshake::Connect(tunnel.map_err(LocalReply::misconfigured)?))
+        }
+        Some(client) => Some(Handshake::WebSocket(websocket::Handshake::begin(client, version, &mut parts))),
+    };
+    let mut asked = Asked { version, trailers: canonical.trailers, handshake, is_grpc, flow: Flow::of(body.as_ref()) };
     record.flow = asked.flow.clone();
+    let source = connection.ends.source();
     let body = body.take();
-    let tee = mirror::send(shared, (table, tenant), copies, (body.as_ref(), asked.trailers), rule.timeouts);
+    let tee = mirror::send(shared, (table, tenant, source), copies, (body.as_ref(), asked.trailers), rule.timeouts);
     let body = upstream_body(connection, body, tee, &asked);
     let end = framing::frame_request(&mut parts, &body);
     let (timeouts, retry) = (rule.timeouts, rule.retry.as_ref());
     let attempts = &mut record.attempts;
-    let order = Order { endpoints, tenant, cluster, wish, timeouts, retry, is_grpc, attempts };
+    let own = &connection.own;
+    let order = Order { endpoints, tenant, cluster, source, own, wish, timeouts, retry, is_grpc, attempts };
     let mut sent = upstream::send(shared, order, parts, body).await?;
+    if let Some(handshake) = &mut asked.handshake {
+        handshake.asked(sent.lease.is_stream());
+    }
     // Asked to switch, a backend may have done so whatever it answers.
-    if end == End::Uncertain || asked.websocket.is_some() {
+    if end == End::Uncertain || asked.handshake.is_some() {
         sent.lease.invalidate();
     }
     let served = (&cluster.port, sent.endpoint);
@@ -321,6 +343,9 @@ fn route<'a>(
     };
     match table.site(local).map(|site| site.route(&canonical.host, &head)) {
         Some(router::Routed::Entry(entry)) => Ok(entry),
+        Some(router::Routed::NoEntry) if canonical.tunnel => {
+            Err(LocalReply::new(StatusCode::METHOD_NOT_ALLOWED, connect::UNSERVED))
+        }
         Some(router::Routed::NoListener | router::Routed::NoEntry) | None => {
             Err(LocalReply::new(StatusCode::NOT_FOUND, "no route matches the request"))
         }
@@ -346,7 +371,7 @@ fn redirect(
 ///
 /// # Errors
 /// With what the client is told.
-fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
+pub(super) fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
     let unserved = |reason| Err(LocalReply::new(StatusCode::NOT_IMPLEMENTED, reason));
     match transport {
         // Its trailers would be lost, and with them the status of every call (checklist H99).
@@ -354,7 +379,7 @@ fn crosses(transport: Transport, is_grpc: bool) -> Result<(), LocalReply> {
             "gRPC needs a backend of HTTP/2, and this one is spoken to in HTTP/1.1: \
              its Service port wants appProtocol kubernetes.io/h2c",
         ),
-        Transport::Http1 | Transport::Http2 => Ok(()),
+        Transport::Http1 | Transport::Http2 | Transport::Negotiated => Ok(()),
     }
 }
 
@@ -381,8 +406,8 @@ struct Asked {
     version: Version,
     /// The client takes trailers.
     trailers: bool,
-    /// The client asked for a WebSocket.
-    websocket: Option<Handshake>,
+    /// The client asked for a WebSocket or a tunnel.
+    handshake: Option<Handshake>,
     /// It is gRPC.
     is_grpc: bool,
     flow: Flow,
@@ -408,13 +433,17 @@ fn finish(
     if response.version() == Version::HTTP_2 && headers::has_padding(response.headers()) {
         return broken("the backend sent a field value that begins or ends with white space");
     }
-    let switched = match asked.websocket.as_ref().map(|handshake| handshake.switched(&response)).transpose() {
+    let switched = match asked.handshake.as_ref().map(|handshake| handshake.switched(&response)).transpose() {
         Ok(switched) => switched.unwrap_or(false),
         Err(reason) => return broken(reason),
     };
-    if let Some(handshake) = asked.websocket.take_if(|_| switched) {
+    if let Some(handshake) = asked.handshake.take_if(|_| switched) {
         let share = connection.tenant.requests.try_share(usize::MAX);
-        let status = if asked.version == Version::HTTP_2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+        let status = match handshake {
+            Handshake::WebSocket(_) if asked.version == Version::HTTP_2 => StatusCode::OK,
+            Handshake::WebSocket(_) => StatusCode::SWITCHING_PROTOCOLS,
+            Handshake::Connect(_) => response.status(),
+        };
         let tunnel = record.take_tunnel(status.as_u16());
         let active = Active::new(&connection.activity, &shared.stats, share, tunnel);
         connection.announced.switch();

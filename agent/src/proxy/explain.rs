@@ -2,25 +2,39 @@
 //!
 //! In: a request as people write it, and what the proxy is told ([`HttpModel`]). Out: for each group of listeners that it could
 //! come to, which of them has the host, which entries were passed over and why, and what follows. The request goes through
-//! the same checks ([`request::canonicalise`]) and the same index ([`Site`]) as a client's.
+//! the same checks ([`request::canonicalise`]) and the same index ([`Site`]) as a client's. Before there is a request a client of
+//! https names a server: that leads to a listener of HTTP, to a TLSRoute, or nowhere ([`tls`]).
 mod asked;
+mod outcome;
+mod tls;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
-use http::StatusCode;
+use http::{StatusCode, header, request::Parts};
 use serde::{Deserialize, Serialize};
 
 pub use asked::Asked;
 
+use self::{
+    outcome::{Known, Outcome},
+    tls::Begun,
+};
 use super::{
+    connect,
+    forwarded::Claims,
+    grpc,
     headers::Ends,
-    request::{self, Arrival, Scheme},
+    hops::Hops,
+    http1::Doubt,
+    request::{self, Arrival, Canonical, Scheme},
+    respond::LocalReply,
     router::{Routed, Site},
     settings::Settings,
 };
@@ -35,6 +49,9 @@ use crate::model::http::{
 /// Entries that are listed as passed over, at most; the others are counted.
 const MOST: usize = 100;
 
+/// Who dials, where nobody says it.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// What becomes of a request at one group of listeners.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,6 +62,9 @@ pub struct Explanation {
     pub listener: Option<String>,
     /// The host names of that listener, or of all where none has the host.
     pub hostnames: Vec<String>,
+    /// What a connection must fulfil before there is a request, in words.
+    #[serde(default)]
+    pub conditions: Vec<String>,
     /// What was tried before, in order.
     pub passed_over: Vec<PassedOver>,
     /// How many more were.
@@ -53,6 +73,15 @@ pub struct Explanation {
     pub matched: Option<RouteRow>,
     /// The status of the proxy's own answer; `None` where the request goes to a backend.
     pub status: Option<u16>,
+    /// Whether the connection ends without any answer.
+    #[serde(default)]
+    pub ends: bool,
+    /// The status of gRPC in that answer, where the request is one of gRPC.
+    #[serde(default)]
+    pub grpc_status: Option<u16>,
+    /// The endpoint that the request goes to first, where it is determined; else `answer` says how it is chosen.
+    #[serde(default)]
+    pub endpoint: Option<SocketAddr>,
     /// What follows, in words.
     pub answer: String,
 }
@@ -61,7 +90,10 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PassedOver {
-    /// The HTTPRoute, `namespace/name`.
+    /// The route's kind.
+    #[serde(default)]
+    pub kind: String,
+    /// The route, `namespace/name`.
     pub route: String,
     /// Which of its rules, from 0.
     pub rule: usize,
@@ -71,11 +103,16 @@ pub struct PassedOver {
     pub reason: String,
 }
 
-/// Explains a request at every group of listeners that it could come to: those at `asked.at`, else those of its port.
+/// Explains a request at every group of listeners that it could come to: those at `asked.at`, else those of its port. `ejected`
+/// are the endpoints that are passed over now.
 ///
 /// # Errors
 /// Nothing listens there; the text says where something does.
-pub fn explain(model: &HttpModel, asked: &Asked) -> Result<Vec<Explanation>, String> {
+pub fn explain(
+    model: &HttpModel,
+    ejected: &BTreeMap<SocketAddr, String>,
+    asked: &Asked,
+) -> Result<Vec<Explanation>, String> {
     let is_meant = |frontend: &SocketAddr| match asked.at {
         Some(at) => *frontend == at,
         None => frontend.port() == asked.port && asked.ip.is_none_or(|ip| ip == frontend.ip()),
@@ -93,39 +130,50 @@ pub fn explain(model: &HttpModel, asked: &Asked) -> Result<Vec<Explanation>, Str
         let known = if known.is_empty() { "nowhere".to_owned() } else { format!("at {}", known.join(", ")) };
         return Err(format!("no listener is at {}: there are some {known}", asked.place()));
     }
-    Ok(groups.into_iter().map(|(frontends, listeners)| at(model, asked, frontends, listeners)).collect())
+    let known = Known { model, ejected, client: asked.client, is_grpc: grpc::is_grpc(&asked.parts().headers) };
+    Ok(groups.into_iter().map(|(frontends, listeners)| at(known, asked, frontends, listeners)).collect())
 }
 
-fn at(model: &HttpModel, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &Arc<Vec<HttpListener>>) -> Explanation {
+fn at(known: Known<'_>, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &Arc<Vec<HttpListener>>) -> Explanation {
     let mut out = Explanation {
         hostnames: listeners.iter().map(|listener| listener.hostname.to_string()).collect(),
         frontends,
+        conditions: Vec::new(),
         listener: None,
         passed_over: Vec::new(),
         more: 0,
         matched: None,
         status: None,
+        grpc_status: None,
+        ends: false,
+        endpoint: None,
         answer: String::new(),
     };
-    let peer = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-    let max_fields = Settings::default().max_headers;
-    let is_secured = listeners.iter().any(|listener| listener.tls.is_some());
-    let scheme = if is_secured { Scheme::Https } else { Scheme::Http };
-    let limits =
-        listeners.first().and_then(|listener| model.limits.get(&listener.gateway).cloned()).unwrap_or_default();
-    let Limits { length_beside_chunked, underscores, .. } = *limits;
+    let (model, is_grpc) = (known.model, known.is_grpc);
+    let site = Site::new(Arc::clone(listeners));
     let local = out.frontends[0];
-    let ends = Ends::new(peer, local, scheme);
-    let arrival = Arrival { ends: &ends, has_body: false, max_fields, doubt: None, length_beside_chunked, underscores };
-    let mut parts = asked.parts();
-    let canonical = match request::canonicalise(&mut parts, arrival) {
-        Ok(canonical) => canonical,
-        Err(refusal) => return out.answered(refusal.status, refusal.reason),
+    if listeners.first().is_some_and(|listener| model.is_proxied(&listener.gateway, local.port())) {
+        out.conditions.push("connections begin with a head of the PROXY protocol; others are cut off".to_owned());
+    }
+    let server_name = asked.server_name();
+    let shaken = match tls::begun(&site, asked.is_https(), server_name.as_deref()) {
+        Begun::Ended(reason) => return out.with(Outcome::ended(reason)),
+        Begun::Stream(listener, entry) => return tls::stream(known, out, (listener, entry), server_name.as_deref()),
+        Begun::Http(shaken) => shaken,
     };
-    let host = canonical.host.as_str();
+    let (parts, host, is_tunnel) = match received(known, asked, &site, local) {
+        Ok((parts, canonical)) => (parts, canonical.host, canonical.tunnel),
+        Err(reply) => return out.refused(reply, is_grpc),
+    };
+    let host = host.as_str();
+    if shaken.is_some() && shaken != site.listener_of(Some(host)) {
+        let reply = LocalReply::new(StatusCode::MISDIRECTED_REQUEST, "the connection was made for another host");
+        return out.refused(reply, is_grpc);
+    }
     let has_host = listeners.iter().filter(|listener| listener.hostname.holds(host));
     let Some(listener) = has_host.min_by(|a, b| a.hostname.by_specificity(&b.hostname)) else {
-        return out.answered(StatusCode::NOT_FOUND, &format!("no listener has the host {host}"));
+        let reply = LocalReply::new(StatusCode::NOT_FOUND, "");
+        return out.with(Outcome::own(reply, &format!("no listener has the host {host}"), is_grpc));
     };
     out.listener = Some(format!("{}/{}", listener.gateway, listener.name));
     out.hostnames = vec![listener.hostname.to_string()];
@@ -135,7 +183,6 @@ fn at(model: &HttpModel, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &
         query: parts.uri.query(),
         headers: &parts.headers,
     };
-    let site = Site::new(Arc::clone(listeners));
     let found = match site.route(host, &head) {
         Routed::Entry(entry) => Some(entry),
         Routed::NoListener | Routed::NoEntry => None,
@@ -148,11 +195,43 @@ fn at(model: &HttpModel, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &
             out.more += 1;
         }
     }
-    let Some(entry) = found else { return out.answered(StatusCode::NOT_FOUND, "no route matches the request") };
-    let row = model.row(&out.frontends, listener, entry);
-    (out.status, out.answer) = row.outcome(&entry.rule.action);
+    let Some(entry) = found else {
+        let reply = if is_tunnel {
+            LocalReply::new(StatusCode::METHOD_NOT_ALLOWED, connect::UNSERVED)
+        } else {
+            LocalReply::new(StatusCode::NOT_FOUND, "no route matches the request")
+        };
+        return out.refused(reply, is_grpc);
+    };
+    let mut row = model.row(&out.frontends, listener, entry);
+    row.note(known.ejected);
+    let outcome = known.outcome(&entry.rule, &row.backends, &parts);
     out.matched = Some(row);
-    out
+    out.with(outcome)
+}
+
+/// The request as rules see it: checked, in its one form, with what a trusted proxy says of the client.
+///
+/// # Errors
+/// With what the client is told.
+fn received(known: Known<'_>, asked: &Asked, site: &Site, local: SocketAddr) -> Result<(Parts, Canonical), LocalReply> {
+    let peer = SocketAddr::new(known.client.unwrap_or(NOBODY), 0);
+    let scheme = if site.is_secured() { Scheme::Https } else { Scheme::Http };
+    let gateway = site.listeners().first().map(|listener| &listener.gateway);
+    let limits = gateway.and_then(|gateway| known.model.limits.get(gateway).cloned()).unwrap_or_default();
+    let Limits { length_beside_chunked, underscores, .. } = *limits;
+    let (ends, max_fields) = (Ends::new(peer, local, scheme), Settings::default().max_headers);
+    let mut parts = asked.parts();
+    let framings = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let doubt = framings.iter().all(|name| parts.headers.contains_key(name)).then_some(Doubt::TwoFramings);
+    let arrival = Arrival { ends: &ends, has_body: false, max_fields, doubt, length_beside_chunked, underscores };
+    let claims = Claims::of(&parts.headers, peer, &limits.trust);
+    let canonical = request::canonicalise(&mut parts, arrival)?;
+    if let Some(claims) = claims {
+        claims.write(&mut parts.headers);
+    }
+    Hops::of(&parts.headers)?;
+    Ok((parts, canonical))
 }
 
 fn passed_over(entry: &HttpEntry, host: &str, head: &RequestHead<'_>) -> PassedOver {
@@ -164,6 +243,7 @@ fn passed_over(entry: &HttpEntry, host: &str, head: &RequestHead<'_>) -> PassedO
         format!("the host is {host}, want {}", entry.hostname)
     };
     PassedOver {
+        kind: entry.rule.kind.name().to_owned(),
         route: entry.rule.route.to_string(),
         rule: entry.rule.index,
         matches: entry.matches.to_string(),
@@ -172,8 +252,11 @@ fn passed_over(entry: &HttpEntry, host: &str, head: &RequestHead<'_>) -> PassedO
 }
 
 impl Explanation {
-    fn answered(mut self, status: StatusCode, reason: &str) -> Self {
-        (self.status, self.answer) = (Some(status.as_u16()), format!("{}: {reason}", status.as_u16()));
-        self
+    fn with(self, Outcome { status, grpc_status, endpoint, ends, answer }: Outcome) -> Self {
+        Self { status, grpc_status, endpoint, ends, answer, ..self }
+    }
+
+    fn refused(self, reply: LocalReply, is_grpc: bool) -> Self {
+        self.with(Outcome::own(reply, reply.reason, is_grpc))
     }
 }

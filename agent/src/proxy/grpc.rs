@@ -76,7 +76,8 @@ pub(super) fn ending(fault: &BodyFault) -> Option<HeaderMap> {
 }
 
 /// What a status of HTTP is in gRPC.
-fn of(status: StatusCode) -> Code {
+#[must_use]
+pub(super) fn of(status: StatusCode) -> Code {
     match status {
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
         StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::request::Scheme;
+use super::{proxy_protocol::Source, request::Scheme};
 use crate::model::http::{claim::is_claim, work::work};
 
 /// Headers of one hop. Source: RFC 9110 part 7.6.1, and those that came before it.
@@ -154,6 +154,11 @@ pub(super) struct Ends {
 }
 
 impl Ends {
+    /// As endpoints are told of it.
+    pub(super) fn source(&self) -> Source {
+        Source { client: self.peer, local: self.local }
+    }
+
     /// Those of a connection.
     #[must_use]
     pub(super) fn new(peer: SocketAddr, local: SocketAddr, scheme: Scheme) -> Self {

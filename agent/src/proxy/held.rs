@@ -15,10 +15,7 @@ use std::{
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::{
-    claims::{Claim, Claims},
-    stats::Stats,
-};
+use super::{claims::Claim, pressure::Bound, stats::Stats, tenant::Tenant};
 
 /// How long a body has not moved that counts as stalled.
 const GRACE: Duration = Duration::from_millis(100);
@@ -28,8 +25,8 @@ const LONG: Duration = Duration::from_secs(3600);
 /// What one Gateway may hold.
 #[derive(Clone, Debug)]
 pub(super) struct Room {
-    /// Its claims of memory.
-    pub held: Arc<Claims>,
+    /// The Gateway, which has the claims of memory.
+    pub tenant: Arc<Tenant>,
     /// How much they may have together. Units: bytes.
     pub most: usize,
     /// Where it is counted that one had to end.
@@ -91,9 +88,12 @@ impl Stall {
     }
 
     fn claim(&self, bytes: usize) -> (Claim, Pin<Box<WaitForCancellationFutureOwned>>) {
-        let Room { held, most, stats } = &self.room;
-        let (claim, evicted) = held.claim(bytes, *most);
-        stats.stalled_evictions.fetch_add(evicted as u64, Relaxed);
+        let Room { tenant, most, stats } = &self.room;
+        let (claim, evicted) = tenant.held.claim(bytes, *most);
+        if evicted > 0 {
+            stats.stalled_evictions.fetch_add(evicted as u64, Relaxed);
+            tenant.pressure.refuse(&tenant.name, Bound::Memory, *most, evicted);
+        }
         let ended = Box::pin(claim.ended().clone().cancelled_owned());
         (claim, ended)
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Method, Request, Response, header};
 use http_body::{Body as _, Frame};
 use hyper::{
     body::Incoming,
@@ -50,6 +50,11 @@ impl Lease {
         }
     }
 
+    /// Whether it is a stream of HTTP/2.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self, Self::Stream(_))
+    }
+
     /// Sends a request and waits for the response's head.
     ///
     /// # Errors
@@ -61,7 +66,8 @@ impl Lease {
         match self {
             Self::Exclusive(lease) => {
                 request.body_mut().trail_in(&lease.trailers);
-                if !request.body().is_end_stream() || request.headers().contains_key(header::UPGRADE) {
+                let leaves = request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT;
+                if !request.body().is_end_stream() || leaves {
                     lease.driver.detach();
                 }
                 let Exclusive { sender, driver, .. } = lease;

@@ -88,6 +88,7 @@ mod tests {
             kind: RouteKind::Http,
             route: ObjectName::new("default", "r"),
             index: 0,
+            name: None,
             filters: Vec::new(),
             timeouts: Timeouts::default(),
             retry: None,

@@ -26,6 +26,8 @@ use super::{
     exchange::upstream_form,
     framing::{self, End},
     metrics::Attempts,
+    own::Own,
+    proxy_protocol::Source,
     stats::{Counted, add},
     table::Table,
     tenant::Tenant,
@@ -72,7 +74,7 @@ impl Copy {
 /// Sends copies off; what goes into their bodies is to be read through the tee. `trailers` as for the request itself.
 pub(super) fn send(
     shared: &Arc<Shared>,
-    (table, tenant): (&Arc<Table>, &Arc<Tenant>),
+    (table, tenant, source): (&Arc<Table>, &Arc<Tenant>, Source),
     copies: Vec<Copy>,
     (body, trailers): (Option<&Incoming>, bool),
     timeouts: Timeouts,
@@ -95,7 +97,8 @@ pub(super) fn send(
         add(&shared.stats.mirrors);
         shared.tasks.spawn(async move {
             let _counted = counted;
-            let exchange = tokio::time::timeout(limit, exchange(&owned, (&table, &tenant), &to, (parts, body), end));
+            let exchange =
+                tokio::time::timeout(limit, exchange(&owned, (&table, &tenant, source), &to, (parts, body), end));
             if let Err(failure) = exchange.await.unwrap_or(Err(Failure::Timeout)) {
                 add(&owned.stats.dropped_mirrors);
                 tracing::debug!(cluster = %to, reason = failure.answer().1, "mirror failed");
@@ -108,7 +111,7 @@ pub(super) fn send(
 /// Sends one copy and throws its response away.
 async fn exchange(
     shared: &Arc<Shared>,
-    (table, tenant): (&Table, &Arc<Tenant>),
+    (table, tenant, source): (&Table, &Arc<Tenant>, Source),
     to: &Cluster,
     (parts, body): (Parts, RequestBody),
     end: End,
@@ -116,7 +119,8 @@ async fn exchange(
     let (timeouts, retry) = (Timeouts::default(), None);
     let (wish, attempts) = (Wish::default(), &mut Attempts::default());
     let endpoints = table.cluster(&tenant.name, &to.port);
-    let order = Order { endpoints, tenant, cluster: to, wish, timeouts, retry, is_grpc: false, attempts };
+    let own = &Own::default();
+    let order = Order { endpoints, tenant, cluster: to, source, own, wish, timeouts, retry, is_grpc: false, attempts };
     let mut sent = upstream::send(shared, order, parts, body).await?;
     let status = sent.response.status();
     let checked = framing::check_response(status, sent.response.headers_mut());

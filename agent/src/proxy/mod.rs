@@ -24,12 +24,14 @@ pub mod metrics;
 pub mod probe;
 pub mod stats;
 
+mod alpn;
 mod balance;
 mod batch;
 mod body;
 mod bounds;
 mod budget;
 mod claims;
+mod connect;
 mod connection;
 mod cors;
 mod driver;
@@ -49,9 +51,12 @@ mod lease;
 mod lots;
 mod mirror;
 mod multiplex;
+mod own;
 mod pace;
 mod pool;
+mod pressure;
 mod proxy_protocol;
+mod release;
 mod replay;
 mod request;
 mod respond;
@@ -86,6 +91,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use ejections::Ejections;
 pub use metrics::Metrics;
+pub use pressure::{Bound, Gateways, Pressed};
 pub use settings::Settings;
 pub use stats::{Counters, Stats};
 
@@ -166,10 +172,12 @@ impl Proxy {
         counters.of(0).max_connections.store(settings.max_connections as u64, Relaxed);
         counters.of(0).max_upstream.store(settings.max_upstreams as u64, Relaxed);
         let (bounds, settings) = (Arc::new(Bounds::new(&settings)), Arc::new(settings));
-        let table: Arc<ArcSwap<Table>> = Arc::default();
         let metrics = Arc::new(Registry::new(settings.workers, settings.max_series));
         let (drain, closing, kill) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (tasks, late) = (TaskTracker::new(), TaskTracker::new());
+        // Of its own: looked at with each request, they are no place for workers to meet.
+        let drains: Arc<[CancellationToken]> = (0..settings.workers).map(|_| drain.child_token()).collect();
+        let table = Arc::new(ArcSwap::from_pointee(Table::of(Arc::clone(&drains))));
         let shared = |worker| {
             Arc::new(Shared {
                 worker,
@@ -180,8 +188,7 @@ impl Proxy {
                 metrics: Arc::clone(&metrics),
                 table: Arc::clone(&table),
                 handshakes: UnderWay::new(settings.max_handshakes.div_ceil(settings.workers)),
-                // Of its own: looked at with each request, they are no place for workers to meet.
-                drain: drain.child_token(),
+                drain: drains[worker].clone(),
                 closing: closing.child_token(),
                 kill: kill.child_token(),
                 tasks: tasks.clone(),
@@ -208,6 +215,12 @@ impl Proxy {
     #[must_use]
     pub fn ejections(&self) -> Ejections {
         Ejections::of(&self.workers[0].table)
+    }
+
+    /// Which bounds Gateways have reached.
+    #[must_use]
+    pub fn gateways(&self) -> Gateways {
+        Gateways::of(&self.workers[0].table)
     }
 
     /// What is counted by route and by backend.

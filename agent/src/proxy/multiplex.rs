@@ -13,7 +13,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -98,12 +98,25 @@ pub(super) struct Connection {
     limit: Arc<AtomicUsize>,
     /// The endpoint takes extended CONNECT (RFC 8441).
     pub(super) connects: bool,
+    answered: AtomicBool,
 }
 
 impl Connection {
     /// What requests go into.
     pub(super) fn sender(&self) -> SendRequest<RequestBody> {
         self.sender.clone()
+    }
+
+    /// Notes that a response came over it.
+    pub(super) fn note_answer(&self) {
+        if !self.has_answered() {
+            self.answered.store(true, Relaxed);
+        }
+    }
+
+    /// Whether a response has come over it.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.load(Relaxed)
     }
 }
 
@@ -182,14 +195,34 @@ impl Multiplex {
         state.opening = None;
         match connection {
             None => state.ahead_after = Some(Instant::now() + AHEAD_PAUSE),
-            Some(_) if state.retired => {}
-            Some(connection) => {
-                add(&self.stats.upstream_connects);
-                add(&self.stats.idle_upstream);
-                let connection = Arc::clone(connection);
-                state.open.push(Entry { connection, active: 0, since: Instant::now(), cap: MOST_STREAMS });
-            }
+            Some(connection) => self.join(state, connection),
         }
+    }
+
+    /// Takes in a connection over a socket whose endpoint has chosen HTTP/2 unasked.
+    ///
+    /// # Errors
+    /// It broke.
+    pub(super) async fn adopt(
+        owner: &Arc<Upstream>,
+        stream: UpstreamStream,
+        worker: usize,
+        settings: &Settings,
+    ) -> Result<(), ConnectError> {
+        let connection = handshake(stream, settings.max_head, settings.connect_timeout).await?;
+        let pool = owner.multiplex(worker);
+        pool.join(&mut pool.lock(), &connection);
+        Ok(())
+    }
+
+    fn join(&self, state: &mut State, connection: &Arc<Connection>) {
+        if state.retired {
+            return;
+        }
+        add(&self.stats.upstream_connects);
+        add(&self.stats.idle_upstream);
+        let connection = Arc::clone(connection);
+        state.open.push(Entry { connection, active: 0, since: Instant::now(), cap: MOST_STREAMS });
     }
 
     /// One stream of a connection has ended.
@@ -291,7 +324,7 @@ async fn handshake(
     let (settled_out, settled) = oneshot::channel();
     tokio::spawn(drive(connection, Arc::clone(&limit), came, settled_out));
     match tokio::time::timeout(timeout, settled).await {
-        Ok(Ok(connects)) => Ok(Arc::new(Connection { sender, limit, connects })),
+        Ok(Ok(connects)) => Ok(Arc::new(Connection { sender, limit, connects, answered: AtomicBool::new(false) })),
         Ok(Err(_)) => Err(ConnectError::endpoint(io::Error::other("it does not speak HTTP/2"))),
         Err(_) => Err(ConnectError::endpoint(io::ErrorKind::TimedOut.into())),
     }

@@ -7,6 +7,8 @@
 //! # Design
 //! What is known of an endpoint (requests, connections, health) is one for all workers, and atomic. Its idle connections are
 //! each worker's own: what moves a connection's bytes ([`Driver`]) runs where its requests do.
+mod dial;
+
 use std::{
     io,
     net::SocketAddr,
@@ -19,10 +21,10 @@ use std::{
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use socket2::SockRef;
-use tokio::net::TcpStream;
 
+pub(super) use self::dial::ConnectError;
 use super::{
+    alpn::Chosen,
     balance::{Moment, Vital},
     body::RequestBody,
     bounds::{Bounds, Load},
@@ -30,49 +32,26 @@ use super::{
     http1::{TrailerWriter, Trailers},
     lease::Exclusive,
     multiplex::Multiplex,
+    own::Owned,
+    proxy_protocol::Source,
     settings::Settings,
-    socket::{self, Held, Socket, SocketStream},
-    stats::{Counted, Counters, Stats, add, sub},
+    stats::{Counters, Stats, add, sub},
     table::UpstreamKey,
-    tls::{Speaks, UpstreamTls},
+    tls::UpstreamTls,
     transport::UpstreamStream,
 };
 
-use crate::descriptors::is_exhausted;
+use crate::model::http::balance::ProxyProtocol;
 
-/// How often it is said of one endpoint that TLS fails.
-const WARN: Duration = Duration::from_secs(60);
-
-/// Why there is no connection.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum ConnectError {
-    /// The endpoint cannot be connected: its failure, another may do.
-    #[error("{0}")]
-    Endpoint(#[source] Arc<io::Error>),
-    /// No TLS with it as its policy wants it: another may do. A sentence about the endpoint.
-    #[error("no TLS: {0}")]
-    Untrusted(Arc<str>),
-    /// The endpoint has as many connections as it may have.
-    #[error("it has {0} connections, as many as it may have")]
-    Full(usize),
-    /// The Gateway has as many connections as it may have.
-    #[error("the Gateway uses {0} connections to endpoints, as many as it may")]
-    Taken(usize),
-    /// This process or host has no descriptor, port or place left: nothing is known about the endpoint.
-    #[error("no descriptor, port or place is left: {0}")]
-    Exhausted(#[source] Arc<io::Error>),
-}
-
-impl ConnectError {
-    /// The endpoint's failure.
-    pub(super) fn endpoint(error: io::Error) -> Self {
-        Self::Endpoint(Arc::new(error))
-    }
-
-    /// This host's.
-    fn exhausted(error: io::Error) -> Self {
-        Self::Exhausted(Arc::new(error))
-    }
+/// An address, and how it is spoken to.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    /// The address.
+    pub addr: SocketAddr,
+    /// The parameters of TLS; `None` in clear text.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// In what it is told first who the client is, if it wants to be.
+    pub tells: Option<ProxyProtocol>,
 }
 
 /// One backend address and how it is spoken to: in clear text, or under TLS with these parameters.
@@ -84,12 +63,19 @@ pub(super) struct Upstream {
     /// The address.
     pub addr: SocketAddr,
     tls: Option<Arc<UpstreamTls>>,
+    tells: Option<ProxyProtocol>,
+    /// Whose connections these are, where they are one client's ([`super::own`]). Their pool is the only one, and nothing is known here.
+    source: Option<Source>,
+    /// What clients have for themselves; each of these knows the others.
+    pub owned: Arc<Owned>,
     /// Its requests, its latency, its health, as far as it is spoken to like this.
     pub vital: Vital,
+    /// What it has chosen by ALPN, where it had the choice.
+    pub chosen: Arc<Chosen>,
     /// Its connections, used and unused.
     open: Arc<Load>,
     /// When it was said last that TLS fails.
-    warned: Mutex<Option<Instant>>,
+    warned: Arc<Mutex<Option<Instant>>>,
     gone: AtomicBool,
     /// By worker.
     pools: Box<[Pool]>,
@@ -125,7 +111,7 @@ impl Upstream {
     /// An address without connections.
     #[must_use]
     pub(super) fn new(
-        (addr, tls): (SocketAddr, Option<Arc<UpstreamTls>>),
+        Way { addr, tls, tells }: Way,
         settings: &Settings,
         bounds: Arc<Bounds>,
         counters: &Counters,
@@ -137,9 +123,13 @@ impl Upstream {
         Self {
             addr,
             tls,
+            tells,
+            source: None,
+            owned: Arc::default(),
             vital: Vital::new(Moment::now()),
+            chosen: Arc::default(),
             open: Arc::default(),
-            warned: Mutex::new(None),
+            warned: Arc::default(),
             gone: AtomicBool::new(false),
             pools: (0..settings.workers).map(pool).collect(),
             max_idle: settings.max_idle_per_endpoint.div_ceil(settings.workers),
@@ -148,14 +138,56 @@ impl Upstream {
         }
     }
 
+    /// The same address for one client, on one worker: with a pool of its own.
+    #[must_use]
+    pub(super) fn of_client(&self, worker: usize, source: Source) -> Self {
+        let stats = Arc::clone(&self.pools[worker].stats);
+        let pool = Pool { idle: Mutex::default(), http2: Multiplex::new(Arc::clone(&stats)), stats };
+        Self {
+            addr: self.addr,
+            tls: self.tls.clone(),
+            tells: self.tells,
+            source: Some(source),
+            owned: Arc::clone(&self.owned),
+            vital: Vital::new(Moment::now()),
+            chosen: Arc::clone(&self.chosen),
+            open: Arc::clone(&self.open),
+            warned: Arc::clone(&self.warned),
+            gone: AtomicBool::new(false),
+            pools: Box::new([pool]),
+            max_idle: self.max_idle,
+            max_headers: self.max_headers,
+            bounds: Arc::clone(&self.bounds),
+        }
+    }
+
+    /// Whether it is told who its clients are: then each has connections of its own.
+    pub(super) fn tells(&self) -> bool {
+        self.tells.is_some()
+    }
+
+    /// Whether the address has left the model.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Relaxed)
+    }
+
+    /// What clients have of it for themselves.
+    fn of_clients(&self) -> Vec<Arc<Self>> {
+        if self.source.is_some() { Vec::new() } else { self.owned.all() }
+    }
+
+    fn pool(&self, worker: usize) -> &Pool {
+        &self.pools[if self.source.is_some() { 0 } else { worker }]
+    }
+
     /// What it is kept by.
     pub(super) fn key(&self) -> UpstreamKey {
-        (self.addr, self.tls.as_ref().map(|tls| tls.digest()))
+        (self.addr, self.tls.as_ref().map(|tls| tls.digest()), self.tells)
     }
 
     /// The HTTP/2 connections of a worker.
     pub(super) fn multiplex(&self, worker: usize) -> &Multiplex {
-        &self.pools[worker].http2
+        &self.pool(worker).http2
     }
 
     /// Closes idle connections and keeps no more: the address left the model.
@@ -165,6 +197,7 @@ impl Upstream {
         for pool in &self.pools {
             pool.http2.retire();
         }
+        self.of_clients().iter().for_each(|own| own.retire());
     }
 
     /// Closes connections that were idle for so long, those of HTTP/2 for `http2`, or that the other side closed.
@@ -180,11 +213,12 @@ impl Upstream {
             let closed = before - idle.len();
             pool.stats.idle_upstream.fetch_sub(closed as u64, Relaxed);
         }
+        self.of_clients().iter().for_each(|own| own.sweep(max, http2));
     }
 
     /// A connection from the worker's pool, the one used last.
     pub(super) fn reuse(self: &Arc<Self>, worker: usize, max_idle: Duration) -> Option<Exclusive> {
-        let pool = &self.pools[worker];
+        let pool = self.pool(worker);
         let mut idle = pool.lock();
         while let Some(Idle { mut link, since }) = idle.pop() {
             sub(&pool.stats.idle_upstream);
@@ -211,12 +245,19 @@ impl Upstream {
     #[must_use]
     pub(super) fn idle_since(&self) -> Option<(Instant, usize)> {
         let oldest = |(worker, pool): (usize, &Pool)| Some((pool.oldest()?, worker));
-        self.pools.iter().enumerate().filter_map(oldest).min()
+        let own = self.of_clients().into_iter().filter_map(|own| own.idle_since());
+        self.pools.iter().enumerate().filter_map(oldest).chain(own).min()
     }
 
-    /// Closes the one of that worker that was unused for longest.
+    /// Closes the one of that worker, or of a client, that was unused for longest.
     pub(super) fn evict_idle(&self, worker: usize) {
-        let pool = &self.pools[worker];
+        let pool = self.pool(worker);
+        let of_clients = self.of_clients().into_iter().filter_map(|own| Some((own.idle_since()?.0, own)));
+        if let Some((since, own)) = of_clients.min_by_key(|(since, _)| *since)
+            && pool.oldest().is_none_or(|oldest| since < oldest)
+        {
+            return own.evict_idle(worker);
+        }
         if pool.http2.idle_since().is_some_and(|since| Some(since) == pool.oldest()) {
             return pool.http2.evict_idle();
         }
@@ -224,61 +265,6 @@ impl Upstream {
         if !idle.is_empty() {
             idle.remove(0);
             sub(&pool.stats.idle_upstream);
-        }
-    }
-
-    /// A new socket, on the worker that asks, under TLS where that is wanted; both are made within `timeout`. `most`: how many this
-    /// endpoint may have; `evict`: called when no place is left for any.
-    ///
-    /// # Errors
-    /// When it cannot be opened in time, with what kept it from being opened.
-    pub(super) async fn dial(
-        &self,
-        worker: usize,
-        timeout: Duration,
-        most: usize,
-        speaks: Speaks,
-        evict: impl FnOnce(),
-    ) -> Result<UpstreamStream, ConnectError> {
-        let stats = &self.pools[worker].stats;
-        let Some(share) = self.open.try_share(most) else { return Err(ConnectError::Full(most)) };
-        let place = match self.bounds.try_upstream() {
-            Some(place) => place,
-            None => {
-                evict();
-                let waited = tokio::time::timeout(timeout, self.bounds.upstream()).await;
-                waited.map_err(|_| ConnectError::exhausted(io::ErrorKind::TimedOut.into()))?
-            }
-        };
-        let deadline = tokio::time::Instant::now() + timeout;
-        let opened = tokio::time::timeout_at(deadline, TcpStream::connect(self.addr)).await;
-        let stream = opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten().map_err(|error| {
-            add(&stats.connect_errors);
-            if is_exhausted(&error) { ConnectError::exhausted(error) } else { ConnectError::endpoint(error) }
-        })?;
-        socket::configure(&SockRef::from(&stream)).map_err(ConnectError::endpoint)?;
-        let counted = Counted::new(stats, |stats| &stats.open_upstream);
-        let stream = SocketStream(Socket::new(stream, Held { place, share, counted }));
-        let Some(tls) = self.tls.as_ref().filter(|_| speaks != Speaks::Raw) else {
-            return Ok(UpstreamStream::Plain(stream));
-        };
-        let made = tokio::time::timeout_at(deadline, tls.connect(speaks, stream)).await;
-        let made =
-            made.unwrap_or_else(|_| Err(format!("the handshake was not done {timeout:?} after the first packet")));
-        made.map(UpstreamStream::Tls).map_err(|why| {
-            add(&stats.connect_errors);
-            add(&stats.upstream_tls_failures);
-            self.warn(&why);
-            ConnectError::Untrusted(why.into())
-        })
-    }
-
-    /// Says why TLS fails, now and then: it may be each request.
-    fn warn(&self, why: &str) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= WARN) {
-            *warned = Some(Instant::now());
-            tracing::warn!(backend = %self.addr, reason = why, "no TLS with an endpoint, requests for it fail");
         }
     }
 
@@ -295,7 +281,7 @@ impl Upstream {
         let stream = TrailerWriter::new(stream, trailers.clone());
         let handshake = http1::Builder::new().max_headers(self.max_headers).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|e| ConnectError::endpoint(io::Error::other(e)))?;
-        add(&self.pools[worker].stats.upstream_connects);
+        add(&self.pool(worker).stats.upstream_connects);
         let driver = Driver::Held(Box::new(connection));
         let upstream = Arc::clone(self);
         Ok(Exclusive { upstream, worker, sender, driver, trailers, reused: false, share: None, certain: true })
@@ -307,7 +293,7 @@ impl Upstream {
         if self.gone.load(Relaxed) || link.sender.is_closed() || self.bounds.upstreams_are_wanted() {
             return;
         }
-        let pool = &self.pools[worker];
+        let pool = self.pool(worker);
         let mut idle = pool.lock();
         if idle.len() < self.max_idle {
             idle.push(Idle { link, since: Instant::now() });

@@ -1,13 +1,18 @@
-//! The PROXY protocol: who the client is, from what stands before us, in front of the first byte of a connection.
+//! The PROXY protocol: who the client is, in front of the first byte of a connection: from what stands before us, and for endpoints that
+//! want to be told.
 //!
 //! # Design
 //! - Where it is asked for it is required: a connection that begins otherwise is closed, since whoever could leave it out
 //!   could choose who he is taken for. Nothing is guessed from the first bytes.
+//! - What endpoints are told is the client's address as the connection has it, by the PROXY protocol where that comes in, and never by a
+//!   field of a request: it holds for a whole connection. Of two families both addresses are written as IPv6, as HAProxy does.
 //! - An own reader: one line or one head of fixed form, of which two addresses are used. TLVs are skipped, a checksum among
 //!   them, which TCP makes needless.
 //!
 //! Source: haproxy.org, PROXY protocol, versions 1 and 2, parts 2.1 and 2.2.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::model::http::balance::ProxyProtocol;
 
 /// How long a head of version 1 may be, its line end included. Units: bytes.
 const V1_MOST: usize = 107;
@@ -19,6 +24,50 @@ const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_HEAD: usize = 16;
 /// How long it may be in all: addresses, and what load balancers of clouds add. Units: bytes.
 const V2_MOST: usize = 2048;
+
+/// The two ends of a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    /// The client.
+    pub client: SocketAddr,
+    /// What it dialled.
+    pub local: SocketAddr,
+}
+
+impl Source {
+    /// A head that says so. Order: network.
+    #[must_use]
+    pub(super) fn head(self, version: ProxyProtocol) -> Vec<u8> {
+        let (client, local) = (self.client.ip().to_canonical(), self.local.ip().to_canonical());
+        let ports = (self.client.port(), self.local.port());
+        let (client, local) = match (client, local) {
+            (IpAddr::V4(client), IpAddr::V6(local)) => (client.to_ipv6_mapped().into(), local.into()),
+            (IpAddr::V6(client), IpAddr::V4(local)) => (client.into(), local.to_ipv6_mapped().into()),
+            same => same,
+        };
+        let is_old = client.is_ipv4();
+        match version {
+            ProxyProtocol::V1 => {
+                let family = if is_old { "TCP4" } else { "TCP6" };
+                format!("PROXY {family} {client} {local} {} {}\r\n", ports.0, ports.1).into_bytes()
+            }
+            ProxyProtocol::V2 => {
+                let mut head = V2_SIGNATURE.to_vec();
+                // PROXY, a stream of this family, and how long the addresses are.
+                head.extend(if is_old { [0x21, 0x11, 0, 12] } else { [0x21, 0x21, 0, 36] });
+                for ip in [client, local] {
+                    match ip {
+                        IpAddr::V4(ip) => head.extend(ip.octets()),
+                        IpAddr::V6(ip) => head.extend(ip.octets()),
+                    }
+                }
+                head.extend(ports.0.to_be_bytes());
+                head.extend(ports.1.to_be_bytes());
+                head
+            }
+        }
+    }
+}
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +173,30 @@ mod tests {
     fn v2_head(version: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
         [&V2_SIGNATURE[..], &[version, family], &length, rest].concat()
+    }
+
+    #[test]
+    fn a_head_that_is_written_is_read_as_the_same_client() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (client, local, line) in [
+            ("192.0.2.7:1000", "198.51.100.1:80", "PROXY TCP4 192.0.2.7 198.51.100.1 1000 80\r\n"),
+            ("[2001:db8::7]:1", "[2001:db8::1]:65535", "PROXY TCP6 2001:db8::7 2001:db8::1 1 65535\r\n"),
+            ("[2001:db8::7]:1", "192.0.2.1:80", "PROXY TCP6 2001:db8::7 ::ffff:192.0.2.1 1 80\r\n"),
+            ("192.0.2.7:1", "[2001:db8::1]:80", "PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 1 80\r\n"),
+            ("[::ffff:192.0.2.7]:1", "192.0.2.1:80", "PROXY TCP4 192.0.2.7 192.0.2.1 1 80\r\n"),
+        ] {
+            let (client, local) = (at(client), at(local));
+            let source = Source { client, local };
+            assert_eq!(source.head(ProxyProtocol::V1), line.as_bytes());
+            let canonical = SocketAddr::new(client.ip().to_canonical(), client.port());
+            for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+                let head = source.head(version);
+                assert_eq!(read(&head), Head::Whole(head.len(), Some(canonical)), "{version} {client} {local}");
+            }
+        }
+        let longest: std::net::Ipv6Addr = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
+        let longest = SocketAddr::from((longest, 65535));
+        assert!(Source { client: longest, local: longest }.head(ProxyProtocol::V1).len() <= V1_MOST);
     }
 
     fn client(text: &str) -> Option<SocketAddr> {

@@ -9,7 +9,7 @@ use std::{borrow::Cow, net::SocketAddr};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
 use super::{
-    framing,
+    connect, framing,
     headers::{self, Ends},
     http1::Doubt,
     websocket::take_connect,
@@ -48,6 +48,8 @@ pub(super) struct Canonical {
     pub authority: HeaderValue,
     /// The client asks for a WebSocket.
     pub websocket: bool,
+    /// The client asks for a tunnel.
+    pub tunnel: bool,
     /// The client takes trailers.
     pub trailers: bool,
 }
@@ -117,7 +119,8 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival<'_>) -> Result<Ca
         Some(Doubt::TwoFramings) | None => {}
     }
     let connects = take_connect(parts);
-    method(&parts.method)?;
+    let tunnel = connect::is_asked(parts, has_body).or_else(bad)?;
+    method(&parts.method, tunnel)?;
     fields(&parts.headers, max_fields)?;
     // Over HTTP/1.1 it is no part of a value, and hyper takes it away.
     if parts.version == Version::HTTP_2 && headers::has_padding(&parts.headers) {
@@ -132,14 +135,19 @@ pub(super) fn canonicalise(parts: &mut Parts, arrival: Arrival<'_>) -> Result<Ca
     let text = Some(&authority).filter(|a| a.len() <= AUTHORITY_LIMIT).and_then(|a| a.to_str().ok());
     let Some(host) = text.and_then(Authority::try_new) else { return bad("malformed host") };
     let host = host.host.into_owned();
-    target(parts)?;
+    if tunnel {
+        // To rules it is a request for `/`.
+        parts.uri = Uri::from_static("/");
+    } else {
+        target(parts)?;
+    }
     parts.headers.insert(header::HOST, authority.clone());
 
     let websocket = connects || websocket(parts, has_body)?;
     join_cookies(&mut parts.headers);
     headers::set_forwarded(&mut parts.headers, ends, &authority);
     let trailers = headers::has_token(&parts.headers, &header::TE, "trailers");
-    Ok(Canonical { host, authority, websocket, trailers })
+    Ok(Canonical { host, authority, websocket, tunnel, trailers })
 }
 
 /// Takes away what belongs to the client's hop, but for trailers if the client takes them, and sees to the trace: `start`
@@ -192,9 +200,11 @@ fn without_underscores(headers: &mut HeaderMap, asked: Underscores) -> Result<()
     Ok(())
 }
 
-fn method(method: &Method) -> Result<(), Refusal> {
+fn method(method: &Method, tunnel: bool) -> Result<(), Refusal> {
     match *method {
-        Method::CONNECT => refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served"),
+        Method::CONNECT if !tunnel => {
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT to a protocol other than websocket is not served")
+        }
         Method::TRACE => refuse(StatusCode::METHOD_NOT_ALLOWED, "TRACE is not served"),
         _ => Ok(()),
     }

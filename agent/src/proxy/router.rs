@@ -124,15 +124,24 @@ impl Site {
     pub(super) fn secured_way(&self, server_name: Option<&str>) -> Option<SecuredWay<'_>> {
         let index = self.listener_of(server_name)?;
         let tls = self.tls.get(index)?.as_ref();
-        let Some(streams) = &self.listeners[index].streams else { return Some(SecuredWay::Http(tls?)) };
-        let by_name = &self.streams[index];
+        if self.listeners[index].streams.is_none() {
+            return Some(SecuredWay::Http(tls?));
+        }
+        let shares = self.stream_of(index, server_name).map(|entry| &entry.shares);
+        let terminates = self.listeners[index].tls.is_some();
+        let gateway = &self.listeners[index].gateway;
+        Some(SecuredWay::Stream { gateway, tls, terminates, shares })
+    }
+
+    /// The TLSRoute that a server name has at a listener; `None` where there is none.
+    #[must_use]
+    pub(super) fn stream_of(&self, listener: usize, server_name: Option<&str>) -> Option<&StreamEntry> {
+        let by_name = self.streams.get(listener)?;
         let entry = match server_name {
             Some(name) => by_name.most_specific_first(name).next(),
             None => by_name.any(),
         };
-        let terminates = self.listeners[index].tls.is_some();
-        let gateway = &self.listeners[index].gateway;
-        Some(SecuredWay::Stream { gateway, tls, terminates, shares: entry.map(|entry| &streams[*entry].shares) })
+        self.listeners.get(listener)?.streams.as_ref()?.get(*entry?)
     }
 
     /// Whether some listener passes streams on: who is refused here must not hear it from us.

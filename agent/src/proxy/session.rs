@@ -90,11 +90,19 @@ impl<'a> Bound<'a> {
 
     /// The share with its endpoint, and that endpoint; `None` where the client has no session that can go on.
     pub(super) fn share<'s>(&self, table: &Table, shares: &'s [Share]) -> Option<(&'s Share, SocketAddr)> {
+        self.share_of(shares, |port, endpoint| table.any_cluster(port).is_some_and(|known| known.has(endpoint)))
+    }
+
+    /// The same where `has` says which endpoints a Service port has.
+    pub(super) fn share_of<'s>(
+        &self,
+        shares: &'s [Share],
+        has: impl Fn(&ServicePort, SocketAddr) -> bool,
+    ) -> Option<(&'s Share, SocketAddr)> {
         let said = self.said?;
         let is_there = |share: &&Share| match &share.to {
             ShareTarget::Cluster(cluster) => {
-                port_hash(&cluster.port) == said.service
-                    && table.any_cluster(&cluster.port).is_some_and(|endpoints| endpoints.has(said.endpoint))
+                port_hash(&cluster.port) == said.service && has(&cluster.port, said.endpoint)
             }
             ShareTarget::Invalid(_) => false,
         };

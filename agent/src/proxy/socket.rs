@@ -29,6 +29,7 @@ use tokio::{
 
 use super::{
     bounds::{Place, Share},
+    release::Ending,
     stats::Counted,
 };
 
@@ -69,6 +70,8 @@ pub(super) struct Socket {
     stream: TcpStream,
     moved: AtomicU64,
     written: AtomicU64,
+    /// Of a client's connection.
+    ending: Option<Ending>,
     _held: Held,
 }
 
@@ -79,17 +82,56 @@ pub(super) enum Gone {
     Reset,
     /// It sent FIN, and then nothing moved for too long.
     Silent,
+    /// It is there still: its frontend is gone, and so is the time to say goodbye.
+    Released,
 }
 
 impl Socket {
     /// A connection that holds this.
     #[must_use]
     pub(super) fn new(stream: TcpStream, held: Held) -> Self {
-        Self { stream, moved: AtomicU64::new(0), written: AtomicU64::new(0), _held: held }
+        Self { stream, moved: AtomicU64::new(0), written: AtomicU64::new(0), ending: None, _held: held }
     }
 
-    /// Returns when the peer is gone for good; after FIN, when no byte has moved in either direction for `half_closed`.
+    /// The same of a client, which is told by this.
+    #[must_use]
+    pub(super) fn ending_by(self, ending: Ending) -> Self {
+        Self { ending: Some(ending), ..self }
+    }
+
+    /// Whether no further request is wanted from a client.
+    #[must_use]
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.as_ref().is_some_and(Ending::has_begun)
+    }
+
+    /// Returns when no further request is wanted from a client: how long what is on its way is waited for.
+    pub(super) async fn ends(&self) -> Duration {
+        match &self.ending {
+            Some(ending) => {
+                ending.begun().await;
+                ending.last_call()
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns when the peer is gone for good; after FIN, when no byte has moved in either direction for `half_closed`. So it does when
+    /// a client's frontend is gone, after the time that it has then.
     pub(super) async fn gone(&self, half_closed: Duration) -> Gone {
+        let released = async {
+            match &self.ending {
+                Some(ending) => ending.over().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            gone = self.left(half_closed) => gone,
+            () = released => Gone::Released,
+        }
+    }
+
+    async fn left(&self, half_closed: Duration) -> Gone {
         // PRIORITY stands for "closed for reading" here, without "readable": no socket of ours asks for urgent data.
         match self.stream.ready(Interest::PRIORITY | Interest::ERROR).await {
             Ok(ready) if !ready.is_error() => {}

@@ -5,7 +5,7 @@
 //!
 //! # Design
 //! Connections are kept by endpoint and by all that they were made with: in clear text, or under TLS with these parameters and this
-//! certificate of the Gateway ([`TlsDigest`]). A policy that changes is another key, so no connection outlives what it was made for;
+//! certificate of the Gateway ([`TlsDigest`]), told who the client is or not. A policy that changes is another key, so no connection outlives what it was made for;
 //! one that stays as it is keeps its pool.
 #[cfg(test)]
 mod tests;
@@ -16,11 +16,14 @@ use std::{
     sync::Arc,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     balance::{Endpoints, Moment, Security},
     bounds::{Bounds, Most, Part},
     metrics::BackendSeries,
-    pool::Upstream,
+    pool::{Upstream, Way},
+    release::Release,
     router::{Shards, Site},
     settings::Settings,
     stats::Counters,
@@ -32,7 +35,10 @@ use crate::{
     model::{
         Backend,
         backend_tls::PortTls,
-        http::{HttpListener, HttpModel, Identity, ServicePort, balance::Balance},
+        http::{
+            HttpListener, HttpModel, Identity, ServicePort,
+            balance::{Balance, ProxyProtocol},
+        },
     },
     shared::SharedMap,
 };
@@ -46,7 +52,9 @@ type Balances = BTreeMap<ServicePort, Arc<Balance>>;
 /// What the proxy knows at one moment. A copy shares what is behind its maps.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    sites: HashMap<SocketAddr, (Arc<Site>, Arc<Tenant>)>,
+    sites: HashMap<SocketAddr, (Arc<Site>, Arc<Tenant>, Release)>,
+    /// What tells each worker that the proxy ends.
+    drains: Arc<[CancellationToken]>,
     /// What the clients of each Gateway share.
     gateways: BTreeMap<ObjectName, Arc<Tenant>>,
     /// What TLS is terminated with, by Gateway and listener.
@@ -67,7 +75,7 @@ pub(super) struct Table {
 }
 
 /// What connections are kept by.
-pub(super) type UpstreamKey = (SocketAddr, Option<TlsDigest>);
+pub(super) type UpstreamKey = (SocketAddr, Option<TlsDigest>, Option<ProxyProtocol>);
 
 /// The address of an endpoint, and a way to speak to it.
 #[derive(Clone, Debug)]
@@ -78,6 +86,12 @@ struct Used {
 }
 
 impl Table {
+    /// An empty one; `drains` tell each worker that the proxy ends.
+    #[must_use]
+    pub(super) fn of(drains: Arc<[CancellationToken]>) -> Self {
+        Self { drains, ..Self::default() }
+    }
+
     /// The table for a model, with what it shares with this one. The host names whose entries were indexed for it are counted in
     /// `parts`.
     ///
@@ -97,7 +111,8 @@ impl Table {
         let mut tls = BTreeMap::new();
         for (frontend, listeners) in &model.frontends {
             let known = made.iter().find(|site| Arc::ptr_eq(site.listeners(), listeners)).cloned();
-            let old = self.sites.get(frontend).map(|(site, _)| site);
+            let was = self.sites.get(frontend);
+            let old = was.map(|(site, _, _)| site);
             let known = known.or_else(|| old.filter(|site| site.listeners() == listeners).cloned());
             let site = known.unwrap_or_else(|| {
                 let secured = |listener: &HttpListener| self.secured(listener);
@@ -119,23 +134,29 @@ impl Table {
                     ..self.gateways.get(owner).map(|t| Tenant::clone(t)).unwrap_or_default()
                 })
             });
-            sites.insert(*frontend, (site, Arc::clone(tenant)));
+            // Clients of another Gateway, or of clear text where TLS is spoken now, are no clients of this one.
+            let is_same = |(last, of, _): &&(Arc<Site>, Arc<Tenant>, Release)| {
+                of.name == *owner && last.is_secured() == site.is_secured()
+            };
+            let release = was.filter(is_same).map_or_else(|| Release::new(&self.drains), |(_, _, same)| same.clone());
+            sites.insert(*frontend, (site, Arc::clone(tenant), release));
         }
         let mut next = Self { sites, gateways, tls, ..self.clone() };
-        next.follow(model, |at| Upstream::new(at, settings, Arc::clone(bounds), counters));
+        next.follow(model, |way| Upstream::new(way, settings, Arc::clone(bounds), counters));
         next
     }
 
     /// Takes over the endpoints of Service ports, and how they are spoken to; of those that were there nothing but their number of
     /// users changes.
-    fn follow(&mut self, model: &HttpModel, mut new: impl FnMut((SocketAddr, Option<Arc<UpstreamTls>>)) -> Upstream) {
-        self.balance(&model.balances);
+    fn follow(&mut self, model: &HttpModel, mut new: impl FnMut(Way) -> Upstream) {
+        let told = self.balance(&model.balances);
         let last = std::mem::replace(&mut self.services, model.services.clone());
         let is_same =
             |(_, a): (&ServicePort, &Arc<Vec<Backend>>), (_, b): (&ServicePort, &Arc<Vec<Backend>>)| Arc::ptr_eq(a, b);
         let mut changed: BTreeSet<ServicePort> =
             last.differences(&model.services, is_same).map(|difference| difference.key.clone()).collect();
         changed.extend(self.take_security(model));
+        changed.extend(told);
         let mut left: Vec<UpstreamKey> = Vec::new();
         for service in &changed {
             let known = self.clusters.get(service).into_iter();
@@ -161,7 +182,7 @@ impl Table {
             }
         }
         if !self.secured.is_empty() {
-            let used: BTreeSet<TlsDigest> = self.upstreams.keys().filter_map(|(_, digest)| *digest).collect();
+            let used: BTreeSet<TlsDigest> = self.upstreams.keys().filter_map(|(_, digest, _)| *digest).collect();
             self.secured.retain(|digest, _| used.contains(digest));
         }
     }
@@ -186,7 +207,7 @@ impl Table {
         &mut self,
         port: &ServicePort,
         (backends, identity): (&[Backend], Option<&Identity>),
-        new: &mut impl FnMut((SocketAddr, Option<Arc<UpstreamTls>>)) -> Upstream,
+        new: &mut impl FnMut(Way) -> Upstream,
     ) -> Arc<Endpoints> {
         let tls = self.upstream_tls(port, identity);
         let security = match &tls {
@@ -196,14 +217,15 @@ impl Table {
         };
         // Where they are barred, TLS that clients have begun with them goes by all the same.
         let tls = tls.ok().flatten();
+        let tells = self.balances.get(port).and_then(|balance| balance.proxy_protocol);
         let mut upstream = |backend: &Backend| {
             let addr = SocketAddr::new(backend.addr, backend.port.get());
-            let key = (addr, tls.as_ref().map(|tls| tls.digest()));
+            let key = (addr, tls.as_ref().map(|tls| tls.digest()), tells);
             if let Some(used) = self.upstreams.get_mut(&key) {
                 used.by += 1;
                 return Arc::clone(&used.upstream);
             }
-            let upstream = Arc::new(new((addr, tls.clone())));
+            let upstream = Arc::new(new(Way { addr, tls: tls.clone(), tells }));
             self.upstreams.insert(key, Used { upstream: Arc::clone(&upstream), by: 1 });
             upstream
         };
@@ -237,8 +259,9 @@ impl Table {
         Ok(Some(made))
     }
 
-    /// Takes over how Service ports are balanced; their endpoints are what they were.
-    fn balance(&mut self, new: &Balances) {
+    /// Takes over how Service ports are balanced; their endpoints are what they were, but for the ports whose are told something else
+    /// of clients now, which are returned.
+    fn balance(&mut self, new: &Balances) -> Vec<ServicePort> {
         let last = std::mem::replace(&mut self.balances, new.clone());
         let came = new.iter().filter(|(port, balance)| last.get(*port) != Some(*balance)).map(|(port, _)| port);
         let went = last.keys().filter(|port| !new.contains_key(*port));
@@ -255,6 +278,9 @@ impl Table {
                 self.identified.insert(key, endpoints);
             }
         }
+        let tells = |all: &Balances, port| all.get(port).and_then(|balance| balance.proxy_protocol);
+        let ports = last.keys().chain(new.keys());
+        ports.filter(|port| tells(&last, port) != tells(new, port)).cloned().collect()
     }
 
     /// Endpoints of a Service port, balanced as it says.
@@ -292,8 +318,13 @@ impl Table {
         }
     }
 
-    /// Closes the idle connections of addresses that `next` does not have.
+    /// Closes the idle connections of addresses that `next` does not have, and tells the clients of frontends that it does not have.
     pub(super) fn retire(&self, next: &Self) {
+        for (frontend, (_, _, release)) in &self.sites {
+            if !next.sites.get(frontend).is_some_and(|(_, _, now)| now.is(release)) {
+                release.begin();
+            }
+        }
         let is_same =
             |(_, a): (&UpstreamKey, &Used), (_, b): (&UpstreamKey, &Used)| Arc::ptr_eq(&a.upstream, &b.upstream);
         for old in self.upstreams.differences(&next.upstreams, is_same).filter_map(|difference| difference.old) {
@@ -304,20 +335,25 @@ impl Table {
     /// What is served at an address that clients dial.
     #[must_use]
     pub(super) fn site(&self, frontend: SocketAddr) -> Option<&Arc<Site>> {
-        self.sites.get(&frontend).map(|(site, _)| site)
+        self.sites.get(&frontend).map(|(site, _, _)| site)
     }
 
-    /// The Gateway at an address that clients dial, and its part in any case.
+    /// The Gateway at an address that clients dial, its part in any case, and what tells its clients when that is gone.
     #[must_use]
-    pub(super) fn gateway(&self, frontend: SocketAddr, bounds: &Bounds) -> Option<(&Arc<Tenant>, Part)> {
-        let (_, tenant) = self.sites.get(&frontend)?;
-        Some((tenant, bounds.of_gateway(self.gateways.len())))
+    pub(super) fn gateway(&self, frontend: SocketAddr, bounds: &Bounds) -> Option<(&Arc<Tenant>, Part, &Release)> {
+        let (_, tenant, release) = self.sites.get(&frontend)?;
+        Some((tenant, bounds.of_gateway(self.gateways.len()), release))
     }
 
     /// A Gateway.
     #[must_use]
     pub(super) fn tenant(&self, gateway: &ObjectName) -> Option<&Arc<Tenant>> {
         self.gateways.get(gateway)
+    }
+
+    /// All Gateways.
+    pub(super) fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.gateways.values()
     }
 
     /// How many connections to endpoints one of them, and one Gateway, may have.

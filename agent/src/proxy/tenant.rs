@@ -13,6 +13,7 @@ use super::{
     bounds::{Load, Share},
     claims::Claims,
     held::Room,
+    pressure::{Bound, Pressure},
     settings::Settings,
     stats::Stats,
 };
@@ -31,6 +32,8 @@ pub(super) struct Tenant {
     pub requests: Arc<Load>,
     /// What is in memory for bodies that are not taken.
     pub held: Arc<Claims>,
+    /// What its bounds have refused.
+    pub pressure: Arc<Pressure>,
     /// What it asks for.
     pub limits: Arc<Limits>,
 }
@@ -41,18 +44,33 @@ const JITTER: f64 = 0.1;
 impl Tenant {
     /// A connection more, of at most so many.
     pub(super) fn try_connection(&self, most: usize) -> Option<Share> {
-        self.connections.try_share(self.limits.max_connections.map_or(most, |own| own.min(most)))
+        let most = self.limits.max_connections.map_or(most, |own| own.min(most));
+        self.of(&self.connections, Bound::Connections, most)
+    }
+
+    /// A connection to an endpoint more, of at most so many.
+    pub(super) fn try_upstream(&self, most: usize) -> Option<Share> {
+        self.of(&self.upstreams, Bound::Upstreams, most)
+    }
+
+    /// One more of what it may have `most` of.
+    fn of(&self, load: &Arc<Load>, bound: Bound, most: usize) -> Option<Share> {
+        let share = load.try_share(most);
+        if share.is_none() {
+            self.pressure.refuse(&self.name, bound, most, 1);
+        }
+        share
     }
 
     /// What it may hold in memory for bodies that are not taken, of at most so many bytes.
-    pub(super) fn room(&self, most: usize, stats: &Arc<Stats>) -> Room {
+    pub(super) fn room(self: &Arc<Self>, most: usize, stats: &Arc<Stats>) -> Room {
         let most = self.limits.max_held.map_or(most, |own| own.min(most));
-        Room { held: Arc::clone(&self.held), most, stats: Arc::clone(stats) }
+        Room { tenant: Arc::clone(self), most, stats: Arc::clone(stats) }
     }
 
     /// A request more.
     pub(super) fn try_request(&self) -> Option<Share> {
-        self.requests.try_share(self.limits.max_requests.unwrap_or(usize::MAX))
+        self.of(&self.requests, Bound::Requests, self.limits.max_requests.unwrap_or(usize::MAX))
     }
 
     /// How large a head may be. Units: bytes.

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     socket::{ClientSocket, Socket, SocketStream},
-    tls::{BackendStream, TlsStream},
+    tls::{BackendStream, HTTP2, TlsStream},
 };
 
 /// A stream in clear text, or one under TLS.
@@ -24,6 +24,16 @@ pub(super) enum MaybeTls<P, T> {
 
 /// The stream of a connection to an endpoint.
 pub(super) type UpstreamStream = MaybeTls<SocketStream<Socket>, BackendStream>;
+
+impl UpstreamStream {
+    /// Whether the endpoint has chosen HTTP/2 by ALPN.
+    pub(super) fn is_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
+        }
+    }
+}
 
 /// How a client's bytes are read and written: its stream, and the socket underneath.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! A connection or a stream that became a WebSocket: bytes both ways, until both sides are done, the client is gone, or nothing
+//! A connection or a stream that became a WebSocket, or what a CONNECT asked for: bytes both ways, until both sides are done, the client is gone, or nothing
 //! moves.
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::Response;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -19,15 +19,61 @@ use tokio::{
 use super::{
     Shared,
     body::ResponseBody,
+    connect::Tunnel,
     io::Active,
     lease::{Lease, Pending},
-    socket::Socket,
+    socket::{Gone, Socket},
     stats::{add, sub},
-    websocket::Handshake,
+    websocket,
 };
 
 /// How much is read at a time. Units: bytes.
 const CHUNK: usize = 16 << 10;
+
+/// What a client has asked for that becomes a tunnel.
+#[derive(Debug)]
+pub(super) enum Handshake {
+    /// A WebSocket.
+    WebSocket(websocket::Handshake),
+    /// CONNECT.
+    Connect(Tunnel),
+}
+
+impl Handshake {
+    /// Says which version the backend was asked over.
+    pub(super) fn asked(&mut self, over_http2: bool) {
+        match self {
+            Self::WebSocket(handshake) => handshake.asked(over_http2),
+            Self::Connect(_) => {}
+        }
+    }
+
+    /// Whether a backend has switched; the client gets other responses as they are.
+    ///
+    /// # Errors
+    /// What is wrong with its answer.
+    pub(super) fn switched<B>(&self, response: &Response<B>) -> Result<bool, &'static str> {
+        match self {
+            Self::WebSocket(handshake) => handshake.switched(response),
+            Self::Connect(_) => Tunnel::is_made(response),
+        }
+    }
+
+    /// Gives the head of the answer its form for the client.
+    fn answer<B>(&self, response: &mut Response<B>) {
+        match self {
+            Self::WebSocket(handshake) => handshake.answer(response),
+            Self::Connect(_) => Tunnel::answer(response),
+        }
+    }
+
+    fn client(self) -> OnUpgrade {
+        match self {
+            Self::WebSocket(handshake) => handshake.client,
+            Self::Connect(tunnel) => tunnel.client,
+        }
+    }
+}
 
 /// Passes on that the backend has switched and copies both ways once both sides have switched.
 ///
@@ -42,7 +88,7 @@ pub(super) fn open(
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(&mut response);
     handshake.answer(&mut response);
-    let client = handshake.client;
+    let client = handshake.client();
     let (shared, tasks) = (Arc::clone(shared), shared.tasks.clone());
     tasks.spawn(async move {
         let _held = held;
@@ -60,7 +106,9 @@ pub(super) fn open(
             }
             // Bytes for an endpoint that takes none keep the client from being read.
             gone = socket.gone(shared.settings.half_closed_timeout) => {
-                add(&shared.stats.clients_gone);
+                if gone != Gone::Released {
+                    add(&shared.stats.clients_gone);
+                }
                 tracing::trace!(?gone, "client is gone");
             }
         }

@@ -9,7 +9,6 @@ use hyper::{ext::Protocol, upgrade::OnUpgrade};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::headers;
-use crate::model::http::Transport;
 
 const WEBSOCKET: &str = "websocket";
 /// What a server adds to a key before it hashes it. Source: RFC 6455 part 1.3.
@@ -27,6 +26,14 @@ pub(super) fn take_connect(parts: &mut Parts) -> bool {
     is_asked
 }
 
+/// Gives a request that [`Handshake::begin`] made the form in which a backend is asked over HTTP/2, where it is one.
+pub(super) fn connect(parts: &mut Parts) {
+    if parts.extensions.get::<Protocol>().is_some() {
+        parts.method = Method::CONNECT;
+        parts.headers.remove(header::SEC_WEBSOCKET_KEY);
+    }
+}
+
 /// A handshake under way.
 #[derive(Debug)]
 pub(super) struct Handshake {
@@ -34,15 +41,16 @@ pub(super) struct Handshake {
     pub(super) client: OnUpgrade,
     /// The client's version.
     version: Version,
-    upstream: Transport,
-    /// What must be answered: by the backend where the client had no key, by the proxy where the backend gets none.
-    accept: Option<HeaderValue>,
+    /// The backend was asked over HTTP/2.
+    over_http2: bool,
+    /// The client's key, or the one that was made for it.
+    key: HeaderValue,
 }
 
 impl Handshake {
-    /// Gives a request the form in which a backend is asked.
+    /// Gives a request the form in which a backend is asked over HTTP/1.1; [`connect`] makes of it that of HTTP/2.
     #[must_use]
-    pub(super) fn begin(client: OnUpgrade, version: Version, upstream: Transport, parts: &mut Parts) -> Self {
+    pub(super) fn begin(client: OnUpgrade, version: Version, parts: &mut Parts) -> Self {
         let headers = &mut parts.headers;
         headers.remove(header::TE);
         let is_new = version == Version::HTTP_2;
@@ -50,19 +58,21 @@ impl Handshake {
             Some(key) => key,
             None => new_key(),
         };
-        let accept = (is_new != (upstream == Transport::Http2)).then(|| accept(&key));
-        match upstream {
-            Transport::Http1 => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-                headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
-                headers.insert(header::SEC_WEBSOCKET_KEY, key);
-            }
-            Transport::Http2 => {
-                parts.method = Method::CONNECT;
-                parts.extensions.insert(Protocol::from_static(WEBSOCKET));
-            }
-        }
-        Self { client, version, upstream, accept }
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        headers.insert(header::SEC_WEBSOCKET_KEY, key.clone());
+        parts.extensions.insert(Protocol::from_static(WEBSOCKET));
+        Self { client, version, over_http2: false, key }
+    }
+
+    /// Says which version the backend was asked over.
+    pub(super) fn asked(&mut self, over_http2: bool) {
+        self.over_http2 = over_http2;
+    }
+
+    /// What must be answered: by the backend where the client had no key, by the proxy where the backend gets none.
+    fn accept(&self) -> Option<HeaderValue> {
+        ((self.version == Version::HTTP_2) != self.over_http2).then(|| accept(&self.key))
     }
 
     /// Whether a backend has switched; the client gets other responses as they are.
@@ -71,23 +81,23 @@ impl Handshake {
     /// What is wrong with its answer.
     pub(super) fn switched<B>(&self, response: &Response<B>) -> Result<bool, &'static str> {
         let status = response.status();
-        match self.upstream {
-            Transport::Http1 if status == StatusCode::SWITCHING_PROTOCOLS => {
-                let proof = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
+        match (self.over_http2, status) {
+            (false, StatusCode::SWITCHING_PROTOCOLS) => {
+                let (want, proof) = (self.accept(), response.headers().get(header::SEC_WEBSOCKET_ACCEPT));
                 if !headers::has_token(response.headers(), &header::UPGRADE, WEBSOCKET) {
                     Err("the backend switched protocols unasked")
-                } else if self.accept.is_some() && self.accept.as_ref() != proof {
+                } else if want.is_some() && want.as_ref() != proof {
                     Err("the backend did not understand the WebSocket handshake")
                 } else {
                     Ok(true)
                 }
             }
-            Transport::Http2 if status.is_success() => Ok(true),
+            (true, status) if status.is_success() => Ok(true),
             // To a CONNECT each 2xx would say that the stream is a WebSocket.
-            Transport::Http1 if self.version == Version::HTTP_2 && status.is_success() => {
+            (false, status) if self.version == Version::HTTP_2 && status.is_success() => {
                 Err("the backend did not switch to WebSocket")
             }
-            Transport::Http1 | Transport::Http2 => Ok(false),
+            (true | false, _) => Ok(false),
         }
     }
 
@@ -104,8 +114,8 @@ impl Handshake {
         }
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
-        if let Some(accept) = &self.accept {
-            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept.clone());
+        if let Some(accept) = self.accept() {
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
             headers.remove(header::CONTENT_LENGTH);
         }
     }

@@ -89,14 +89,15 @@ async fn accept(listener: tokio::net::TcpListener, shared: &Arc<Shared>) {
         add(&shared.stats.accepted);
         let Ok(local) = stream.local_addr() else { continue };
         let (peer, local) = (canonical(peer), canonical(local));
-        let (share, tenant) = match shared.table.load().gateway(local, &shared.bounds) {
+        let (share, tenant, ending) = match shared.table.load().gateway(local, &shared.bounds) {
             None => {
                 add(&shared.stats.unclaimed);
                 continue;
             }
-            Some((tenant, part)) => {
+            Some((tenant, part, release)) => {
                 let room = tenant.room(part.held, &shared.stats);
-                (tenant.try_connection(part.connections), (Arc::clone(tenant), room))
+                let ending = release.ending(shared.worker, &shared.drain, shared.settings.drain);
+                (tenant.try_connection(part.connections), (Arc::clone(tenant), room), ending)
             }
         };
         let Some(share) = share else {
@@ -104,7 +105,7 @@ async fn accept(listener: tokio::net::TcpListener, shared: &Arc<Shared>) {
             continue;
         };
         let counted = Counted::new(&shared.stats, |stats| &stats.active_connections);
-        let socket = Arc::new(Socket::new(stream, Held { place, share, counted }));
+        let socket = Arc::new(Socket::new(stream, Held { place, share, counted }).ending_by(ending));
         let served = Arc::clone(shared);
         let tasks = if shared.drain.is_cancelled() { &shared.late } else { &shared.tasks };
         tasks.spawn(connection::serve(served, tenant, socket, peer, local));

@@ -39,6 +39,8 @@ use crate::{
 
 /// The condition of a Gateway whose clients need no valid certificate although one is asked for; absent elsewhere.
 const INSECURE: &str = "InsecureFrontendValidationMode";
+/// The condition of a Gateway whose annotations are not all understood: it is served by what it had before; absent elsewhere.
+const PARAMETERS: &str = "sluice.dev/InvalidParameters";
 /// Entries of `status.parents` at most; what does not fit beside those of others is not written. Source: the CRD.
 const MAX_PARENTS: usize = 32;
 
@@ -93,6 +95,9 @@ pub fn gateway_status(
     let listeners = listeners.collect();
     let addresses = addresses(gateway, model, name, programmed.status);
     let mut wanted = vec![accepted, programmed];
+    if let Err(Fault { reason, message }) = &report.parameters {
+        wanted.push(Wanted::holds(PARAMETERS, reason, message.clone()));
+    }
     if report.is_insecure {
         let why = "clients may come without a valid certificate: mode AllowInsecureFallback";
         wanted.push(Wanted::holds(INSECURE, "ConfigurationChanged", why));
@@ -105,7 +110,7 @@ pub fn gateway_status(
         }
         (resolved, _) => Wanted::of("ResolvedRefs", "ResolvedRefs", resolved),
     }));
-    let ours = ["Accepted", "Programmed", "ResolvedRefs", INSECURE];
+    let ours = ["Accepted", "Programmed", "ResolvedRefs", INSECURE, PARAMETERS];
     let conditions = merge(&gateway.status.conditions, &ours, &wanted, generation, now);
     let attached = report.sets.iter().filter(|set| set.accepted.is_ok()).count();
     // A cluster without the kind may not know the field.
@@ -138,7 +143,11 @@ fn accepted(report: &GatewayReport) -> Wanted {
         None if report.own().next().is_none() => {
             Wanted::fails("Accepted", "ListenersNotValid", "the Gateway has no listener")
         }
-        None => Wanted::holds("Accepted", "Accepted", ""),
+        // Served all the same: the condition of its own says so, and this one for those who look at no other.
+        None => {
+            let parameters = report.parameters.as_ref().err().map(|fault| fault.message.clone());
+            Wanted::holds("Accepted", "Accepted", parameters.unwrap_or_default())
+        }
         Some(why) if report.own().any(ListenerReport::is_served) => Wanted::holds("Accepted", "ListenersNotValid", why),
         Some(why) => Wanted::fails("Accepted", "ListenersNotValid", why),
     }

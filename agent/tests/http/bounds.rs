@@ -2,7 +2,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use sluice::proxy::Settings;
+use sluice::{
+    api::ObjectName,
+    proxy::{Bound, Settings},
+};
 use tokio::sync::Semaphore;
 
 use crate::harness::{Bed, Client, Origin, any_listener, catch_all, status, until};
@@ -178,6 +181,8 @@ async fn one_gateway_of_several_leaves_connections_to_endpoints_for_the_others()
     }
     // Each of the endpoints has one of the two that it may have.
     let response = bed.get("/a", "x", "").await;
+    let pressed: Vec<_> = bed.gateways.pressed().into_iter().map(|p| (p.gateway, p.bound, p.most, p.is_own)).collect();
+    assert_eq!(pressed, [(ObjectName::new("default", "gw"), Bound::Upstreams, 2, false)]);
     assert_eq!(status(&response), 503, "half of four are two: {response}");
     assert!(response.ends_with("the Gateway has as many connections to backends as it may have\n"), "{response}");
     for _ in 0..4 {

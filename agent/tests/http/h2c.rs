@@ -397,3 +397,39 @@ async fn a_head_and_a_method_without_body_cross() {
     assert_eq!((status(&response), header(&response, "content-length")), (200, Some("5")));
     assert_eq!(origin.next().await.method, Method::HEAD);
 }
+
+/// An endpoint that is started anew closes without a word what it had.
+#[tokio::test]
+async fn what_a_connection_of_before_has_lost_is_sent_again_where_that_is_safe() {
+    let (addr, connections) = frames(|number, mut peer: Frames| async move {
+        while let Some((_, stream, _)) = peer.next(HEADERS).await {
+            // The first request is answered, the second one is lost with its connection.
+            if number == 0 && stream > 1 {
+                return;
+            }
+            peer.send(HEADERS, END_HEADERS | END_STREAM, stream, OK).await;
+        }
+    })
+    .await;
+    let bed = Bed::new(any_listener(), route(), &[("h2c", &[addr])]).await;
+    assert_eq!(status(&bed.get("/", "h", "").await), 200);
+    assert_eq!(status(&bed.get("/", "h", "").await), 200);
+    assert_eq!(connections.load(Relaxed), 2);
+    // A connection that loses its first request has never worked; and what is not idempotent is sent once.
+    for (kept, method) in [(0, "GET"), (1, "POST")] {
+        let (addr, connections) = frames(move |_, mut peer: Frames| async move {
+            for _ in 0..kept {
+                let Some((_, stream, _)) = peer.next(HEADERS).await else { return };
+                peer.send(HEADERS, END_HEADERS | END_STREAM, stream, OK).await;
+            }
+            peer.next(HEADERS).await;
+        })
+        .await;
+        let bed = Bed::new(any_listener(), route(), &[("h2c", &[addr])]).await;
+        for _ in 0..kept {
+            assert_eq!(status(&bed.get("/", "h", "").await), 200);
+        }
+        let answer = bed.raw(format!("{method} / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!((status(&answer), connections.load(Relaxed)), (502, 1), "{method}");
+    }
+}

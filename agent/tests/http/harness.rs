@@ -19,7 +19,7 @@ use sluice::{
         self, Backend, Memo, Model, Node, Port,
         http::{HttpModel, ServicePort},
     },
-    proxy::{Counters, Ejections, Metrics, Proxy, Settings},
+    proxy::{Counters, Ejections, Gateways, Metrics, Proxy, Settings},
     source::{self, Snapshot},
 };
 use tokio::{
@@ -38,6 +38,7 @@ pub(crate) struct Bed {
     pub addr: SocketAddr,
     pub stats: Counters,
     pub ejections: Ejections,
+    pub gateways: Gateways,
     pub metrics: Metrics,
     pub cancel: CancellationToken,
     pub task: JoinHandle<()>,
@@ -118,10 +119,11 @@ impl Bed {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (models, receiver) = watch::channel(Arc::new(model(addr)));
         let (cancel, stats, mut applied) = (CancellationToken::new(), proxy.counters(), proxy.applied());
-        let (ejections, metrics) = (proxy.ejections(), proxy.metrics());
+        let (ejections, metrics, gateways) = (proxy.ejections(), proxy.metrics(), proxy.gateways());
         let task = tokio::spawn(proxy.run(receiver, cancel.clone()));
         applied.wait_for(|rev| *rev > 0).await.unwrap();
-        Self { addr, stats, ejections, metrics, cancel, task, models, secrets: json!([]), memo: Mutex::default() }
+        let (secrets, memo) = (json!([]), Mutex::default());
+        Self { addr, stats, ejections, metrics, gateways, cancel, task, models, secrets, memo }
     }
 
     /// Changes what is served and waits until it is.
@@ -147,6 +149,17 @@ impl Bed {
     ) {
         self.secrets = secrets;
         self.serve(listeners, routes, backends).await;
+    }
+
+    /// Has nothing at any address, as when the Gateway is deleted.
+    pub(crate) async fn withdraw(&self) {
+        let mut model = Model::clone(&self.models.borrow());
+        Arc::make_mut(&mut model.http).frontends.clear();
+        let before = self.stats.sum(|s| &s.tables);
+        self.models.send_replace(Arc::new(model));
+        while self.stats.sum(|s| &s.tables) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Serves a Gateway `other` in the same way, at another address of the proxy's socket.
@@ -207,7 +220,7 @@ pub(crate) fn limited(listeners: Value, annotations: &[(&str, &str)]) -> Value {
 }
 
 /// The model for these objects, served at `addr`. Services listed without address exist and have no endpoint; those whose name begins
-/// with `h2c` are spoken to like that, those of `turns` are asked by turns, those of `keyed` by the
+/// with `h2c` are spoken to like that, those whose name ends with `-v1` or the like are told who clients are, those of `turns` are asked by turns, those of `keyed` by the
 /// hash of `X-User`.
 fn compile(
     memo: &mut Memo,
@@ -285,6 +298,9 @@ fn compile_snapshot(
         let protocol = service.starts_with("h2c").then_some("kubernetes.io/h2c");
         let ports = json!([{"port": port, "appProtocol": protocol}]);
         let annotations = match service {
+            name if let Some((_, version)) = name.rsplit_once("-v") => {
+                json!({"proxy.sluice.dev/proxy-protocol": format!("v{version}")})
+            }
             name if name.starts_with("turns") => json!({"proxy.sluice.dev/balancer": "round-robin"}),
             name if name.starts_with("keyed") => {
                 json!({"proxy.sluice.dev/balancer": "consistent-hash", "proxy.sluice.dev/hash-on": "header:x-user"})

@@ -5,7 +5,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use sluice::proxy::Settings;
+use sluice::proxy::{Bound, Settings};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -157,6 +157,8 @@ async fn a_gateway_that_holds_all_it_may_takes_nothing_from_another() {
     let clients = [stalled(bed.addr).await, stalled(bed.addr).await, stalled(bed.addr).await];
     until("two have to go", || bed.stats.sum(|s| &s.stalled_evictions) == 2).await;
     until("they are gone", || bed.stats.sum(|s| &s.active_connections) == 2).await;
+    let pressed: Vec<_> = bed.gateways.pressed().into_iter().map(|p| (p.bound, p.most, p.refused)).collect();
+    assert_eq!(pressed, [(Bound::Memory, 64 << 10, 2)], "the one Gateway and not the other");
     drop(clients);
     until("the neighbour's is there", || bed.stats.sum(|s| &s.active_connections) == 1).await;
     assert_eq!(status(&bed.get("/%00", "x", "").await), 400);

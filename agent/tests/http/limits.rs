@@ -5,7 +5,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use sluice::proxy::Settings;
+use sluice::proxy::{Bound, Settings};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -144,6 +144,12 @@ async fn h54_a_gateway_has_so_many_connections_and_requests() {
     assert!(status(&response) == 503 && response.contains("as many requests"), "{response}");
     let mut fourth = bed.connect().await;
     assert_eq!(fourth.rest().await, "", "closed");
+    let pressed = bed.gateways.pressed();
+    let said: Vec<_> = pressed.iter().map(|p| (p.bound, p.open, p.most, p.refused, p.is_own, p.is_recent())).collect();
+    assert_eq!(said, [(Bound::Connections, 3, 3, 1, true, true), (Bound::Requests, 2, 2, 1, true, true)]);
+    let sentence = pressed[0].to_string();
+    assert!(sentence.starts_with("3 of 3 client connections, 1 closed at once, the last "), "{sentence}");
+    assert!(sentence.ends_with("the bound is its annotation proxy.sluice.dev/max-connections"), "{sentence}");
     // What goes makes room.
     let [first, ..] = clients;
     drop(first);
@@ -293,10 +299,13 @@ async fn h53_a_head_of_the_proxy_protocol_names_the_client_or_there_is_no_servic
 }
 
 #[tokio::test]
-async fn an_annotation_that_is_wrong_serves_nobody() {
+async fn an_annotation_with_a_typo_leaves_the_settings_as_they_were() {
     let origin = Origin::named("a").await;
-    let bed = bed(Settings::default(), &[], origin.addr).await;
-    let wrong = limited(any_listener(), &[("max-requests", "many")]);
-    bed.serve(wrong, json!([catch_all()]), &[("a", &[origin.addr])]).await;
-    assert_eq!(bed.raw(GET).await, "");
+    let bed = bed(Settings::default(), &[("underscores", "reject")], origin.addr).await;
+    let odd = "X_Odd: 1\r\n";
+    assert_eq!((status(&bed.get("/", "x", "").await), status(&bed.get("/", "x", odd).await)), (200, 400));
+    let wrong = limited(any_listener(), &[("underscores", "rejct")]);
+    bed.serve(wrong, json!([]), &[("a", &[origin.addr])]).await;
+    let now = (status(&bed.get("/", "x", "").await), status(&bed.get("/", "x", odd).await));
+    assert_eq!(now, (404, 400), "served, and as before");
 }

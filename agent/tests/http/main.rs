@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value, missing_docs, reason = "tests and their harness")]
 
 mod access_log;
+mod alpn;
 mod backend_tls;
 mod balancing;
 mod bodies;
 mod bounds;
 mod client_certificates;
 mod clients;
+mod connect;
 mod conventions;
 mod cors;
 mod examples;
@@ -27,6 +29,7 @@ mod local;
 mod metrics;
 mod mirrors;
 mod proxying;
+mod released;
 mod resting;
 mod retries;
 mod routing;
@@ -34,6 +37,7 @@ mod sessions;
 mod streams;
 mod tls;
 mod tls_origin;
+mod told;
 mod under_tls;
 mod vanish;
 mod websocket;

@@ -4,7 +4,7 @@ use std::{process::Command, sync::Arc, time::Duration};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
-    AlertDescription, ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
+    AlertDescription, CipherSuite, ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
     client::Resumption,
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring::default_provider},
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -482,6 +482,33 @@ async fn what_is_no_client_hello_is_refused() {
     assert!(backend.untouched());
     // The client may see the end before it is counted.
     until("all are counted", || bed.stats.sum(|s| &s.tls_failures) == 4).await;
+}
+
+/// What a listener's options say holds on the wire.
+#[tokio::test]
+async fn the_oldest_version_and_the_cipher_suites_are_those_of_the_options() {
+    let made = made(&["a.example"]);
+    let backend = Origin::named("a").await;
+    let dialled = async |options: Value, version: &'static SupportedProtocolVersion| {
+        let mut listener = listener("web", None, &["cert"]);
+        listener["tls"]["options"] = options;
+        let objects = (json!([secret("cert", &made)]), json!([listener]), json!([catch_all()]));
+        let backends = [("a", &[backend.addr][..])];
+        let bed = Bed::secured(1, Settings::default(), objects.0, objects.1, objects.2, &backends).await;
+        let config = Arc::new(configured(&[&made], &[version], default_provider()));
+        let made = handshake(&bed, &config, "a.example").await;
+        made.map(|stream| stream.get_ref().1.negotiated_cipher_suite().unwrap().suite()).map_err(|error| alert(&error))
+    };
+    let modern = || json!({"sluice.dev/min-version": "1.3"});
+    assert_eq!(dialled(modern(), &TLS12).await, Err(Some(AlertDescription::ProtocolVersion)));
+    assert!(dialled(modern(), &TLS13).await.is_ok());
+    let legacy = || json!({"sluice.dev/cipher-suites": "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"});
+    let suite = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384;
+    assert_eq!(dialled(legacy(), &TLS12).await, Ok(suite));
+    // Without one of TLS 1.3 that is not spoken.
+    assert_eq!(dialled(legacy(), &TLS13).await, Err(Some(AlertDescription::ProtocolVersion)));
+    let one = || json!({"sluice.dev/cipher-suites": "TLS_CHACHA20_POLY1305_SHA256"});
+    assert_eq!(dialled(one(), &TLS13).await, Ok(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256));
 }
 
 /// An independent client, with the oldest version that is spoken, and one before it.

@@ -16,13 +16,14 @@ use rustls::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    harness::SOON,
+    harness::{SOON, header},
     tls::{Made, made_of},
+    websocket::accept,
 };
 
 /// One request, or one stream of HTTP/2.
@@ -44,6 +45,18 @@ pub(crate) struct TlsOrigin {
     pub seen: mpsc::UnboundedReceiver<Seen>,
     /// Handshakes that were made.
     pub handshakes: Arc<AtomicUsize>,
+    /// What it speaks now.
+    speaks: watch::Sender<Speaks>,
+    /// Its certificate, without a protocol.
+    config: ServerConfig,
+}
+
+/// What a backend speaks.
+#[derive(Clone)]
+struct Speaks {
+    config: Arc<ServerConfig>,
+    /// Extended CONNECT over HTTP/2.
+    connects: bool,
 }
 
 impl TlsOrigin {
@@ -69,9 +82,8 @@ impl TlsOrigin {
         };
         let chain = vec![CertificateDer::from_pem_slice(made.certificate.as_bytes()).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).unwrap();
-        let mut config = builder.with_single_cert(chain, key).unwrap();
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let config = builder.with_single_cert(chain, key).unwrap();
+        let (speaks, current) = watch::channel(Speaks { config: speaking(&config, alpn), connects: false });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (sender, seen) = mpsc::unbounded_channel();
@@ -79,19 +91,28 @@ impl TlsOrigin {
         let count = Arc::clone(&handshakes);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                let (acceptor, sender, count) = (acceptor.clone(), sender.clone(), Arc::clone(&count));
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(tcp).await else { return };
+                let (mut current, sender, count) = (current.clone(), sender.clone(), Arc::clone(&count));
+                let Speaks { config, connects } = current.borrow_and_update().clone();
+                let serve = async move {
+                    let Ok(stream) = TlsAcceptor::from(config).accept(tcp).await else { return };
                     count.fetch_add(1, Relaxed);
                     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                        http2(stream, sender).await;
+                        http2(stream, sender, connects).await;
                     } else {
                         http1(stream, sender).await;
                     }
+                };
+                tokio::spawn(async move {
+                    tokio::select! { () = serve => {}, _ = current.changed() => {} }
                 });
             }
         });
-        Self { addr, seen, handshakes }
+        Self { addr, seen, handshakes, speaks, config }
+    }
+
+    /// Ends all connections, and speaks this from now on; `connects`: extended CONNECT as well.
+    pub(crate) fn restart(&self, alpn: &[&[u8]], connects: bool) {
+        self.speaks.send_replace(Speaks { config: speaking(&self.config, alpn), connects });
     }
 
     /// The next request.
@@ -107,6 +128,12 @@ impl TlsOrigin {
     pub(crate) fn handshakes(&self) -> usize {
         self.handshakes.load(Relaxed)
     }
+}
+
+fn speaking(config: &ServerConfig, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config)
 }
 
 fn seen<T>(stream: &TlsStream<T>, head: String) -> Seen {
@@ -130,7 +157,16 @@ async fn http1(mut stream: TlsStream<tokio::net::TcpStream>, sender: mpsc::Unbou
         };
         let head = String::from_utf8_lossy(&got[..end]).into_owned();
         got.drain(..end + 4);
+        let key = header(&head, "sec-websocket-key").map(str::to_owned);
         let _ = sender.send(seen(&stream, head));
+        if let Some(key) = key {
+            let fields = format!("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}", accept(&key));
+            stream.write_all(format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\n").as_bytes()).await.unwrap();
+            let (mut read, mut write) = tokio::io::split(stream);
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = write.shutdown().await;
+            return;
+        }
         if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntls").await.is_err() {
             return;
         }
@@ -138,17 +174,36 @@ async fn http1(mut stream: TlsStream<tokio::net::TcpStream>, sender: mpsc::Unbou
     }
 }
 
-async fn http2(stream: TlsStream<tokio::net::TcpStream>, sender: mpsc::UnboundedSender<Seen>) {
+async fn http2(stream: TlsStream<tokio::net::TcpStream>, sender: mpsc::UnboundedSender<Seen>, connects: bool) {
     let first = seen(&stream, String::new());
-    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let mut builder = h2::server::Builder::new();
+    if connects {
+        builder.enable_connect_protocol();
+    }
+    let Ok(mut connection) = builder.handshake(stream).await else { return };
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let head = format!("{} {}", request.method(), request.uri());
         let Seen { sni, alpn, certificate, .. } = &first;
         let (sni, alpn, certificate) = (sni.clone(), alpn.clone(), certificate.clone());
         let _ = sender.send(Seen { sni, alpn, certificate, head });
-        let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+        let mut head = http::Response::new(());
+        if request.method() == http::Method::CONNECT {
+            let body = respond.send_response(head, false).unwrap();
+            tokio::spawn(echo(request.into_body(), body));
+            continue;
+        }
+        head.headers_mut().insert("content-length", http::HeaderValue::from(3));
+        let mut body = respond.send_response(head, false).unwrap();
         let _ = body.send_data(bytes::Bytes::from_static(b"tls"), true);
     }
+}
+
+async fn echo(mut from: h2::RecvStream, mut to: h2::SendStream<bytes::Bytes>) {
+    while let Some(Ok(data)) = from.data().await {
+        from.flow_control().release_capacity(data.len()).unwrap();
+        to.send_data(data, false).unwrap();
+    }
+    let _ = to.send_data(bytes::Bytes::new(), true);
 }
 
 /// A self-signed certificate with this identity of SPIFFE beside its name.

@@ -103,6 +103,17 @@ async fn speak(client: &mut SendRequest<Bytes>) -> HeaderMap {
     head.headers
 }
 
+/// Opens a WebSocket over HTTP/1.1, and hears what it says.
+pub(crate) async fn ask_and_echo(bed: &Bed) {
+    let mut client = bed.connect().await;
+    let head = "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+    client.send(format!("{head}Sec-WebSocket-Key: {KEY}\r\n\r\nhello")).await;
+    let answer = client.until("hello").await;
+    assert_eq!((status(&answer), header(&answer, "sec-websocket-accept")), (101, Some(ACCEPT)), "{answer}");
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(client.rest().await, "", "it ends well");
+}
+
 fn route() -> serde_json::Value {
     json!([{"metadata": {"name": "all"}, "spec": {"parentRefs": [{"name": "gw"}],
         "rules": [{"backendRefs": [{"name": "h2c", "port": 80}]}]}}])

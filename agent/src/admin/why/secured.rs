@@ -1,8 +1,11 @@
-//! `why listener/NAMESPACE/GATEWAY/NAME` and `why secret/NAMESPACE/NAME`: what clients meet at a listener, and which listeners
+//! `why listener/NAMESPACE/GATEWAY/NAME`, or of a ListenerSet, and `why secret/NAMESPACE/NAME`: what clients meet at a listener, and which listeners
 //! stand on a Secret. No part of a key is in either: of a certificate its names' owner, the listener, and its end are told.
 use jiff::Timestamp;
 
-use super::{super::certificates, plain, view};
+use super::{
+    super::{certificates, explain::BEHIND_A_HEAD},
+    plain, view,
+};
 use crate::{
     api::ObjectName,
     model::{
@@ -15,44 +18,101 @@ use crate::{
     spelling::nearest,
 };
 
-/// What became of a listener; several where ListenerSets of one Gateway have listeners of this name.
+/// What became of a listener.
 ///
 /// # Errors
-/// The name is none, or nobody has it: a sentence, with the nearest that is there.
+/// As [`find`].
 pub(super) fn listener(model: &Model, written: &str, now: i64) -> Result<view::Object, String> {
-    let parts: Vec<&str> = written.split('/').collect();
-    let [ns, gateway, name] = parts[..] else {
-        return Err(format!("listener {written:?}: want listener/NAMESPACE/GATEWAY/NAME"));
+    let (gateway, found) = find(model, written)?;
+    let name = found.full_name();
+    let (outcome, reason) = match (found.is_served(), faults(found).next()) {
+        (false, Some(fault)) => ("refused", fault.reason),
+        (false, None) => ("refused", "NotServed"),
+        (true, Some(fault)) => ("partial", fault.reason),
+        (true, None) => ("accepted", "Accepted"),
     };
-    let gateway = ObjectName::new(ns, gateway);
-    let Some(report) = model.gateways.get(&gateway) else {
-        return Err(format!("no Gateway {gateway} of ours is known to this node, whose listener {name} could be"));
-    };
-    let found: Vec<_> = report.listeners.iter().filter(|listener| listener.name == name).collect();
-    if found.is_empty() {
-        let near = nearest(name, report.listeners.iter().map(|listener| listener.name.as_str()));
-        let meant = near.map(|near| format!(", did you mean {near}?")).unwrap_or_default();
-        return Err(format!("Gateway {gateway} has no listener {name}{meant}"));
-    }
-    let faults = || found.iter().flat_map(|listener| faults(listener));
-    let served = found.iter().filter(|listener| listener.is_served()).count();
-    let (outcome, reason) = match (served, faults().next()) {
-        (0, Some(fault)) => ("refused", fault.reason),
-        (0, None) => ("refused", "NotServed"),
-        (_, Some(fault)) => ("partial", fault.reason),
-        (_, None) => ("accepted", "Accepted"),
-    };
-    let mut messages: Vec<String> = found.iter().flat_map(|listener| of_report(listener)).collect();
-    messages
-        .extend(report.addressed.as_ref().err().map(|fault| format!("the Gateway has no address: {}", fault.message)));
+    let mut messages = of_report(found);
+    let report = model.gateways.get(gateway);
+    let addressed = report.and_then(|report| report.addressed.as_ref().err());
+    messages.extend(addressed.map(|fault| format!("the Gateway has no address: {}", fault.message)));
     for (at, listeners) in &model.http.frontends {
-        let own = listeners.iter().filter(|listener| listener.gateway == gateway && listener.name == name);
-        messages.extend(own.map(|listener| format!("{at}: {}", what_clients_meet(listener))));
+        let own = listeners.iter().filter(|listener| listener.gateway == *gateway && listener.name == name);
+        let head = if model.http.is_proxied(gateway, at.port()) { BEHIND_A_HEAD } else { "" };
+        messages.extend(own.map(|listener| format!("{at}: {}{head}", what_clients_meet(listener))));
     }
-    let shown = |warning: &String| found.iter().any(|l| warning.contains(&format!("{gateway}/{} ", l.name)));
+    let shown = |warning: &String| warning.contains(&format!("{gateway}/{name} "));
     messages.extend(certificates::warnings(&model.http, now).into_iter().filter(shown));
+    let others = report.iter().flat_map(|report| &report.listeners);
+    let others = others.filter(|other| other.name == found.name && other.set != found.set);
+    let others: Vec<String> = others.map(|other| place(gateway, other)).collect();
+    if !others.is_empty() {
+        messages.push(format!("others of its Gateway have this name: {}", others.join(", ")));
+    }
     let object = ObjectRef::new("Listener", ObjectName::new(gateway.to_string(), name));
     Ok(view::Object { messages, ..plain(&object, outcome, reason, String::new()) })
+}
+
+/// How a listener is asked for.
+fn place(gateway: &ObjectName, listener: &ListenerReport) -> String {
+    format!("listener/{gateway}/{}", listener.full_name())
+}
+
+/// The listener that is meant: of a Gateway, `NAMESPACE/GATEWAY/NAME`; of a ListenerSet `NAMESPACE/SET/NAME`, or in full, as `sluice
+/// routes` has it, `NAMESPACE/GATEWAY/NAMESPACE/SET/NAME`. Names may repeat over the sets of a Gateway (GEP-1713): the Gateway's own
+/// comes first, and one name of several sets is none.
+///
+/// # Errors
+/// The name is none, several have it, or nobody: a sentence, with those that do, or the nearest that is there.
+fn find<'a>(model: &'a Model, written: &str) -> Result<(&'a ObjectName, &'a ListenerReport), String> {
+    let parts: Vec<&str> = written.split('/').collect();
+    let (ns, owner, name) = match parts[..] {
+        [ns, owner, name] => (ns, owner, name.to_owned()),
+        [ns, gateway, set_ns, set, name] => (ns, gateway, format!("{set_ns}/{set}/{name}")),
+        _ => {
+            let want = "listener/NAMESPACE/GATEWAY/NAME, or listener/NAMESPACE/LISTENERSET/NAME";
+            return Err(format!("listener {written:?}: want {want}"));
+        }
+    };
+    let owner = ObjectName::new(ns, owner);
+    let of_gateway = model.gateways.get_key_value(&owner);
+    if let Some((gateway, report)) = of_gateway
+        && let Some(found) = report.listeners.iter().find(|listener| listener.full_name() == name)
+    {
+        return Ok((gateway, found));
+    }
+    let all = || model.gateways.iter().flat_map(|(gateway, report)| report.listeners.iter().map(move |l| (gateway, l)));
+    if let Some(found) = all().find(|(_, listener)| listener.set.as_ref() == Some(&owner) && listener.name == name) {
+        return Ok(found);
+    }
+    let Some((gateway, report)) = of_gateway else {
+        let names = all().filter(|(_, listener)| listener.set.as_ref() == Some(&owner)).map(|(_, l)| l.name.as_str());
+        let names: Vec<&str> = names.collect();
+        return Err(match names.is_empty() {
+            true => format!(
+                "no Gateway or ListenerSet {owner} of ours is known to this node, whose listener {name} could be"
+            ),
+            false => format!("ListenerSet {owner} has no listener {name}{}", meant(&name, names)),
+        });
+    };
+    let of_sets: Vec<_> = report.listeners.iter().filter(|listener| listener.name == name).collect();
+    match of_sets.as_slice() {
+        [only] => Ok((gateway, only)),
+        [] => {
+            let names = report.listeners.iter().map(|listener| listener.name.as_str()).collect();
+            Err(format!("Gateway {gateway} has no listener {name}{}", meant(&name, names)))
+        }
+        several => {
+            let places: Vec<String> = several.iter().map(|listener| place(gateway, listener)).collect();
+            Err(format!(
+                "several listeners of Gateway {gateway} are named {name}: ask for one of {}",
+                places.join(", ")
+            ))
+        }
+    }
+}
+
+fn meant(name: &str, names: Vec<&str>) -> String {
+    nearest(name, names).map(|near| format!(", did you mean {near}?")).unwrap_or_default()
 }
 
 fn faults(listener: &ListenerReport) -> impl Iterator<Item = &Fault> {
@@ -91,7 +151,8 @@ fn what_clients_meet(listener: &HttpListener) -> String {
         (Some(tls), _) => {
             let secrets: Vec<String> =
                 tls.certificates.iter().map(|c| format!("{}, {}", c.secret, until(c.not_after))).collect();
-            format!("under TLS with the certificate of Secret {}", secrets.join("; of Secret "))
+            let version = tls.only_version().map_or_else(|| "TLS".to_owned(), |version| format!("{version} alone"));
+            format!("under {version} with the certificate of Secret {}", secrets.join("; of Secret "))
         }
         (None, Some(_)) => "TLS passed through to the backend".to_owned(),
         (None, None) => "in clear text".to_owned(),

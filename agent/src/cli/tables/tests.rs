@@ -27,7 +27,7 @@ fn a_service_shows_what_does_not_work_two_counts_of_backends_and_no_wrong_figure
 fn routes_and_explanations_name_what_is_ejected() {
     let row = serde_json::json!({
         "frontends": ["203.0.113.7:80"], "gateway": "default/gw", "listener": "web", "hostname": "*", "matches": "/*",
-        "route": "default/shop", "rule": 0, "actions": [],
+        "kind": "HTTPRoute", "route": "default/shop", "rule": 0, "ruleName": "all", "actions": [],
         "backends": [{"service": "default/shop:80", "weight": 1, "ready": ["192.0.2.1:80", "192.0.2.2:80"], "fault": null}],
     });
     let mut row: RouteRow = serde_json::from_value(row).unwrap();
@@ -39,14 +39,20 @@ fn routes_and_explanations_name_what_is_ejected() {
         frontends: row.frontends.clone(),
         listener: Some("default/gw/web".to_owned()),
         hostnames: vec!["*".to_owned()],
+        conditions: vec!["connections begin with a sentence".to_owned()],
         passed_over: Vec::new(),
         more: 0,
         matched: Some(row),
         status: None,
+        grpc_status: None,
+        ends: false,
+        endpoint: None,
         answer: String::new(),
     });
     assert!(
-        shown.contains("  ejected 192.0.2.2:80: it could not be connected\n") && !shown.contains("198.51"),
+        shown.contains("host *\n  connections begin with a sentence\n  matched HTTPRoute default/shop#0 (all)")
+            && shown.contains("  ejected 192.0.2.2:80: it could not be connected\n")
+            && !shown.contains("198.51"),
         "{shown}"
     );
 }

@@ -1,7 +1,7 @@
 //! How the requests for a Service port are spread over its endpoints, and when one of them is passed over.
 //!
 //! Written by `model::balance` from what objects say, read by `proxy::balance`. What nobody says anything about is [`Balance::default`].
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use http::HeaderName;
 
@@ -16,6 +16,8 @@ pub struct Balance {
     pub ejection: Ejection,
     /// For how long an endpoint that is new gets less than its part.
     pub slow_start: Option<Duration>,
+    /// What each connection to them begins with; nothing where nobody says it.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// How many retries they have to bear; the proxy's own bound where nobody says it.
     pub retries: Option<RetryBudget>,
 }
@@ -23,6 +25,24 @@ pub struct Balance {
 impl Balance {
     /// The longest slow start.
     pub const LONGEST_START: Duration = Duration::from_secs(3600);
+}
+
+/// The version of the PROXY protocol in which an endpoint is told who a connection's client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// A head in binary.
+    V2,
+}
+
+impl fmt::Display for ProxyProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        })
+    }
 }
 
 /// Which endpoint gets a request.

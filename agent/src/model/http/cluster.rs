@@ -19,6 +19,8 @@ pub enum Transport {
     Http1,
     /// HTTP/2: in clear text with prior knowledge (RFC 9113 part 3.3), under TLS by ALPN.
     Http2,
+    /// What the endpoint chooses by ALPN, HTTP/2 or HTTP/1.1: under TLS alone.
+    Negotiated,
 }
 
 impl Transport {
@@ -39,10 +41,14 @@ impl Transport {
     /// What `appProtocol` says: `unsaid` where it says nothing, `None` where it names what is not spoken. `has_tls` says whether the
     /// port has a policy.
     ///
-    /// `unsaid` is HTTP/1.1 for an HTTPRoute and HTTP/2 for a GRPCRoute.
+    /// `unsaid` is HTTP/1.1 for an HTTPRoute and HTTP/2 for a GRPCRoute. Under TLS an endpoint says itself what it speaks: where HTTP/1.1
+    /// would be meant, it has the choice, unless the port is for WebSockets, which are begun in HTTP/1.1.
     #[must_use]
     pub fn of(app_protocol: Option<&str>, unsaid: Self, has_tls: bool) -> Option<Self> {
         let named = app_protocol.unwrap_or_default();
+        if has_tls && unsaid == Self::Http1 && (named.is_empty() || named.eq_ignore_ascii_case("https")) {
+            return Some(Self::Negotiated);
+        }
         if named.is_empty() || (has_tls && Self::is_secured(app_protocol)) {
             return Some(unsaid);
         }
@@ -51,7 +57,7 @@ impl Transport {
     }
 }
 
-/// A Service port and how its endpoints are spoken to. Written `namespace/name:port`, with `(HTTP/2)` where it is that.
+/// A Service port and how its endpoints are spoken to. Written `namespace/name:port`, with `(HTTP/2)` where it is that, and what may come of ALPN.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Cluster {
     /// Whose endpoints.
@@ -65,6 +71,7 @@ impl fmt::Display for Cluster {
         match self.transport {
             Transport::Http1 => write!(f, "{}", self.port),
             Transport::Http2 => write!(f, "{} (HTTP/2)", self.port),
+            Transport::Negotiated => write!(f, "{} (HTTP/2 or HTTP/1.1)", self.port),
         }
     }
 }
@@ -86,10 +93,18 @@ mod tests {
         for not in ["h2c", "grpc", "https", "kubernetes.io/wss", " http"] {
             assert_eq!(of(Some(not)), (None, None), "{not}");
         }
-        for secured in ["https", "HTTPS", "kubernetes.io/wss"] {
-            for unsaid in [Transport::Http1, Transport::Http2] {
-                assert_eq!(Transport::of(Some(secured), unsaid, true), Some(unsaid), "{secured} with a policy");
-            }
+        for (secured, chosen) in [
+            (None, Transport::Negotiated),
+            (Some("https"), Transport::Negotiated),
+            (Some("HTTPS"), Transport::Negotiated),
+            (Some("kubernetes.io/wss"), Transport::Http1),
+            (Some("http"), Transport::Http1),
+            (Some("kubernetes.io/h2c"), Transport::Http2),
+        ] {
+            assert_eq!(Transport::of(secured, Transport::Http1, true), Some(chosen), "{secured:?} with a policy");
+        }
+        for secured in [None, Some("https"), Some("kubernetes.io/wss")] {
+            assert_eq!(Transport::of(secured, Transport::Http2, true), Some(Transport::Http2), "{secured:?}");
         }
         assert_eq!(Transport::of(Some("h2c"), Transport::Http1, true), None);
     }

@@ -123,6 +123,7 @@ mod tests {
             kind: RouteKind::Http,
             route: ObjectName::new("default", "r"),
             index,
+            name: None,
             filters: Vec::new(),
             timeouts: Timeouts::default(),
             retry: None,

@@ -4,10 +4,19 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::ObjectRef, Action, Filter, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, ServicePort, Share,
-    ShareTarget, filter::Mirror, session::SessionPlace,
+    super::{
+        ObjectRef,
+        stream_route::{StreamEntry, StreamShare, StreamTarget},
+    },
+    Action, Filter, Hostname, HttpEntry, HttpListener, HttpModel, HttpRule, PathChange, Retry, ServicePort, Share,
+    ShareTarget,
+    filter::Mirror,
+    session::SessionPlace,
 };
-use crate::{api::ObjectName, model::backend_tls::PortTls};
+use crate::{
+    api::{ObjectName, RouteKind},
+    model::backend_tls::PortTls,
+};
 
 /// One entry of one listener. Rows of a listener are in the order in which they are tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,12 +30,18 @@ pub struct RouteRow {
     pub listener: String,
     /// The host name as the route has it; that of the listener where the route has none.
     pub hostname: String,
-    /// What must hold: method, path (`=` exact, `~` pattern, `/*` prefix), headers, `?` query parameters.
+    /// What must hold: `TLS` of a TLSRoute, whose connections are told apart by the host name alone; else method, path (`=` exact, `~` pattern, `/*` prefix), headers, `?` query parameters.
     pub matches: String,
-    /// The HTTPRoute, `namespace/name`.
+    /// The route's kind.
+    #[serde(default)]
+    pub kind: String,
+    /// The route, `namespace/name`.
     pub route: String,
-    /// Which of its rules, from 0.
+    /// Which of its rules, from 0. A TLSRoute has one.
     pub rule: usize,
+    /// The rule's name, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule_name: Option<String>,
     /// What is changed on the way, or answered, in words.
     pub actions: Vec<String>,
     /// Who gets which share.
@@ -47,7 +62,7 @@ pub struct BackendRow {
     /// Those among them that are passed over for a while, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ejected: BTreeMap<SocketAddr, String>,
-    /// Why requests for it are answered with 500.
+    /// Why requests for it are answered with 500, and connections of a TLSRoute end.
     pub fault: Option<String>,
 }
 
@@ -55,6 +70,16 @@ impl HttpModel {
     /// All entries of all listeners, each listener once however many addresses it has.
     #[must_use]
     pub fn rows(&self) -> Vec<RouteRow> {
+        self.rows_where(|_, _| true)
+    }
+
+    /// Those of one route.
+    #[must_use]
+    pub fn rows_of(&self, route: &ObjectRef) -> Vec<RouteRow> {
+        self.rows_where(|kind, name| kind.name() == route.kind && *name == route.object)
+    }
+
+    fn rows_where(&self, is_meant: impl Fn(RouteKind, &ObjectName) -> bool) -> Vec<RouteRow> {
         let mut groups: Vec<(Vec<SocketAddr>, &Arc<Vec<HttpListener>>)> = Vec::new();
         for (frontend, listeners) in &self.frontends {
             let frontend = &self.dialled(*frontend);
@@ -66,28 +91,74 @@ impl HttpModel {
         let mut rows = Vec::new();
         for (frontends, listeners) in groups {
             for listener in listeners.iter() {
-                self.listener_rows(&frontends, listener, &mut rows);
+                let entries = listener.entries.iter().filter(|entry| is_meant(entry.rule.kind, &entry.rule.route));
+                rows.extend(entries.map(|entry| self.row(&frontends, listener, entry)));
+                let streams = listener.streams.iter().flat_map(|streams| streams.iter());
+                let streams = streams.filter(|entry| is_meant(entry.kind, &entry.route));
+                let names = streams.flat_map(|entry| entry.hostnames.iter().map(move |hostname| (hostname, entry)));
+                let mut names: Vec<(&Hostname, &StreamEntry)> = names.collect();
+                // Of two with one name the older one's counts, which is the first.
+                names.sort_by_key(|(hostname, _)| *hostname);
+                rows.extend(names.into_iter().map(|(name, entry)| self.stream_row(&frontends, listener, name, entry)));
             }
         }
         rows
     }
 
-    fn listener_rows(&self, frontends: &[SocketAddr], listener: &HttpListener, rows: &mut Vec<RouteRow>) {
-        rows.extend(listener.entries.iter().map(|entry| self.row(frontends, listener, entry)));
+    /// A TLSRoute at one of its host names.
+    #[must_use]
+    pub fn stream_row(
+        &self,
+        frontends: &[SocketAddr],
+        listener: &HttpListener,
+        hostname: &Hostname,
+        entry: &StreamEntry,
+    ) -> RouteRow {
+        let hostname = if *hostname == Hostname::Any { &listener.hostname } else { hostname };
+        let (how, is_ended) = match listener.tls {
+            Some(_) => ("terminate TLS", true),
+            None => ("pass TLS through", false),
+        };
+        let backend = |StreamShare { weight, to }: &StreamShare| {
+            let (service, ready, fault) = match to {
+                StreamTarget::Service(port) => {
+                    let transport = if is_ended { self.transport(&listener.gateway, port) } else { Ok(String::new()) };
+                    let (how, fault) = transport.map_or_else(|why| (String::new(), Some(why)), |how| (how, None));
+                    (format!("{port}{how}"), self.addresses(port), fault)
+                }
+                StreamTarget::Invalid(why) => (String::new(), Vec::new(), Some(why.clone())),
+            };
+            BackendRow { service, weight: *weight, ready, ejected: BTreeMap::new(), fault }
+        };
+        RouteRow {
+            frontends: frontends.to_vec(),
+            gateway: listener.gateway.to_string(),
+            listener: listener.name.clone(),
+            hostname: hostname.to_string(),
+            matches: "TLS".to_owned(),
+            kind: entry.kind.name().to_owned(),
+            route: entry.route.to_string(),
+            rule: 0,
+            rule_name: None,
+            actions: vec![how.to_owned()],
+            backends: entry.shares.iter().map(backend).collect(),
+        }
     }
 
     /// One entry of a listener.
     #[must_use]
     pub fn row(&self, frontends: &[SocketAddr], listener: &HttpListener, entry: &HttpEntry) -> RouteRow {
-        let hostname = if entry.hostname == super::Hostname::Any { &listener.hostname } else { &entry.hostname };
+        let hostname = if entry.hostname == Hostname::Any { &listener.hostname } else { &entry.hostname };
         RouteRow {
             frontends: frontends.to_vec(),
             gateway: listener.gateway.to_string(),
             listener: listener.name.clone(),
             hostname: hostname.to_string(),
             matches: entry.matches.to_string(),
+            kind: entry.rule.kind.name().to_owned(),
             route: entry.rule.route.to_string(),
             rule: entry.rule.index,
+            rule_name: entry.rule.name.clone(),
             actions: actions(&entry.rule),
             backends: self.backend_rows(&listener.gateway, &entry.rule),
         }
@@ -127,13 +198,15 @@ impl HttpModel {
     /// # Errors
     /// It does not; the text says why.
     fn transport(&self, gateway: &ObjectName, port: &ServicePort) -> Result<String, String> {
-        let Some(PortTls { policy, tls }) = self.tls.get(port) else { return Ok(String::new()) };
+        let told = self.balances.get(port).and_then(|balance| balance.proxy_protocol);
+        let told = told.map_or_else(String::new, |version| format!(" (PROXY protocol {version})"));
+        let Some(PortTls { policy, tls }) = self.tls.get(port) else { return Ok(told) };
         let tls = tls.as_ref().map_err(Clone::clone)?;
         let certificate = match self.identities.get(gateway) {
             None => String::new(),
             Some(identity) => format!(", as {}", identity.certificate.as_ref().map_err(Clone::clone)?.secret),
         };
-        Ok(format!(" (TLS {}{certificate} by BackendTLSPolicy {policy})", tls.server_name))
+        Ok(format!("{told} (TLS {}{certificate} by BackendTLSPolicy {policy})", tls.server_name))
     }
 
     /// The endpoints of a Service port that get requests.
@@ -145,49 +218,18 @@ impl HttpModel {
 }
 
 impl RouteRow {
+    /// The rule for people: `namespace/name#index`, and its name.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let name = self.rule_name.iter().map(|name| format!(" ({name})")).collect::<String>();
+        format!("{}#{}{name}", self.route, self.rule)
+    }
+
     /// Notes which of its endpoints are passed over, of all that are.
     pub fn note(&mut self, ejected: &BTreeMap<SocketAddr, String>) {
         for backend in &mut self.backends {
             let of_this = backend.ready.iter().filter_map(|at| Some((*at, ejected.get(at)?.clone())));
             backend.ejected = of_this.collect();
-        }
-    }
-
-    /// What becomes of a request that the entry takes: the status of the proxy's own answer, where there is one for every such
-    /// request, and a sentence.
-    #[must_use]
-    pub fn outcome(&self, action: &Action) -> (Option<u16>, String) {
-        match action {
-            Action::Redirect(to) => (Some(to.status.as_u16()), format!("{}: a redirect", to.status.as_u16())),
-            Action::Refuse(why) => (Some(500), format!("500: {why}")),
-            Action::Forward(_) => {
-                let all: u32 = self.backends.iter().map(|backend| backend.weight).fold(0, u32::saturating_add);
-                let share = |backend: &BackendRow| {
-                    let what = match (&backend.fault, backend.ready.as_slice()) {
-                        (Some(fault), _) => format!("500: {fault}"),
-                        (None, []) => format!("503: {} has no ready endpoint", backend.service),
-                        (None, ready) => {
-                            let ready: Vec<_> = ready.iter().map(ToString::to_string).collect();
-                            format!("{} at {}", backend.service, ready.join(", "))
-                        }
-                    };
-                    format!("{} of {all}: {what}", backend.weight)
-                };
-                let weighted: Vec<&BackendRow> = self.backends.iter().filter(|backend| backend.weight > 0).collect();
-                let status = |backend: &&BackendRow| match (&backend.fault, backend.ready.is_empty()) {
-                    (Some(_), _) => Some(500),
-                    (None, true) => Some(503),
-                    (None, false) => None,
-                };
-                match weighted.as_slice() {
-                    [] => (Some(500), "500: no backend of the route has a weight".to_owned()),
-                    [first, rest @ ..] => {
-                        let shared =
-                            status(first).filter(|found| rest.iter().all(|other| status(other) == Some(*found)));
-                        (shared, weighted.iter().map(|backend| share(backend)).collect::<Vec<_>>().join("; "))
-                    }
-                }
-            }
         }
     }
 }
@@ -220,11 +262,22 @@ fn words(filter: &Filter) -> Vec<String> {
     set.chain(add).chain(remove).collect()
 }
 
+/// How often and after what a request is sent again.
+fn retries(retry: &Retry) -> String {
+    let often = match retry.attempts {
+        0 => return "never retried".to_owned(),
+        1 => "retried once".to_owned(),
+        most => format!("retried up to {most} times"),
+    };
+    let codes: Vec<String> = retry.codes.iter().map(ToString::to_string).collect();
+    if codes.is_empty() { often } else { format!("{often} for {}", codes.join(", ")) }
+}
+
 fn actions(rule: &HttpRule) -> Vec<String> {
     let mut out: Vec<String> = rule.filters.iter().flat_map(words).collect();
     out.extend(rule.timeouts.request.iter().map(|t| format!("request timeout {t:?}")));
     out.extend(rule.timeouts.backend.iter().map(|t| format!("backend timeout {t:?}")));
-    out.extend(rule.retry.iter().map(|retry| format!("{} retries", retry.attempts)));
+    out.extend(rule.retry.iter().map(retries));
     out.extend(rule.session.iter().map(|session| match &session.place {
         SessionPlace::Cookie { name, path: _, is_permanent: false } => format!("session by cookie {name}"),
         SessionPlace::Cookie { name, path: _, is_permanent: true } => format!("session by permanent cookie {name}"),

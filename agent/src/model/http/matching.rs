@@ -27,7 +27,7 @@ pub struct RequestHead<'a> {
 pub struct HttpMatch {
     /// The path.
     pub path: PathMatch,
-    /// The method; any when `None`.
+    /// The method; any when `None`, but for CONNECT, which asks for a tunnel and must be meant.
     pub method: Option<Method>,
     /// Headers, each name once.
     pub headers: Vec<HeaderMatch>,
@@ -174,10 +174,17 @@ impl HttpMatch {
     /// [`HttpMatch::holds`] for a request whose path is known to match.
     #[must_use]
     pub fn holds_beside_path(&self, request: &RequestHead<'_>, query: &Query<'_>) -> bool {
-        self.method.as_ref().is_none_or(|m| m == request.method)
+        self.takes(request.method)
             && (self.call.is_none() || is_grpc(request.headers))
             && self.headers.iter().all(|h| h.holds(request.headers))
             && self.query.iter().all(|q| q.holds(query))
+    }
+
+    fn takes(&self, method: &Method) -> bool {
+        match &self.method {
+            None => method != Method::CONNECT,
+            Some(wanted) => wanted == method,
+        }
     }
 
     /// The first thing of it that a request does not have; `None` where it has all.
@@ -189,8 +196,8 @@ impl HttpMatch {
         if !self.path.holds(request.path) {
             return Some(Failed::Path(request.path, &self.path));
         }
-        if let Some(method) = self.method.as_ref().filter(|method| *method != request.method) {
-            return Some(Failed::Method(request.method, method));
+        if !self.takes(request.method) {
+            return Some(self.method.as_ref().map_or(Failed::Connect, |method| Failed::Method(request.method, method)));
         }
         let header = self.headers.iter().find(|header| !header.holds(request.headers));
         if let Some(header) = header {
@@ -282,6 +289,8 @@ pub enum Failed<'a> {
     Path(&'a str, &'a PathMatch),
     /// The method is another.
     Method(&'a Method, &'a Method),
+    /// It asks for a tunnel, and the match names no method.
+    Connect,
     /// The header is missing, or another.
     Header(&'a HeaderMap, &'a HeaderMatch),
     /// The query parameter is missing, or another.
@@ -293,6 +302,7 @@ impl fmt::Display for Failed<'_> {
         match self {
             Self::Call => write!(f, "the request is no gRPC, want content-type application/grpc"),
             Self::Path(found, want) => write!(f, "the path is {found}, want {want}"),
+            Self::Connect => write!(f, "the method is CONNECT, want a match that names it"),
             Self::Method(found, want) => write!(f, "the method is {found}, want {want}"),
             Self::Header(headers, want) if headers.contains_key(&want.name) => {
                 let found = joined(headers, &want.name);

@@ -75,6 +75,12 @@ impl HttpModel {
     pub fn dialled(&self, at: SocketAddr) -> SocketAddr {
         self.mesh.get(&at).copied().unwrap_or(at)
     }
+
+    /// Whether connections to a Gateway's port begin with a head of the PROXY protocol.
+    #[must_use]
+    pub fn is_proxied(&self, gateway: &ObjectName, port: u16) -> bool {
+        self.limits.get(gateway).is_some_and(|limits| limits.proxy_ports.contains(&port))
+    }
 }
 
 /// Who a Gateway is to backends that it speaks TLS to.
@@ -123,6 +129,8 @@ pub struct HttpRule {
     pub route: ObjectName,
     /// Which of its rules, from 0.
     pub index: usize,
+    /// The rule's name, where it has one.
+    pub name: Option<String>,
     /// What is changed on the way, in this order.
     pub filters: Vec<Filter>,
     /// How long it may take.

@@ -360,7 +360,8 @@ fn a_match_that_can_never_hold_is_said() {
         attached(listeners(), json!({"name": "gw"}), spec)
     };
     for never in [
-        json!({"method": "CONNECT"}),
+        json!({"method": "CONNECT", "path": {"type": "Exact", "value": "/"}}),
+        json!({"method": "CONNECT", "queryParams": [{"name": "a", "value": "b"}]}),
         json!({"method": "TRACE"}),
         header("Forwarded", "for=192.0.2.1"),
         header("X-Forwarded-Prefix", "/a"),

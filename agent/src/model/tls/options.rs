@@ -1,10 +1,13 @@
 //! `tls.options` of a listener: settings of ours, under our domain.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rustls::{CipherSuite, SupportedCipherSuite, crypto::ring::ALL_CIPHER_SUITES};
 
 use super::Oldest;
-use crate::{model::report::Fault, spelling::nearest};
+use crate::{
+    model::{certificate::Certificate, report::Fault},
+    spelling::nearest,
+};
 
 /// The oldest version of TLS, `1.2` (the default) or `1.3`.
 const MIN_VERSION: &str = "sluice.dev/min-version";
@@ -16,7 +19,7 @@ const DOMAIN: &str = "sluice.dev/";
 /// Reads the options. Those of other domains are other implementations'.
 ///
 /// # Errors
-/// One of ours is unknown, or its value is, or no handshake could be made with them.
+/// One of ours is unknown, or its value is, or no handshake could be made with them, whatever the certificates are: see [`fit`].
 pub(in crate::model) fn read(options: &BTreeMap<String, String>) -> Result<(Oldest, Vec<CipherSuite>), Fault> {
     let bad = |why: String| Fault::new("UnsupportedValue", format!("tls.options: {why}"));
     let known = [MIN_VERSION, CIPHER_SUITES];
@@ -45,6 +48,36 @@ pub(in crate::model) fn read(options: &BTreeMap<String, String>) -> Result<(Olde
         return Err(bad(format!("{CIPHER_SUITES} has none of TLS 1.3, which {MIN_VERSION} asks for")));
     }
     Ok((oldest, ciphers))
+}
+
+/// Looks whether a handshake can be made with these cipher suites: whether one of them fits the key of a certificate, which those of TLS 1.3
+/// always do.
+///
+/// # Errors
+/// None does: which certificates there are, and which suites they want.
+pub(super) fn fit((oldest, ciphers): (Oldest, &[CipherSuite]), certificates: &[Arc<Certificate>]) -> Result<(), Fault> {
+    let signs = |certificate: &Arc<Certificate>| certificate.key.key.algorithm();
+    let fits = |suite: &SupportedCipherSuite| match oldest {
+        Oldest::Tls13 if suite.tls13().is_none() => false,
+        Oldest::Tls12 | Oldest::Tls13 => {
+            certificates.iter().any(|certificate| suite.usable_for_signature_algorithm(signs(certificate)))
+        }
+    };
+    let is_admitted = |suite: &&SupportedCipherSuite| ciphers.contains(&suite.suite());
+    if ciphers.is_empty() || certificates.is_empty() || ALL_CIPHER_SUITES.iter().filter(is_admitted).any(fits) {
+        return Ok(());
+    }
+    let found: Vec<String> = certificates
+        .iter()
+        .map(|certificate| format!("that of Secret {} is {:?}", certificate.secret, signs(certificate)))
+        .collect();
+    let wanted: Vec<String> = ALL_CIPHER_SUITES.iter().filter(|suite| fits(suite)).map(iana).collect();
+    let why = format!(
+        "tls.options: {CIPHER_SUITES} has no suite for the key of a certificate: {}, want one of {}",
+        found.join(", "),
+        wanted.join(", ")
+    );
+    Err(Fault::new("UnsupportedValue", why))
 }
 
 /// The name in the registry of IANA: the library has that of its own for TLS 1.3.

@@ -304,3 +304,32 @@ fn a_bad_authority_concerns_its_listeners_alone() {
     );
     assert!(!report(&model).is_insecure);
 }
+
+#[test]
+fn cipher_suites_that_fit_no_certificate_are_refused() {
+    let listener = |suites: &str| {
+        let mut listener = https("web", 443, None, &json!([{"name": "cert"}]));
+        listener["tls"]["options"] = json!({"sluice.dev/cipher-suites": suites});
+        compile(&json!([secret("default", "cert"), gateway(&json!([listener]))]))
+    };
+    // The key of the certificate is ECDSA.
+    let model = listener("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384");
+    let found = &report(&model).listeners[0];
+    let fault = found.accepted.as_ref().unwrap_err();
+    assert_eq!((fault.reason, found.is_served()), ("UnsupportedValue", false));
+    let want = "tls.options: sluice.dev/cipher-suites has no suite for the key of a certificate: that of Secret default/cert is \
+        ECDSA, want one of TLS_AES_256_GCM_SHA384, ";
+    assert!(fault.message.starts_with(want) && !fault.message.contains("_RSA_"), "{}", fault.message);
+    assert!(model.http.frontends.values().all(|listeners| listeners.is_empty()), "{:?}", model.http.frontends);
+    for (suites, version) in [
+        ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", Some("TLS 1.2")),
+        ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_AES_128_GCM_SHA256", None),
+        ("TLS_AES_128_GCM_SHA256", Some("TLS 1.3")),
+    ] {
+        let model = listener(suites);
+        assert!(report(&model).listeners[0].is_served(), "{suites}");
+        let listeners = model.http.frontends.values().next().unwrap();
+        let termination = listeners[0].tls.as_ref().unwrap();
+        assert_eq!(termination.only_version(), version, "{suites}");
+    }
+}

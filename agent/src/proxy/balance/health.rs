@@ -50,6 +50,8 @@ pub(in crate::proxy) enum State {
 pub(in crate::proxy) enum Cause {
     /// No connection could be opened.
     Unconnected,
+    /// TLS was not made with it as its policy wants it.
+    Untrusted,
     /// The connection broke before the end of the answer.
     Broken,
     /// The answer did not come in time.
@@ -59,11 +61,18 @@ pub(in crate::proxy) enum Cause {
 }
 
 impl Cause {
+    /// Whether no request came to it at all. What was to go there goes elsewhere, so that once is enough, and the first connection that is
+    /// opened ends it.
+    pub(super) fn is_unreached(self) -> bool {
+        matches!(self, Self::Unconnected | Self::Untrusted)
+    }
+
     fn code(self) -> u16 {
         match self {
             Self::Unconnected => 1,
             Self::Broken => 2,
             Self::Late => 3,
+            Self::Untrusted => 4,
             Self::Answer(status) => status,
         }
     }
@@ -73,6 +82,7 @@ impl Cause {
             1 => Self::Unconnected,
             2 => Self::Broken,
             3 => Self::Late,
+            4 => Self::Untrusted,
             status => Self::Answer(status),
         }
     }
@@ -82,6 +92,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unconnected => f.write_str("it could not be connected"),
+            Self::Untrusted => f.write_str("TLS with it could not be made as its policy wants it; the log says why"),
             Self::Broken => f.write_str("its connections broke before the end of the answer"),
             Self::Late => f.write_str("its answers did not come in time"),
             Self::Answer(status) => write!(f, "its last answers were failures, status {status}"),
@@ -159,7 +170,7 @@ impl Health {
     /// Counts a connection that was opened; `true` where it ends an ejection.
     pub(super) fn connected(&self, now: Moment) -> bool {
         let until = self.until.load(Relaxed);
-        until != 0 && self.cause.load(Relaxed) == Cause::Unconnected.code() && self.readmit(until, now)
+        until != 0 && Cause::of(self.cause.load(Relaxed)).is_unreached() && self.readmit(until, now)
     }
 
     /// Ends an ejection for the others' sake: too many of them are.
@@ -181,7 +192,7 @@ impl Health {
     pub(super) fn fail(&self, cause: Cause, rules: &Ejection, now: Moment, may: impl FnOnce() -> bool) -> bool {
         let until = self.until.load(Relaxed);
         let is_enough = if until == 0 {
-            cause == Cause::Unconnected || rules.after.is_some_and(|after| self.count(after) >= after && may())
+            cause.is_unreached() || rules.after.is_some_and(|after| self.count(after) >= after && may())
         } else {
             // On trial, or about to be. Else it is what was sent before the ejection.
             until & 1 == 1 || self.state(now) == State::Due

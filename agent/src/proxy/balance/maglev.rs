@@ -12,14 +12,14 @@ const SIZE: u32 = 65_521;
 
 /// Row -> which endpoint.
 #[derive(Debug)]
-pub(super) struct Maglev(Box<[u32]>);
+pub(in crate::proxy) struct Maglev(Box<[u32]>);
 
 impl Maglev {
     /// The table for these endpoints; `None` where there is none.
     ///
     /// Cost: 256 KiB, and a few milliseconds.
     #[must_use]
-    pub(super) fn new(endpoints: impl Iterator<Item = SocketAddr>) -> Option<Self> {
+    pub(in crate::proxy) fn new(endpoints: impl Iterator<Item = SocketAddr>) -> Option<Self> {
         let hashes: Vec<u64> = endpoints.map(|at| stable::hash(at.to_string().as_bytes())).collect();
         if hashes.is_empty() {
             return None;
@@ -47,7 +47,7 @@ impl Maglev {
 
     /// The endpoints for a key, the one to take first, then those to take where it is out of the question: of each only by chance
     /// the same, so that what an endpoint leaves is spread.
-    pub(super) fn of(&self, key: u64) -> impl Iterator<Item = usize> {
+    pub(in crate::proxy) fn of(&self, key: u64) -> impl Iterator<Item = usize> {
         let size = self.0.len() as u64;
         std::iter::successors(Some(key), |last| Some(stable::mix(*last)))
             .map(move |key| self.0[index(key % size)] as usize)

@@ -15,6 +15,7 @@
 //! - Nothing here looks at each endpoint for each request: where most are ejected a few more are drawn first.
 mod clock;
 mod health;
+mod key;
 mod latency;
 mod maglev;
 
@@ -34,27 +35,24 @@ use http::{HeaderMap, StatusCode};
 
 pub(super) use clock::Moment;
 pub(super) use health::{Cause, Ejected, State};
+pub(super) use key::key;
+pub(super) use maglev::Maglev;
 
 use self::{
     health::Health,
     latency::{Latency, slowness},
-    maglev::Maglev,
 };
 use super::{
     bounds::Load,
     budget::Budget,
     metrics::BackendSeries,
     pool::Upstream,
-    session,
     stats::{Stats, add},
 };
-use crate::{
-    model::http::balance::{Balance, Balancer, HashKey},
-    stable,
-};
+use crate::model::http::balance::{Balance, Balancer};
 
 /// How often another endpoint is drawn when one is ejected, before each is looked at.
-const DRAWS: usize = 16;
+pub(super) const DRAWS: usize = 16;
 
 /// The part of its requests that an endpoint has at the very start of a slow start. As in Envoy.
 const LEAST_PART: f64 = 0.1;
@@ -182,20 +180,7 @@ impl Endpoints {
     /// The key of a request, where the endpoints are chosen by one and it has it.
     #[must_use]
     pub(super) fn key(&self, headers: &HeaderMap, peer: IpAddr) -> Option<u64> {
-        let Balancer::ConsistentHash(key) = &self.balance.balancer else { return None };
-        match key {
-            // Whom a trusted proxy names is the client.
-            HashKey::Client => {
-                let told = headers.get("x-real-ip").and_then(|value| value.to_str().ok()?.parse().ok());
-                let client: IpAddr = told.unwrap_or(peer);
-                Some(match client {
-                    IpAddr::V4(v4) => stable::hash(&v4.octets()),
-                    IpAddr::V6(v6) => stable::hash(&v6.octets()),
-                })
-            }
-            HashKey::Header(name) => headers.get(name).map(|value| stable::hash(value.as_bytes())),
-            HashKey::Cookie(name) => session::cookie(headers, name).map(stable::hash),
-        }
+        key(&self.balance.balancer, headers, peer)
     }
 
     /// The endpoint for a try of a request that these had already; `None` where no other is left.
@@ -322,8 +307,9 @@ impl Endpoints {
             Some(cause) if health.fail(cause, rules, now, || self.may_eject(now)) => {
                 add(&stats.ejections);
                 self.counts.ejected();
-                let time = health.ejected(now).and_then(|ejected| ejected.left);
-                tracing::warn!(backend = %upstream.addr, %cause, ?time, "endpoint is ejected");
+                let left = health.ejected(now).and_then(|ejected| ejected.left).unwrap_or_default();
+                let seconds = format_args!("{:.1}", left.as_secs_f32());
+                tracing::warn!(backend = %upstream.addr, %cause, %seconds, "endpoint is ejected");
             }
             Some(_) => {}
         }
@@ -360,7 +346,7 @@ impl Endpoints {
 
     fn ejected_for_answers(&self, now: Moment) -> impl Iterator<Item = (Ejected, &Arc<Upstream>)> {
         let ejected = self.upstreams.iter().filter_map(move |u| Some((u.vital.ejected(now)?, u)));
-        ejected.filter(|(ejected, _)| ejected.cause != Cause::Unconnected)
+        ejected.filter(|(ejected, _)| !ejected.cause.is_unreached())
     }
 
     /// Readmits those whose ejection ends first where more are ejected than may be: others have left, or another Service port has

@@ -2,7 +2,11 @@
 use std::collections::{BTreeSet, BinaryHeap};
 
 use super::*;
-use crate::proxy::{Settings, bounds::Bounds, stats::Counters};
+use crate::{
+    model::http::balance::HashKey,
+    proxy::{Settings, bounds::Bounds, pool::Way, stats::Counters},
+    stable,
+};
 
 /// How an endpoint answers: after so many microseconds, with this status; `None` is never.
 type Answers = fn(at: u64) -> Option<(u64, u16)>;
@@ -16,8 +20,8 @@ fn endpoints(n: usize, balance: Balance) -> Endpoints {
     let (bounds, counters) = (Arc::new(Bounds::new(&settings)), Counters::new(1));
     let upstream = |i: usize| {
         let port = u16::try_from(i + 1).unwrap();
-        let at = (SocketAddr::from(([192, 0, 2, 1], port)), None);
-        Arc::new(Upstream::new(at, &settings, Arc::clone(&bounds), &counters))
+        let way = Way { addr: SocketAddr::from(([192, 0, 2, 1], port)), tls: None, tells: None };
+        Arc::new(Upstream::new(way, &settings, Arc::clone(&bounds), &counters))
     };
     Endpoints::new((0..n).map(upstream).collect(), Arc::default(), Arc::new(balance))
 }

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use crate::proxy::{
-    LAST_CALL, Shared,
+    Shared,
     exchange::{self, Connection},
     http1::{RequestLines, SLACK, TrailerWriter},
     io::ClientStream,
@@ -50,8 +50,8 @@ pub(super) async fn serve(shared: &Shared, io: ClientStream, connection: Arc<Con
         tokio::select! {
             biased;
             readable = connection.socket.readable() => if readable.is_err() { return },
-            () = shared.drain.cancelled() => {
-                if Box::pin(tokio::time::timeout(LAST_CALL, connection.socket.readable())).await.is_err() {
+            last = connection.socket.ends() => {
+                if Box::pin(tokio::time::timeout(last, connection.socket.readable())).await.is_err() {
                     break;
                 }
             }
@@ -84,19 +84,17 @@ async fn requests(shared: &Shared, stream: Lent, connection: &Arc<Connection>, p
     let mut serving = pin!(serving);
     let ends = async {
         tokio::select! {
-            () = shared.drain.cancelled() => true,
-            () = idle(connection, pause) => false,
+            last = connection.socket.ends() => Some(last),
+            () = idle(connection, pause) => None,
         }
     };
     let first = beside(serving.as_mut(), pin!(ends)).await;
     let result = match first {
         Either::Left(result) => result,
-        Either::Right(drains) => {
-            if !drains {
-                return true;
-            }
+        Either::Right(None) => return true,
+        Either::Right(Some(last)) => {
             // Told at once, hyper would close what it has read no byte of, and with it a request that is on its way.
-            match tokio::time::timeout(LAST_CALL, serving.as_mut()).await {
+            match tokio::time::timeout(last, serving.as_mut()).await {
                 Ok(result) => result,
                 Err(_) => {
                     serving.as_mut().graceful_shutdown();

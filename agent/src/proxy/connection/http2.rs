@@ -55,7 +55,7 @@ pub(super) async fn serve(shared: &Shared, io: ClientStream, connection: Arc<Con
     let mut serving = pin!(server.serve_connection(TokioIo::new(io), service));
     let ends = async {
         tokio::select! {
-            () = shared.drain.cancelled() => {}
+            _ = spent.socket.ends() => {}
             () = idle(shared, &activity) => {}
             () = spent.spent() => {}
         }

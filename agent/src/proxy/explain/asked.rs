@@ -10,6 +10,9 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header, reque
 /// Header fields at most: as many as a client may send.
 const MOST_HEADERS: usize = 100;
 
+/// How long URL and fields may be together: encoded, the question is a URL itself. Units: bytes.
+const MOST_BYTES: usize = 20_000;
+
 /// A request, and where it comes in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -18,6 +21,8 @@ pub struct Asked {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The frontend, where it is named.
     pub(super) at: Option<SocketAddr>,
+    /// Who dials, where that is said.
+    pub(super) client: Option<IpAddr>,
     /// The port of the URL.
     pub(super) port: u16,
     /// The address in the URL, where it has no name.
@@ -47,17 +52,28 @@ impl Asked {
             Ok((name, HeaderValue::from_str(value.trim()).map_err(|_| want())?))
         };
         let headers = headers.iter().map(field).collect::<Result<Vec<_>, String>>()?;
+        let size = url.len() + headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+        if size > MOST_BYTES {
+            return Err(format!("URL and headers have {size} bytes, want {MOST_BYTES} at most"));
+        }
         let ip = authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok();
         let port = authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
-        Ok(Self { method: parsed_method, url: parsed, headers, at, port, ip })
+        Ok(Self { method: parsed_method, url: parsed, headers, at, client: None, port, ip })
     }
 
-    /// From the query of a request: `method`, `url`, `header` as often as there are any, `at`.
+    /// The same of this client.
+    #[must_use]
+    pub fn from(self, client: Option<IpAddr>) -> Self {
+        Self { client, ..self }
+    }
+
+    /// From the query of a request: `method`, `url`, `header` as often as there are any, `at`, `client`.
     ///
     /// # Errors
     /// A parameter is not known or missing, or its value is wrong.
     pub fn parse(query: &str) -> Result<Self, String> {
-        let (mut method, mut url, mut headers, mut at) = ("GET".to_owned(), None, Vec::new(), None);
+        let (mut method, mut url, mut headers) = ("GET".to_owned(), None, Vec::new());
+        let (mut at, mut client) = (None, None);
         for (name, value) in parse(query.as_bytes()) {
             match &*name {
                 "method" => method = value.into_owned(),
@@ -67,11 +83,15 @@ impl Asked {
                     let want = || format!("at {value:?}: want ADDR:PORT, as 192.0.2.1:80 or [2001:db8::1]:80");
                     at = Some(value.parse().map_err(|_| want())?);
                 }
+                "client" => {
+                    let want = || format!("client {value:?}: want an address, as 192.0.2.1 or 2001:db8::1");
+                    client = Some(value.parse().map_err(|_| want())?);
+                }
                 _ => return Err(format!("parameter {name:?} is not known here")),
             }
         }
         let url = url.ok_or("no url: want one as http://shop.example/cart")?;
-        Self::try_new(&method, &url, &headers, at)
+        Self::try_new(&method, &url, &headers, at).map(|asked| asked.from(client))
     }
 
     /// The request as it would come in over HTTP/1.1.
@@ -79,16 +99,35 @@ impl Asked {
         let (mut parts, ()) = Request::new(()).into_parts();
         let target = self.url.path_and_query().map_or("/", |target| target.as_str());
         (parts.method, parts.version) = (self.method.clone(), Version::HTTP_11);
-        parts.uri = target.parse().unwrap_or_default();
         let authority = self.url.authority().map_or("", |authority| authority.as_str());
+        parts.uri = target.parse().unwrap_or_default();
+        if self.method == Method::CONNECT
+            && let Some(host) = self.url.host()
+        {
+            parts.uri = format!("{host}:{}", self.port).parse().unwrap_or_default();
+        }
         // A Host among the fields is what the client sends; the URL then only says where.
         if !self.headers.iter().any(|(name, _)| name == header::HOST)
             && let Ok(host) = HeaderValue::from_str(authority)
         {
             parts.headers.insert(header::HOST, host);
         }
-        parts.headers.extend(self.headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())));
+        // A field that is written several times comes in several times.
+        for (name, value) in &self.headers {
+            parts.headers.append(name.clone(), value.clone());
+        }
         parts
+    }
+
+    /// Whether the URL is of https.
+    pub(super) fn is_https(&self) -> bool {
+        self.url.scheme_str() == Some("https")
+    }
+
+    /// The server name that a TLS client sends for the URL: none where that has an address.
+    pub(super) fn server_name(&self) -> Option<String> {
+        let host = self.url.host()?.trim_end_matches('.').to_ascii_lowercase();
+        self.ip.is_none().then_some(host)
     }
 
     /// Where it comes in, for people.
@@ -111,6 +150,9 @@ impl fmt::Display for Asked {
         }
         if let Some(at) = self.at {
             query.append_pair("at", &at.to_string());
+        }
+        if let Some(client) = self.client {
+            query.append_pair("client", &client.to_string());
         }
         f.write_str(&query.finish())
     }

@@ -22,7 +22,8 @@ use super::{
     bounds::Share,
     lease::Pending,
     pool::ConnectError,
-    socket::{ClientSocket, Socket},
+    proxy_protocol::Source,
+    socket::{ClientSocket, Gone, Socket},
     stats::{add, sub},
     tls::{Speaks, TlsStream},
     transport::UpstreamStream,
@@ -63,7 +64,7 @@ pub(super) async fn connect(
     shared: &Shared,
     gateway: &ObjectName,
     shares: &[StreamShare],
-    speaks: Speaks,
+    (speaks, source): (Speaks, Source),
 ) -> Option<Endpoint> {
     let share = choose(shares)?;
     let StreamTarget::Service(service) = &share.to else { return None };
@@ -78,14 +79,16 @@ pub(super) async fn connect(
         }
         let upstream = endpoints.pick(Wish::default(), &tried, now)?;
         let most = table.most(&shared.bounds);
-        let Some(share) = table.tenant(gateway)?.upstreams.try_share(most.gateway) else {
+        let Some(share) = table.tenant(gateway)?.try_upstream(most.gateway) else {
             add(&shared.stats.exhausted);
             return None;
         };
         drop(table);
         let pending = Pending::new(&upstream);
         let evict = || shared.table.load().evict_idle();
-        match upstream.dial(shared.worker, settings.connect_timeout, most.endpoint, speaks, evict).await {
+        let own = upstream.tells().then(|| Arc::new(upstream.of_client(shared.worker, source)));
+        let way = own.as_ref().unwrap_or(&upstream);
+        match way.dial(shared.worker, settings.connect_timeout, most.endpoint, speaks, evict).await {
             Ok(stream) => {
                 endpoints.connected(&upstream, now, &shared.stats);
                 return Some(Endpoint { stream, pending, share });
@@ -98,8 +101,10 @@ pub(super) async fn connect(
                         return None;
                     }
                     ConnectError::Full(_) => add(&shared.stats.exhausted),
-                    ConnectError::Endpoint(_) | ConnectError::Untrusted(_) => {
-                        let outcome = Outcome::Failure(Cause::Unconnected);
+                    ConnectError::Endpoint(_) | ConnectError::Untrusted(_) | ConnectError::Unspoken(_) => {
+                        let is_untrusted = matches!(error, ConnectError::Untrusted(_) | ConnectError::Unspoken(_));
+                        let outcome =
+                            Outcome::Failure(if is_untrusted { Cause::Untrusted } else { Cause::Unconnected });
                         endpoints.learn(&upstream, outcome, None, Moment::now(), &shared.stats);
                     }
                 }
@@ -148,7 +153,9 @@ pub(super) async fn relay(shared: &Arc<Shared>, socket: &Socket, relay: Relay) {
             }
         }
         gone = socket.gone(shared.settings.half_closed_timeout) => {
-            add(&shared.stats.clients_gone);
+            if gone != Gone::Released {
+                add(&shared.stats.clients_gone);
+            }
             tracing::trace!(?gone, "client is gone");
         }
     }

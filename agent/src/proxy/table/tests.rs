@@ -52,7 +52,7 @@ impl Stage {
     }
 
     fn upstream(&self, addr: &str) -> Option<Arc<Upstream>> {
-        self.table.upstreams.get(&(addr.parse().unwrap(), None)).map(|used| Arc::clone(&used.upstream))
+        self.table.upstreams.get(&(addr.parse().unwrap(), None, None)).map(|used| Arc::clone(&used.upstream))
     }
 }
 

@@ -5,7 +5,7 @@
 //!   ([`super::super::table`]): one that was made under other parameters is never used again, and an equal policy keeps its pool.
 //! - Sessions are resumed with the parameters that they were begun with alone: each has a store of its own, for all workers.
 //! - What the endpoint speaks is agreed upon by ALPN: HTTP/2 only where it says so itself (RFC 9113 part 3.2), HTTP/1.1 also where it
-//!   says nothing, as many servers do. Of a stream nothing is said.
+//!   says nothing, as many servers do. Where either will do, it has the choice. Of a stream nothing is said.
 //! - No early data, and no revocation lists: authorities are few, and a policy changes at once.
 use std::{fmt, io, sync::Arc};
 
@@ -27,7 +27,7 @@ use rustls::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use webpki::EndEntityCert;
 
-use super::hash;
+use super::{ALPN, HTTP2, hash};
 use crate::{
     model::{
         backend_tls::{BackendTls, SubjectName},
@@ -51,10 +51,21 @@ pub(in crate::proxy) enum Speaks {
     Http1,
     /// HTTP/2.
     Http2,
+    /// HTTP/2 or HTTP/1.1, as the endpoint chooses.
+    Either,
     /// What a client whose TLS has ended here says.
     Stream,
     /// What a client says, TLS included: nothing is added to it, whatever the endpoint's policy is.
     Raw,
+}
+
+/// Why there is no TLS with an endpoint, in a sentence about it.
+#[derive(Debug)]
+pub(in crate::proxy) enum TlsFault {
+    /// It does not speak the one version of HTTP that it was offered.
+    Unspoken(String),
+    /// It is not whom the policy wants, or speaks no TLS.
+    Untrusted(String),
 }
 
 /// What handshakes with endpoints are made with.
@@ -63,6 +74,7 @@ pub(in crate::proxy) struct UpstreamTls {
     server_name: ServerName<'static>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    either: Arc<ClientConfig>,
     stream: Arc<ClientConfig>,
 }
 
@@ -108,8 +120,9 @@ impl UpstreamTls {
             config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
             Arc::new(config)
         };
-        let (http1, http2, stream) = (speaking(&[b"http/1.1"]), speaking(&[b"h2"]), speaking(&[]));
-        Ok(Self { digest: digest(tls, identity), server_name, http1, http2, stream })
+        let (http1, http2, either, stream) =
+            (speaking(&ALPN[1..]), speaking(&ALPN[..1]), speaking(&ALPN), speaking(&[]));
+        Ok(Self { digest: digest(tls, identity), server_name, http1, http2, either, stream })
     }
 
     /// Stands for all of it.
@@ -121,21 +134,25 @@ impl UpstreamTls {
     /// Makes a handshake.
     ///
     /// # Errors
-    /// What is wrong with the endpoint, in a sentence about it.
+    /// What is wrong with the endpoint.
     pub(in crate::proxy) async fn connect(
         &self,
         speaks: Speaks,
         stream: SocketStream<Socket>,
-    ) -> Result<Box<BackendStream>, String> {
+    ) -> Result<Box<BackendStream>, TlsFault> {
         let config = match speaks {
             Speaks::Http1 => &self.http1,
             Speaks::Http2 => &self.http2,
+            Speaks::Either => &self.either,
             Speaks::Stream | Speaks::Raw => &self.stream,
         };
         let made = TlsConnector::from(Arc::clone(config)).connect(self.server_name.clone(), stream).await;
-        let stream = made.map_err(|error| self.sentence(&error))?;
-        if speaks == Speaks::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return Err("it does not say by ALPN that it speaks HTTP/2".to_owned());
+        let stream = made.map_err(|error| match speaks {
+            Speaks::Http1 | Speaks::Http2 if has_no_protocol(&error) => TlsFault::Unspoken(self.sentence(&error)),
+            _ => TlsFault::Untrusted(self.sentence(&error)),
+        })?;
+        if speaks == Speaks::Http2 && stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
+            return Err(TlsFault::Unspoken("it does not say by ALPN that it speaks HTTP/2".to_owned()));
         }
         Ok(Box::new(stream))
     }
@@ -165,6 +182,9 @@ impl UpstreamTls {
             Some(Error::AlertReceived(AlertDescription::CertificateRequired)) => {
                 "it wants a certificate, and the Gateway shows none".to_owned()
             }
+            Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                "it speaks none of the protocols that ALPN offered".to_owned()
+            }
             Some(Error::AlertReceived(alert)) => format!("it refused the handshake: {alert:?}"),
             Some(Error::InvalidMessage(_)) => "it does not speak TLS".to_owned(),
             Some(other) => format!("the handshake failed: {other}"),
@@ -174,6 +194,12 @@ impl UpstreamTls {
             None => format!("the handshake failed: {error}"),
         }
     }
+}
+
+/// Whether the endpoint says that it speaks nothing of what it was offered. Source: RFC 7301 part 3.2.
+fn has_no_protocol(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(inner, Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 /// Looks at the certificates of endpoints as a policy wants it.

@@ -8,6 +8,7 @@ use tokio_rustls::server as tokio_server;
 use super::{Speaks, TlsListener, client_hello};
 use crate::proxy::{
     Shared,
+    proxy_protocol::Source,
     router::{SecuredWay, Site},
     socket::{ClientSocket, Socket, SocketStream},
     stats::add,
@@ -47,14 +48,19 @@ pub(in crate::proxy) enum Secured {
 
 /// Makes a handshake, or finds an endpoint for one that is not ours. `None` where there is neither: the client is gone, was refused,
 /// or has taken too long.
-pub(in crate::proxy) async fn accept(shared: &Shared, socket: &Arc<Socket>, site: &Site) -> Option<Secured> {
+pub(in crate::proxy) async fn accept(
+    shared: &Shared,
+    socket: &Arc<Socket>,
+    site: &Site,
+    source: Source,
+) -> Option<Secured> {
     let stats = &shared.stats;
     let (handshake, evicts) = shared.handshakes.begin();
     if evicts {
         add(&stats.tls_evicted);
     }
     let made = tokio::select! {
-        made = tokio::time::timeout(shared.settings.handshake_timeout, make(shared, socket, site)) => made,
+        made = tokio::time::timeout(shared.settings.handshake_timeout, make(shared, socket, site, source)) => made,
         () = handshake.ended().cancelled() => return None,
     };
     match made {
@@ -89,7 +95,7 @@ fn is_resumed(stream: &TlsStream) -> bool {
     session.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
 }
 
-async fn make(shared: &Shared, socket: &Arc<Socket>, site: &Site) -> io::Result<Secured> {
+async fn make(shared: &Shared, socket: &Arc<Socket>, site: &Site, source: Source) -> io::Result<Secured> {
     let (accepted, records) = hello(socket).await?;
     let server_name: Option<Box<str>> =
         accepted.client_hello().server_name().map(|name| name.trim_end_matches('.').into());
@@ -116,7 +122,7 @@ async fn make(shared: &Shared, socket: &Arc<Socket>, site: &Site) -> io::Result<
         SecuredWay::Stream { gateway, tls, terminates, shares } => {
             let Some(shares) = shares else { return Err(io::Error::other("no route has the server name")) };
             let speaks = if terminates { Speaks::Stream } else { Speaks::Raw };
-            let Some(endpoint) = stream::connect(shared, gateway, shares, speaks).await else {
+            let Some(endpoint) = stream::connect(shared, gateway, shares, (speaks, source)).await else {
                 return Err(io::Error::other("no endpoint of the route can be connected"));
             };
             let client = match tls {

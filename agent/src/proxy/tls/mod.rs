@@ -32,7 +32,7 @@ use rustls::{
 };
 
 pub(super) use self::{
-    backend::{BackendStream, Speaks, TlsDigest, UpstreamTls, digest as backend_digest},
+    backend::{BackendStream, Speaks, TlsDigest, TlsFault, UpstreamTls, digest as backend_digest},
     handshake::{Handshaken, Secured, TlsStream, accept},
     under_way::UnderWay,
 };
@@ -45,8 +45,10 @@ use crate::model::{
     tls::{Oldest, Termination},
 };
 
+/// HTTP/2, as ALPN calls it.
+pub(super) const HTTP2: &[u8] = b"h2";
 /// The protocols that are spoken under TLS, the better first.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+const ALPN: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 
 /// What this process alone knows: the source of the keys of TLS 1.2 tickets.
 #[derive(Clone, Debug)]

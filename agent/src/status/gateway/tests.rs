@@ -327,8 +327,11 @@ fn an_address_that_cannot_be_had_is_not_the_gateways_fault() {
     let mut odd = gateway(json!([http("web", json!({}))]));
     odd["metadata"]["annotations"] = json!({"proxy.sluice.dev/max-request": "1", "proxy.sluice.dev/underscores": "no"});
     let status = World::new(json!([odd])).write_gateway(true, T0);
-    assert_eq!(gateway_says(&status)[0], "Accepted=False/InvalidParameters");
-    let message = &status.conditions[0].message;
+    let says =
+        ["Accepted=True/Accepted", "Programmed=True/Programmed", "sluice.dev/InvalidParameters=True/InvalidParameters"];
+    assert_eq!(gateway_says(&status), says, "a typo takes no Gateway down");
+    let message = &status.conditions[2].message;
+    assert_eq!(*message, status.conditions[0].message);
     assert!(message.contains("did you mean proxy.sluice.dev/max-requests?") && message.contains("; "), "{message}");
     assert_eq!(
         gateway_says(&World::new(json!([gateway(json!([]))])).write_gateway(true, T0))[0],
