@@ -18,7 +18,7 @@ use crate::{
         observe::{self, FrontendCount},
     },
     discovery::Directory,
-    model::{EndpointShare, Frontend, Model, ObjectRef, Outcome, Target, Verdict, http::listing::RouteRow},
+    model::{EndpointShare, Frontend, Model, ObjectRef, Outcome, Target, Verdict, http::listing::RouteRow, policy},
     proxy::{
         self,
         explain::{Asked, Explanation, explain},
@@ -100,8 +100,7 @@ impl Stages {
             reason: f.reason,
         });
         let broken = model.verdicts.iter().filter(|(_, v)| matches!(v.outcome, Outcome::Partial | Outcome::Refused));
-        // Of a policy it is said at which Gateways it is in force.
-        let is_odd = |message: &String| !message.starts_with("in force at ");
+        let is_odd = |message: &String| !message.starts_with(policy::IN_FORCE);
         let odd = |v: &Verdict| v.outcome == Outcome::Accepted && v.messages.iter().any(is_odd);
         let remarks = model.verdicts.iter().filter(|(_, v)| odd(v));
         let reasons = observe::reasons(&self.pins)?.into_iter().filter(|(_, n)| *n > 0);

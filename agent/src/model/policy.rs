@@ -23,6 +23,9 @@ use crate::{
 /// Targets of one policy at most, those beyond are not looked at. Source: the CRD.
 const TARGETS: usize = 16;
 
+/// Begins what is said of a policy that is in force: at which Gateways it is.
+pub const IN_FORCE: &str = "in force at ";
+
 /// The reports on all policies that some Gateway of ours obeys, or would.
 pub type PolicyReports = BTreeMap<ObjectRef, PolicyReport>;
 
@@ -58,7 +61,7 @@ impl PolicyReport {
             }
             (Ok(()), Some(Ok(())) | None) => {
                 let of = self.ancestors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let messages = vec![format!("in force at Gateway {of}")];
+                let messages = vec![format!("{IN_FORCE}Gateway {of}")];
                 Verdict { outcome: Outcome::Accepted, reason: "Accepted", messages }
             }
         }

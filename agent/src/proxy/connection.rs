@@ -21,8 +21,7 @@ use super::{
     proxy_protocol::{self, Head, Source},
     request::Scheme,
     seldom::beside,
-    socket::{Gone, Socket},
-    stats::add,
+    socket::Socket,
     stream::{self, Relay},
     tenant::Tenant,
     tls::{self, Secured},
@@ -148,9 +147,7 @@ pub(super) async fn serve(
     // What is served for it is dropped with the connection: exchanges, their upstream connections, bodies.
     let gone = socket.gone(shared.settings.half_closed_timeout);
     if let Either::Right(gone) = beside(pin!(served), pin!(gone)).await {
-        if gone != Gone::Released {
-            add(&shared.stats.clients_gone);
-        }
+        gone.count(&shared.stats);
         tracing::trace!(%peer, ?gone, "client is gone");
     }
 }

@@ -343,13 +343,17 @@ fn route<'a>(
     };
     match table.site(local).map(|site| site.route(&canonical.host, &head)) {
         Some(router::Routed::Entry(entry)) => Ok(entry),
-        Some(router::Routed::NoEntry) if canonical.tunnel => {
-            Err(LocalReply::new(StatusCode::METHOD_NOT_ALLOWED, connect::UNSERVED))
-        }
-        Some(router::Routed::NoListener | router::Routed::NoEntry) | None => {
-            Err(LocalReply::new(StatusCode::NOT_FOUND, "no route matches the request"))
-        }
+        Some(router::Routed::NoEntry) => Err(unrouted(canonical.tunnel)),
+        Some(router::Routed::NoListener) | None => Err(unrouted(false)),
     }
+}
+
+/// What a client is told whose request no rule has; `tunnel`: at a listener that has its host it asks for a tunnel.
+pub(super) fn unrouted(tunnel: bool) -> LocalReply {
+    if tunnel {
+        return LocalReply::new(StatusCode::METHOD_NOT_ALLOWED, connect::UNSERVED);
+    }
+    LocalReply::new(StatusCode::NOT_FOUND, "no route matches the request")
 }
 
 /// Sends the client elsewhere, as the rule wants it.

@@ -27,7 +27,7 @@ use self::{
     tls::Begun,
 };
 use super::{
-    connect,
+    exchange,
     forwarded::Claims,
     grpc,
     headers::Ends,
@@ -196,12 +196,7 @@ fn at(known: Known<'_>, asked: &Asked, frontends: Vec<SocketAddr>, listeners: &A
         }
     }
     let Some(entry) = found else {
-        let reply = if is_tunnel {
-            LocalReply::new(StatusCode::METHOD_NOT_ALLOWED, connect::UNSERVED)
-        } else {
-            LocalReply::new(StatusCode::NOT_FOUND, "no route matches the request")
-        };
-        return out.refused(reply, is_grpc);
+        return out.refused(exchange::unrouted(is_tunnel), is_grpc);
     };
     let mut row = model.row(&out.frontends, listener, entry);
     row.note(known.ejected);

@@ -116,10 +116,6 @@ impl Upstream {
         bounds: Arc<Bounds>,
         counters: &Counters,
     ) -> Self {
-        let pool = |worker| {
-            let stats = Arc::clone(counters.of(worker));
-            Pool { idle: Mutex::default(), http2: Multiplex::new(Arc::clone(&stats)), stats }
-        };
         Self {
             addr,
             tls,
@@ -131,7 +127,7 @@ impl Upstream {
             open: Arc::default(),
             warned: Arc::default(),
             gone: AtomicBool::new(false),
-            pools: (0..settings.workers).map(pool).collect(),
+            pools: (0..settings.workers).map(|worker| Pool::new(counters.of(worker))).collect(),
             max_idle: settings.max_idle_per_endpoint.div_ceil(settings.workers),
             max_headers: settings.max_response_headers,
             bounds,
@@ -141,8 +137,6 @@ impl Upstream {
     /// The same address for one client, on one worker: with a pool of its own.
     #[must_use]
     pub(super) fn of_client(&self, worker: usize, source: Source) -> Self {
-        let stats = Arc::clone(&self.pools[worker].stats);
-        let pool = Pool { idle: Mutex::default(), http2: Multiplex::new(Arc::clone(&stats)), stats };
         Self {
             addr: self.addr,
             tls: self.tls.clone(),
@@ -154,7 +148,7 @@ impl Upstream {
             open: Arc::clone(&self.open),
             warned: Arc::clone(&self.warned),
             gone: AtomicBool::new(false),
-            pools: Box::new([pool]),
+            pools: Box::new([Pool::new(&self.pools[worker].stats)]),
             max_idle: self.max_idle,
             max_headers: self.max_headers,
             bounds: Arc::clone(&self.bounds),
@@ -308,6 +302,12 @@ impl Upstream {
 }
 
 impl Pool {
+    /// An empty one of the worker that counts here.
+    fn new(stats: &Arc<Stats>) -> Self {
+        let (idle, http2) = (Mutex::default(), Multiplex::new(Arc::clone(stats)));
+        Self { idle, http2, stats: Arc::clone(stats) }
+    }
+
     /// Since when the connection that was unused for longest is.
     fn oldest(&self) -> Option<Instant> {
         let first = self.lock().first().map(|idle| idle.since);

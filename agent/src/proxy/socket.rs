@@ -30,7 +30,7 @@ use tokio::{
 use super::{
     bounds::{Place, Share},
     release::Ending,
-    stats::Counted,
+    stats::{Counted, Stats, add},
 };
 
 /// How long nothing may come from a peer before it is asked whether it is there, and how often it is asked.
@@ -84,6 +84,15 @@ pub(super) enum Gone {
     Silent,
     /// It is there still: its frontend is gone, and so is the time to say goodbye.
     Released,
+}
+
+impl Gone {
+    /// Counts a client that is gone; not one that was left by us.
+    pub(super) fn count(self, stats: &Stats) {
+        if self != Self::Released {
+            add(&stats.clients_gone);
+        }
+    }
 }
 
 impl Socket {

@@ -22,7 +22,7 @@ use super::{
     connect::Tunnel,
     io::Active,
     lease::{Lease, Pending},
-    socket::{Gone, Socket},
+    socket::Socket,
     stats::{add, sub},
     websocket,
 };
@@ -106,9 +106,7 @@ pub(super) fn open(
             }
             // Bytes for an endpoint that takes none keep the client from being read.
             gone = socket.gone(shared.settings.half_closed_timeout) => {
-                if gone != Gone::Released {
-                    add(&shared.stats.clients_gone);
-                }
+                gone.count(&shared.stats);
                 tracing::trace!(?gone, "client is gone");
             }
         }

@@ -10,6 +10,9 @@ use crate::stable;
 /// a tenth at 5,000 endpoints; whoever is beyond it has no key.
 const SIZE: u32 = 65_521;
 
+/// How many are looked at before a key has none: others are looked at then, at random.
+const LOOKS: usize = 16;
+
 /// Row -> which endpoint.
 #[derive(Debug)]
 pub(in crate::proxy) struct Maglev(Box<[u32]>);
@@ -43,6 +46,11 @@ impl Maglev {
             }
         }
         Some(Self(rows.into()))
+    }
+
+    /// The one of these endpoints that a key has: the first that is fit, of some.
+    pub(in crate::proxy) fn find<'a, T>(&self, key: u64, of: &'a [T], fit: impl Fn(&T) -> bool) -> Option<&'a T> {
+        self.of(key).take(LOOKS).filter_map(|at| of.get(at)).find(|one| fit(one))
     }
 
     /// The endpoints for a key, the one to take first, then those to take where it is out of the question: of each only by chance

@@ -52,7 +52,7 @@ use super::{
 use crate::model::http::balance::{Balance, Balancer};
 
 /// How often another endpoint is drawn when one is ejected, before each is looked at.
-pub(super) const DRAWS: usize = 16;
+const DRAWS: usize = 16;
 
 /// The part of its requests that an endpoint has at the very start of a slow start. As in Envoy.
 const LEAST_PART: f64 = 0.1;
@@ -261,7 +261,7 @@ impl Endpoints {
 
     /// The one whose a key is, else another that is the same for that key while the first is not fit.
     fn of_key(&self, key: u64, fit: impl Fn(&Upstream) -> bool) -> Option<&Arc<Upstream>> {
-        self.keys.as_ref()?.of(key).take(DRAWS).filter_map(|at| self.upstreams.get(at)).find(|u| fit(u))
+        self.keys.as_ref()?.find(key, &self.upstreams, |upstream| fit(upstream))
     }
 
     /// The next one that is fit.

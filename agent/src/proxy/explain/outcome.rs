@@ -234,5 +234,5 @@ fn of_key(key: u64, ready: &[SocketAddr], fit: impl Fn(&SocketAddr) -> bool) -> 
     let mut sorted = ready.to_vec();
     sorted.sort_unstable();
     let keys = Maglev::new(sorted.iter().copied())?;
-    keys.of(key).take(super::super::balance::DRAWS).filter_map(|at| sorted.get(at)).find(|at| fit(at)).copied()
+    keys.find(key, &sorted, fit).copied()
 }

@@ -23,7 +23,7 @@ use super::{
     lease::Pending,
     pool::ConnectError,
     proxy_protocol::Source,
-    socket::{ClientSocket, Gone, Socket},
+    socket::{ClientSocket, Socket},
     stats::{add, sub},
     tls::{Speaks, TlsStream},
     transport::UpstreamStream,
@@ -95,18 +95,17 @@ pub(super) async fn connect(
             }
             Err(error) => {
                 tracing::debug!(backend = %upstream.addr, %service, %error, "endpoint could not be connected");
+                let fail = |cause| {
+                    endpoints.learn(&upstream, Outcome::Failure(cause), None, Moment::now(), &shared.stats);
+                };
                 match error {
                     ConnectError::Exhausted(_) | ConnectError::Taken(_) => {
                         add(&shared.stats.exhausted);
                         return None;
                     }
                     ConnectError::Full(_) => add(&shared.stats.exhausted),
-                    ConnectError::Endpoint(_) | ConnectError::Untrusted(_) | ConnectError::Unspoken(_) => {
-                        let is_untrusted = matches!(error, ConnectError::Untrusted(_) | ConnectError::Unspoken(_));
-                        let outcome =
-                            Outcome::Failure(if is_untrusted { Cause::Untrusted } else { Cause::Unconnected });
-                        endpoints.learn(&upstream, outcome, None, Moment::now(), &shared.stats);
-                    }
+                    ConnectError::Endpoint(_) => fail(Cause::Unconnected),
+                    ConnectError::Untrusted(_) | ConnectError::Unspoken(_) => fail(Cause::Untrusted),
                 }
                 tried.push(upstream.addr);
                 add(&shared.stats.retries);
@@ -153,9 +152,7 @@ pub(super) async fn relay(shared: &Arc<Shared>, socket: &Socket, relay: Relay) {
             }
         }
         gone = socket.gone(shared.settings.half_closed_timeout) => {
-            if gone != Gone::Released {
-                add(&shared.stats.clients_gone);
-            }
+            gone.count(&shared.stats);
             tracing::trace!(?gone, "client is gone");
         }
     }
