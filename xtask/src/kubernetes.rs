@@ -121,6 +121,8 @@ pub fn gateway_crds() -> Result<PathBuf> {
 pub const SUITE: &str = "gateway.test";
 /// What the suite's pods run: all but those of the mesh.
 const ECHO: &str = "echo-basic";
+/// What those of the mesh run: a program of ours stands for it.
+const MESH_ECHO: &str = "echo-advanced";
 
 /// The directory with Gateway API's conformance suite, [`SUITE`], and `images/*.tar`, which its pods run.
 ///
@@ -131,15 +133,31 @@ pub fn conformance() -> Result<PathBuf> {
         go_build(GATEWAY_MODULE, "test", &["-c", "-ldflags", "-s -w", "."], &dir.join(SUITE), false)?;
         let images = "sigs.k8s.io/gateway-api-conformance-images";
         go_build(GATEWAY_MODULE, "build", &["-ldflags", "-s -w", &format!("{images}/{ECHO}")], dir, false)?;
-        let names = images_of_suite()?;
+        let names = images_of_suite(ECHO)?;
         let program = Program { name: ECHO, version: "1", user: "65532:65532", environment: &[] };
         image::write_program(program, &dir.join(ECHO), &names, &dir.join(format!("images/{ECHO}.tar")))?;
         Ok(())
     })
 }
 
-/// The names under which the suite's manifests want [`ECHO`]: whoever serves them, the nodes have them already.
-fn images_of_suite() -> Result<Vec<String>> {
+/// The archive of the image that the suite's pods of the mesh run.
+///
+/// # Errors
+/// Go is missing, or the build fails.
+pub fn mesh_echo() -> Result<PathBuf> {
+    let sources = ["cmd/meshecho", "../../xtask/src/image"];
+    let dir = cached(MODULE, "meshecho", &sources, "seconds", |dir| {
+        go_build(MODULE, "build", &["-ldflags", "-s -w", "./cmd/meshecho"], &dir.join("meshecho"), false)?;
+        // The suite runs `client` in it, by the search path that a container has where its image names none.
+        let program = Program { name: "bin/client", version: "1", user: "65532:65532", environment: &[] };
+        let archive = dir.join(format!("{MESH_ECHO}.tar"));
+        image::write_program(program, &dir.join("meshecho"), &images_of_suite(MESH_ECHO)?, &archive).map(drop)
+    })?;
+    Ok(dir.join(format!("{MESH_ECHO}.tar")))
+}
+
+/// The names under which the suite's manifests want an image: whoever serves them, the nodes have them already.
+fn images_of_suite(image: &str) -> Result<Vec<String>> {
     let suite = "sigs.k8s.io/gateway-api/conformance";
     let mut list = go(GATEWAY_MODULE)?;
     let dir = output(list.args(["list", "-m", "-f", "{{.Dir}}", suite])).context("ask Go where the suite is")?;
@@ -154,12 +172,12 @@ fn images_of_suite() -> Result<Vec<String>> {
                 let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
                 let images =
                     text.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("image: "));
-                names.extend(images.filter(|name| name.contains(&format!("/{ECHO}:"))).map(str::to_owned));
+                names.extend(images.filter(|name| name.contains(&format!("/{image}:"))).map(str::to_owned));
             }
         }
     }
     if names.is_empty() {
-        bail!("no manifest below {dir} runs {ECHO}");
+        bail!("no manifest below {dir} runs {image}");
     }
     Ok(names.into_iter().collect())
 }

@@ -71,7 +71,10 @@ pub fn test(levels: &[Level], filter: &[String]) -> Result<()> {
         steps.step("build Kubernetes", build_kubernetes)?;
     }
     if conformance {
-        steps.step("build the conformance suite", || kubernetes::conformance().map(drop))?;
+        steps.step("build the conformance suite", || {
+            kubernetes::conformance()?;
+            kubernetes::mesh_echo().map(drop)
+        })?;
     }
     if netns {
         steps.step("build clients of other makers", clients::all)?;

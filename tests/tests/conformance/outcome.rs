@@ -48,15 +48,23 @@ impl Outcome {
         }
         if let Some((verdict, name, time)) = verdict(text) {
             match verdict {
-                "PASS" => self.passed.push(name.to_owned()),
+                "PASS" => {
+                    self.left_out.remove(name);
+                    self.passed.push(name.to_owned());
+                }
+                // In another run of the suite it was not.
+                "SKIP" if self.passed.iter().chain(&self.failed).any(|known| known == name) => {}
                 "SKIP" => {
                     let said = self.said.get(name).map_or(&[][..], Vec::as_slice);
-                    let feature = said.iter().find_map(|l| Some(l.split_once(UNCLAIMED)?.1.trim().to_owned()));
+                    let feature = said.iter().rev().find_map(|l| Some(l.split_once(UNCLAIMED)?.1.trim().to_owned()));
                     if !said.iter().any(|l| l.contains(NOT_ASKED)) {
                         self.left_out.insert(name.to_owned(), feature);
                     }
                 }
-                _ => self.failed.push(name.to_owned()),
+                _ => {
+                    self.left_out.remove(name);
+                    self.failed.push(name.to_owned());
+                }
             }
             if verdict != "SKIP" {
                 println!("      {} {name} {time}", if verdict == "PASS" { "ok    " } else { "FAILED" });

@@ -15,7 +15,7 @@ use super::{options::Options, outcome::Outcome};
 const REPORTS: &str = "deploy/conformance";
 /// All that the suite has said, for whoever looks closer.
 const LOG: &str = "target/conformance.log";
-/// The profiles: their names, and the feature that is their kind of route.
+/// The profiles of Gateways: their names, and the feature that is their kind of route.
 const PROFILES: [(&str, &str); 5] = [
     ("GATEWAY-HTTP", "HTTPRoute"),
     ("GATEWAY-GRPC", "GRPCRoute"),
@@ -23,6 +23,21 @@ const PROFILES: [(&str, &str); 5] = [
     ("GATEWAY-TCP", "TCPRoute"),
     ("GATEWAY-UDP", "UDPRoute"),
 ];
+/// The profiles of routes whose parents are Services.
+const MESH_PROFILES: &str = "MESH-HTTP,MESH-GRPC";
+/// The features of the class that count for the mesh profiles as well begin with these.
+const OF_ROUTES: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
+
+/// What one run of the suite is of.
+#[derive(Clone, Copy, Debug)]
+enum Run<'a> {
+    /// All tests of Gateways.
+    Gateways,
+    /// All tests of Services as parents, with what is claimed of these.
+    Mesh(&'a [&'a str]),
+    /// One test.
+    One(&'a str),
+}
 
 /// The suite.
 #[derive(Debug)]
@@ -33,6 +48,8 @@ pub(crate) struct Suite<'a> {
     pub(crate) class: &'a str,
     /// An address that a Gateway can have, and one that none can.
     pub(crate) addresses: [&'a str; 2],
+    /// The mesh features that are claimed.
+    pub(crate) mesh: &'a [&'a str],
 }
 
 impl Suite<'_> {
@@ -42,11 +59,19 @@ impl Suite<'_> {
     /// It cannot be started, or its words cannot be read.
     pub(crate) fn run(&self, cluster: &Cluster, features: &[String], options: &Options) -> anyhow::Result<Outcome> {
         let mut outcome = Outcome::default();
+        let path = xtask::root().join(LOG);
+        fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
         if options.tests.is_empty() {
-            self.once(cluster, features, None, options.report, &mut outcome)?;
+            self.once(cluster, features, Run::Gateways, options.report, &mut outcome)?;
+        }
+        // kube-proxy serves the Services that no route has as its parent; the tests of Gateways do without.
+        let is_mesh = options.tests.is_empty() || options.tests.iter().any(|test| test.starts_with("Mesh"));
+        let _proxies = if is_mesh { cluster.kube_proxies("nftables")? } else { Vec::new() };
+        if options.tests.is_empty() {
+            self.once(cluster, features, Run::Mesh(self.mesh), options.report, &mut outcome)?;
         }
         for test in &options.tests {
-            self.once(cluster, features, Some(test), false, &mut outcome)?;
+            self.once(cluster, features, Run::One(test), false, &mut outcome)?;
         }
         Ok(outcome)
     }
@@ -55,7 +80,7 @@ impl Suite<'_> {
         &self,
         cluster: &Cluster,
         features: &[String],
-        test: Option<&String>,
+        what: Run<'_>,
         report: bool,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
@@ -66,15 +91,28 @@ impl Suite<'_> {
         command.args([format!("-usable-address={usable}"), format!("-unusable-address={unusable}")]);
         // The cluster goes when the suite has ended, and all that is in it.
         command.arg("-cleanup-base-resources=false");
-        if let Some(test) = test {
-            command.arg(format!("-run-test={test}"));
-        } else {
-            let claimed = PROFILES.iter().filter(|(_, kind)| features.iter().any(|f| f == kind));
-            let profiles: Vec<&str> = claimed.map(|(profile, _)| *profile).collect();
-            command.arg(format!("-conformance-profiles={}", profiles.join(",")));
-        }
+        let mode = match what {
+            Run::One(test) => {
+                command.arg(format!("-run-test={test}"));
+                "default"
+            }
+            Run::Gateways => {
+                let claimed = PROFILES.iter().filter(|(_, kind)| features.iter().any(|f| f == kind));
+                let profiles: Vec<&str> = claimed.map(|(profile, _)| *profile).collect();
+                command.arg(format!("-conformance-profiles={}", profiles.join(",")));
+                "default"
+            }
+            Run::Mesh(mesh) => {
+                let is_of_routes = |f: &&str| OF_ROUTES.iter().any(|kind| f.starts_with(kind));
+                let of_routes = features.iter().map(String::as_str).filter(is_of_routes);
+                let all: Vec<&str> = mesh.iter().copied().chain(of_routes).collect();
+                command.arg(format!("-conformance-profiles={MESH_PROFILES}"));
+                command.arg(format!("-supported-features={}", all.join(",")));
+                "mesh"
+            }
+        };
         if report {
-            command.args(implementation()?);
+            command.args(implementation(mode)?);
         }
         // Whatever proxy the machine has does not know the way.
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"] {
@@ -88,7 +126,11 @@ impl Suite<'_> {
         // Its ends of the pipe would stay open with it.
         drop(command);
         let path = xtask::root().join(LOG);
-        let mut log = fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        let mut log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("create {}", path.display()))?;
         for line in BufReader::new(reader).split(b'\n') {
             let line = line.context("read what the suite says")?;
             let line = String::from_utf8_lossy(&line).into_owned();
@@ -102,13 +144,14 @@ impl Suite<'_> {
 }
 
 /// What the report says of us, and where it goes. The version is the one in Cargo.toml.
-fn implementation() -> anyhow::Result<Vec<String>> {
+fn implementation(mode: &str) -> anyhow::Result<Vec<String>> {
     let dir = xtask::root().join(REPORTS);
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let version = format!("v{}", env!("CARGO_PKG_VERSION"));
-    let file = dir.join(format!("standard-{version}-default-report.yaml"));
+    let file = dir.join(format!("standard-{version}-{mode}-report.yaml"));
     Ok(vec![
         format!("-report-output={}", file.display()),
+        format!("-mode={mode}"),
         "-organization=sluice".to_owned(),
         "-project=sluice".to_owned(),
         "-url=https://sluice.dev".to_owned(),
