@@ -23,6 +23,7 @@ cargo xtask COMMAND
                         --name NAME:TAG (again for more), --binary PATH (a static one)
   generate [--check]    write what of deploy/ is made from code: RBAC rules, the Helm chart
   bench control         measure the control plane (root); --services N, --json FILE
+  bench scale           count what 10, 100 and 300 nodes cost an API server (root); --nodes N,N, --seconds N, --json FILE
   bench l7              measure what a request costs the proxy that ships, beside nginx and HAProxy (root); --help says more
   bench heads           measure what the worst request heads cost the proxy, in microseconds
 ";

@@ -173,8 +173,8 @@ pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
         })?;
         return steps.step("bench heads", || run(released("bench_heads").args(arguments)));
     }
-    if !matches!(name, "control" | "l7") {
-        bail!("benchmark {name:?}: want control, l7 or heads");
+    if !matches!(name, "control" | "l7" | "scale") {
+        bail!("benchmark {name:?}: want control, scale, l7 or heads");
     }
     if !is_root() {
         bail!("the benchmarks make network namespaces and load eBPF programs: run them as root");

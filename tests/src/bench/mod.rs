@@ -13,6 +13,7 @@ mod l7;
 mod manifests;
 mod objects;
 mod routes;
+mod scale;
 mod wire;
 
 use std::{
@@ -26,6 +27,7 @@ use crate::netns::{Maps, maps};
 use figures::Figures;
 pub use heads::heads;
 pub use l7::{L7Options, l7, l7_rows};
+pub use scale::{ScaleOptions, scale};
 
 /// How long a change may take to arrive.
 const LIMIT: Duration = Duration::from_secs(60);
