@@ -1,17 +1,28 @@
 //! One agent of the cluster writes: the one that holds the Lease `sluice-leader`.
 //!
 //! # Design
-//! The holder stops in good time by its own clock ([`GIVE_UP`] before the Lease ends for the others), and every write
-//! names the revision it is based on: two that believe to lead for a moment cannot overwrite each other.
+//! - The holder stops in good time by its own clock ([`GIVE_UP`] before the Lease ends for the others), and every write
+//!   names the revision it is based on: two that believe to lead for a moment cannot overwrite each other.
+//! - The others watch the one Lease and ask for nothing while it is renewed. One that has ended, or was given back, is asked for
+//!   after a pause at random: the first that takes it is seen by the others before most of them ask. Where the watch cannot be had,
+//!   a Lease that is not seen to change is asked for as one that has ended.
 use std::time::{Duration, Instant};
 
+use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
     jiff::Timestamp,
 };
-use kube::{Api, Client, api::PostParams};
-use tokio::{sync::watch, time::timeout};
+use kube::{
+    Api, Client,
+    api::PostParams,
+    runtime::watcher::{self, Event, watcher},
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{membership::FIELD_MANAGER, telemetry::chain};
@@ -20,12 +31,16 @@ use crate::{membership::FIELD_MANAGER, telemetry::chain};
 pub const NAME: &str = "sluice-leader";
 /// How long it is valid after it was renewed. Units: seconds.
 const DURATION: i32 = 8;
-/// Between two renewals, and between two looks at another's Lease.
+/// Between two renewals, and between two tries that fail.
 const RENEW: Duration = Duration::from_secs(2);
 /// After its last renewal the holder leads for so long: less than [`DURATION`].
 const GIVE_UP: Duration = Duration::from_secs(6);
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(2);
+/// The pause before a Lease is asked for that nobody holds, at most.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long watches last, at least, and what is added to it at random. Units: seconds.
+const WATCH: u32 = 300;
 
 /// What this agent knows of the Lease.
 struct Seen {
@@ -33,6 +48,24 @@ struct Seen {
     renewed: Option<MicroTime>,
     duration: Duration,
     changed: Instant,
+}
+
+impl Seen {
+    /// Takes note of the Lease as it is now.
+    fn take(seen: &mut Option<Self>, spec: &LeaseSpec) {
+        let holder = spec.holder_identity.as_deref().unwrap_or_default();
+        if seen.as_ref().is_some_and(|s| s.holder == holder && s.renewed == spec.renew_time) {
+            return;
+        }
+        let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(DURATION)).unwrap_or(0).clamp(1, 60);
+        let (holder, duration) = (holder.to_owned(), Duration::from_secs(seconds));
+        *seen = Some(Self { holder, renewed: spec.renew_time.clone(), duration, changed: Instant::now() });
+    }
+
+    /// From when on nobody holds it.
+    fn ends(&self) -> Instant {
+        if self.holder.is_empty() { self.changed } else { self.changed + self.duration }
+    }
 }
 
 /// Tries to lead until `leave`; says in `out` whether it does. Gives the Lease back at the end.
@@ -44,9 +77,23 @@ pub(super) async fn campaign(
     leave: CancellationToken,
 ) {
     let api: Api<Lease> = Api::namespaced(client, &namespace);
+    let mut changes = std::pin::pin!(follow(api.clone()));
     let mut seen: Option<Seen> = None;
     let mut renewed: Option<Instant> = None;
+    let mut ask_at = Instant::now();
     while !leave.is_cancelled() {
+        tokio::select! {
+            () = leave.cancelled() => break,
+            Some(lease) = changes.next() => {
+                let before = seen.as_ref().map(|s| s.changed);
+                Seen::take(&mut seen, &lease.spec.unwrap_or_default());
+                if let Some(seen) = seen.as_ref().filter(|s| renewed.is_none() && before != Some(s.changed)) {
+                    ask_at = seen.ends() + PAUSE.mul_f64(fastrand::f64());
+                }
+                continue;
+            }
+            () = sleep_until(ask_at.into()) => {}
+        }
         let began = Instant::now();
         match timeout(CALL, step(&api, &identity, &mut seen)).await {
             Ok(Ok(true)) => renewed = Some(began),
@@ -59,9 +106,9 @@ pub(super) async fn campaign(
         if has_changed {
             tracing::info!(leads, "leader");
         }
-        tokio::select! {
-            () = leave.cancelled() => {}
-            () = tokio::time::sleep(RENEW) => {}
+        ask_at = Instant::now() + RENEW;
+        if let Some(seen) = seen.as_ref().filter(|_| renewed.is_none()) {
+            ask_at = ask_at.max(seen.ends()) + PAUSE.mul_f64(fastrand::f64());
         }
     }
     if out.send_replace(false)
@@ -69,6 +116,23 @@ pub(super) async fn campaign(
     {
         tracing::debug!(error = chain(&error), "leader Lease");
     }
+}
+
+/// The Lease whenever it changes, for as long as somebody asks; nothing while it cannot be watched.
+fn follow(api: Api<Lease>) -> impl Stream<Item = Lease> {
+    let lasts = WATCH + fastrand::u32(0..WATCH);
+    let config = watcher::Config::default().fields(&format!("metadata.name={NAME}")).timeout(lasts);
+    watcher(api, config).filter_map(async |event| match event {
+        Ok(Event::Apply(lease) | Event::InitApply(lease)) => Some(lease),
+        // Nobody holds what is not there.
+        Ok(Event::Delete(_)) => Some(Lease::default()),
+        Ok(Event::Init | Event::InitDone) => None,
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "leader Lease is not watched for now");
+            sleep(RENEW.mul_f64(1.0 + fastrand::f64())).await;
+            None
+        }
+    })
 }
 
 /// Renews or takes the Lease where that is allowed; whether this agent holds it.
@@ -79,14 +143,9 @@ async fn step(api: &Api<Lease>, identity: &str, seen: &mut Option<Seen>) -> kube
     };
     let spec = lease.spec.take().unwrap_or_default();
     let holder = spec.holder_identity.clone().unwrap_or_default();
-    if seen.as_ref().is_none_or(|s| s.holder != holder || s.renewed != spec.renew_time) {
-        let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(DURATION)).unwrap_or(0).clamp(1, 60);
-        let duration = Duration::from_secs(seconds);
-        *seen =
-            Some(Seen { holder: holder.clone(), renewed: spec.renew_time.clone(), duration, changed: Instant::now() });
-    }
-    let expired = seen.as_ref().is_none_or(|s| s.changed.elapsed() > s.duration);
-    if holder == identity || holder.is_empty() || expired {
+    Seen::take(seen, &spec);
+    let expired = seen.as_ref().is_none_or(|s| s.ends() <= Instant::now());
+    if holder == identity || expired {
         lease.spec = Some(spec);
         return write(api, lease, identity).await;
     }
