@@ -165,16 +165,42 @@ impl Claim {
     }
 }
 
+/// So often at most what was given is taken for what objects had before.
+const AGAIN: usize = 4;
+
 /// Gives every claim its addresses. See the module.
 ///
-/// A claim that cannot be met has no entry in the allocations and a verdict in the second result.
+/// A claim that cannot be met has no entry in the allocations and a verdict in the second result. Giving again, with what was given
+/// as what objects had, gives the same: a claim that holds something for a while and then is refused may have had others refused,
+/// so that where there is one it is done until nothing changes.
 #[must_use]
 pub fn assign(claims: &[Claim], pools: &Pools, node: &Node) -> (Allocations, Vec<(ObjectRef, Verdict)>) {
+    let (mut given, mut refusals, mut gave_back) = attempt(claims, pools, node, &node.allocations);
+    for _ in 0..AGAIN {
+        if !gave_back {
+            break;
+        }
+        let last = given;
+        (given, refusals, gave_back) = attempt(claims, pools, node, &last);
+        if given == last {
+            break;
+        }
+    }
+    (given, refusals)
+}
+
+/// One attempt, from what objects had before. The last result says whether one gave back what it held.
+fn attempt(
+    claims: &[Claim],
+    pools: &Pools,
+    node: &Node,
+    before: &Allocations,
+) -> (Allocations, Vec<(ObjectRef, Verdict)>, bool) {
     let mut book = Book::new(pools, &node.addresses);
-    let mut refusals = Vec::new();
+    let (mut refusals, mut gave_back) = (Vec::new(), false);
     let mut open = Vec::with_capacity(claims.len());
     for claim in claims {
-        let entry = Entry::new(claim, pools, node);
+        let entry = Entry::new(claim, pools, before);
         match entry.foreign().or_else(|| book.check(&entry)) {
             Some(_) if claim.is_leaving => open.push(entry),
             Some(verdict) => refusals.push((claim.object.clone(), verdict)),
@@ -188,13 +214,14 @@ pub fn assign(claims: &[Claim], pools: &Pools, node: &Node) -> (Allocations, Vec
             Ok(()) => true,
             Err(verdict) => {
                 book.release(entry);
+                gave_back |= !entry.held.is_empty();
                 refusals.push((entry.claim.object.clone(), verdict));
                 false
             }
         });
     }
     let staying = open.into_iter().filter(|entry| !entry.claim.is_leaving);
-    (staying.map(|entry| (entry.claim.object.clone(), entry.held)).collect(), refusals)
+    (staying.map(|entry| (entry.claim.object.clone(), entry.held)).collect(), refusals, gave_back)
 }
 
 /// What objects have on a node that gives none itself: what they should have, as far as it is written on them. And a
@@ -246,8 +273,8 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(claim: &'a Claim, pools: &Pools, node: &'a Node) -> Self {
-        let previous = node.allocations.get(&claim.object).map_or(&[][..], Vec::as_slice);
+    fn new(claim: &'a Claim, pools: &Pools, before: &'a Allocations) -> Self {
+        let previous = before.get(&claim.object).map_or(&[][..], Vec::as_slice);
         let shown = claim.shown(pools, previous);
         let mut entry = Self { claim, families: Vec::new(), previous, shown, given: Vec::new(), held: Vec::new() };
         entry.given = claim.given.iter().copied().filter(|addr| !entry.is_confirmed(*addr)).collect();
