@@ -129,7 +129,9 @@ impl Compiler {
         if self.node.candidates == candidates {
             return false;
         }
-        tracing::info!(nodes = names(&candidates), "nodes that live");
+        let (nodes, with_proxy) = (candidates.len(), candidates.iter().filter(|c| c.has_proxy).count());
+        let (come, gone) = (others(&candidates, &self.node.candidates), others(&self.node.candidates, &candidates));
+        tracing::info!(nodes, with_proxy, come, gone, "nodes that live");
         self.node.candidates = candidates;
         true
     }
@@ -196,9 +198,14 @@ fn candidates(members: &Members) -> Vec<Candidate> {
     members.alive.iter().map(candidate).collect()
 }
 
-fn names(candidates: &[Candidate]) -> String {
-    let name = |c: &Candidate| if c.has_proxy { c.name.clone() } else { format!("{} (no proxy)", c.name) };
-    candidates.iter().map(name).collect::<Vec<_>>().join(", ")
+/// The names of those in `of` that are not in `without`; of many the first ones, and how many more.
+fn others(of: &[Candidate], without: &[Candidate]) -> String {
+    const NAMED: usize = 10;
+    let known: BTreeSet<&str> = without.iter().map(|c| c.name.as_str()).collect();
+    let others: Vec<&str> = of.iter().map(|c| c.name.as_str()).filter(|name| !known.contains(name)).collect();
+    let more = others.len().saturating_sub(NAMED);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{}{more}", others[..others.len().min(NAMED)].join(", "))
 }
 
 /// Logs what changed for each object, once, where it is decided.

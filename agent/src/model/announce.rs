@@ -5,15 +5,34 @@
 //! Each node has a weight for each VIP, a hash of both; the heaviest of those that live announces it. When a node goes,
 //! its VIPs alone move, and spread over all that stay; when it returns, the same ones return. The hash is our own
 //! ([`crate::stable`]), because all nodes must agree on it, whatever version each of them runs.
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::stable::{BASIS, fnv1a};
 
-/// The candidate that announces `vip`; `None` when there is none. Their order does not matter.
+/// Who announces a VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The node that does.
+    pub by: Arc<str>,
+    /// The node that would if that one were not there; where there is another that may.
+    pub next: Option<Arc<str>>,
+}
+
+/// The two heaviest of some nodes; `None` when there is none. Their order does not matter. `weighed` counts them.
 #[must_use]
-pub fn announcer<'a>(vip: IpAddr, candidates: &[&'a str]) -> Option<&'a str> {
-    // Equal weights are decided by the name.
-    candidates.iter().copied().max_by_key(|node| (weight(vip, node), *node))
+pub fn first_two<'a>(vip: IpAddr, nodes: impl Iterator<Item = &'a Arc<str>>, weighed: &mut u64) -> Option<Choice> {
+    let (mut first, mut second) = (None, None);
+    for name in nodes {
+        *weighed += 1;
+        // Equal weights are decided by the name.
+        let one = Some((weight(vip, name), name));
+        if one > first {
+            second = std::mem::replace(&mut first, one);
+        } else if one > second {
+            second = one;
+        }
+    }
+    first.map(|(_, by)| Choice { by: Arc::clone(by), next: second.map(|(_, next)| Arc::clone(next)) })
 }
 
 /// FNV-1a over the VIP's sixteen bytes and the node's name, finished by murmur3's `fmix64`: FNV alone leaves the high
@@ -39,6 +58,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn announcer<'a>(vip: IpAddr, candidates: &[&'a str]) -> Option<&'a str> {
+        let names: Vec<Arc<str>> = candidates.iter().map(|name| Arc::from(*name)).collect();
+        let mut weighed = 0;
+        let choice = first_two(vip, names.iter(), &mut weighed);
+        assert_eq!(weighed, names.len() as u64);
+        choice.and_then(|choice| candidates.iter().copied().find(|name| *name == &*choice.by))
+    }
 
     fn nodes() -> impl Strategy<Value = Vec<String>> {
         prop::collection::btree_set("[a-z]{1,3}-[0-9]{1,3}", 1..9).prop_map(|names| names.into_iter().collect())

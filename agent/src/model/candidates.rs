@@ -8,13 +8,22 @@
 //!   takes no connections, one of another Service with `externalTrafficPolicy: Local` where none of its endpoints runs.
 //! - A node is left out that is to be spared: not ready, without network, or labelled [`EXCLUDE`].
 //! - Where this leaves nobody, a rule is dropped again: an address that answers badly is better than one that is silent.
+//! - What was found is kept with the nodes that it was chosen from ([`Announcers`]). When a node goes, the VIPs alone are weighed
+//!   anew that it was first or second for, and when one comes it alone is weighed: of thousands of nodes and VIPs, a death costs
+//!   its own share.
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use super::{Allocations, announce::announcer, chain::Links, endpoints::SliceIndex, is_same_node};
+use super::{
+    Allocations, ObjectRef,
+    announce::{Choice, first_two},
+    chain::Links,
+    endpoints::SliceIndex,
+    is_same_node,
+};
 use crate::{
     api::{Node, ObjectName, endpoint_slice::Endpoint, service::TrafficPolicy},
     source::Snapshot,
@@ -32,60 +41,146 @@ pub struct Candidate {
     pub has_proxy: bool,
 }
 
-/// Who announces a VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice<'a> {
-    /// The node that does.
-    pub by: &'a str,
-    /// The node that would if that one were not there; where there is another that may.
-    pub next: Option<&'a str>,
-}
+/// Nodes that may announce a VIP, in the order of their names.
+type Able = Arc<Vec<Arc<str>>>;
 
 /// The announcer of every address that is given.
-#[must_use]
-pub fn announcers<'a>(
-    candidates: &'a [Candidate],
-    allocations: &Allocations,
-    snapshot: &Snapshot,
-    slices: &SliceIndex,
-    links: &Links,
-) -> BTreeMap<IpAddr, Choice<'a>> {
-    let spared = |c: &&Candidate| !snapshot.nodes.get(&c.name).is_some_and(is_spared);
-    let all: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
-    let fit = or(candidates.iter().filter(spared).map(|c| c.name.as_str()).collect(), &all);
-    let proxies: BTreeSet<&str> = candidates.iter().filter(|c| c.has_proxy).map(|c| c.name.as_str()).collect();
+#[derive(Debug, Default)]
+pub struct Announcers {
+    /// With the nodes that each was chosen from.
+    chosen: BTreeMap<IpAddr, (Able, Choice)>,
+    /// Those that most VIPs were chosen from: every node that is fit, and of these every one with a proxy.
+    common: [Able; 2],
+    weighed: u64,
+}
 
-    let is_proxied = |object: &super::ObjectRef| {
-        object.kind == "Gateway" || links.get(&object.object).is_some_and(super::chain::Link::is_served)
-    };
-    let mut sharers: BTreeMap<IpAddr, Vec<&super::ObjectRef>> = BTreeMap::new();
-    for (object, addrs) in allocations {
-        for addr in addrs {
-            sharers.entry(*addr).or_default().push(object);
+impl Announcers {
+    /// Chooses anew, as far as what is chosen from has changed. `candidates` are in the order of their names.
+    pub fn choose(
+        &mut self,
+        candidates: &[Candidate],
+        allocations: &Allocations,
+        snapshot: &Snapshot,
+        slices: &SliceIndex,
+        links: &Links,
+    ) {
+        let names = |of: &mut dyn Iterator<Item = &Candidate>| -> Vec<Arc<str>> {
+            of.map(|c| Arc::from(c.name.as_str())).collect()
+        };
+        let spared = |c: &&Candidate| !snapshot.nodes.get(&c.name).is_some_and(is_spared);
+        let fit = or(names(&mut candidates.iter().filter(spared)), || names(&mut candidates.iter()));
+        let proxies: BTreeSet<&str> = candidates.iter().filter(|c| c.has_proxy).map(|c| c.name.as_str()).collect();
+        let with_proxy =
+            |of: &[Arc<str>]| or(of.iter().filter(|n| proxies.contains(&***n)).cloned().collect(), || of.to_vec());
+        let proxied = with_proxy(&fit);
+        let common = [keep(&self.common[0], fit), keep(&self.common[1], proxied)];
+        let mut steps = Steps::default();
+
+        let is_proxied = |object: &ObjectRef| {
+            object.kind == "Gateway" || links.get(&object.object).is_some_and(super::chain::Link::is_served)
+        };
+        let mut sharers: BTreeMap<IpAddr, Vec<&ObjectRef>> = BTreeMap::new();
+        for (object, addrs) in allocations {
+            for addr in addrs {
+                sharers.entry(*addr).or_default().push(object);
+            }
         }
-    }
-    let choose = |(addr, objects): (IpAddr, Vec<&super::ObjectRef>)| {
-        let mut able = fit.clone();
-        for object in objects {
-            let narrowed: Vec<&str> = if is_proxied(object) {
-                able.iter().copied().filter(|name| proxies.contains(name)).collect()
-            } else if let Some(nodes) = local_nodes(&object.object, snapshot, slices) {
-                able.iter().copied().filter(|name| nodes.iter().any(|node| is_same_node(name, node))).collect()
-            } else {
-                continue;
+        let last = std::mem::take(&mut self.chosen);
+        for (addr, objects) in sharers {
+            let mut able = Arc::clone(&common[0]);
+            for object in objects {
+                if is_proxied(object) {
+                    able = if Arc::ptr_eq(&able, &common[0]) {
+                        Arc::clone(&common[1])
+                    } else {
+                        Arc::new(with_proxy(&able))
+                    };
+                } else if let Some(nodes) = local_nodes(&object.object, snapshot, slices) {
+                    let has_endpoint = |name: &&Arc<str>| nodes.iter().any(|node| is_same_node(name, node));
+                    able = Arc::new(or(able.iter().filter(has_endpoint).cloned().collect(), || able.to_vec()));
+                }
+            }
+            let choice = match last.get(&addr) {
+                Some((of, choice)) if Arc::ptr_eq(of, &able) => Some(choice.clone()),
+                Some((of, choice)) => steps.between(of, &able).follow(addr, choice, &able, &mut self.weighed),
+                None => first_two(addr, able.iter(), &mut self.weighed),
             };
-            able = or(narrowed, &able);
+            self.chosen.extend(choice.map(|choice| (addr, (able, choice))));
         }
-        let by = announcer(addr, &able)?;
-        able.retain(|name| *name != by);
-        Some((addr, Choice { by, next: announcer(addr, &able) }))
-    };
-    sharers.into_iter().filter_map(choose).collect()
+        self.common = common;
+    }
+
+    /// By address.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Choice)> {
+        self.chosen.iter().map(|(addr, (_, choice))| (*addr, choice))
+    }
+
+    /// Whose an address is.
+    #[must_use]
+    pub fn get(&self, addr: IpAddr) -> Option<&Choice> {
+        self.chosen.get(&addr).map(|(_, choice)| choice)
+    }
+
+    /// How often a node was weighed for a VIP so far.
+    #[must_use]
+    pub fn weighed(&self) -> u64 {
+        self.weighed
+    }
+}
+
+/// What lies between two lists of nodes.
+#[derive(Default)]
+struct Step {
+    gone: BTreeSet<Arc<str>>,
+    come: Vec<Arc<str>>,
+}
+
+impl Step {
+    /// Who announces a VIP after it, `able` being the list then.
+    fn follow(&self, vip: IpAddr, last: &Choice, able: &Able, weighed: &mut u64) -> Option<Choice> {
+        // Where there was no second, each that comes is one.
+        let is_gone = self.gone.contains(&last.by) || last.next.as_ref().is_some_and(|next| self.gone.contains(next));
+        if is_gone {
+            return first_two(vip, able.iter(), weighed);
+        }
+        if self.come.is_empty() {
+            return Some(last.clone());
+        }
+        first_two(vip, [&last.by].into_iter().chain(&last.next).chain(&self.come), weighed)
+    }
+}
+
+/// The steps from one list to another that were looked at last: few lists serve nearly all VIPs.
+#[derive(Default)]
+struct Steps(Vec<(Able, Able, Arc<Step>)>);
+
+impl Steps {
+    /// So many are kept.
+    const KEPT: usize = 4;
+
+    fn between(&mut self, old: &Able, new: &Able) -> Arc<Step> {
+        let known = self.0.iter().find(|(a, b, _)| Arc::ptr_eq(a, old) && Arc::ptr_eq(b, new));
+        if let Some((_, _, step)) = known {
+            return Arc::clone(step);
+        }
+        let (before, after): (BTreeSet<&Arc<str>>, BTreeSet<&Arc<str>>) = (old.iter().collect(), new.iter().collect());
+        let gone = before.difference(&after).map(|name| Arc::clone(name)).collect();
+        let come = after.difference(&before).map(|name| Arc::clone(name)).collect();
+        let step = Arc::new(Step { gone, come });
+        self.0.truncate(Self::KEPT - 1);
+        self.0.insert(0, (Arc::clone(old), Arc::clone(new), Arc::clone(&step)));
+        step
+    }
+}
+
+/// The list of before, where it is the same.
+fn keep(last: &Able, new: Vec<Arc<str>>) -> Able {
+    if **last == new { Arc::clone(last) } else { Arc::new(new) }
 }
 
 /// The first where it is not empty.
-fn or<'a>(narrowed: Vec<&'a str>, wide: &[&'a str]) -> Vec<&'a str> {
-    if narrowed.is_empty() { wide.to_vec() } else { narrowed }
+fn or<'a>(narrowed: Vec<Arc<str>>, wide: impl FnOnce() -> Vec<Arc<str>> + 'a) -> Vec<Arc<str>> {
+    if narrowed.is_empty() { wide() } else { narrowed }
 }
 
 fn is_spared(node: &Arc<Node>) -> bool {
@@ -111,16 +206,19 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::ObjectRef;
+
+    fn choose(candidates: &[Candidate], given: &Allocations, snapshot: &Snapshot) -> Announcers {
+        let mut announcers = Announcers::default();
+        announcers.choose(candidates, given, snapshot, &SliceIndex::new(snapshot), &Links::new());
+        announcers
+    }
 
     /// Who would announce the same VIP if the announcer were not there.
     fn heir(candidates: &[Candidate]) -> Option<String> {
         let vip: IpAddr = "203.0.113.1".parse().unwrap();
         let given = Allocations::from([(ObjectRef::new("Service", ObjectName::new("default", "web")), vec![vip])]);
         let snapshot = Snapshot::default();
-        let choice =
-            announcers(candidates, &given, &snapshot, &SliceIndex::new(&snapshot), &Links::new()).remove(&vip)?;
-        choice.next.map(str::to_owned)
+        choose(candidates, &given, &snapshot).get(vip)?.next.as_ref().map(ToString::to_string)
     }
 
     fn candidates(names: &[&str]) -> Vec<Candidate> {
@@ -131,8 +229,7 @@ mod tests {
         let vip: IpAddr = "203.0.113.1".parse().unwrap();
         let object = ObjectRef::new(kind, ObjectName::new("default", "web"));
         let given = Allocations::from([(object, vec![vip])]);
-        let choice = announcers(candidates, &given, snapshot, &SliceIndex::new(snapshot), &Links::new()).remove(&vip);
-        choice.map(|choice| choice.by.to_owned())
+        choose(candidates, &given, snapshot).get(vip).map(|choice| choice.by.to_string())
     }
 
     fn read<T: serde::de::DeserializeOwned>(value: Value) -> Arc<T> {
@@ -158,6 +255,33 @@ mod tests {
         assert_eq!(heir(&all), Some(next), "and is known before");
         assert_eq!(heir(&candidates(&["a"])), None);
         assert_eq!(chosen(&[], "Service", &snapshot), None);
+    }
+
+    /// Of 300 nodes and 2,000 VIPs, one that dies is weighed nowhere, and the others for its own VIPs and those that it stood by for.
+    #[test]
+    fn a_node_that_comes_or_goes_costs_its_share() {
+        let names: Vec<String> = (100..400).map(|n| format!("node-{n}")).collect();
+        let all = candidates(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let vip = |n: u16| IpAddr::from([198, 18, n.to_be_bytes()[0], n.to_be_bytes()[1]]);
+        let object = |n: u16| ObjectRef::new("Service", ObjectName::new("default", format!("s{n}")));
+        let given: Allocations = (0..2_000).map(|n| (object(n), vec![vip(n)])).collect();
+        let snapshot = Snapshot::default();
+        let (slices, links) = (SliceIndex::new(&snapshot), Links::new());
+        let mut known = choose(&all, &given, &snapshot);
+        assert_eq!(known.weighed(), 300 * 2_000);
+        let mut step = |candidates: &[Candidate], gone: &str| {
+            let is_of = |(_, c): &(IpAddr, &Choice)| &*c.by == gone || c.next.as_deref() == Some(gone);
+            let (share, before) = (known.iter().filter(is_of).count() as u64, known.weighed());
+            known.choose(candidates, &given, &snapshot, &slices, &links);
+            assert!(known.iter().eq(choose(candidates, &given, &snapshot).iter()), "as who chooses anew");
+            (known.weighed() - before, share)
+        };
+        let left: Vec<Candidate> = all.iter().filter(|c| c.name != "node-123").cloned().collect();
+        let (weighed, share) = step(&left, "node-123");
+        assert!((1..60).contains(&share), "2,000 VIPs, two of 300 nodes each: {share}");
+        assert_eq!(weighed, share * 299);
+        assert_eq!(step(&left, "nobody"), (0, 0));
+        assert_eq!(step(&all, "nobody"), (2_000 * 3, 0), "the one that comes, beside the two that are known");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use secured::outcomes;
 
 use super::{
     Model, Node, ObjectRef, Port, Role, Target, backend_tls, backend_traffic,
-    candidates::announcers,
+    candidates::Announcers,
     certificate,
     chain::{self, Links},
     endpoints::{Family, SliceIndex},
@@ -73,6 +73,7 @@ pub struct Memo {
     proxied: Proxied,
     routes: Routes,
     streams: Streams,
+    announcers: Announcers,
     model: Arc<Model>,
     work: Work,
 }
@@ -152,13 +153,15 @@ impl Memo {
             && self.has_same_pools(snapshot, node)
     }
 
-    /// Whether the node is what it was. That it remembers what the last model gives changes nothing: what is given stays.
+    /// Whether the node is what it was. That it remembers what the last model gives changes nothing: what is given stays. Who else
+    /// lives concerns those alone who choose announcers.
     fn has_same_node(&self, node: &Node) -> bool {
         self.node.as_ref().is_some_and(|last| {
             let remembers = Arc::ptr_eq(&node.allocations, &last.allocations)
                 || node.allocations == self.model.wanted
                 || node.allocations == last.allocations;
-            remembers && *last == Node { allocations: Arc::clone(&last.allocations), ..node.clone() }
+            let (allocations, candidates) = (Arc::clone(&last.allocations), last.candidates.clone());
+            remembers && *last == Node { allocations, candidates, ..node.clone() }
         })
     }
 
@@ -306,6 +309,13 @@ impl Memo {
         if !touched.is_empty() {
             self.follow_slices(snapshot, node, touched, &mut model);
         }
+        let is_local =
+            |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy.is(TrafficPolicy::Local));
+        let has_same_candidates = self.node.as_ref().is_some_and(|last| last.candidates == node.candidates);
+        // Pools look at less of a node than those who choose between them.
+        if !has_same_candidates || touched.iter().any(is_local) || !quiet::all(&self.snapshot.nodes, &snapshot.nodes) {
+            self.choose_announcers(snapshot, node, &mut model);
+        }
         model
     }
 
@@ -379,12 +389,6 @@ impl Memo {
         for (frontend, target) in streams {
             model.frontends.insert(frontend, Target::Endpoints(target));
         }
-        let is_local =
-            |name| snapshot.services.get(name).is_some_and(|s| s.spec.external_traffic_policy.is(TrafficPolicy::Local));
-        // Pools look at less of a node than those who choose between them.
-        if touched.iter().any(is_local) || !quiet::all(&self.snapshot.nodes, &snapshot.nodes) {
-            self.choose_announcers(snapshot, node, model);
-        }
         let endpoints = route::Endpoints { snapshot, slices: &self.slices, targets: &self.targets, node };
         for port in touched.iter().flat_map(|service| self.routes.ports_of(service)) {
             let (backends, _) = endpoints.backends(port);
@@ -413,17 +417,18 @@ impl Memo {
     }
 
     /// Says which VIPs are announced by whom.
-    fn choose_announcers(&self, snapshot: &Snapshot, node: &Node, model: &mut Model) {
+    fn choose_announcers(&mut self, snapshot: &Snapshot, node: &Node, model: &mut Model) {
         let mut vips = model.vips();
         vips.retain(|vip| node.announce && model.pools.is_announced(*vip));
         let (mut by, mut relays) = (BTreeMap::new(), BTreeMap::new());
         if node.announce && node.role == Role::Member {
-            let mut chosen = announcers(&node.candidates, &model.allocations, snapshot, &self.slices, &self.links);
-            chosen.retain(|vip, _| model.pools.is_announced(*vip));
-            vips.retain(|vip| chosen.get(vip).is_some_and(|choice| choice.by == node.name));
-            let relay = |vip: &IpAddr| Some((*vip, address_of(snapshot, chosen.get(vip)?.next?, *vip)?));
+            let chosen = &mut self.announcers;
+            chosen.choose(&node.candidates, &model.allocations, snapshot, &self.slices, &self.links);
+            vips.retain(|vip| chosen.get(*vip).is_some_and(|choice| *choice.by == *node.name));
+            let relay = |vip: &IpAddr| Some((*vip, address_of(snapshot, chosen.get(*vip)?.next.as_ref()?, *vip)?));
             relays = vips.iter().filter_map(relay).collect();
-            by = chosen.iter().map(|(vip, choice)| (*vip, choice.by.to_owned())).collect();
+            let announced = chosen.iter().filter(|(vip, _)| model.pools.is_announced(*vip));
+            by = announced.map(|(vip, choice)| (vip, choice.by.to_string())).collect();
         }
         model.announcers = keep(&self.model.announcers, Arc::new(by));
         model.announced = keep(&self.model.announced, Arc::new(vips));

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::{
     api::{ObjectMeta, service::LoadBalancerIngress},
-    model::{self, Frontend, Port, Proto, Target, fixture::node},
+    model::{self, Candidate, Frontend, Port, Proto, Target, fixture::node},
 };
 
 const POOLS: &[&str] = &["192.0.2.0/29", "2001:db8::/64"];
@@ -67,8 +67,10 @@ enum Event {
     Grant(u8, Option<bool>),
     /// A pool, cluster-wide.
     Pool(u8, Option<usize>),
-    /// A node: its last number and whether it is cordoned, which no pool looks at.
-    Node(u8, Option<bool>),
+    /// A node: its last number, and in bits whether it is cordoned, not ready, excluded from load balancers, at which no pool looks.
+    Node(u8, Option<u8>),
+    /// The nodes that live, in bits, and those of them whose proxy takes connections.
+    Members(u8, u8),
     /// The annotation of the leader on a Service, if it is there.
     Allocated(u8, Option<u8>),
     /// What the status of a Service shows: nothing, what it has, somebody's address, a host name.
@@ -146,7 +148,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => (any::<bool>(), 0..2_u8, prop::option::weighted(0.8, 0..4_u8)).prop_map(|(u, n, v)| Event::Stream(u, n, v)),
         2 => (0..2_u8, prop::option::of(any::<bool>())).prop_map(|(n, v)| Event::Grant(n, v)),
         1 => (0..2_u8, prop::option::weighted(0.8, 0..POOL_SPECS.len())).prop_map(|(n, v)| Event::Pool(n, v)),
-        1 => (1..3_u8, any::<Option<bool>>()).prop_map(|(n, v)| Event::Node(n, v)),
+        3 => (1..4_u8, prop::option::weighted(0.9, 0..8_u8)).prop_map(|(n, v)| Event::Node(n, v)),
+        3 => (0..8_u8, 0..8_u8).prop_map(|(n, proxies)| Event::Members(n, proxies)),
         2 => (0..4_u8, prop::option::of(1..5_u8)).prop_map(|(n, v)| Event::Allocated(n, v)),
         3 => (0..4_u8, 0..4_u8).prop_map(|(n, v)| Event::Status(n, v)),
         1 => any::<bool>().prop_map(Event::Role),
@@ -263,14 +266,24 @@ impl Event {
             }
             Self::Node(n, variant) => {
                 let name = format!("n{n}");
-                let text = |cordoned| {
+                let text = |bits: u8| {
+                    let labels =
+                        if bits & 4 == 0 { "" } else { "node.kubernetes.io/exclude-from-external-load-balancers: x" };
                     format!(
-                        "{{spec: {{unschedulable: {cordoned}, podCIDRs: [198.51.100.0/30]}}, \
-                         status: {{addresses: [{{type: InternalIP, address: 10.0.0.{n}}}]}}}}"
+                        "{{metadata: {{labels: {{{labels}}}}}, spec: {{unschedulable: {}, podCIDRs: [198.51.100.0/30]}}, \
+                         status: {{addresses: [{{type: InternalIP, address: 10.0.0.{n}}}], \
+                         conditions: [{{type: Ready, status: '{}'}}]}}}}",
+                        bits & 1 != 0,
+                        if bits & 2 == 0 { "True" } else { "False" },
                     )
                 };
                 let new = variant.map(|v| object::<crate::api::Node>(&name, &text(v), |n| &mut n.metadata));
                 set(&mut snapshot.nodes, name, new);
+            }
+            Self::Members(bits, proxies) => {
+                let lives = (0..3_u8).filter(|n| bits & (1_u8 << n) != 0);
+                let candidate = |n| Candidate { name: format!("n{}", n + 1), has_proxy: proxies & (1_u8 << n) != 0 };
+                node.candidates = lives.map(candidate).collect();
             }
             Self::Allocated(n, last) => {
                 if let Some(service) = snapshot.services.get_mut(&ObjectName::new("default", format!("s{n}"))) {
@@ -385,7 +398,7 @@ fn one_of_each(node: &mut Node) -> Snapshot {
         Event::Grant(0, Some(true)),
         Event::Pool(0, Some(1)),
         Event::Namespace(Some(1)),
-        Event::Node(1, Some(false)),
+        Event::Node(1, Some(0)),
     ];
     events.iter().for_each(|event| event.happen(&mut snapshot, node, &nothing));
     snapshot
@@ -475,4 +488,35 @@ fn a_slice_changes_the_endpoints_of_its_service_alone() {
     assert_eq!((target(&before, 1).draining().count(), target(&after, 1).draining().count()), (0, 1));
     assert!(Arc::ptr_eq(&target(&before, 2), &target(&after, 2)));
     assert!(before.verdicts.is_one(&after.verdicts));
+}
+
+/// Who lives, and which nodes are to be spared, moves VIPs and compiles nothing.
+#[test]
+fn nodes_that_come_and_go_move_vips_alone() {
+    let (mut memo, mut node) = (Memo::default(), Node { role: Role::Member, ..node(POOLS) });
+    let (mut snapshot, nothing) = (Snapshot::default(), Model::default());
+    let nodes = [Event::Node(1, Some(0)), Event::Node(2, Some(0)), Event::Members(3, 3)];
+    let events = [Event::Service(0, Some(0)), Event::Allocated(0, Some(1))].into_iter().chain(nodes);
+    events.for_each(|event| event.happen(&mut snapshot, &mut node, &nothing));
+    let mut announcer = |snapshot: &Snapshot, node: &Node| {
+        let model = memo.compile(&Arc::new(snapshot.clone()), node);
+        assert_eq!(text(&model), text(&model::compile(snapshot, node)));
+        assert_eq!(memo.work().whole, 1, "nothing else depends on it");
+        let vip: IpAddr = "192.0.2.1".parse().unwrap();
+        model.announcers.get(&vip).cloned()
+    };
+    let first = announcer(&snapshot, &node).expect("an announcer");
+    let [own, other] = if first == "n1" { [1, 2] } else { [2, 1] };
+    let second = Some(format!("n{other}"));
+    Event::Node(own, Some(4)).happen(&mut snapshot, &mut node, &nothing);
+    assert_eq!(announcer(&snapshot, &node), second, "it is excluded");
+    Event::Node(own, Some(1)).happen(&mut snapshot, &mut node, &nothing);
+    assert_eq!(announcer(&snapshot, &node).as_ref(), Some(&first), "cordoned nodes announce");
+    Event::Node(own, Some(2)).happen(&mut snapshot, &mut node, &nothing);
+    assert_eq!(announcer(&snapshot, &node), second, "it is not ready");
+    Event::Node(own, Some(0)).happen(&mut snapshot, &mut node, &nothing);
+    Event::Members(1 << (other - 1), 3).happen(&mut snapshot, &mut node, &nothing);
+    assert_eq!(announcer(&snapshot, &node), second, "it has died");
+    Event::Members(3, 3).happen(&mut snapshot, &mut node, &nothing);
+    assert_eq!(announcer(&snapshot, &node), Some(first), "it is back");
 }
