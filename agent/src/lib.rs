@@ -183,8 +183,12 @@ pub async fn run(args: AgentArgs) -> Result<(), RunError> {
         waiters: Arc::new(Semaphore::new(admin::discovery::WAITERS)),
     });
 
-    let inputs =
-        membership::Inputs { models: models.clone(), applied: stages.applied.clone(), routed: stages.routed.clone() };
+    let inputs = membership::Inputs {
+        snapshots: snapshots.clone(),
+        models: models.clone(),
+        applied: stages.applied.clone(),
+        routed: stages.routed.clone(),
+    };
     let cancel = CancellationToken::new();
     let mut tasks = Tasks::default();
     tasks.spawn("admin", admin::server::serve_unix(admin, stages.clone()));

@@ -4,7 +4,9 @@
 //! live, for how long this one may announce VIPs, and its own Lease, renewed every [`RENEW`].
 //!
 //! # Design
-//! What a node has done travels in one Lease per node: the load on the API server grows with nodes, not with Services.
+//! What a node has done travels in one Lease per node: the load on the API server grows with nodes, not with Services. It goes
+//! along with the next renewal; a Lease is written early only where this node serves an object that waits for it
+//! ([`reporter`]).
 //!
 //! The programs answer for VIPs as long as the Lease is valid, counted from before it was written, and the others count
 //! from when they see it: this node is silent before another takes over. An agent that hears of nobody goes on all the
@@ -15,12 +17,16 @@
 //! it may go on to say so for a moment, the programs would yield to that, and nobody would answer.
 mod observer;
 mod peers;
+mod pending;
 mod presence;
+#[cfg(test)]
+mod protocol;
 mod report;
+mod reporter;
+mod revisions;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
-    net::IpAddr,
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -42,14 +48,17 @@ use peers::Peers;
 pub use peers::{Members, PREFIX};
 use presence::Presence;
 pub use report::{REPORT, Report};
+use reporter::{Facts, Reporter};
+pub use revisions::Revisions;
+pub(crate) use revisions::number;
 
 use crate::{
-    arrows::{Answering, Applied, UplinkStatus, Validity},
+    arrows::{Answering, Applied, Validity},
     mac::Mac,
     model::Model,
     source::{
+        Snapshot,
         kubernetes::{Leases, Step, follow_leases},
-        snapshot::Seen,
     },
     telemetry::chain,
 };
@@ -72,14 +81,14 @@ const WRITE: Duration = Duration::from_millis(2_000);
 const SPACING: Duration = Duration::from_millis(50);
 /// Leases that wait for this task at most; beyond it their watch is read more slowly.
 const STEPS: usize = 256;
-/// Models whose revisions are remembered until the datapath has caught up.
-const MODELS: usize = 64;
 /// Who writes.
 pub const FIELD_MANAGER: &str = "sluice";
 
 /// The ends of the arrows that the stage reads.
 #[derive(Clone)]
 pub struct Inputs {
+    /// What the API says: for which objects the leader waits.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// The newest model.
     pub models: watch::Receiver<Arc<Model>>,
     /// What is programmed.
@@ -104,9 +113,7 @@ pub struct Membership {
     client: Client,
     namespace: String,
     inputs: Inputs,
-    /// What the models were made of whose programming is not seen yet.
-    made_of: VecDeque<(u64, Seen)>,
-    report: Report,
+    reporter: Reporter,
     /// Whether VIPs may be announced: what the programs announce is what the agent before this one did a moment ago, or
     /// what the cluster has agreed on.
     announces: bool,
@@ -130,23 +137,11 @@ impl Membership {
             Answering::Lapsed { since } => (false, true, Some(since)),
             Answering::Now { blind_since } => (true, false, blind_since),
         };
-        let (made_of, report) = (VecDeque::new(), Report::default());
+        let reporter = Reporter::new(node.clone());
         let is_refused = false;
         // Nobody has taken over from programs that have answered all the time.
         let settles_at = (announces && unheard_since.is_none()).then(Instant::now);
-        Self {
-            node,
-            client,
-            namespace,
-            inputs,
-            made_of,
-            report,
-            announces,
-            has_lapsed,
-            is_refused,
-            unheard_since,
-            settles_at,
-        }
+        Self { node, client, namespace, inputs, reporter, announces, has_lapsed, is_refused, unheard_since, settles_at }
     }
 
     /// Keeps the Lease and follows the others until `leave`, then says so once.
@@ -162,7 +157,7 @@ impl Membership {
                 None
             }
         };
-        let (mut renew_at, mut look_at) = (Instant::now(), Instant::now());
+        let (mut renew_at, mut look_at, mut early_at) = (Instant::now(), Instant::now(), None::<Instant>);
         let mut inputs = self.inputs.clone();
         loop {
             let now = Instant::now();
@@ -187,13 +182,16 @@ impl Membership {
                     if changed.is_err() {
                         break;
                     }
-                    if self.update() {
-                        renew_at = renew_at.min(now + SPACING);
-                    }
+                    early_at = self.update();
                 }
-                () = sleep_until(renew_at.into()) => {
+                () = sleep_until(early_at.map_or(renew_at, |at| at.min(renew_at)).into()) => {
+                    // It is valid from before it was written.
+                    let now = Instant::now();
+                    let is_early = now < renew_at;
                     self.update();
                     let is_written = self.write(DURATION).await;
+                    self.reporter.note(Instant::now(), is_early, is_written);
+                    early_at = None;
                     let blind_since = peers.blind_since(Instant::now());
                     self.announces |= self.has_lapsed && !is_written && blind_since.is_some();
                     if self.inputs.applied.borrow().rev > 0 {
@@ -227,7 +225,7 @@ impl Membership {
         }
         let now = Instant::now();
         let has_settled = self.settles_at.is_some_and(|at| at <= now);
-        (self.report.leaving, self.report.proxy) = (has_settled, false);
+        self.reporter.leave(has_settled);
         let (lease, left) = if has_settled { (LEAVING, LEAVING) } else { (HASTY, DURATION) };
         if self.write(lease).await && self.announces {
             // Whoever takes over, because this machine is switched off or does not count on this agent, says so.
@@ -236,34 +234,16 @@ impl Membership {
         watching.abort();
     }
 
-    /// Brings the report up to date; whether it changed.
-    fn update(&mut self) -> bool {
-        let model = self.inputs.models.borrow().clone();
-        if self.made_of.back().is_none_or(|(rev, _)| *rev != model.rev) {
-            self.made_of.push_back((model.rev, model.seen));
-            if self.made_of.len() > MODELS {
-                self.made_of.pop_front();
-            }
-        }
-        let applied = self.inputs.applied.borrow().clone();
-        let routed = *self.inputs.routed.borrow();
-        let mut report = Report { proxy: routed > 0, ..self.report.clone() };
-        if let Some(seen) = programmed(&mut self.made_of, applied.rev, routed) {
-            report.seen = seen;
-        }
-        let address = |uplink: &UplinkStatus| uplink.v4.map(IpAddr::V4).or(uplink.v6.map(IpAddr::V6));
-        report.address = applied.uplinks.iter().find_map(address);
-        report.macs.clone_from(&applied.macs);
-        // What is not announced is not served yet; what another host has never is.
-        let except = applied.unprogrammed.iter().chain(&applied.unannounced);
-        report.except = except.take(report::MAX_EXCEPT).cloned().collect();
-        let conflicts = applied.conflicts.iter().take(report::MAX_EXCEPT);
-        report.conflicts = conflicts.map(|(vip, holder)| (*vip, holder.sentence())).collect();
-        let lacking = applied.lacking.iter().take(report::MAX_EXCEPT);
-        report.lacking = lacking.map(|(object, sentence)| (object.clone(), sentence.clone())).collect();
-        let differs = report != self.report;
-        self.report = report;
-        differs
+    /// Brings the report up to date; when the Lease must be written although it is valid for long enough.
+    fn update(&mut self) -> Option<Instant> {
+        let facts = Facts {
+            snapshot: self.inputs.snapshots.borrow().clone(),
+            model: self.inputs.models.borrow().clone(),
+            applied: self.inputs.applied.borrow().clone(),
+            routed: *self.inputs.routed.borrow(),
+        };
+        self.reporter.update(&facts);
+        self.reporter.early(&facts.model, Instant::now())
     }
 
     /// Writes the Lease; whether it is written.
@@ -276,7 +256,7 @@ impl Membership {
             "metadata": {
                 "name": name,
                 "labels": {"app.kubernetes.io/managed-by": "sluice"},
-                "annotations": {REPORT: serde_json::to_string(&self.report).unwrap_or_default()},
+                "annotations": {REPORT: self.reporter.report().text()},
             },
             "spec": {"holderIdentity": self.node, "leaseDurationSeconds": duration, "renewTime": format!("{now:.6}")},
         });
@@ -324,33 +304,4 @@ fn hear(step: Step<Leases>, leases: &mut Leases, inbox: &mut mpsc::Receiver<Step
         leases.take(step);
     }
     peers.observe(&leases.leases, Instant::now());
-}
-
-/// Up to where the API server was followed for the newest model that is in the maps and in the proxy: a Gateway, and a
-/// Service before one, is served when both have it. Forgets the models up to there; `None` where no newer one is.
-fn programmed(made_of: &mut VecDeque<(u64, Seen)>, applied: u64, routed: u64) -> Option<Seen> {
-    let mut newest = None;
-    while let Some((_, seen)) = made_of.pop_front_if(|(rev, _)| *rev <= applied.min(routed)) {
-        newest = Some(seen);
-    }
-    newest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_reported_as_programmed_is_in_the_maps_and_in_the_proxy() {
-        let made_of =
-            || (1..=4).map(|rev| (rev, Seen { services: rev * 10, gateways: rev * 10 })).collect::<VecDeque<_>>();
-        for (applied, routed, want) in
-            [(0, 0, None), (3, 0, None), (3, 1, Some(10)), (1, 3, Some(10)), (3, 2, Some(20)), (9, 9, Some(40))]
-        {
-            let mut models = made_of();
-            let found = programmed(&mut models, applied, routed).map(|seen| seen.gateways);
-            assert_eq!(found, want, "maps at {applied}, proxy at {routed}");
-            assert_eq!(programmed(&mut models, applied, routed), None, "it is told once");
-        }
-    }
 }

@@ -203,6 +203,13 @@ impl Model {
         self.frontends.keys().map(|f| f.vip).collect()
     }
 
+    /// The nodes that clients of these addresses come to: those that announce them; `None` where one of them is announced by
+    /// nobody, so that traffic may come to any node.
+    #[must_use]
+    pub fn announcers_of(&self, addrs: &[IpAddr]) -> Option<BTreeSet<&str>> {
+        addrs.iter().map(|addr| self.announcers.get(addr).map(String::as_str)).collect()
+    }
+
     /// Those among the addresses that are a node's own as well: what comes to another port there is the node's.
     #[must_use]
     pub fn node_vips(&self) -> BTreeSet<IpAddr> {

@@ -148,11 +148,9 @@ fn gateway_of(gateway: &Gateway, name: &ObjectName, snapshot: &Snapshot, view: &
         let body = json!({"metadata": {"annotations": {ipam::ALLOCATED: Value::Null}}});
         return Some(Write::new::<Gateway>(&gateway.metadata, None, body));
     }
-    let servers = view.servers(wanted);
-    let programmed = |node: &&str| view.has_programmed(node, &object, &gateway.metadata.resource_version);
     let is_given = |value: &String| value.parse().is_ok_and(|addr| wanted.contains(&addr));
     let shown = gateway.status.addresses.iter().any(|a| a.value.as_ref().is_some_and(is_given));
-    let is_programmed = !servers.is_empty() && servers.iter().all(programmed);
+    let is_programmed = view.is_programmed(&object, &gateway.metadata, wanted);
     let conflicts = view.conflicts(wanted);
     if !conflicts.is_empty() {
         let fault = gateway::contested(&conflicts);
@@ -189,7 +187,7 @@ mod tests {
     use super::*;
     use crate::{
         config::route_hosts::RouteHosts,
-        membership::{Members, Report},
+        membership::{Members, Report, Revisions},
         model::{self, Node, Role, fixture},
     };
 
@@ -213,7 +211,13 @@ mod tests {
         }
         let model = model::compile(&snapshot, &fixture::node(&["192.0.2.0/24"]));
         let (members, hosts) = (Members::default(), RouteHosts::default());
-        let view = View { model: &model, members: &members, route_hosts: &hosts, bundle: &Bundle::Unknown };
+        let view = View {
+            model: &model,
+            members: &members,
+            revisions: &Revisions::default(),
+            route_hosts: &hosts,
+            bundle: &Bundle::Unknown,
+        };
         let planned: Vec<String> = all(&snapshot, view, &BTreeSet::new()).map(|plan| plan.object.to_string()).collect();
         assert_eq!(planned, ["Service default/leaving", "Service default/web", "Service going/leaving"]);
     }
@@ -227,7 +231,13 @@ mod tests {
         let alive = [("a".to_owned(), Report { conflicts, ..Report::default() })].into();
         let members = Members { alive, is_blind: false };
         let hosts = RouteHosts::default();
-        let view = View { model: &model, members: &members, route_hosts: &hosts, bundle: &Bundle::Unknown };
+        let view = View {
+            model: &model,
+            members: &members,
+            revisions: &Revisions::default(),
+            route_hosts: &hosts,
+            bundle: &Bundle::Unknown,
+        };
         let (name, gateway) = snapshot.gateways.iter().next().unwrap();
         gateway_of(gateway, name, &snapshot, &view)
     }
@@ -240,7 +250,7 @@ mod tests {
         let address: IpAddr = given[ipam::ALLOCATED].as_str().unwrap().parse().unwrap();
         gateway["metadata"]["annotations"] = given;
         let write = due(&gateway, &[address]).unwrap();
-        let said = format!("{address}, on the network of a: another host has it");
+        let said = format!("{address}: another host has it");
         let [note] = &write.events[..] else { panic!("{:?}", write.events) };
         assert_eq!((note.is_warning, note.reason, &note.text), (true, service::CONFLICT, &said));
         let conditions = write.body["status"]["conditions"].as_array().unwrap();

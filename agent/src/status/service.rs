@@ -12,6 +12,8 @@
 //! # Design
 //! Only a Service that is ours, or that carries our marks, is written to. Entries of `status.loadBalancer.ingress` and
 //! conditions that are not ours stay as they are.
+//! No condition names a node: a node's death must not rewrite every Service that it announced or could not reach. Who
+//! announces is in `sluice services`, and an Event on the Node tells when that changes.
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,7 @@ use super::{
 };
 use crate::{
     api::{Service, service::LoadBalancerIngress},
+    membership::number,
     model::{
         ObjectRef, Outcome, Verdict,
         chain::Link,
@@ -71,12 +74,10 @@ pub fn plan(service: &Service, snapshot: &Snapshot, view: &View<'_>) -> Option<W
         return contest(service, wanted, &conflicts.join("; "), &besides(service, snapshot, view));
     }
     // The addresses are on the object; a node that has programmed this revision has programmed them.
-    let servers = view.servers(wanted);
-    if !servers.iter().all(|node| view.has_programmed(node, &object, &service.metadata.resource_version)) {
+    if !view.is_programmed(&object, &service.metadata, wanted) {
         return None;
     }
-    let by = view.announced_by(wanted);
-    publish(service, wanted, (verdict, &by), &besides(service, snapshot, view), &Shown::of(service, view))
+    publish(service, wanted, verdict, &besides(service, snapshot, view), &Shown::of(service, view))
 }
 
 /// How kube-proxy is to treat the addresses of a Service, and what is to be said about it.
@@ -187,7 +188,7 @@ fn contest(service: &Service, wanted: &[IpAddr], text: &str, besides: &[Wanted])
 fn publish(
     service: &Service,
     wanted: &[IpAddr],
-    (verdict, by): (Option<&Verdict>, &str),
+    verdict: Option<&Verdict>,
     besides: &[Wanted],
     Shown { mode, note }: &Shown,
 ) -> Option<Write> {
@@ -197,13 +198,13 @@ fn publish(
     let condition = match verdict {
         Some(v) if is_refused => Wanted::fails(PROGRAMMED, v.reason, text(v)),
         Some(v) if v.outcome == Outcome::Partial => Wanted::holds(PROGRAMMED, v.reason, text(v)),
-        _ => Wanted::holds(PROGRAMMED, "Programmed", format!("{}{by}{note}", join(wanted))),
+        _ => Wanted::holds(PROGRAMMED, "Programmed", format!("{}{note}", join(wanted))),
     };
     let is_new = !shown.iter().all(|a| service.status.load_balancer.ingress.iter().any(|i| i.ip == a.to_string()));
     let status = status(service, shown, wanted, &[&[condition], besides].concat(), mode)?;
     let mut write = Write::new::<Service>(&service.metadata, Some("status"), status);
     if is_new {
-        write = write.telling("EnsuredLoadBalancer", format!("{} is programmed{by}", join(wanted)));
+        write = write.telling("EnsuredLoadBalancer", format!("{} is programmed", join(wanted)));
     }
     Some(telling_of(write, service, besides))
 }
@@ -214,10 +215,10 @@ fn besides(service: &Service, snapshot: &Snapshot, view: &View<'_>) -> Vec<Wante
     resolved(service, view).into_iter().chain(routed).chain(reachable(service, view)).collect()
 }
 
-/// Which nodes leave endpoints out; `None` where none does.
+/// Whether nodes leave endpoints out; `None` where none does.
 fn reachable(service: &Service, view: &View<'_>) -> Option<Wanted> {
-    let said = view.lacking(&ObjectRef::new("Service", service.metadata.object_name()));
-    (!said.is_empty()).then(|| Wanted::fails(REACHABLE, "EndpointsLeftOut", said.join("; ")))
+    let said = view.lacking(&ObjectRef::new("Service", service.metadata.object_name()))?;
+    Some(Wanted::fails(REACHABLE, "EndpointsLeftOut", said))
 }
 
 /// Whether what the Service stands before leads somewhere; `None` where it stands before nothing.
@@ -268,10 +269,11 @@ fn has_finalizer(service: &Service) -> bool {
     service.metadata.finalizers.iter().any(|f| f == FINALIZER)
 }
 
-/// The metadata without our marks, once every node has unprogrammed the Service.
+/// The metadata without our marks, once every node has unprogrammed the Service. Why it has to may stand on another object,
+/// a pool, that the nodes see at another moment: the newest revision, that of our own status, is later than either.
 fn unmark(service: &Service, view: &View<'_>) -> Option<Write> {
     let object = ObjectRef::new("Service", service.metadata.object_name());
-    if !view.everyone_is_past(&object, &service.metadata.resource_version) {
+    if !view.everyone_is_past(&object, number(&service.metadata)) {
         return None;
     }
     let mut body = json!({"metadata": {"annotations": {ipam::ALLOCATED: Value::Null}}});

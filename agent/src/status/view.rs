@@ -3,8 +3,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::version::Bundle;
 use crate::{
+    api::ObjectMeta,
     config::route_hosts::RouteHosts,
-    membership::{Members, Report},
+    membership::{Members, Report, Revisions},
     model::{Model, ObjectRef},
 };
 
@@ -15,6 +16,8 @@ pub struct View<'a> {
     pub model: &'a Model,
     /// The nodes that live.
     pub members: &'a Members,
+    /// Which revisions nodes must have seen.
+    pub revisions: &'a Revisions,
     /// Who may ask for which host names.
     pub route_hosts: &'a RouteHosts,
     /// Which version of Gateway API there is.
@@ -23,58 +26,56 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     /// The nodes that must have programmed an address before it is shown: those that announce it; where nobody does,
-    /// traffic may come to any node, and all of them must.
+    /// traffic may come to any node, and all of them must. The node that would announce it without these is not among them:
+    /// it programs whatever there is, and takes over later than that takes.
     #[must_use]
     pub fn servers(&self, addrs: &[IpAddr]) -> BTreeSet<&'a str> {
-        let by_address = |addr: &IpAddr| self.model.announcers.get(addr).map(String::as_str);
-        let announcers: Option<BTreeSet<&str>> = addrs.iter().map(by_address).collect();
+        let announcers = self.model.announcers_of(addrs);
         announcers.unwrap_or_else(|| self.members.alive.keys().map(String::as_str).collect())
     }
 
-    /// `, announced by NODE` for people; empty where nobody announces.
+    /// Whether the nodes that serve these addresses of an object have programmed it as it is. Without a node, nobody has.
     #[must_use]
-    pub fn announced_by(&self, addrs: &[IpAddr]) -> String {
-        let by: BTreeSet<&String> = addrs.iter().filter_map(|addr| self.model.announcers.get(addr)).collect();
-        let by: Vec<&str> = by.into_iter().map(String::as_str).collect();
-        if by.is_empty() { String::new() } else { format!(", announced by {}", by.join(" and ")) }
+    pub fn is_programmed(&self, object: &ObjectRef, metadata: &ObjectMeta, addrs: &[IpAddr]) -> bool {
+        let revision = self.revisions.of(object, metadata);
+        let has = |node: &&str| self.members.alive.get(*node).is_some_and(|r| r.has_programmed(object, revision));
+        let servers = self.servers(addrs);
+        !servers.is_empty() && servers.iter().all(has)
     }
 
-    /// Whether a node has programmed the object as it was at a revision.
-    #[must_use]
-    pub fn has_programmed(&self, node: &str, object: &ObjectRef, revision: &str) -> bool {
-        let Some(report) = self.members.alive.get(node) else { return false };
-        is_past(report, object, revision) && !report.except.contains(&object.to_string())
-    }
-
-    /// What a node says of these addresses that another host has, in sentences.
+    /// What is said of these addresses that another host has, in sentences. Which node has found it is not: the condition
+    /// must not be another one when a node dies.
     #[must_use]
     pub fn conflicts(&self, addrs: &[IpAddr]) -> Vec<String> {
         let said = |addr: &IpAddr| {
-            let of = |(node, report): (&String, &Report)| {
-                report.conflicts.get(addr).map(|sentence| format!("{addr}, on the network of {node}: {sentence}"))
-            };
-            self.members.alive.iter().find_map(of)
+            let of = |report: &Report| report.conflicts.get(addr).map(|sentence| format!("{addr}: {sentence}"));
+            self.members.alive.values().filter_map(of).min()
         };
         addrs.iter().filter_map(said).collect()
     }
 
-    /// Which nodes cannot reach an endpoint of the object, and why, in sentences.
+    /// Whether nodes cannot reach an endpoint of the object, and why one cannot, as a sentence.
+    ///
+    /// # Design
+    /// Neither names nor numbers: an endpoint on a network that half of the nodes cannot reach would have its Service written
+    /// to whenever one of them comes or goes.
     #[must_use]
-    pub fn lacking(&self, object: &ObjectRef) -> Vec<String> {
-        let of = |(node, report): (&String, &Report)| {
-            report.lacking.get(&object.to_string()).map(|sentence| format!("{node} cannot reach {sentence}"))
+    pub fn lacking(&self, object: &ObjectRef) -> Option<String> {
+        let object = object.to_string();
+        let said: Vec<&String> = self.members.alive.values().filter_map(|report| report.lacking.get(&object)).collect();
+        let first = said.iter().min()?;
+        let who = match said.len() {
+            all if all == self.members.alive.len() => "no node can reach",
+            1 => "one node cannot reach",
+            _ => "some nodes cannot reach",
         };
-        self.members.alive.iter().filter_map(of).collect()
+        let Some((kind, name)) = object.split_once(' ') else { return Some(format!("{who} {first}")) };
+        Some(format!("{who} {first}; `sluice why {}/{name}` on a node says whether it can", kind.to_lowercase()))
     }
 
-    /// Whether every node that lives has seen the object as it was at a revision.
+    /// Whether every node that lives has seen the object as it was at a revision: each may have its addresses in its maps.
     #[must_use]
-    pub fn everyone_is_past(&self, object: &ObjectRef, revision: &str) -> bool {
-        !self.members.alive.is_empty() && self.members.alive.values().all(|r| is_past(r, object, revision))
+    pub fn everyone_is_past(&self, object: &ObjectRef, revision: u64) -> bool {
+        !self.members.alive.is_empty() && self.members.alive.values().all(|report| report.is_past(object, revision))
     }
-}
-
-fn is_past(report: &Report, object: &ObjectRef, revision: &str) -> bool {
-    let seen = if object.kind == "Gateway" { report.seen.gateways } else { report.seen.services };
-    revision.parse::<u64>().is_ok_and(|revision| seen >= revision)
 }

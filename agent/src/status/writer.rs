@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     config::route_hosts::RouteHosts,
-    membership::Members,
+    membership::{Members, Revisions},
     model::{Model, ObjectRef},
     source::{Snapshot, kubernetes::Health},
     telemetry::chain,
@@ -86,6 +86,7 @@ pub struct Writer {
     /// How much more may be reported about each object.
     allowances: BTreeMap<ObjectRef, Allowance>,
     attempts: BTreeMap<ObjectRef, Attempt>,
+    revisions: Arc<Revisions>,
     /// The routes that may have to be written.
     due: Due,
     /// What was told last about objects that do not work.
@@ -131,6 +132,7 @@ impl Writer {
         let (recorders, allowances) = (BTreeMap::new(), BTreeMap::new());
         let (attempts, told) = (BTreeMap::new(), BTreeMap::new());
         let (due, unheard, running, settled) = (Due::default(), Unheard::default(), JoinSet::new(), None);
+        let revisions = Arc::default();
         Self {
             client,
             reporter,
@@ -139,6 +141,7 @@ impl Writer {
             recorders,
             allowances,
             attempts,
+            revisions,
             due,
             told,
             unheard,
@@ -199,7 +202,16 @@ impl Writer {
         }
         self.settled = None;
         let (route_hosts, bundle) = (Arc::clone(&self.inputs.route_hosts), self.version.borrow().clone());
-        let view = View { model: &model, members: &members, route_hosts: &route_hosts, bundle: &bundle };
+        // Every change must be seen, to be told from those of a status alone.
+        Arc::make_mut(&mut self.revisions).follow(&snapshot);
+        let revisions = Arc::clone(&self.revisions);
+        let view = View {
+            model: &model,
+            members: &members,
+            revisions: &revisions,
+            route_hosts: &route_hosts,
+            bundle: &bundle,
+        };
         self.tell(&snapshot, &model);
         let mut retry = (!stale.is_empty()).then(|| Instant::now() + STALE);
         // One that has nothing to write costs a comparison; those that wait for the server are not planned at all.

@@ -393,7 +393,7 @@ fn a_report_on_another_object_of_the_same_name_is_not_written() {
 
 #[test]
 fn b8_a_gateway_whose_address_another_host_has_is_not_programmed_and_says_so() {
-    let said = "192.0.2.1, on the network of a: another host (02:00:00:00:00:09) has the address".to_owned();
+    let said = "192.0.2.1: another host (02:00:00:00:00:09) has the address".to_owned();
     let world = World::new(json!([gateway(json!([http("http", json!({}))]))]));
     let status =
         gateway_status(&world.snapshot, &world.model(), &name("gw"), Err(contested(std::slice::from_ref(&said))), T0);

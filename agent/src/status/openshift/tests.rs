@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::{super::write::Verb, *};
 use crate::{
     config::route_hosts::RouteHosts,
-    membership::Members,
+    membership::{Members, Revisions},
     model::{
         self,
         fixture::{node, snapshot},
@@ -23,11 +23,21 @@ fn allowed() -> RouteHosts {
 }
 
 fn plan_of(snapshot: &Snapshot, model: &Model, route_hosts: &RouteHosts) -> Vec<Write> {
-    plan(snapshot, &View { model, members: &Members::default(), route_hosts, bundle: &Bundle::Unknown })
+    plan(
+        snapshot,
+        &View {
+            model,
+            members: &Members::default(),
+            revisions: &Revisions::default(),
+            route_hosts,
+            bundle: &Bundle::Unknown,
+        },
+    )
 }
 
 fn state_of(snapshot: &Snapshot, model: &Model, route_hosts: &RouteHosts) -> Option<Wanted> {
-    let view = View { model, members: &Members::default(), route_hosts, bundle: &Bundle::Unknown };
+    let (members, revisions) = (Members::default(), Revisions::default());
+    let view = View { model, members: &members, revisions: &revisions, route_hosts, bundle: &Bundle::Unknown };
     routed(snapshot.services.values().next().unwrap(), snapshot, &view)
 }
 

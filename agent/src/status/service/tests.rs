@@ -2,11 +2,14 @@
 use super::*;
 use crate::{
     config::route_hosts::RouteHosts,
-    membership::{Members, Report},
+    membership::{Members, Report, Revisions},
     model::{self, Role, fixture},
     source::Snapshot,
     status::version::Bundle,
 };
+
+/// The nodes; the first one announces what there is.
+const NODES: [&str; 2] = ["announcing-node", "other-node"];
 
 /// The Service as the API server has it, and how far each node is.
 struct World {
@@ -16,8 +19,10 @@ struct World {
     gateway: Option<u16>,
     /// Addresses that a node has found another host to have.
     conflicts: Vec<IpAddr>,
-    /// What node `b` says of an endpoint that it cannot reach.
+    /// What the second node says of an endpoint that it cannot reach.
     lacking: Option<&'static str>,
+    /// Whether the first node announces; else nobody does, and all nodes serve.
+    announces: bool,
 }
 
 impl World {
@@ -29,7 +34,7 @@ impl World {
             "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
         });
         merge_patch(&mut service, &json!({"metadata": metadata}));
-        Self { service, seen: [1, 1], gateway: None, conflicts: Vec::new(), lacking: None }
+        Self { service, seen: [1, 1], gateway: None, conflicts: Vec::new(), lacking: None, announces: false }
     }
 
     fn revision(&self) -> u64 {
@@ -59,7 +64,9 @@ impl World {
             fixture::add(&mut snapshot, &json!({"kind": "Gateway", "metadata": {"name": "edge"}, "spec": spec}))
                 .unwrap();
         }
-        let node = model::Node { role: Role::Member, ..fixture::node(&["192.0.2.0/24", "2001:db8::/64"]) };
+        let announcing = model::Candidate { name: NODES[0].to_owned(), has_proxy: true };
+        let candidates = self.announces.then_some(announcing).into_iter().collect();
+        let node = model::Node { role: Role::Member, candidates, ..fixture::node(&["192.0.2.0/24", "2001:db8::/64"]) };
         let model = model::compile(&snapshot, &node);
         let conflicts = self.conflicts.iter().map(|addr| (*addr, "another host has it".to_owned()));
         let conflicts: std::collections::BTreeMap<_, _> = conflicts.collect();
@@ -68,15 +75,21 @@ impl World {
             conflicts: conflicts.clone(),
             ..Report::default()
         };
-        let alive = ["a", "b"].iter().zip(self.seen).map(|(name, seen)| ((*name).to_owned(), report(seen)));
+        let alive = NODES.iter().zip(self.seen).map(|(name, seen)| ((*name).to_owned(), report(seen)));
         let mut members = Members { alive: alive.collect(), is_blind: false };
         let object = self.service["metadata"]["namespace"].as_str().unwrap_or("default");
         let lacking = self.lacking.map(|said| (format!("Service {object}/web"), said.to_owned()));
-        members.alive.get_mut("b").unwrap().lacking = lacking.into_iter().collect();
+        members.alive.get_mut(NODES[1]).unwrap().lacking = lacking.into_iter().collect();
         plan(
             snapshot.services.values().next().unwrap(),
             &snapshot,
-            &View { model: &model, members: &members, route_hosts: &RouteHosts::default(), bundle: &Bundle::Unknown },
+            &View {
+                model: &model,
+                members: &members,
+                revisions: &Revisions::default(),
+                route_hosts: &RouteHosts::default(),
+                bundle: &Bundle::Unknown,
+            },
         )
     }
 
@@ -336,7 +349,7 @@ fn b8_an_address_that_another_host_has_is_not_shown_and_an_event_says_so_once() 
     assert_eq!(told, [CONFLICT]);
     assert!(world.shown().is_empty(), "{:?}", world.shown());
     let condition = &world.service["status"]["conditions"][0];
-    let said = format!("{address}, on the network of a: another host has it");
+    let said = format!("{address}: another host has it");
     assert_eq!((&condition["type"], &condition["status"]), (&json!(PROGRAMMED), &json!("False")));
     assert_eq!((&condition["reason"], &condition["message"]), (&json!(CONFLICT), &json!(said)));
     // The other host is gone.
@@ -360,9 +373,30 @@ fn b7_an_endpoint_that_a_node_cannot_reach_is_a_condition_and_takes_nothing_away
     };
     let condition = of(&world).expect("a condition");
     assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("EndpointsLeftOut")));
-    assert_eq!(condition["message"], "b cannot reach 10.9.9.9: no route leads there");
+    let said = "one node cannot reach 10.9.9.9: no route leads there; `sluice why service/default/web` on a node says whether it can";
+    assert_eq!(condition["message"], said);
     assert_eq!(world.shown(), shown, "the others serve");
     world.lacking = None;
     world.settle();
     assert_eq!(of(&world), None, "it can be reached again");
+}
+
+/// Issue 10: a node's death must not rewrite every Service that it announced, or could not reach an endpoint of.
+#[test]
+fn no_condition_and_no_event_names_a_node() {
+    let mut world = World::new(json!({}));
+    (world.lacking, world.announces) = (Some("10.9.9.9: no route leads there"), true);
+    world.catch_up();
+    let mut said = Vec::new();
+    while let Some(write) = world.plan() {
+        said.extend(write.events.iter().map(|note| note.text.clone()));
+        said.push(write.body["status"]["conditions"].to_string());
+        world.step();
+        world.catch_up();
+    }
+    let said = said.join("\n");
+    assert!(said.contains("192.0.2.1 is programmed") && said.contains("EndpointsLeftOut"), "{said}");
+    for node in ["announcing-node", "other-node"] {
+        assert!(!said.contains(node), "{said}");
+    }
 }

@@ -79,9 +79,9 @@ pub(super) fn start(
     let inputs = compiler::Inputs { snapshots: snapshots.clone(), members: members.clone(), host, addresses };
     tasks.spawn(Compiler::new(node, PathBuf::new()).run(inputs, model_out, end.cancel.clone()));
     let route_hosts = Arc::new(RouteHosts::default());
-    let writes = writer::Inputs { snapshots, models: models.clone(), members, health, route_hosts };
+    let writes = writer::Inputs { snapshots: snapshots.clone(), models: models.clone(), members, health, route_hosts };
     tasks.spawn(writer::run(client, SYSTEM.to_owned(), name(n), writes, end.leave.clone()));
-    let inputs = membership::Inputs { models: models.clone(), applied, routed };
+    let inputs = membership::Inputs { snapshots, models: models.clone(), applied, routed };
     let membership = Membership::new(name(n), leases, SYSTEM.to_owned(), inputs, Answering::Never);
     let outputs = membership::Outputs { members: members_out, validity: validity_out, peers: peers_out };
     tasks.spawn(membership.run(outputs, end.leave.clone()));

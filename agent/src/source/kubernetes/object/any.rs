@@ -9,7 +9,7 @@ use crate::{
         ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
     },
     config::route_hosts::RouteHosts,
-    membership::{Members, Report},
+    membership::{Members, Report, Revisions},
     model::{self, Role, fixture::node},
     source::Snapshot,
     status::{service, version::Bundle, view::View},
@@ -236,7 +236,9 @@ proptest! {
         for object in snapshot.services.values() {
             let name = model::ObjectRef::new("Service", object.metadata.object_name());
             prop_assert!(model.verdicts.contains_key(&name), "no verdict for {name}");
-            let write = service::plan(object, &snapshot, &View { model: &model, members: &members, route_hosts: &RouteHosts::default(), bundle: &Bundle::Unknown });
+            let (revisions, hosts) = (Revisions::default(), RouteHosts::default());
+            let view = View { model: &model, members: &members, revisions: &revisions, route_hosts: &hosts, bundle: &Bundle::Unknown };
+            let write = service::plan(object, &snapshot, &view);
             prop_assert!(write.is_none_or(|write| write.object == name), "{name}");
         }
     }
