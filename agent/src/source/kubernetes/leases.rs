@@ -4,7 +4,10 @@ use std::sync::Arc;
 use kube::Client;
 use tokio::sync::mpsc;
 
-use super::reflector::{Place, Step, Store, What, follow};
+use super::{
+    pace::Agents,
+    reflector::{Place, Step, Store, What, follow},
+};
 use crate::{api::Lease, shared::SharedMap, source::snapshot::Fault};
 
 /// The Leases as they were read last.
@@ -44,6 +47,12 @@ impl Leases {
 
 /// Follows the Leases of a namespace until nobody listens.
 pub(crate) async fn follow_leases(client: Client, namespace: String, steps: mpsc::Sender<Step<Leases>>) {
-    let place = Place::<Lease, Leases> { objects: |l| &mut l.leases, seen: |_, _| (), namespace: Some(namespace) };
-    follow(client, place, steps).await;
+    let place = Place::<Lease, Leases> {
+        objects: |l| &mut l.leases,
+        seen: None,
+        namespace: Some(namespace),
+        labels: None,
+        counts_agents: true,
+    };
+    follow(client, place, Agents::default(), steps).await;
 }

@@ -10,14 +10,17 @@
 mod connect;
 mod failure;
 mod health;
+mod known;
 mod leases;
+mod list_watch;
 mod named;
 mod object;
+mod pace;
 mod reflector;
-mod watched;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -25,7 +28,7 @@ use kube::{
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +37,7 @@ pub(crate) use leases::{Leases, follow_leases};
 pub(crate) use reflector::Step;
 use reflector::{Place, What, follow};
 
-use self::named::Named;
+use self::{named::Named, pace::Agents};
 use super::{
     Snapshot,
     snapshot::{NamedKind, Off},
@@ -113,37 +116,43 @@ pub async fn watch(
 ) {
     let (steps, mut inbox) = mpsc::channel(STEPS);
     let (mut health, mut snapshot) = (Health::default(), Snapshot::default());
-    // Dropped at the end, and with it every reflector.
-    let mut reflectors = JoinSet::new();
+    let agents = Agents::default();
+    let mut follows: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! follow {
         ($($kind:ty: $field:ident, $need:ident, $feature:literal, $seen:expr;)*) => {$(
             let known = KindHealth::new(<$kind>::KIND, Need::$need, $feature);
             health.kinds.insert(<$kind>::resource(), known);
-            let place = Place::<$kind, Snapshot> { objects: |s| &mut s.$field, seen: $seen, namespace: None };
-            reflectors.spawn(follow(client.clone(), place, steps.clone()));
+            let place = Place::<$kind, Snapshot> {
+                objects: |s| &mut s.$field,
+                seen: $seen,
+                namespace: None,
+                labels: None,
+                counts_agents: <$kind>::KIND == crate::api::Node::KIND,
+            };
+            follows.push(Box::pin(follow(client.clone(), place, agents.clone(), steps.clone())));
         )*};
     }
     // The kinds, where they are kept, and what becomes of a node that cannot read them: see [`Need`].
     follow! {
-        crate::api::Service: services, Required, "layer 4", |s, at| s.seen.services = s.seen.services.max(at);
-        crate::api::EndpointSlice: slices, Required, "layer 4", |_, _| ();
+        crate::api::Service: services, Required, "layer 4", Some(|s, at| s.seen.services = s.seen.services.max(at));
+        crate::api::EndpointSlice: slices, Required, "layer 4", None;
         // Nodes differ in whom they let announce, or share addresses, when they do not read the same.
-        crate::api::Node: nodes, Required, "who announces", |_, _| ();
-        crate::api::Namespace: namespaces, Required, "which namespaces may use what", |_, _| ();
-        crate::api::GatewayClass: gateway_classes, Expected, "layer 7", |_, _| ();
-        crate::api::Gateway: gateways, Expected, "layer 7", |s, at| s.seen.gateways = s.seen.gateways.max(at);
-        crate::api::HttpRoute: http_routes, Expected, "layer 7", |_, _| ();
-        crate::api::GrpcRoute: grpc_routes, Expected, "layer 7", |_, _| ();
-        crate::api::TlsRoute: tls_routes, Expected, "layer 7", |_, _| ();
-        crate::api::TcpRoute: tcp_routes, Expected, "layer 7", |_, _| ();
-        crate::api::UdpRoute: udp_routes, Expected, "layer 7", |_, _| ();
-        crate::api::ListenerSet: listener_sets, Expected, "layer 7", |_, _| ();
-        crate::api::BackendTlsPolicy: backend_tls_policies, Expected, "TLS to backends", |_, _| ();
-        crate::api::BackendTrafficPolicy: backend_traffic_policies, Optional, "budgets of retries", |_, _| ();
-        crate::api::ReferenceGrant: grants, Expected, "references across namespaces", |_, _| ();
+        crate::api::Node: nodes, Required, "who announces", None;
+        crate::api::Namespace: namespaces, Required, "which namespaces may use what", None;
+        crate::api::GatewayClass: gateway_classes, Expected, "layer 7", None;
+        crate::api::Gateway: gateways, Expected, "layer 7", Some(|s, at| s.seen.gateways = s.seen.gateways.max(at));
+        crate::api::HttpRoute: http_routes, Expected, "layer 7", None;
+        crate::api::GrpcRoute: grpc_routes, Expected, "layer 7", None;
+        crate::api::TlsRoute: tls_routes, Expected, "layer 7", None;
+        crate::api::TcpRoute: tcp_routes, Expected, "layer 7", None;
+        crate::api::UdpRoute: udp_routes, Expected, "layer 7", None;
+        crate::api::ListenerSet: listener_sets, Expected, "layer 7", None;
+        crate::api::BackendTlsPolicy: backend_tls_policies, Expected, "TLS to backends", None;
+        crate::api::BackendTrafficPolicy: backend_traffic_policies, Optional, "budgets of retries", None;
+        crate::api::ReferenceGrant: grants, Expected, "references across namespaces", None;
         // Addresses that were given stay without it; new ones come from --pool alone.
-        crate::api::AddressPool: pools, Expected, "giving addresses from pools", |_, _| ();
-        crate::api::OpenShiftRoute: openshift_routes, Optional, "a Route for each Service that asks for one", |_, _| ();
+        crate::api::AddressPool: pools, Expected, "giving addresses from pools", None;
+        crate::api::OpenShiftRoute: openshift_routes, Optional, "a Route for each Service that asks for one", None;
     }
     for (resource, kind) in health.kinds.iter().filter(|(_, kind)| kind.need == Need::Optional) {
         tracing::debug!(kind = resource, feature = kind.feature, "not waited for");
@@ -152,7 +161,18 @@ pub async fn watch(
     drop(steps);
     health_out.send_replace(health.clone());
 
-    let (mut named, mut heard) = Named::new(connector);
+    // A cluster that starts, or gets the agents everywhere at once, does not ask for everything at one moment.
+    let start = async {
+        agents.count(client.clone()).await;
+        sleep(agents.start()).await;
+    };
+    tokio::select! {
+        () = cancel.cancelled() => return,
+        () = start => {}
+    }
+    // Dropped at the end, and with it every reflector.
+    let _reflectors: JoinSet<()> = follows.into_iter().collect();
+    let (mut named, mut heard) = Named::new(connector, agents);
     let mut referring = Snapshot::default();
     let mut sent: Option<Instant> = None;
     let mut is_due = false;
@@ -260,5 +280,7 @@ fn take(step: Step<Snapshot>, snapshot: &mut Snapshot, health: &mut Health, out:
     has_changed
 }
 
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod tests;

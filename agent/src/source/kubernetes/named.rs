@@ -16,11 +16,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
-use kube::{
-    Api, Client,
-    runtime::watcher::{self, Event, watcher},
-};
+use kube::{Api, Client};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -30,9 +26,9 @@ use tokio::{
 use super::{
     ClientError, Connector,
     failure::Failure,
+    list_watch::{Event, ListWatch},
     object::Received,
-    reflector::{ABSENT_PAUSE, FIRST_PAUSE, LONGEST_PAUSE, Step, WATCH, jittered},
-    watched::Watched,
+    pace::{Agents, Pace},
 };
 use crate::{
     api::{ConfigMap, Kind, ObjectName, Secret},
@@ -76,6 +72,7 @@ struct Followed {
 /// The watches.
 pub(super) struct Named {
     connector: Connector,
+    agents: Agents,
     /// Each with the number of its watches.
     connections: Vec<(Client, usize)>,
     followed: BTreeMap<Key, Followed>,
@@ -87,10 +84,11 @@ pub(super) struct Named {
 
 impl Named {
     /// No watch yet, and where answers come in.
-    pub(super) fn new(connector: Connector) -> (Self, mpsc::Receiver<Heard>) {
+    pub(super) fn new(connector: Connector, agents: Agents) -> (Self, mpsc::Receiver<Heard>) {
         let (answers, inbox) = mpsc::channel(ANSWERS);
         let named = Self {
             connector,
+            agents,
             connections: Vec::new(),
             followed: BTreeMap::new(),
             begun: 0,
@@ -140,7 +138,8 @@ impl Named {
         *watches += 1;
         self.begun += 1;
         let (kind, name) = key.clone();
-        let out = Out { kind, name, watch: self.begun, answers: self.answers.clone() };
+        let (agents, answers) = (self.agents.clone(), self.answers.clone());
+        let out = Out { kind, name, watch: self.begun, agents, answers };
         let client = client.clone();
         let task = match kind {
             NamedKind::Secret => self.tasks.spawn(follow::<Secret>(client, out, |s| &mut s.secrets)),
@@ -184,6 +183,7 @@ struct Out {
     kind: NamedKind,
     name: ObjectName,
     watch: u64,
+    agents: Agents,
     answers: mpsc::Sender<Heard>,
 }
 
@@ -234,54 +234,61 @@ impl<T: Kind<Key = ObjectName>> Answer<T> {
 
 /// Follows one object until nobody listens.
 async fn follow<T: Kind<Key = ObjectName>>(client: Client, out: Out, place: Place<T>) {
-    // Watches that are accepted are told to nobody; what is wanted is that a silent one ends.
-    let (steps, _) = mpsc::channel::<Step<Snapshot>>(1);
-    let client = Watched::client(client, T::resource(), steps);
     let api: Api<Received<T>> = Api::namespaced_with(client, &out.name.ns, &());
-    let mut pause = FIRST_PAUSE;
-    'start: loop {
-        let config = watcher::Config::default().timeout(WATCH).fields(&format!("metadata.name={}", out.name.name));
-        let mut events = watcher(api.clone(), config).boxed();
-        let mut listed = None;
-        while let Some(event) = events.next().await {
-            let (answer, wait) = match event {
-                Ok(Event::Init) => {
-                    listed = None;
-                    continue;
-                }
-                Ok(Event::InitApply(received)) => {
-                    listed = Some(received);
-                    continue;
-                }
-                Ok(Event::InitDone) => (listed.take().map_or(Answer::Absent, found::<T>), None),
-                Ok(Event::Apply(received)) => (found::<T>(received), None),
-                Ok(Event::Delete(_)) => (Answer::Absent, None),
-                Err(error) => match Failure::of::<T>(&error) {
-                    Failure::Expired | Failure::NoStreaming => {
-                        tokio::time::sleep(jittered(FIRST_PAUSE)).await;
-                        continue 'start;
-                    }
-                    Failure::Forbidden(reason) => (Answer::Unread(Unread::Forbidden(reason)), Some(ABSENT_PAUSE)),
-                    Failure::Absent => (Answer::Absent, Some(ABSENT_PAUSE)),
-                    Failure::Trouble(reason) => {
-                        tracing::debug!(kind = T::KIND, name = %out.name, reason, "not followed for now");
-                        let wait = pause;
-                        pause = (pause * 2).min(LONGEST_PAUSE);
-                        (Answer::Unread(Unread::Failing(reason)), Some(wait))
-                    }
-                },
-            };
-            if wait.is_none() {
-                pause = FIRST_PAUSE;
+    let mut watch = ListWatch::new(api, None, Some(format!("metadata.name={}", out.name.name)));
+    let mut pace = Pace::new(out.agents.clone());
+    let mut listing = None;
+    loop {
+        let (answer, wait) = match watch.next().await {
+            Ok(Event::Accepted) => (None, None),
+            Ok(Event::Listing) => {
+                listing = Some(Answer::Absent);
+                (None, None)
             }
-            if !out.say(answer, place).await {
-                return;
+            Ok(Event::Listed) => {
+                pace.reset();
+                (listing.take(), None)
             }
-            if let Some(wait) = wait {
-                tokio::time::sleep(jittered(wait)).await;
+            Ok(Event::Applied(received)) => told(&mut listing, found::<T>(received)),
+            Ok(Event::Deleted(_)) => told(&mut listing, Answer::Absent),
+            Ok(Event::Ended) | Err(Failure::Expired | Failure::NoStreaming) => {
+                (None, Some(pace.after_failure(Duration::ZERO)))
             }
+            Err(Failure::Forbidden(reason)) => {
+                (Some(Answer::Unread(Unread::Forbidden(reason))), Some(pace.after_absence()))
+            }
+            Err(Failure::Absent) => (Some(Answer::Absent), Some(pace.after_absence())),
+            Err(Failure::Behind(reason)) => failing(&out, reason, pace.after_failure(Duration::ZERO)),
+            Err(Failure::Trouble { reason, asked }) => failing(&out, reason, pace.after_failure(asked)),
+        };
+        if let Some(answer) = answer
+            && !out.say(answer, place).await
+        {
+            return;
+        }
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait).await;
         }
     }
+}
+
+/// An answer, and the pause after it.
+type Told<T> = (Option<Answer<T>>, Option<Duration>);
+
+/// Keeps an answer for the end of the list that it is part of.
+fn told<T>(listing: &mut Option<Answer<T>>, answer: Answer<T>) -> Told<T> {
+    match listing {
+        Some(listed) => {
+            *listed = answer;
+            (None, None)
+        }
+        None => (Some(answer), None),
+    }
+}
+
+fn failing<T>(out: &Out, reason: String, wait: Duration) -> Told<T> {
+    tracing::debug!(kind = ?out.kind, name = %out.name, reason, "not followed for now");
+    (Some(Answer::Unread(Unread::Failing(reason))), Some(wait))
 }
 
 /// An object as it came. What does not read is told without what it holds.
