@@ -255,7 +255,7 @@ impl Membership {
         report.address = applied.uplinks.iter().find_map(address);
         report.macs.clone_from(&applied.macs);
         // What is not announced is not served yet; what another host has never is.
-        let except = applied.unprogrammed.iter().chain(&applied.unannounced);
+        let except = applied.unprogrammed.keys().chain(&applied.unannounced);
         report.except = except.take(report::MAX_EXCEPT).cloned().collect();
         let conflicts = applied.conflicts.iter().take(report::MAX_EXCEPT);
         report.conflicts = conflicts.map(|(vip, holder)| (*vip, holder.sentence())).collect();
