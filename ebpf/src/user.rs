@@ -77,6 +77,22 @@ pub fn detach_link(pin: &Path) -> io::Result<()> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Waits until no program runs any more that ran when this was called: what was taken from the maps before is read by nobody then.
+///
+/// Source: `membarrier(2)`, `MEMBARRIER_CMD_GLOBAL`, which is `synchronize_rcu`; programs run in a reading section of RCU. A kernel
+/// with `nohz_full` cores has no such command, and there time does: programs run for microseconds.
+pub fn await_readers() {
+    const GLOBAL: nix::libc::c_int = 1;
+    // SAFETY: three numbers; no memory is passed.
+    let rc = unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if rc != 0 {
+        std::thread::sleep(READERS);
+    }
+}
+
+/// Longer than any program runs.
+const READERS: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Opens what is pinned.
 fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     const OBJ_GET: nix::libc::c_long = 7;

@@ -7,7 +7,6 @@ use std::{
     time::Instant,
 };
 
-use sluice_ebpf::MAX_CHUNKS;
 use tokio::sync::{Semaphore, watch};
 
 use super::{certificates, explain, flows::FlowQuery, view};
@@ -119,7 +118,7 @@ impl Stages {
             programmed_in_us: u64::try_from(applied.took.as_micros()).unwrap_or(u64::MAX),
             frontends: applied.frontends,
             backends: applied.backends,
-            table_chunks: (applied.table_chunks, MAX_CHUNKS),
+            table_chunks: (applied.table_chunks, applied.capacity.chunks),
             uplinks: applied.uplinks.iter().map(uplink).collect(),
             sides: applied.sides.iter().map(side).collect(),
             faults: faults.collect(),

@@ -64,6 +64,14 @@ pub fn families(stages: &Stages) -> Result<Families, TableError> {
         help: "Part of a map's entries that is in use, 0 to 1, observed",
         samples: ratios.collect(),
     });
+    let maps = applied.occupancy().map(|of| of.map);
+    let refused = |map: &&'static str| count(applied.refused.get(map).copied().unwrap_or_default() as u64);
+    all.push(Family {
+        name: "sluice_refused_frontends",
+        kind: Kind::Gauge,
+        help: "Frontends of the youngest objects that find no place, by the map that is full, observed",
+        samples: maps.iter().map(|map| (vec![("map", (*map).to_owned())], refused(map))).collect(),
+    });
     all.push(Family {
         name: "sluice_flow_entries",
         kind: Kind::Gauge,

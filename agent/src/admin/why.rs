@@ -113,8 +113,8 @@ pub(super) fn object(stages: &Stages, kind: &str, name: &str) -> Result<view::Ob
                 view.messages.extend(host);
             }
             view.messages.extend(ejected(stages, &model, &object));
-            if stages.applied.borrow().unprogrammed.contains(&name) {
-                view.messages.push("not programmed: `sluice status` says why".to_owned());
+            if let Some(why) = stages.applied.borrow().unprogrammed.get(&name) {
+                view.messages.push(format!("not programmed: {why}"));
             }
             if let Some(chain) = model.chains.get(&object.object).filter(|_| object.kind == "Service") {
                 view.messages.extend(chain.lines());

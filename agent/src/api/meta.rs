@@ -1,5 +1,5 @@
 //! `metadata`, and the names that objects are known by.
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -76,6 +76,12 @@ fn namespace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
 }
 
 impl ObjectMeta {
+    /// When it was created, to be kept.
+    #[must_use]
+    pub fn created(&self) -> Option<Arc<str>> {
+        self.creation_timestamp.as_deref().map(Arc::from)
+    }
+
     /// Whether the new one says the same, but for what says when it was written and by whom: `resourceVersion`,
     /// `managedFields`, and who must agree before the object is gone.
     #[must_use]

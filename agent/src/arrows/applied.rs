@@ -8,9 +8,9 @@ use std::{
 
 use serde::Serialize;
 
-use sluice_ebpf::{MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, MAX_SOURCES, map};
+use sluice_ebpf::map;
 
-use super::Census;
+use super::{Capacity, Census};
 use crate::mac::Mac;
 
 /// From this part of a map's entries on people are told, in percent: while there is time to do something about it.
@@ -46,8 +46,14 @@ pub struct Applied {
     pub lacking: BTreeMap<String, String>,
     /// What could not be programmed, and why.
     pub faults: Vec<String>,
-    /// The objects that lack a frontend in the maps, `Service default/web`.
-    pub unprogrammed: Vec<String>,
+    /// The objects that lack a frontend in the maps, `Service default/web`, each with the reason of the first: which map is full, what
+    /// was found and what was wanted, or what the kernel said.
+    pub unprogrammed: BTreeMap<String, String>,
+    /// Frontends that found no place, by the map that is full.
+    pub refused: BTreeMap<&'static str, usize>,
+    /// How much the maps hold.
+    #[serde(skip)]
+    pub capacity: Capacity,
     /// Settings of this host that keep flows from being forwarded.
     pub host: Vec<String>,
     /// VIPs that something has bound to an interface of this host, each with that interface.
@@ -174,10 +180,10 @@ impl Applied {
     #[must_use]
     pub fn occupancy(&self) -> [Occupancy; 4] {
         [
-            Occupancy { map: map::FRONTENDS, used: self.frontends as u64, capacity: MAX_FRONTENDS },
-            Occupancy { map: map::BACKENDS, used: self.backends as u64, capacity: MAX_BACKENDS },
-            Occupancy { map: map::TABLES, used: self.table_chunks.into(), capacity: MAX_CHUNKS },
-            Occupancy { map: map::SOURCES, used: self.sources as u64, capacity: MAX_SOURCES },
+            Occupancy { map: map::FRONTENDS, used: self.frontends as u64, capacity: self.capacity.frontends },
+            Occupancy { map: map::BACKENDS, used: self.backends as u64, capacity: self.capacity.backends },
+            Occupancy { map: map::TABLES, used: self.table_chunks.into(), capacity: self.capacity.chunks },
+            Occupancy { map: map::SOURCES, used: self.sources as u64, capacity: self.capacity.sources },
         ]
     }
 

@@ -5,14 +5,12 @@
 //! edited list is another one, so a packet is judged by the old list or by the new one, never by half of each.
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
-use sluice_ebpf::MAX_SOURCES;
-
 use super::{
     plan::{KEEP_TICKS, Op},
     space::{Run, Space},
 };
 use crate::model::Ranges;
+use ipnet::IpNet;
 
 /// See the module.
 #[derive(Debug)]
@@ -24,6 +22,8 @@ pub struct Lists {
     ids: Space,
     /// Ranges in the map, those of retired lists too.
     used: usize,
+    /// Ranges at most.
+    capacity: usize,
 }
 
 #[derive(Debug)]
@@ -36,10 +36,11 @@ struct Held {
 impl Lists {
     /// Those that were found in the map, which nobody names yet.
     #[must_use]
-    pub fn new(observed: &BTreeMap<u32, BTreeSet<IpNet>>) -> Self {
+    pub fn new(observed: &BTreeMap<u32, BTreeSet<IpNet>>, capacity: usize) -> Self {
         // 0 in a frontend means no list.
         let ids = Space::new(1, u32::MAX);
-        let mut lists = Self { held: BTreeMap::new(), by_content: BTreeMap::new(), retired: Vec::new(), ids, used: 0 };
+        let (held, by_content, retired) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let mut lists = Self { held, by_content, retired, ids, used: 0, capacity };
         for (&id, ranges) in observed {
             lists.hold(id, ranges.iter().copied().collect());
         }
@@ -79,7 +80,7 @@ impl Lists {
     /// Whether a list is in the map or finds room there.
     #[must_use]
     pub fn has_room(&self, ranges: &Ranges) -> bool {
-        self.by_content.contains_key(ranges) || self.used + ranges.len() <= MAX_SOURCES as usize
+        self.by_content.contains_key(ranges) || self.used + ranges.len() <= self.capacity
     }
 
     /// The id of a list that one more frontend names; it is written where it is not in the map.
@@ -116,9 +117,22 @@ impl Lists {
 
     /// Removes what no packet in flight can read any more.
     pub fn tick(&mut self, tick: u64, ops: &mut Vec<Op>) {
+        if let Some(before) = tick.checked_sub(KEEP_TICKS) {
+            self.release(before, ops);
+        }
+    }
+
+    /// Whether something waits for its readers.
+    #[must_use]
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// Removes what was left before this tick or in it.
+    pub fn release(&mut self, tick: u64, ops: &mut Vec<Op>) {
         let Self { retired, ids, used, .. } = self;
         retired.retain(|(since, id, ranges)| {
-            let keep = tick - since < KEEP_TICKS;
+            let keep = *since > tick;
             if !keep {
                 *used -= ranges.len();
                 ids.release(Run { start: *id, len: 1 });

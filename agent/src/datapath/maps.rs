@@ -1,9 +1,10 @@
 //! The maps: one way to write them, in the kernel or in memory, and one way to read back what they hold.
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::LpmTrie};
 use sluice_ebpf::{
     Addr, Backend, Counters, Frontend, FrontendKey, SEAT_LEFT, SOURCE_ADMITTED, Seat, Source, TableChunk, Vip, map,
+    user,
 };
 
 use super::{
@@ -85,14 +86,23 @@ impl Pinned {
                 observed.sources.entry(list).or_default().insert(range);
             }
         }
+        // Frontends of equal backends name one table.
+        let mut tables: BTreeMap<(u32, u32), Arc<[u32]>> = BTreeMap::new();
         for row in &self.frontends {
             let (key, frontend) = row.map_err(|e| fault(map::FRONTENDS, e))?;
+            let at = (frontend.table_chunk, frontend.table_slots);
+            if let Some(slots) = tables.get(&at) {
+                observed.frontends.insert(key, (frontend, Arc::clone(slots)));
+                continue;
+            }
             let mut slots = Vec::with_capacity(frontend.table_slots as usize);
             for chunk in 0..chunks(frontend.table_slots) {
                 let chunk = self.tables.get(&(frontend.table_chunk + chunk), 0).map_err(|e| fault(map::TABLES, e))?;
                 slots.extend(chunk.ids);
             }
             slots.truncate(frontend.table_slots as usize);
+            let slots: Arc<[u32]> = slots.into();
+            tables.insert(at, Arc::clone(&slots));
             observed.frontends.insert(key, (frontend, slots));
         }
         Ok(observed)
@@ -134,6 +144,10 @@ impl Tables for Pinned {
                     .map_err(|e| fault(map::COUNTERS, e))?;
                 self.counters.set(*id, zeros, 0).map_err(|e| fault(map::COUNTERS, e))
             }
+            Op::AwaitReaders => {
+                user::await_readers();
+                Ok(())
+            }
             Op::PutSources(list, ranges) => ranges.iter().try_for_each(|range| {
                 let written = self.sources.insert(&source_key(*list, range), SOURCE_ADMITTED, 0);
                 written.map_err(|e| fault(map::SOURCES, e))
@@ -157,12 +171,14 @@ impl Tables for Pinned {
 #[cfg(test)]
 #[derive(Default)]
 pub(crate) struct Memory {
-    pub(crate) frontends: std::collections::BTreeMap<FrontendKey, Frontend>,
-    pub(crate) backends: std::collections::BTreeMap<u32, Backend>,
-    pub(crate) vips: std::collections::BTreeMap<Addr, Vip>,
-    pub(crate) sources: std::collections::BTreeMap<u32, std::collections::BTreeSet<ipnet::IpNet>>,
+    pub(crate) frontends: BTreeMap<FrontendKey, Frontend>,
+    pub(crate) backends: BTreeMap<u32, Backend>,
+    pub(crate) vips: BTreeMap<Addr, Vip>,
+    pub(crate) sources: BTreeMap<u32, std::collections::BTreeSet<ipnet::IpNet>>,
     pub(crate) left: std::collections::BTreeSet<Seat>,
-    tables: std::collections::BTreeMap<u32, TableChunk>,
+    tables: BTreeMap<u32, TableChunk>,
+    /// Chunks that packets in flight may still read: those that a frontend named in the last ticks, each apart.
+    read: std::collections::VecDeque<std::collections::BTreeSet<u32>>,
 }
 
 #[cfg(test)]
@@ -171,9 +187,22 @@ impl Memory {
     pub(crate) fn run(&mut self, op: &Op) {
         match op {
             Op::PutBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
-            Op::WriteTable(first, table) => self.tables.extend((*first..).zip(table.chunks())),
+            Op::WriteTable(first, table) => {
+                let chunks: Vec<_> = (*first..).zip(table.chunks()).collect();
+                let is_read = |at: &u32| self.read.iter().any(|read| read.contains(at));
+                assert!(!chunks.iter().any(|(at, _)| is_read(at)), "a table is written that packets may read");
+                self.tables.extend(chunks);
+            }
             Op::ResetCounters(_) => {}
-            Op::PutFrontend(key, value) => drop(self.frontends.insert(*key, *value)),
+            Op::PutFrontend(key, value) => {
+                if self.read.is_empty() {
+                    self.forget_readers();
+                }
+                let named = value.table_chunk..value.table_chunk + chunks(value.table_slots);
+                self.read.back_mut().unwrap().extend(named);
+                self.frontends.insert(*key, *value);
+            }
+            Op::AwaitReaders => self.forget_readers(),
             Op::PutVip(addr, vip) => drop(self.vips.insert(*addr, *vip)),
             Op::PutLeft(seat) => drop(self.left.insert(*seat)),
             Op::DeleteLeft(seat) => drop(self.left.remove(seat)),
@@ -183,6 +212,24 @@ impl Memory {
             Op::PutSources(list, ranges) => self.sources.entry(*list).or_default().extend(&ranges[..]),
             Op::DeleteSources(list, _) => drop(self.sources.remove(list)),
         }
+    }
+
+    /// Nobody reads what no frontend names any more.
+    pub(crate) fn forget_readers(&mut self) {
+        self.read = [self.named()].into();
+    }
+
+    /// A tick passes: what was named before the last ones is read no more.
+    pub(crate) fn tick(&mut self) {
+        self.read.push_back(self.named());
+        while self.read.len() > usize::try_from(super::plan::KEEP_TICKS).unwrap() {
+            self.read.pop_front();
+        }
+    }
+
+    fn named(&self) -> std::collections::BTreeSet<u32> {
+        let named = self.frontends.values();
+        named.flat_map(|value| value.table_chunk..value.table_chunk + chunks(value.table_slots)).collect()
     }
 
     /// What a frontend's list holds; `None` where everybody may come.
@@ -197,9 +244,10 @@ impl Memory {
         chunks.flat_map(|chunk| chunk.ids).take(frontend.table_slots as usize).collect()
     }
 
-    /// Every slot of every frontend leads to a backend that is there, and the list of each is whole; no two tables and no two ids overlap.
+    /// Every slot of every frontend leads to a backend that is there, and the list of each is whole; no two ids are the same, and two
+    /// tables are one or apart.
     pub(crate) fn check(&self) {
-        let (mut used, mut ids) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        let (mut used, mut ids) = (BTreeMap::new(), std::collections::BTreeSet::new());
         for frontend in self.frontends.values() {
             assert!(ids.insert(frontend.id), "two frontends have the id {}", frontend.id);
             let is_limited = frontend.flags & sluice_ebpf::FRONTEND_SOURCES != 0;
@@ -209,7 +257,8 @@ impl Memory {
                 "a slot without a backend"
             );
             for chunk in 0..chunks(frontend.table_slots) {
-                assert!(used.insert(frontend.table_chunk + chunk), "two tables in one place");
+                let at = (frontend.table_chunk, frontend.table_slots);
+                assert_eq!(*used.entry(frontend.table_chunk + chunk).or_insert(at), at, "two tables in one place");
             }
         }
     }
@@ -225,7 +274,7 @@ impl Memory {
 
     /// What a restart would read.
     pub(crate) fn observed(&self) -> Observed {
-        let frontends = self.frontends.iter().map(|(k, f)| (*k, (*f, self.slots(f)))).collect();
+        let frontends = self.frontends.iter().map(|(k, f)| (*k, (*f, self.slots(f).into()))).collect();
         let (backends, vips, sources) = (self.backends.clone(), self.vips.clone(), self.sources.clone());
         Observed { frontends, backends, vips, sources, left: self.left.clone() }
     }

@@ -17,7 +17,8 @@
 //! - Sizes come from a short ladder, each a divisor of the next: as slots are taken modulo the size, a slot of a larger
 //!   table is a part of one slot of the smaller one. When a table grows, its slots keep the rank of the slot they are a part of,
 //!   and get one of their own one by one, on the way to the next size ([`Keys`]). So a new size moves nothing by itself.
-//! - A hundred slots for each backend of a full size; that sizes the array, [`sluice_ebpf::MAX_CHUNKS`].
+//! - A hundred slots for each backend of a full size; that sizes the array, [`sluice_ebpf::MAX_CHUNKS`]. The size follows from the
+//!   model alone, never from what space there is: a table of another size on one node would lead its flows elsewhere.
 use sluice_ebpf::Addr;
 
 pub mod split;
@@ -31,8 +32,6 @@ pub type Place = (Addr, u16);
 
 /// The slots of a table of one backend: there is nothing to choose.
 const SINGLE: u32 = 1;
-/// The smallest table of several, for when space is short.
-pub const SMALLEST: u32 = 251;
 /// Sizes of tables with the most backends that each is for, one a divisor of the next; the last serves all larger sets.
 const LADDER: [(usize, u32); 4] = [(10, 1_004), (40, 4_016), (163, 16_064), (655, 64_256)];
 /// How much more than its share a backend may have in a large set. Units: thousandths.
@@ -47,13 +46,6 @@ pub fn slots(backends: usize) -> u32 {
         1 => SINGLE,
         _ => LADDER.iter().find(|(most, _)| backends <= *most).map_or(largest, |(_, slots)| *slots),
     }
-}
-
-/// The next smaller size, for when space is short; `None` below the smallest.
-#[must_use]
-pub fn smaller(slots: u32) -> Option<u32> {
-    let sizes = LADDER.iter().rev().map(|(_, slots)| *slots).chain([SMALLEST]);
-    sizes.into_iter().find(|size| *size < slots)
 }
 
 /// For each of `slots` slots the index of a backend in `backends`, which must be sorted and distinct.

@@ -14,8 +14,8 @@ use sluice_ebpf::{
     FrontendKey, SOURCE_BITS, Source, TCP, UDP, Vip,
 };
 
-use super::rendezvous::{Place, Share, Split};
-use crate::model::{Backend, EndpointShare, Frontend, Locality, Proto, Ranges, Target, WhenEmpty};
+use super::rendezvous::{self, Place, Share, Split};
+use crate::model::{Age, Backend, EndpointShare, Frontend, Locality, Proto, Ranges, Target, WhenEmpty};
 
 /// What must be in the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +65,10 @@ pub struct FrontendRow {
     pub split: Split,
     /// From where clients may come; `None`: from everywhere.
     pub sources: Option<Ranges>,
+    /// The size of its table while it has a backend: what the model says, whichever backends this node leaves out.
+    pub slots: u32,
+    /// Who comes first where not all fit; says nothing about flows.
+    pub age: Age,
 }
 
 impl FrontendRow {
@@ -74,7 +78,9 @@ impl FrontendRow {
         let sources = target.sources().cloned();
         let limited = if sources.is_some() { FRONTEND_SOURCES } else { 0 };
         let endpoints = match target {
-            Target::Proxy { .. } => return Self { flags: FRONTEND_PROXY | limited, sources, ..Self::default() },
+            Target::Proxy { .. } => {
+                return Self { flags: FRONTEND_PROXY | limited, sources, age: target.age(), ..Self::default() };
+            }
             Target::Endpoints(endpoints) => endpoints,
         };
         let affinity = if endpoints.affinity { FRONTEND_AFFINITY } else { 0 };
@@ -90,7 +96,25 @@ impl FrontendRow {
                 Split::of(shares.iter().map(share).chain([refused]))
             }
         };
-        Self { flags: affinity | drop | limited, backends, split, sources }
+        let slots = rendezvous::slots(split.sized_for(backends.len()));
+        Self { flags: affinity | drop | limited, backends, split, sources, slots, age: target.age() }
+    }
+
+    /// The size of its table; 0 without a backend.
+    #[must_use]
+    pub fn table_slots(&self) -> u32 {
+        if self.backends.is_empty() { 0 } else { self.slots }
+    }
+
+    /// Whether flows are treated alike.
+    #[must_use]
+    pub fn says_what(&self, other: &Self) -> bool {
+        let Self { flags, backends, split, sources, slots: _, age: _ } = self;
+        *flags == other.flags
+            && *backends == other.backends
+            && *split == other.split
+            && *sources == other.sources
+            && self.table_slots() == other.table_slots()
     }
 
     /// Leaves backends out that cannot be had.

@@ -10,34 +10,61 @@ pub struct Run {
     pub len: u32,
 }
 
-/// Free numbers, handed out lowest first.
+/// Free numbers.
 ///
 /// Shape: start -> length of each free run; neighbours are merged, so it holds one entry per hole.
 #[derive(Clone, Debug)]
 pub struct Space {
     free: BTreeMap<u32, u32>,
+    available: u32,
+}
+
+/// From which end of the space a run is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The lowest that fits.
+    Bottom,
+    /// The highest that fits.
+    Top,
 }
 
 impl Space {
     /// All of `first..end` free.
     #[must_use]
     pub fn new(first: u32, end: u32) -> Self {
-        Self { free: BTreeMap::from([(first, end.saturating_sub(first))]) }
+        let available = end.saturating_sub(first);
+        let free = if available == 0 { BTreeMap::new() } else { BTreeMap::from([(first, available)]) };
+        Self { free, available }
+    }
+
+    /// Where a run of this length that starts at a multiple of `align` would be taken; `None` when no hole has one.
+    #[must_use]
+    pub fn find(&self, len: u32, align: u32, from: From) -> Option<u32> {
+        let lowest = |(start, hole): (&u32, &u32)| {
+            let at = start.checked_next_multiple_of(align)?;
+            (at.checked_add(len)? <= start + hole).then_some(at)
+        };
+        let highest = |(start, hole): (&u32, &u32)| {
+            let at = (start + hole).checked_sub(len)? / align * align;
+            (at >= *start).then_some(at)
+        };
+        match from {
+            From::Bottom => self.free.iter().find_map(lowest),
+            From::Top => self.free.iter().rev().find_map(highest),
+        }
     }
 
     /// Takes the lowest run of this length; `None` when no hole is large enough.
+    #[cfg(test)]
     pub fn take(&mut self, len: u32) -> Option<Run> {
-        let (&start, &hole) = self.free.iter().find(|(_, hole)| **hole >= len)?;
-        self.free.remove(&start);
-        if hole > len {
-            self.free.insert(start + len, hole - len);
-        }
-        Some(Run { start, len })
+        let run = Run { start: self.find(len, 1, From::Bottom)?, len };
+        self.reserve(run).then_some(run)
     }
 
-    /// Takes one number.
+    /// Takes the lowest number.
     pub fn take_one(&mut self) -> Option<u32> {
-        self.take(1).map(|run| run.start)
+        let start = *self.free.first_key_value()?.0;
+        self.reserve(Run { start, len: 1 }).then_some(start)
     }
 
     /// Marks a run as used that was found in use; `false` when part of it was not free.
@@ -54,6 +81,7 @@ impl Space {
         if end > run_end {
             self.free.insert(run_end, end - run_end);
         }
+        self.available -= run.len;
         true
     }
 
@@ -73,13 +101,14 @@ impl Space {
         if let Some(hole) = self.free.remove(&(run.start + run.len)) {
             len += hole;
         }
+        self.available += run.len;
         self.free.insert(start, len);
     }
 
     /// How many numbers are free.
     #[must_use]
     pub fn available(&self) -> u32 {
-        self.free.values().sum()
+        self.available
     }
 }
 
@@ -109,6 +138,17 @@ mod tests {
         assert_eq!(space.take(3), Some(Run { start: 0, len: 3 }));
         assert_eq!(space.take(3), Some(Run { start: 7, len: 3 }));
         assert_eq!(space.available(), 0);
+    }
+
+    #[test]
+    fn an_aligned_run_starts_at_a_multiple_whatever_is_in_the_way() {
+        let mut space = Space::new(0, 100);
+        assert!(space.reserve(Run { start: 5, len: 1 }));
+        assert_eq!(space.find(16, 16, From::Bottom), Some(16));
+        assert_eq!(space.find(16, 16, From::Top), Some(80));
+        assert!(space.reserve(Run { start: 17, len: 70 }));
+        assert_eq!((space.find(16, 16, From::Bottom), space.find(16, 16, From::Top)), (None, None));
+        assert_eq!((space.find(5, 1, From::Bottom), space.available()), (Some(0), 29));
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 mod interfaces;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::AsRawFd,
     path::PathBuf,
@@ -15,12 +15,13 @@ use std::{
 
 use aya::maps::{Array, HashMap, MapData};
 use futures_util::{Stream, StreamExt as _};
-use sluice_ebpf::{Addr, Heard, Settings, VIP_ANNOUNCE, map};
+use sluice_ebpf::{Addr, FrontendKey, Heard, Settings, VIP_ANNOUNCE, map};
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     announce::Announcer,
+    capacity::{Capacity, Shortage},
     desired::{Desired, Touched},
     host::Host,
     load::{LoadError, Programs},
@@ -28,7 +29,7 @@ use super::{
     mesh::Mesh,
     peers::Peers,
     permission::{self, NotPermitted},
-    plan::{Observed, Op, State},
+    plan::{Observed, Op, Refused, State},
     reach::Reach,
     sweep::monotonic_nanoseconds,
     sweeps::Sweeps,
@@ -42,7 +43,7 @@ use crate::{
         routes::{Route, Rules},
     },
     mac::Mac,
-    model::{Frontend, Model, Target},
+    model::{Model, Target},
 };
 
 /// How often interfaces are looked at and what was left behind is removed.
@@ -156,7 +157,7 @@ impl Datapath {
         let peers = (config.peers.clone(), Peers::open(dir)?);
         let pinned = Pinned::open(dir)?;
         let observed = pinned.observe()?;
-        let state = State::new(&observed);
+        let state = State::new(&observed, Capacity::default());
         let mut desired = Desired::default();
         let adopted = observed.vips.iter().filter(|(_, vip)| vip.flags & VIP_ANNOUNCE != 0);
         desired.adopt(adopted.map(|(vip, _)| super::rows::ip(*vip)));
@@ -268,7 +269,8 @@ impl Datapath {
         }
         self.dirty |= self.state.keep_adopted(model.partial);
         let is_whole = self.is_whole();
-        let (ops, mut faults) = self.plan(&touched);
+        let (ops, refused) = self.plan(&touched);
+        let mut faults: Vec<String> = refused.iter().map(|(key, shortage)| fault_of(key, shortage)).collect();
         let written = self.write(&ops);
         let rev = if written.is_ok() { model.rev } else { self.applied.rev };
         faults.extend(written.as_ref().err().map(ToString::to_string));
@@ -302,7 +304,9 @@ impl Datapath {
             backends,
             table_chunks,
             sources,
-            unprogrammed: if faults.is_empty() { Vec::new() } else { self.unprogrammed(model) },
+            unprogrammed: if faults.is_empty() { BTreeMap::new() } else { self.unprogrammed(model, &refused, &faults) },
+            refused: by_map(&refused),
+            capacity: self.state.capacity(),
             faults,
             uplinks: std::mem::take(&mut self.applied.uplinks),
             host: std::mem::take(&mut self.applied.host),
@@ -329,16 +333,21 @@ impl Datapath {
         }
     }
 
-    /// The objects that lack a frontend in the maps.
-    fn unprogrammed(&self, model: &Model) -> Vec<String> {
-        let lacking =
-            |(frontend, _): &(&Frontend, &Target)| !self.state.has_frontend(&super::rows::frontend_key(frontend));
-        let objects: BTreeSet<_> = model.frontends.iter().filter(lacking).map(|(_, target)| target.owner()).collect();
-        objects.into_iter().map(|object| object.to_string()).collect()
+    /// The objects that lack a frontend in the maps, each with the reason of the first.
+    fn unprogrammed(&self, model: &Model, refused: &Refused, faults: &[String]) -> BTreeMap<String, String> {
+        let mut objects = BTreeMap::new();
+        for (frontend, target) in &model.frontends {
+            let key = super::rows::frontend_key(frontend);
+            if !self.state.has_frontend(&key) {
+                let why = refused.get(&key).map(|shortage| fault_of(&key, shortage)).or(faults.first().cloned());
+                objects.entry(target.owner().to_string()).or_insert_with(|| why.unwrap_or_default());
+            }
+        }
+        objects
     }
 
     /// Looks at what the model has touched, and at everything when the maps are not as the last model wanted them.
-    fn plan(&mut self, touched: &Touched) -> (Vec<Op>, Vec<String>) {
+    fn plan(&mut self, touched: &Touched) -> (Vec<Op>, Refused) {
         let is_whole = self.is_whole();
         self.dirty = false;
         if is_whole { self.state.follow(self.desired.rows(), touched) } else { self.state.plan(self.desired.rows()) }
@@ -465,7 +474,9 @@ impl Datapath {
         if self.applied.rev == 0 || *touched == Touched::default() {
             return;
         }
-        let (ops, _) = self.state.follow(self.desired.rows(), touched);
+        let (ops, refused) = self.state.follow(self.desired.rows(), touched);
+        // The next tick says who.
+        self.dirty |= !refused.is_empty();
         match self.write(&ops) {
             Ok(()) => self.announcer.follow(self.desired.rows(), &touched.vips),
             Err(error) => tracing::warn!(reason = %error, what, "not programmed"),
@@ -478,16 +489,28 @@ impl Datapath {
         if result.is_err() {
             self.dirty = true;
             match self.pinned.observe() {
-                Ok(observed) => self.state = State::new(&observed),
+                Ok(observed) => self.state = State::new(&observed, self.state.capacity()),
                 // Every row is written again: what was not written is not known.
                 Err(error) => {
                     tracing::error!(%error, "the maps cannot be read back");
-                    self.state = State::new(&Observed::default());
+                    self.state = State::new(&Observed::default(), self.state.capacity());
                 }
             }
         }
         result
     }
+}
+
+/// A sentence about a frontend that found no place.
+fn fault_of(key: &FrontendKey, shortage: &Shortage) -> String {
+    format!("frontend {} port {}: {shortage}", super::rows::ip(key.vip), key.port)
+}
+
+/// How many frontends found no place, by the map that is full.
+fn by_map(refused: &Refused) -> BTreeMap<&'static str, usize> {
+    let mut by_map = BTreeMap::new();
+    refused.values().for_each(|shortage| *by_map.entry(shortage.map).or_default() += 1);
+    by_map
 }
 
 /// What comes next; never, where there is no stream.

@@ -137,7 +137,7 @@ impl Node {
         let failing = self.failing.iter().map(|n| object(*n).to_string());
         let flood = |ns: &'static str| (0..MAX_EXCEPT).map(move |n| format!("Service {ns}/f{n:03}"));
         let flood = flood("a").chain(flood("z")).filter(|_| self.is_flooded);
-        self.facts.applied.unprogrammed = flood.chain(failing).collect();
+        self.facts.applied.unprogrammed = flood.chain(failing).map(|object| (object, "no room".to_owned())).collect();
     }
 
     fn route(&mut self) {

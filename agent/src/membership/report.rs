@@ -103,7 +103,7 @@ impl Report {
     /// Takes over what the maps have, as far as it fits.
     pub(super) fn take(&mut self, applied: &Applied) {
         // What is not announced is not served yet; what another host has never is.
-        let names: BTreeSet<&String> = applied.unprogrammed.iter().chain(&applied.unannounced).collect();
+        let names: BTreeSet<&String> = applied.unprogrammed.keys().chain(&applied.unannounced).collect();
         let fit = fitting(names.iter().map(|name| name.len()));
         self.except = names.iter().take(fit).map(|name| (*name).clone()).collect();
         self.except_from = names.iter().nth(fit).map(|name| (*name).clone());
@@ -152,7 +152,10 @@ mod tests {
     }
 
     fn applied(unprogrammed: impl Iterator<Item = String>) -> Applied {
-        Applied { unprogrammed: unprogrammed.collect(), ..Applied::default() }
+        Applied {
+            unprogrammed: unprogrammed.map(|object| (object, "no room".to_owned())).collect(),
+            ..Applied::default()
+        }
     }
 
     #[test]

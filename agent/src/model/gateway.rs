@@ -274,10 +274,12 @@ impl<'a> Compiler<'a> {
                 let target = match &at_port {
                     Ok(listeners) => {
                         self.http.frontends.insert(SocketAddr::new(vip, port.get()), Arc::clone(listeners));
-                        Target::Proxy { gateway: name.clone(), service: None, sources: None }
+                        let created = gateway.metadata.created();
+                        Target::Proxy { gateway: name.clone(), service: None, sources: None, created }
                     }
                     Err(route) => {
-                        let target = self.streams.target(&self.endpoints, object.clone(), frontend, route.as_ref());
+                        let owner = (object.clone(), gateway.metadata.created());
+                        let target = self.streams.target(&self.endpoints, owner, frontend, route.as_ref());
                         Target::Endpoints(target)
                     }
                 };
@@ -339,7 +341,7 @@ impl<'a> Compiler<'a> {
         } = self;
         streams.finish(model);
         for (frontend, target) in &model.frontends {
-            if let Target::Proxy { gateway, service: Some(_), sources: _ } = target
+            if let Target::Proxy { gateway, service: Some(_), .. } = target
                 && let Some(listeners) = proxied.by_port.get(&(gateway.clone(), frontend.port))
             {
                 http.frontends.insert(SocketAddr::new(frontend.vip, frontend.port.get()), Arc::clone(listeners));

@@ -237,7 +237,27 @@ pub enum Target {
         service: Option<ObjectName>,
         /// From where clients may come, as that Service says; `None`: from everywhere.
         sources: Option<Ranges>,
+        /// When the object was created.
+        created: Created,
     },
+}
+
+/// When an object was created, as the API says; nothing for objects of files, which count as older than all others.
+pub type Created = Option<Arc<str>>;
+
+/// Who comes first where not all fit: the oldest object, then by kind and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age {
+    created: Created,
+    owner: ObjectRef,
+}
+
+impl Age {
+    /// Of an object that was created then.
+    #[must_use]
+    pub fn new(created: Created, owner: ObjectRef) -> Self {
+        Self { created, owner }
+    }
 }
 
 impl Target {
@@ -246,11 +266,19 @@ impl Target {
     pub fn owner(&self) -> ObjectRef {
         match self {
             Self::Endpoints(e) => e.owner.clone(),
-            Self::Proxy { gateway: _, service: Some(service), sources: _ } => {
-                ObjectRef::new("Service", service.clone())
-            }
-            Self::Proxy { gateway, service: None, sources: _ } => ObjectRef::new("Gateway", gateway.clone()),
+            Self::Proxy { service: Some(service), .. } => ObjectRef::new("Service", service.clone()),
+            Self::Proxy { gateway, service: None, .. } => ObjectRef::new("Gateway", gateway.clone()),
         }
+    }
+
+    /// Its object's place among all by age.
+    #[must_use]
+    pub fn age(&self) -> Age {
+        let created = match self {
+            Self::Endpoints(endpoints) => &endpoints.created,
+            Self::Proxy { created, .. } => created,
+        };
+        Age::new(created.clone(), self.owner())
     }
 
     /// From where clients may come; `None`: from everywhere.
@@ -258,7 +286,7 @@ impl Target {
     pub fn sources(&self) -> Option<&Ranges> {
         match self {
             Self::Endpoints(endpoints) => endpoints.sources.as_ref(),
-            Self::Proxy { gateway: _, service: _, sources } => sources.as_ref(),
+            Self::Proxy { sources, .. } => sources.as_ref(),
         }
     }
 }
@@ -283,6 +311,9 @@ pub struct EndpointTarget {
     /// From where clients may come; `None`: from everywhere.
     #[serde(skip)]
     pub sources: Option<Ranges>,
+    /// When the object was created.
+    #[serde(skip)]
+    pub created: Created,
 }
 
 /// A Service port's part of the flows of a layer 4 frontend. Without backends, for there is no endpoint, no such Service or no

@@ -228,8 +228,9 @@ impl<'a> Compiler<'a> {
                 if let Some(gateway) = link.and_then(|link| link.serves(*port, *proto)) {
                     // What was made for it must not come back: its endpoints are not followed meanwhile.
                     self.targets.made.remove(&frontend);
-                    let (gateway, service) = (gateway.clone(), Some(name.clone()));
-                    frontends.insert(frontend, Target::Proxy { gateway, service, sources: sources.cloned() });
+                    let (gateway, created) = (gateway.clone(), service.metadata.created());
+                    let (service, sources) = (Some(name.clone()), sources.cloned());
+                    frontends.insert(frontend, Target::Proxy { gateway, service, sources, created });
                     report.programmed += 1;
                 } else {
                     let made = self.made(service, written, frontend, sources, is_touched);
@@ -301,6 +302,7 @@ impl<'a> Compiler<'a> {
             when_empty,
             affinity: service.spec.session_affinity.is(SessionAffinity::ClientIp),
             sources: None,
+            created: service.metadata.created(),
         };
         (target, notes)
     }
@@ -389,7 +391,7 @@ fn usable_ports<'a>(service: &'a Service, report: &mut Report) -> Vec<(&'a Servi
 fn is_of(target: &Target, service: &ObjectName) -> bool {
     match target {
         Target::Endpoints(endpoints) => endpoints.owner.kind == "Service" && endpoints.owner.object == *service,
-        Target::Proxy { gateway: _, service: of, sources: _ } => of.as_ref() == Some(service),
+        Target::Proxy { service: of, .. } => of.as_ref() == Some(service),
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
 };
 
 use super::{
-    Backend, EndpointShare, EndpointTarget, Frontend, Model, Node, ObjectRef, Port, Proto, WhenEmpty,
+    Backend, Created, EndpointShare, EndpointTarget, Frontend, Model, Node, ObjectRef, Port, Proto, WhenEmpty,
     endpoints::{self, Family, SliceIndex},
     http::ServicePort,
     service::Vips,
@@ -134,7 +134,7 @@ impl Streams {
     pub(super) fn target(
         &mut self,
         world: &Endpoints<'_>,
-        gateway: ObjectRef,
+        (gateway, created): (ObjectRef, Created),
         at: Frontend,
         route: Option<&StreamEntry>,
     ) -> Arc<EndpointTarget> {
@@ -162,6 +162,7 @@ impl Streams {
             when_empty: WhenEmpty::Reject,
             affinity: false,
             sources: None,
+            created,
         };
         let target = match self.last.remove(&at) {
             Some(last) if *last == target => last,

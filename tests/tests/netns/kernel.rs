@@ -104,7 +104,8 @@ fn s148_without_links_for_xdp_the_note_says_so() {
 fn services(name: &str, count: usize) -> String {
     let ports: Vec<_> = (1..=100).map(|port| json!({ "name": format!("p{port}"), "port": port })).collect();
     let service = |n| {
-        let metadata = json!({ "name": format!("{name}-{n}"), "namespace": "default" });
+        let created = "2026-11-28T12:00:00Z";
+        let metadata = json!({ "name": format!("{name}-{n}"), "namespace": "default", "creationTimestamp": created });
         let spec = json!({ "type": "LoadBalancer", "ports": ports });
         json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec }).to_string()
     };
@@ -151,8 +152,16 @@ fn s149_a_map_that_is_nearly_full_is_told_before_it_is_full_and_what_does_not_fi
     scene.agent.write_text("more.yaml", &services("more", 70)).expect("a file");
     let status = until("some do not fit", &|s| s["unprogrammed"].as_array().is_some_and(|all| !all.is_empty()));
     let said = status["unprogrammed"][0].as_str().expect("a sentence").to_owned();
-    assert!(said.contains("65536 are in use, the most there can be"), "{said}");
+    let full = "the map FRONTENDS is full: found 0 of 65536 frontends free after the older objects, want 1";
+    assert!(said.contains(full), "{said}");
+    // Web, whose file says nothing of its age, is the oldest; of the others the last names are refused: 59,004 and 6,532 fit.
     serves();
+    let (_, metrics) = scene.agent.get("/metrics").expect("metrics");
+    assert!(metrics.contains("sluice_refused_frontends{map=\"FRONTENDS\"} 468"), "{metrics}");
+    let why = |name: &str| {
+        scene.agent.show_json(&["why", &format!("service/default/{name}")]).expect("what became of it").to_string()
+    };
+    assert!(why("more-9").contains(full) && !why("more-10").contains("is full"), "{}", why("more-9"));
     for file in ["many.yaml", "more.yaml"] {
         scene.agent.remove(file).expect("it is there");
     }

@@ -5,7 +5,10 @@ use sluice_ebpf::{BACKEND_LOCAL, BACKEND_REMOTE};
 use super::*;
 use crate::{
     api::ObjectName,
-    datapath::plan::{Observed, State},
+    datapath::{
+        capacity::Capacity,
+        plan::{Observed, State},
+    },
     model::{Backend, EndpointShare, Locality, ObjectRef, Port, Proto, Ranges, WhenEmpty},
 };
 
@@ -43,7 +46,7 @@ fn model(drawn: &Drawn) -> Arc<Model> {
         let proto = if *is_udp { Proto::Udp } else { Proto::Tcp };
         let frontend = Frontend { vip: [192, 0, 2, *vip].into(), port: Port::try_new(80).unwrap(), proto };
         let target = match flags {
-            0 => Target::Proxy { gateway: name.clone(), service: None, sources: sources(*list) },
+            0 => Target::Proxy { gateway: name.clone(), service: None, sources: sources(*list), created: None },
             flags => {
                 let mut shares = if flags & 4 > 0 {
                     // Every other backend is of another Service.
@@ -61,6 +64,7 @@ fn model(drawn: &Drawn) -> Arc<Model> {
                     when_empty: if flags & 2 > 0 { WhenEmpty::Drop } else { WhenEmpty::Reject },
                     affinity: flags & 1 > 0,
                     sources: sources(*list),
+                    created: None,
                 }))
             }
         };
@@ -115,8 +119,8 @@ proptest! {
     ) {
         let mut desired = Desired::default();
         desired.follow_host(on_uplinks(&HOST));
-        let mut following = State::new(&Observed::default());
-        let mut planning = State::new(&Observed::default());
+        let mut following = State::new(&Observed::default(), Capacity::default());
+        let mut planning = State::new(&Observed::default(), Capacity::default());
         let mut left_out = BTreeSet::new();
         let mut elsewhere = BTreeSet::new();
         for (drawn, announced, ticks, unreachable) in history {

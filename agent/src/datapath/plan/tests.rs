@@ -2,12 +2,14 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use sluice_ebpf::{BACKEND_LOCAL, FRONTEND_PROXY, FRONTEND_SOURCES, TCP};
+use sluice_ebpf::{BACKEND_LOCAL, FRONTEND_PROXY, FRONTEND_SOURCES, MAX_SOURCES, TCP};
 
 use super::*;
+mod full;
+
 use crate::datapath::{
     maps::Memory,
-    rendezvous::{Place, Share, Split},
+    rendezvous::{self, Place, Share, Split},
 };
 
 fn place(n: u8) -> Place {
@@ -31,7 +33,8 @@ fn rows(frontends: &[(u8, &[u8])]) -> Rows {
         places.dedup();
         let backends: Vec<_> = places.into_iter().map(local).collect();
         rows.backends.extend(&backends);
-        rows.frontends.insert(key(*n), FrontendRow { backends, ..FrontendRow::default() });
+        let slots = rendezvous::slots(backends.len());
+        rows.frontends.insert(key(*n), FrontendRow { backends, slots, ..FrontendRow::default() });
         rows.vips.insert(key(*n).vip, Vip { flags: 1, frontends: 1, ..Vip::default() });
     }
     rows
@@ -47,7 +50,7 @@ fn run(memory: &mut Memory, ops: &[Op]) {
 
 #[test]
 fn a_frontend_is_written_after_its_backends_and_its_table() {
-    let mut state = State::new(&Observed::default());
+    let mut state = State::new(&Observed::default(), Capacity::default());
     let (ops, faults) = state.plan(&rows(&[(1, &[1, 2, 3])]));
     assert!(faults.is_empty(), "{faults:?}");
     let kinds: Vec<_> = ops.iter().map(std::mem::discriminant).collect();
@@ -65,24 +68,24 @@ fn a_frontend_is_written_after_its_backends_and_its_table() {
 
 #[test]
 fn the_same_rows_again_need_no_operation() {
-    let mut state = State::new(&Observed::default());
+    let mut state = State::new(&Observed::default(), Capacity::default());
     let desired = rows(&[(1, &[1, 2, 3]), (2, &[2, 4])]);
     assert!(!state.plan(&desired).0.is_empty());
-    assert_eq!(state.plan(&desired), (vec![], vec![]));
+    assert_eq!(state.plan(&desired), (vec![], Refused::new()));
 }
 
 #[test]
 fn a_restart_with_the_same_rows_needs_no_operation() {
     let desired = rows(&[(1, &[1, 2, 3]), (2, &[2, 4]), (3, &[])]);
     let mut memory = Memory::default();
-    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
-    let mut restarted = State::new(&memory.observed());
-    assert_eq!(restarted.plan(&desired), (vec![], vec![]));
+    run(&mut memory, &State::new(&Observed::default(), Capacity::default()).plan(&desired).0);
+    let mut restarted = State::new(&memory.observed(), Capacity::default());
+    assert_eq!(restarted.plan(&desired), (vec![], Refused::new()));
 }
 
 #[test]
 fn an_endpoint_that_leaves_costs_one_table_and_one_frontend() {
-    let mut state = State::new(&Observed::default());
+    let mut state = State::new(&Observed::default(), Capacity::default());
     state.plan(&rows(&[(1, &[1, 2, 3]), (2, &[1])]));
     let (ops, _) = state.plan(&rows(&[(1, &[1, 2]), (2, &[1])]));
     assert!(matches!(ops[..], [Op::WriteTable(..), Op::PutFrontend(..)]), "{ops:?}");
@@ -90,7 +93,7 @@ fn an_endpoint_that_leaves_costs_one_table_and_one_frontend() {
 
 #[test]
 fn a_backend_outlives_its_last_table_by_two_ticks() {
-    let mut state = State::new(&Observed::default());
+    let mut state = State::new(&Observed::default(), Capacity::default());
     state.plan(&rows(&[(1, &[1, 2])]));
     state.plan(&rows(&[(1, &[1])]));
     assert_eq!(state.tick(), vec![]);
@@ -100,7 +103,7 @@ fn a_backend_outlives_its_last_table_by_two_ticks() {
 
 #[test]
 fn a_backend_that_returns_in_time_keeps_its_id() {
-    let mut state = State::new(&Observed::default());
+    let mut state = State::new(&Observed::default(), Capacity::default());
     state.plan(&rows(&[(1, &[1, 2])]));
     state.plan(&rows(&[(1, &[1])]));
     state.tick();
@@ -113,10 +116,10 @@ fn a_backend_that_returns_in_time_keeps_its_id() {
 fn a_table_of_another_make_is_replaced() {
     let desired = rows(&[(1, &[1, 2])]);
     let mut memory = Memory::default();
-    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
+    run(&mut memory, &State::new(&Observed::default(), Capacity::default()).plan(&desired).0);
     let mut observed = memory.observed();
-    observed.frontends.values_mut().for_each(|(_, slots)| slots.reverse());
-    let (ops, _) = State::new(&observed).plan(&desired);
+    observed.frontends.values_mut().for_each(|(_, slots)| *slots = slots.iter().rev().copied().collect());
+    let (ops, _) = State::new(&observed, Capacity::default()).plan(&desired);
     assert!(matches!(ops[..], [Op::WriteTable(..), Op::PutFrontend(..)]), "{ops:?}");
 }
 
@@ -127,11 +130,12 @@ fn weigh(desired: &mut Rows, n: u8, refused: u32) {
     let share = |name, weight, members| Share { seed: Share::seed("default", name, 80), weight, members };
     let refuses = share("c", refused, Vec::new());
     row.split = Split::of([share("a", 10 - refused, of(0)), share("b", 10, of(1)), refuses]);
+    row.slots = rendezvous::slots(row.split.sized_for(row.backends.len()));
 }
 
 #[test]
 fn a_weight_that_changes_costs_one_table_and_one_frontend() {
-    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
+    let (mut state, mut memory) = (State::new(&Observed::default(), Capacity::default()), Memory::default());
     let mut desired = rows(&[(1, &[1, 2, 3]), (2, &[1])]);
     weigh(&mut desired, 1, 0);
     run(&mut memory, &state.plan(&desired).0);
@@ -141,7 +145,7 @@ fn a_weight_that_changes_costs_one_table_and_one_frontend() {
     run(&mut memory, &ops);
     let slots = &memory.observed().frontends[&key(1)].1;
     assert_eq!((slots.iter().filter(|id| **id == 0).count(), slots.len()), (251, 1_004), "5 of 20 are refused");
-    assert_eq!(state.plan(&desired), (vec![], vec![]));
+    assert_eq!(state.plan(&desired), (vec![], Refused::new()));
 }
 
 #[test]
@@ -149,12 +153,12 @@ fn a_restart_knows_a_table_by_weights_and_writes_it_only_where_the_weights_are_o
     let mut desired = rows(&[(1, &[1, 2, 3]), (2, &[1])]);
     weigh(&mut desired, 1, 2);
     let mut memory = Memory::default();
-    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
-    let mut restarted = State::new(&memory.observed());
-    assert_eq!(restarted.plan(&desired), (vec![], vec![]));
-    assert_eq!(restarted.plan(&desired), (vec![], vec![]));
+    run(&mut memory, &State::new(&Observed::default(), Capacity::default()).plan(&desired).0);
+    let mut restarted = State::new(&memory.observed(), Capacity::default());
+    assert_eq!(restarted.plan(&desired), (vec![], Refused::new()));
+    assert_eq!(restarted.plan(&desired), (vec![], Refused::new()));
     weigh(&mut desired, 1, 3);
-    let (ops, _) = State::new(&memory.observed()).plan(&desired);
+    let (ops, _) = State::new(&memory.observed(), Capacity::default()).plan(&desired);
     assert!(matches!(ops[..], [Op::WriteTable(..), Op::PutFrontend(..)]), "{ops:?}");
 }
 
@@ -163,61 +167,14 @@ fn a_table_by_weights_that_no_model_has_named_yet_keeps_its_backends() {
     let mut desired = rows(&[(1, &[1, 2, 3])]);
     weigh(&mut desired, 1, 2);
     let mut memory = Memory::default();
-    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
-    let mut restarted = State::new(&memory.observed());
+    run(&mut memory, &State::new(&Observed::default(), Capacity::default()).plan(&desired).0);
+    let mut restarted = State::new(&memory.observed(), Capacity::default());
     restarted.keep_adopted(true);
     run(&mut memory, &restarted.plan(&Rows::default()).0);
     for _ in 0..=KEEP_TICKS {
         run(&mut memory, &restarted.tick());
     }
     assert_eq!((memory.frontends.len(), memory.backends.len()), (1, 3));
-}
-
-#[test]
-fn s149_a_full_table_array_gives_smaller_tables_and_then_a_fault_by_name() {
-    let mut state = State::new(&Observed::default());
-    state.chunks = Space::new(0, chunks(251));
-    let (_, faults) = state.plan(&rows(&[(1, &[1, 2, 3])]));
-    assert!(faults.is_empty(), "three backends fit the smallest table: {faults:?}");
-    let (_, faults) = state.plan(&rows(&[(1, &[1, 2, 3]), (2, &[1])]));
-    assert_eq!(faults, ["frontend 203.0.113.2 port 80: no space for its table"]);
-}
-
-#[test]
-fn a_frontend_that_finds_no_space_takes_nothing_however_often_it_tries() {
-    let mut state = State::new(&Observed::default());
-    state.chunks = Space::new(0, chunks(251));
-    let desired = rows(&[(1, &[1, 2, 3]), (2, &[1])]);
-    state.plan(&desired);
-    let (ids, chunks) = (state.frontend_ids.available(), state.chunks.available());
-    for _ in 0..10 {
-        let (ops, faults) = state.plan(&desired);
-        assert_eq!((ops, faults.len()), (vec![], 1));
-    }
-    assert_eq!((state.frontend_ids.available(), state.chunks.available()), (ids, chunks));
-    // Without an id, the table goes back.
-    state.chunks = Space::new(0, MAX_CHUNKS);
-    state.frontend_ids = Space::new(0, 0);
-    let (ops, faults) = state.plan(&desired);
-    assert_eq!(
-        (ops, faults),
-        (vec![], vec!["frontend 203.0.113.2 port 80: 65536 are in use, the most there can be".into()])
-    );
-    assert_eq!(state.chunks.available(), MAX_CHUNKS);
-}
-
-#[test]
-fn a_backend_that_finds_an_id_later_joins_its_table_then() {
-    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
-    state.backend_ids = Space::new(1, 2);
-    let desired = rows(&[(1, &[1, 2])]);
-    let (ops, faults) = state.plan(&desired);
-    run(&mut memory, &ops);
-    assert_eq!((memory.places(&key(1)), faults.len()), (vec![place(1)], 1));
-    state.backend_ids = Space::new(2, 3);
-    let (ops, faults) = state.plan(&desired);
-    run(&mut memory, &ops);
-    assert_eq!((memory.places(&key(1)), faults), (vec![place(1), place(2)], vec![]));
 }
 
 /// What a change from one to another leaves behind in the map of those who left, as (frontend's port, backend).
@@ -231,7 +188,7 @@ fn left(memory: &Memory) -> Vec<(u8, u8)> {
 
 #[test]
 fn who_leaves_one_frontend_and_stays_in_another_is_remembered_for_as_long_as_a_flow_may_wait() {
-    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
+    let (mut state, mut memory) = (State::new(&Observed::default(), Capacity::default()), Memory::default());
     let change = |state: &mut State, memory: &mut Memory, desired: &Rows, left: &[(u8, u8)]| {
         let left = left.iter().map(|(frontend, backend)| (key(*frontend), local(place(*backend)))).collect();
         let frontends = desired.frontends.keys().copied().collect();
@@ -242,14 +199,16 @@ fn who_leaves_one_frontend_and_stays_in_another_is_remembered_for_as_long_as_a_f
     change(&mut state, &mut memory, &both, &[]);
     change(&mut state, &mut memory, &one, &[(1, 2)]);
     assert_eq!(left(&memory), [(1, 2)]);
-    assert_eq!(State::new(&memory.observed()).left.len(), 1, "and found by the next agent");
+    assert_eq!(State::new(&memory.observed(), Capacity::default()).left.len(), 1, "and found by the next agent");
     change(&mut state, &mut memory, &both, &[]);
     assert_eq!(left(&memory), [], "it is back");
     change(&mut state, &mut memory, &one, &[(1, 2)]);
     for _ in 1..LEFT_TICKS {
+        memory.tick();
         run(&mut memory, &state.tick());
         assert_eq!(left(&memory), [(1, 2)]);
     }
+    memory.tick();
     run(&mut memory, &state.tick());
     assert_eq!(left(&memory), [], "no flow waits for so long");
     change(&mut state, &mut memory, &both, &[]);
@@ -272,10 +231,12 @@ fn ten_thousand_frontends_of_ten_backends_have_whole_tables_also_while_a_thousan
     for n in 0..10_000 {
         let backends = places(n, 0);
         desired.backends.extend(&backends);
-        desired.frontends.insert(key(n), FrontendRow { backends, ..FrontendRow::default() });
+        desired
+            .frontends
+            .insert(key(n), FrontendRow { backends, slots: rendezvous::slots(10), ..FrontendRow::default() });
     }
-    let mut state = State::new(&Observed::default());
-    let whole = |ops: &[Op], faults: &[String]| {
+    let mut state = State::new(&Observed::default(), Capacity::default());
+    let whole = |ops: &[Op], faults: &Refused| {
         assert!(faults.is_empty(), "{faults:?}");
         let sizes = ops.iter().filter_map(|op| match op {
             Op::PutFrontend(_, frontend) => Some(frontend.table_slots),
@@ -296,7 +257,9 @@ fn ten_thousand_frontends_of_ten_backends_have_whole_tables_also_while_a_thousan
             }
             desired.backends.extend(&new);
             touched.backends.extend(old.into_iter().chain(new.iter().copied()));
-            desired.frontends.insert(key(n), FrontendRow { backends: new, ..FrontendRow::default() });
+            desired
+                .frontends
+                .insert(key(n), FrontendRow { backends: new, slots: rendezvous::slots(10), ..FrontendRow::default() });
             touched.frontends.insert(key(n));
         }
         let (ops, faults) = state.follow(&desired, &touched);
@@ -309,7 +272,7 @@ fn ten_thousand_frontends_of_ten_backends_have_whole_tables_also_while_a_thousan
 fn a_proxy_frontend_has_no_table() {
     let mut desired = rows(&[(1, &[])]);
     desired.frontends.values_mut().for_each(|row| row.flags = FRONTEND_PROXY);
-    let (ops, _) = State::new(&Observed::default()).plan(&desired);
+    let (ops, _) = State::new(&Observed::default(), Capacity::default()).plan(&desired);
     assert!(!ops.iter().any(|op| matches!(op, Op::WriteTable(..))));
 }
 
@@ -327,7 +290,7 @@ fn limit(desired: &mut Rows, n: u8, sources: Option<Ranges>) {
 
 #[test]
 fn s96_an_edited_list_is_another_one_and_the_old_one_stays_for_two_ticks() {
-    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
+    let (mut state, mut memory) = (State::new(&Observed::default(), Capacity::default()), Memory::default());
     let mut desired = rows(&[(1, &[1])]);
     limit(&mut desired, 1, list(3));
     let (ops, _) = state.plan(&desired);
@@ -350,7 +313,7 @@ fn s96_an_edited_list_is_another_one_and_the_old_one_stays_for_two_ticks() {
 
 #[test]
 fn ten_thousand_frontends_with_one_list_cost_one_list() {
-    let mut state = State::new(&Observed::default());
+    let mut state = State::new(&Observed::default(), Capacity::default());
     let mut desired = Rows::default();
     for n in 0..10_000_u16 {
         let vip = Addr::v4([203, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]);
@@ -359,27 +322,29 @@ fn ten_thousand_frontends_with_one_list_cost_one_list() {
         desired.frontends.insert(FrontendKey { vip, ..key(0) }, row);
     }
     let (ops, faults) = state.plan(&desired);
-    assert_eq!((ops.iter().filter(|op| matches!(op, Op::PutSources(..))).count(), faults), (1, vec![]));
+    assert_eq!((ops.iter().filter(|op| matches!(op, Op::PutSources(..))).count(), faults), (1, Refused::new()));
 }
 
 #[test]
 fn s149_a_list_that_finds_no_room_is_a_fault_by_name_and_harms_no_other() {
     let many: Ranges =
         (0..MAX_SOURCES).map(|n| IpNet::new((0x0a00_0000 + n).to_be_bytes().into(), 32).unwrap()).collect();
-    let (mut state, mut memory) = (State::new(&Observed::default()), Memory::default());
+    let (mut state, mut memory) = (State::new(&Observed::default(), Capacity::default()), Memory::default());
     let mut desired = rows(&[(1, &[1]), (2, &[2]), (3, &[3])]);
     limit(&mut desired, 1, list(2));
     limit(&mut desired, 2, Some(many));
     let (ops, faults) = state.plan(&desired);
     run(&mut memory, &ops);
-    assert_eq!(faults, ["frontend 203.0.113.2 port 80: no room for its 65536 source ranges, 65536 are the most"]);
+    let [(refused, shortage)] = faults.iter().collect::<Vec<_>>()[..] else { panic!("{faults:?}") };
+    assert_eq!(*refused, key(2));
+    assert_eq!(
+        shortage.to_string(),
+        "the map SOURCES is full: found 65535 of 65536 source ranges free after the older objects, want 65536"
+    );
     assert!(memory.frontends.keys().eq([&key(1), &key(3)]), "nothing of it is there");
     limit(&mut desired, 1, None);
-    run(&mut memory, &state.plan(&desired).0);
-    assert!(!state.has_frontend(&key(2)), "the list that was left may still be read");
-    state.tick();
-    run(&mut memory, &state.tick());
     let (ops, faults) = state.plan(&desired);
+    assert!(ops.contains(&Op::AwaitReaders), "the list that was left may still be read: {ops:?}");
     run(&mut memory, &ops);
     assert!(faults.is_empty() && state.has_frontend(&key(2)), "{faults:?}");
 }
@@ -389,11 +354,11 @@ fn a_restart_removes_lists_that_no_frontend_names() {
     let mut desired = rows(&[(1, &[1])]);
     limit(&mut desired, 1, list(3));
     let mut memory = Memory::default();
-    run(&mut memory, &State::new(&Observed::default()).plan(&desired).0);
+    run(&mut memory, &State::new(&Observed::default(), Capacity::default()).plan(&desired).0);
     // What an agent leaves that ends between the two writes.
     memory.run(&Op::PutSources(7, list(9).unwrap()));
-    let mut restarted = State::new(&memory.observed());
-    assert_eq!(restarted.plan(&desired), (vec![], vec![]), "the list of the frontend is adopted");
+    let mut restarted = State::new(&memory.observed(), Capacity::default());
+    assert_eq!(restarted.plan(&desired), (vec![], Refused::new()), "the list of the frontend is adopted");
     restarted.tick();
     run(&mut memory, &restarted.tick());
     assert!(memory.sources.keys().eq([&1]), "{:?}", memory.sources);
@@ -407,7 +372,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
     fn s143_the_maps_are_whole_after_every_operation(history in proptest::collection::vec((any_rows(), 0_u8..4), 1..8), restart in any::<bool>()) {
-        let (mut memory, mut state) = (Memory::default(), State::new(&Observed::default()));
+        let (mut memory, mut state) = (Memory::default(), State::new(&Observed::default(), Capacity::default()));
         for (wanted, ticks) in history {
             let listed: Vec<(u8, &[u8])> = wanted.iter().map(|(n, (b, ..))| (*n, b.as_slice())).collect();
             let mut desired = rows(&listed);
@@ -419,6 +384,7 @@ proptest! {
             prop_assert!(faults.is_empty(), "{faults:?}");
             run(&mut memory, &ops);
             for _ in 0..ticks {
+                memory.tick();
                 run(&mut memory, &state.tick());
             }
             prop_assert_eq!(memory.frontends.len(), desired.frontends.len());
@@ -427,10 +393,11 @@ proptest! {
                 prop_assert_eq!(memory.places(key), row.backends.iter().map(|row| row.place).collect::<Vec<_>>());
                 prop_assert_eq!(memory.ranges(key), row.sources.as_ref().map(|ranges| ranges.to_vec()));
             }
-            let (again, _) = State::new(&memory.observed()).plan(&desired);
+            let (again, _) = State::new(&memory.observed(), Capacity::default()).plan(&desired);
             prop_assert!(!again.iter().any(|op| matches!(op, Op::WriteTable(..))), "a restart: {again:?}");
             if restart {
-                state = State::new(&memory.observed());
+                memory.forget_readers();
+                state = State::new(&memory.observed(), Capacity::default());
             }
         }
     }

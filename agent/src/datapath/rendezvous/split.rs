@@ -18,7 +18,7 @@
 use super::{Bid, Keys, LADDER, Place, assign, equal, fold, mix, room, seed, slack, table};
 
 /// How new flows are split over the backends of a frontend.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Split {
     /// Every backend gets as much as the next.
     #[default]
@@ -28,7 +28,7 @@ pub enum Split {
 }
 
 /// A part of the flows that goes to some of the backends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Share {
     /// What the share is known by, whatever backends it has.
     pub seed: u64,

@@ -27,12 +27,11 @@ fn moved(a: &[Place], b: &[Place]) -> f64 {
 #[test]
 fn each_size_divides_the_next_and_has_a_hundred_slots_for_each_backend() {
     let sizes: Vec<u32> = LADDER.iter().map(|(_, size)| *size).collect();
-    assert!([&[SMALLEST][..], &sizes].concat().windows(2).all(|pair| pair[1] % pair[0] == 0));
+    assert!(sizes.windows(2).all(|pair| pair[1] % pair[0] == 0));
     for n in [2_usize, 3, 10, 11, 40, 41, 163, 164, 655] {
         assert!(slots(n) as usize >= 98 * n, "{n} backends: {}", slots(n));
     }
     assert_eq!((slots(0), slots(1), slots(100_000)), (0, 1, 64_256));
-    assert_eq!((smaller(64_256), smaller(1_004), smaller(251), smaller(1)), (Some(16_064), Some(251), None, None));
 }
 
 #[test]
@@ -106,7 +105,7 @@ proptest! {
     #[test]
     fn a_table_depends_on_its_backends_alone(n in 2_u16..30, size in 0_usize..3) {
         let backends = places(n);
-        let size = [SMALLEST, LADDER[0].1, LADDER[1].1][size];
+        let size = [251, LADDER[0].1, LADDER[1].1][size];
         let first = table(&backends, size);
         prop_assert_eq!(&first, &table(&backends, size));
         prop_assert!(first.iter().all(|index| *index < u32::from(n)));

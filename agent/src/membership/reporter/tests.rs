@@ -20,7 +20,9 @@ impl World {
     /// Seen by the node that announces [`VIP`], or by the other one.
     fn new(announces: bool) -> Self {
         let names = ["node-a", "node-b"];
-        let announcer = model::announce::announcer(VIP.parse().unwrap(), &names).unwrap();
+        let shared: [Arc<str>; 2] = names.map(Arc::from);
+        let choice = model::announce::first_two(VIP.parse().unwrap(), shared.iter(), &mut 0).unwrap();
+        let announcer = &*choice.by;
         let own = names.into_iter().find(|name| (*name == announcer) == announces).unwrap();
         let candidate = |name: &&str| Candidate { name: (*name).to_owned(), has_proxy: true };
         let node = Node {

@@ -72,7 +72,7 @@ fn a_gateway_gets_frontends_and_its_routes_their_endpoints() {
         for port in [80, 8080] {
             let frontend = Frontend { vip, port: model::Port::try_new(port).unwrap(), proto: Proto::Tcp };
             assert!(
-                matches!(&model.frontends[&frontend], Target::Proxy { gateway, service: None, sources: None } if *gateway == gw.object)
+                matches!(&model.frontends[&frontend], Target::Proxy { gateway, service: None, sources: None, .. } if *gateway == gw.object)
             );
             let listeners = &model.http.frontends[&SocketAddr::new(vip, u16::try_from(port).unwrap())];
             assert_eq!(listeners[0].entries.len(), 1);
