@@ -20,7 +20,7 @@ impl World {
     /// Seen by the node that announces [`VIP`], or by the other one.
     fn new(announces: bool) -> Self {
         let names = ["node-a", "node-b"];
-        let announcer = model::announce::announcer(VIP.parse().unwrap(), &names).unwrap();
+        let announcer = model::announce::tests::announcer(VIP.parse().unwrap(), &names).unwrap();
         let own = names.into_iter().find(|name| (*name == announcer) == announces).unwrap();
         let candidate = |name: &&str| Candidate { name: (*name).to_owned(), has_proxy: true };
         let node = Node {
