@@ -57,15 +57,13 @@ impl Pending {
         &'a self,
         written: &'a Report,
         new: &'a Report,
-    ) -> impl Iterator<Item = &'a Waiting> + 'a {
+    ) -> impl Iterator<Item = (&'a ObjectRef, &'a Waiting)> + 'a {
         let does = |report: &Report, object: &ObjectRef, waiting: &Waiting| match waiting.is_leaving {
             true => report.is_past(object, waiting.revision),
             false => report.has_programmed(object, waiting.revision),
         };
-        self.waiting
-            .iter()
-            .filter(move |(object, waiting)| !does(written, object, waiting) && does(new, object, waiting))
-            .map(|(_, waiting)| waiting)
+        let waiting = self.waiting.iter();
+        waiting.filter(move |(object, waiting)| !does(written, object, waiting) && does(new, object, waiting))
     }
 }
 

@@ -208,6 +208,7 @@ impl World {
             seen: self.snapshot.seen,
             announced: Arc::new(own.collect()),
             announcers: Arc::new(self.announcers.clone()),
+            allocations: Arc::new((0..OBJECTS).map(|n| (object(n), vec![vip(n)])).collect()),
             ..Model::default()
         });
         node.compiled.insert(model.rev, (Arc::clone(&model), self.contents.clone()));

@@ -4,8 +4,8 @@
 //! before the Lease is due for renewal. Pure, with a clock that is handed in.
 //!
 //! # Design
-//! - Early is written what lets the leader go on with an object that this node serves: it announces an address of the object,
-//!   has announced it when it last reported, or nobody does. What it serves is by its own model: where the leader's differs for
+//! - Early is written what lets the leader go on with an object that this node serves: it announces an address of the object, or
+//!   nobody does; of one that is let go of, it has announced an address since it last reported. What it serves is by its own model: where the leader's differs for
 //!   a moment, the next renewal reports it.
 //! - Early is written what nobody else can know and others act on: a VIP that another host has, where this node's neighbours
 //!   find it, whether its proxy takes connections.
@@ -20,7 +20,7 @@ use std::{
 use super::{Report, SPACING, pending::Pending};
 use crate::{
     arrows::{Applied, UplinkStatus},
-    model::Model,
+    model::{Model, ObjectRef},
     source::{Snapshot, snapshot::Seen},
 };
 
@@ -117,18 +117,20 @@ impl Reporter {
     /// When the report must be written; `None` where it may wait for the next renewal.
     pub(super) fn early(&mut self, model: &Model, now: Instant) -> Option<Instant> {
         let is_urgent = self.is_of_another_node()
-            || self.pending.released(&self.written, &self.report).any(|waiting| {
-                let announced = |addr: &IpAddr| self.held.iter().any(|held| held.contains(addr));
-                let serves = match model.announcers_of(&waiting.addrs) {
-                    Some(announcers) => announcers.contains(self.node.as_str()),
-                    None => !waiting.is_leaving,
-                };
-                serves || (waiting.is_leaving && waiting.addrs.iter().any(announced))
+            || self.pending.released(&self.written, &self.report).any(|(object, waiting)| match waiting.is_leaving {
+                true => waiting.addrs.iter().any(|addr| self.held.iter().any(|held| held.contains(addr))),
+                false => self.serves(model, object, &waiting.addrs),
             });
         let soonest = now + SPACING;
         let due = self.due.unwrap_or_else(|| self.last.map_or(soonest, |last| soonest.max(last + self.pace)));
         self.due = is_urgent.then_some(due);
         self.due
+    }
+
+    /// Whether clients of these addresses, which the object has by the model as well, come to this node.
+    fn serves(&self, model: &Model, object: &ObjectRef, addrs: &[IpAddr]) -> bool {
+        let has = model.allocations.get(object).is_some_and(|has| addrs.iter().all(|addr| has.contains(addr)));
+        has && model.announcers_of(addrs).is_none_or(|announcers| announcers.contains(self.node.as_str()))
     }
 
     /// Whether what only this node knows of itself is another than what is written.

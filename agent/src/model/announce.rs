@@ -49,7 +49,7 @@ fn weight(vip: IpAddr, node: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{
         collections::BTreeMap,
         net::{Ipv4Addr, Ipv6Addr},
@@ -59,7 +59,8 @@ mod tests {
 
     use super::*;
 
-    fn announcer<'a>(vip: IpAddr, candidates: &[&'a str]) -> Option<&'a str> {
+    /// The node that announces a VIP.
+    pub(crate) fn announcer<'a>(vip: IpAddr, candidates: &[&'a str]) -> Option<&'a str> {
         let names: Vec<Arc<str>> = candidates.iter().map(|name| Arc::from(*name)).collect();
         let mut weighed = 0;
         let choice = first_two(vip, names.iter(), &mut weighed);

@@ -8,14 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use tokio::{sync::watch, time::sleep};
 
-use super::{allowance::Allowance, unheard::Unheard};
+use super::{allowance::Allowance, told, unheard::Unheard};
 use crate::arrows::Applied;
 
 /// Where the kubelet looks for a container's last words. Source: `Container.terminationMessagePath`.
@@ -84,14 +83,7 @@ pub fn leave(file: &Path, text: &str) {
 
 /// Publishes a warning: its reason, and what was being done.
 async fn publish(recorder: &Recorder, unheard: &Unheard, node: &str, (reason, action): (&str, &str), text: &str) {
-    let about = ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("Node".to_owned()),
-        name: Some(node.to_owned()),
-        // As the kubelet does: `kubectl describe node` looks for the name here.
-        uid: Some(node.to_owned()),
-        ..ObjectReference::default()
-    };
+    let about = told::node(node);
     let event = Event {
         type_: EventType::Warning,
         reason: reason.to_owned(),

@@ -123,8 +123,16 @@ fn speaks_http(port: &ServicePort) -> bool {
     says(&port.name) || matches!(port.port, 80 | 8080) || port.app_protocol.as_deref() == Some("http")
 }
 
+/// Before the name of a Service, that of its Route.
+const PREFIX: &str = "sluice-";
+
 fn route_name(service: &Service) -> ObjectName {
-    ObjectName::new(&service.metadata.namespace, format!("sluice-{}", service.metadata.name))
+    ObjectName::new(&service.metadata.namespace, format!("{PREFIX}{}", service.metadata.name))
+}
+
+/// The Service that a Route of this name would be for.
+pub(super) fn service_of(route: &ObjectName) -> Option<ObjectName> {
+    Some(ObjectName::new(&route.ns, route.name.strip_prefix(PREFIX)?))
 }
 
 fn is_ours(route: &OpenShiftRoute) -> bool {

@@ -58,23 +58,28 @@ fn is_left_alone(snapshot: &Snapshot, object: &ObjectRef) -> bool {
     service.is_none_or(|service| service.metadata.deletion_timestamp.is_none())
 }
 
-/// All of them, of the routes those that are `due`, those first that others wait for; but for those that must be left alone.
+/// All of them, of the routes, Services and Gateways those that are `due`, those first that others wait for; but for those that must be left alone.
 pub(super) fn all<'a>(
     snapshot: &'a Snapshot,
     view: View<'a>,
-    due: &'a BTreeSet<RouteKey>,
+    due: (&'a BTreeSet<RouteKey>, &'a BTreeSet<ObjectRef>),
 ) -> impl Iterator<Item = Plan<'a>> {
     every(snapshot, view, due).filter(|plan| !is_left_alone(snapshot, &plan.object))
 }
 
-fn every<'a>(snapshot: &'a Snapshot, view: View<'a>, due: &'a BTreeSet<RouteKey>) -> impl Iterator<Item = Plan<'a>> {
+fn every<'a>(
+    snapshot: &'a Snapshot,
+    view: View<'a>,
+    (due, objects): (&'a BTreeSet<RouteKey>, &'a BTreeSet<ObjectRef>),
+) -> impl Iterator<Item = Plan<'a>> {
+    let of = |kind: &'static str| objects.iter().filter(move |object| object.kind == kind).map(|object| &object.object);
     let classes =
         snapshot.gateway_classes.values().map(move |c| Plan::new::<GatewayClass>(c, move |c| class(c, view.bundle)));
-    let services =
-        snapshot.services.values().map(move |s| Plan::new::<Service>(s, move |s| service::plan(s, snapshot, &view)));
-    let gateways = snapshot
-        .gateways
-        .iter()
+    let services = of(Service::KIND)
+        .filter_map(|name| snapshot.services.get(name))
+        .map(move |s| Plan::new::<Service>(s, move |s| service::plan(s, snapshot, &view)));
+    let gateways = of(Gateway::KIND)
+        .filter_map(|name| Some((name, snapshot.gateways.get(name)?)))
         .map(move |(name, g)| Plan::new::<Gateway>(g, move |g| gateway_of(g, name, snapshot, &view)));
     let routes = due.iter().filter_map(move |(kind, name)| match kind {
         RouteKind::Http => route(&snapshot.http_routes, name, view),
@@ -218,7 +223,9 @@ mod tests {
             route_hosts: &hosts,
             bundle: &Bundle::Unknown,
         };
-        let planned: Vec<String> = all(&snapshot, view, &BTreeSet::new()).map(|plan| plan.object.to_string()).collect();
+        let due = snapshot.services.keys().map(|name| ObjectRef::new(Service::KIND, name.clone())).collect();
+        let planned: Vec<String> =
+            all(&snapshot, view, (&BTreeSet::new(), &due)).map(|plan| plan.object.to_string()).collect();
         assert_eq!(planned, ["Service default/leaving", "Service default/web", "Service going/leaving"]);
     }
     /// The write that is due for the Gateway, where node `a` has found these addresses to be another host's.

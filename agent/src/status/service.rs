@@ -13,7 +13,7 @@
 //! Only a Service that is ours, or that carries our marks, is written to. Entries of `status.loadBalancer.ingress` and
 //! conditions that are not ours stay as they are.
 //! No condition names a node: a node's death must not rewrite every Service that it announced or could not reach. Who
-//! announces is in `sluice services`, and an Event on the Node tells when that changes.
+//! announces is in `sluice services`, and an Event on the Node tells when that changes ([`super::moves`]).
 #[cfg(test)]
 mod tests;
 
@@ -263,6 +263,12 @@ fn release(service: &Service, view: &View<'_>) -> Option<Write> {
 fn bears_marks(service: &Service) -> bool {
     let is_of_our_class = service.spec.load_balancer_class.as_deref() == Some(CLASS);
     service.metadata.annotations.contains_key(ipam::ALLOCATED) || (is_of_our_class && has_finalizer(service))
+}
+
+/// Whether our marks stay on a Service without addresses until every node has let go of it.
+pub(super) fn waits_for_release(service: &Service, view: &View<'_>) -> bool {
+    let object = ObjectRef::new("Service", service.metadata.object_name());
+    bears_marks(service) && !view.everyone_is_past(&object, number(&service.metadata))
 }
 
 fn has_finalizer(service: &Service) -> bool {

@@ -7,7 +7,7 @@ use super::{service, write::Note};
 use crate::{
     api::{
         AddressPool, BackendTlsPolicy, BackendTrafficPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind,
-        ListenerSet, Service, TcpRoute, TlsRoute, UdpRoute,
+        ListenerSet, Node, Service, TcpRoute, TlsRoute, UdpRoute,
     },
     model::{ObjectRef, Outcome, Verdict, service::unknown_annotations},
     shared::SharedMap,
@@ -37,9 +37,24 @@ pub(super) fn warning(object: &ObjectRef, verdict: &Verdict, snapshot: &Snapshot
     }
 }
 
+/// A Node as an Event names it.
+pub(super) fn node(name: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(Node::VERSION.to_owned()),
+        kind: Some(Node::KIND.to_owned()),
+        name: Some(name.to_owned()),
+        // As the kubelet does: `kubectl describe node` looks for the name here.
+        uid: Some(name.to_owned()),
+        ..ObjectReference::default()
+    }
+}
+
 /// An object as an Event names it: with its identity, without which `kubectl describe` does not show the Event.
 pub(super) fn reference(object: &ObjectRef, snapshot: Option<&Snapshot>) -> ObjectReference {
     let name = &object.object;
+    if object.kind == Node::KIND {
+        return node(&name.name);
+    }
     let (uid, api_version) = match object.kind.as_str() {
         Gateway::KIND => identity(snapshot.map(|s| &s.gateways), name),
         HttpRoute::KIND => identity(snapshot.map(|s| &s.http_routes), name),

@@ -1,33 +1,31 @@
 //! Carries out what the planners want, for as long as this agent leads.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use kube::{
-    Client,
-    core::Status,
-    runtime::events::{Event, EventType, Recorder, Reporter},
-};
+use kube::{Client, core::Status};
 use serde_json::Value;
 use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CONTROLLER, NOW,
-    allowance::Allowance,
+    NOW,
     attempt::{Attempt, Effect, Wait},
     due::Due,
+    events::Events,
     leader,
     looked::Looked,
+    moves::Moves,
+    objects::Objects,
     plan, told,
-    unheard::Unheard,
     version::{self, Bundle},
     view::View,
-    write::{Note, Verb, Write},
+    write::{Verb, Write},
 };
 use crate::{
+    api::{Kind, Node, ObjectName},
     config::route_hosts::RouteHosts,
     membership::{Members, Revisions},
     model::{Model, ObjectRef},
@@ -47,8 +45,6 @@ const FORGET: Duration = Duration::from_secs(600);
 const AGAIN: Duration = Duration::from_secs(25);
 /// Where kinds are not followed, they are asked for again after so long whether they are.
 const STALE: Duration = Duration::from_millis(500);
-/// What is told again within so long is counted, not told anew. Source: the cache of [`Recorder`].
-const COUNTED: Duration = Duration::from_secs(360);
 
 /// The ends of the arrows that the stage reads.
 #[derive(Clone)]
@@ -65,33 +61,24 @@ pub struct Inputs {
     pub route_hosts: Arc<RouteHosts>,
 }
 
-/// Reports one sentence about one object, however often, as one Event that counts.
-///
-/// A [`Recorder`] counts by reason and keeps the first sentence, so that another sentence takes another one.
-struct EventRecorder {
-    note: Note,
-    recorder: Recorder,
-    last: Instant,
-}
-
 /// The stage.
 pub struct Writer {
     client: Client,
-    reporter: Reporter,
     inputs: Inputs,
     /// Which version of Gateway API there is.
     version: watch::Receiver<Bundle>,
-    /// What was reported last about each object for each reason.
-    recorders: BTreeMap<(ObjectRef, &'static str), EventRecorder>,
-    /// How much more may be reported about each object.
-    allowances: BTreeMap<ObjectRef, Allowance>,
+    events: Events,
     attempts: BTreeMap<ObjectRef, Attempt>,
     revisions: Arc<Revisions>,
     /// The routes that may have to be written.
     due: Due,
+    /// The Services and Gateways.
+    objects: Objects,
+    /// How many objects were planned since this agent leads.
+    planned: u64,
+    moves: Moves,
     /// What was told last about objects that do not work.
     told: BTreeMap<ObjectRef, String>,
-    unheard: Unheard,
     running: JoinSet<(Write, Result<Effect, kube::Error>)>,
     /// What was looked at last, and when, if nothing was left to do then.
     settled: Option<(Looked, Instant)>,
@@ -128,23 +115,22 @@ pub async fn run(client: Client, namespace: String, node: String, inputs: Inputs
 
 impl Writer {
     fn new(client: Client, node: String, inputs: Inputs, version: watch::Receiver<Bundle>) -> Self {
-        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node) };
-        let (recorders, allowances) = (BTreeMap::new(), BTreeMap::new());
+        let events = Events::new(client.clone(), node);
         let (attempts, told) = (BTreeMap::new(), BTreeMap::new());
-        let (due, unheard, running, settled) = (Due::default(), Unheard::default(), JoinSet::new(), None);
-        let revisions = Arc::default();
+        let (due, objects, moves) = (Due::default(), Objects::default(), Moves::default());
+        let (revisions, running, settled, planned) = (Arc::default(), JoinSet::new(), None, 0);
         Self {
             client,
-            reporter,
             inputs,
             version,
-            recorders,
-            allowances,
+            events,
             attempts,
             revisions,
             due,
+            objects,
+            planned,
+            moves,
             told,
-            unheard,
             running,
             settled,
         }
@@ -174,7 +160,7 @@ impl Writer {
                 () = sleep_until(retry.into()) => {}
             }
             tokio::time::sleep(COALESCE.saturating_sub(looked.elapsed())).await;
-            // Else each look, which costs what there are objects, would make room for one write.
+            // Else each look would make room for one write.
             while let Some(done) = self.running.try_join_next() {
                 self.note(done);
             }
@@ -212,13 +198,20 @@ impl Writer {
             route_hosts: &route_hosts,
             bundle: &bundle,
         };
-        self.tell(&snapshot, &model);
+        for (node, note) in self.moves.look(&model.announcers) {
+            self.events.publish(&ObjectRef::new(Node::KIND, ObjectName::new("", node)), note, Some(&snapshot));
+        }
+        let mut objects = std::mem::take(&mut self.objects);
+        let changed = objects.look(&snapshot, &view, &members, AGAIN);
+        self.tell(&snapshot, &model, &changed);
         let mut retry = (!stale.is_empty()).then(|| Instant::now() + STALE);
         // One that has nothing to write costs a comparison; those that wait for the server are not planned at all.
         let due = self.due.look(&snapshot, &model, AGAIN);
-        for plan in plan::all(&snapshot, view, &due) {
-            if self.running.len() >= MAX_WRITES {
-                return Some(Instant::now() + COALESCE);
+        let (mut well, mut is_full) = (Vec::new(), false);
+        for plan in plan::all(&snapshot, view, (&due, objects.due())) {
+            is_full = self.running.len() >= MAX_WRITES;
+            if is_full {
+                break;
             }
             if stale.contains(plan.object.kind.as_str()) {
                 continue;
@@ -233,15 +226,20 @@ impl Writer {
             }
             let is_idle =
                 |write: &Write| self.attempts.get(&write.object).is_some_and(|attempt| attempt.is_idle(write));
+            self.planned += 1;
             match ((plan.write)().filter(|write| !is_idle(write)), &plan.route) {
                 (Some(write), _) => self.start(write),
                 (None, Some(route)) => self.due.is_well(route),
-                (None, None) => {}
+                (None, None) => well.push(plan.object),
             }
         }
+        well.iter().for_each(|object| objects.is_well(object, &snapshot, &view));
+        self.objects = objects;
+        if is_full {
+            return Some(Instant::now() + COALESCE);
+        }
         self.attempts.retain(|_, attempt| !attempt.is_over(FORGET, Instant::now()));
-        self.recorders.retain(|_, event_recorder| event_recorder.last.elapsed() < COUNTED);
-        self.allowances.retain(|_, allowance| !allowance.is_whole(Instant::now()));
+        self.events.forget();
         if retry.is_none() && self.running.is_empty() {
             self.settled = Some((looked, Instant::now()));
         }
@@ -274,8 +272,9 @@ impl Writer {
             Ok(effect) => {
                 attempt.succeed(&write, effect, Instant::now());
                 tracing::debug!(kind = write.object.kind, name = %write.object.object, path = write.path, "written");
+                let snapshot = self.inputs.snapshots.borrow().clone();
                 for note in write.events {
-                    self.publish(&write.object, note);
+                    self.events.publish(&write.object, note, snapshot.as_deref());
                 }
             }
             // Changed or gone meanwhile: the next snapshot says what is to be done.
@@ -292,52 +291,20 @@ impl Writer {
         }
     }
 
-    /// Tells people, once, why an object does not work, or not as they may think.
-    fn tell(&mut self, snapshot: &Snapshot, model: &Model) {
+    /// Tells people, once, why an object does not work, or not as they may think, of those that have changed.
+    fn tell(&mut self, snapshot: &Snapshot, model: &Model, changed: &BTreeSet<ObjectRef>) {
         // In a namespace that is being deleted nothing can be made, an Event neither.
-        for (object, verdict) in model.verdicts.iter().filter(|(object, _)| snapshot.accepts(&object.object.ns)) {
-            let Some(note) = told::warning(object, verdict, snapshot) else {
+        for object in changed.iter().filter(|object| snapshot.accepts(&object.object.ns)) {
+            let verdict = model.verdicts.get(object);
+            let Some(note) = verdict.and_then(|verdict| told::warning(object, verdict, snapshot)) else {
                 self.told.remove(object);
                 continue;
             };
             if self.told.get(object) != Some(&note.text) {
                 self.told.insert(object.clone(), note.text.clone());
-                self.publish(object, note);
+                self.events.publish(object, note, Some(snapshot));
             }
         }
-        self.told.retain(|object, _| model.verdicts.contains_key(object));
-    }
-
-    fn publish(&mut self, object: &ObjectRef, note: Note) {
-        let now = Instant::now();
-        if !self.allowances.entry(object.clone()).or_insert_with(|| Allowance::new(now)).take(now) {
-            tracing::debug!(kind = object.kind, name = %object.object, reason = note.reason, "not told: too many Events");
-            return;
-        }
-        let snapshot = self.inputs.snapshots.borrow().clone();
-        let reference = told::reference(object, snapshot.as_deref());
-        let about = (object.clone(), note.reason);
-        let known = self.recorders.remove(&about).filter(|event_recorder| event_recorder.note == note);
-        let recorder = match known {
-            Some(event_recorder) => event_recorder.recorder,
-            None => Recorder::new(self.client.clone(), self.reporter.clone()),
-        };
-        let event_recorder = EventRecorder { note: note.clone(), recorder: recorder.clone(), last: Instant::now() };
-        self.recorders.insert(about, event_recorder);
-        let event = Event {
-            type_: if note.is_warning { EventType::Warning } else { EventType::Normal },
-            reason: note.reason.to_owned(),
-            note: Some(note.text.chars().take(1000).collect()),
-            action: "Program".to_owned(),
-            secondary: None,
-        };
-        let (unheard, kind) = (self.unheard.clone(), object.kind.clone());
-        // Its failure harms nobody: what it says is in the object's condition too.
-        tokio::spawn(async move {
-            if let Err(error) = recorder.publish(&event, &reference).await {
-                unheard.log(&kind, &error);
-            }
-        });
     }
 }
 
@@ -382,3 +349,6 @@ fn stamp(value: &mut Value, now: &str) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,8 @@ use std::{
 use serde_json::json;
 use sluice_tests::{
     cluster::{
-        Calls, Fault,
+        Calls, Fault, Patch, TestNamespace, Verb,
+        look::condition,
         scene::{Scene, load_balancer, pool_of},
     },
     netns::{Agent, Connection, lab::UPLINK, pod::TCP_PORT},
@@ -15,6 +16,8 @@ use sluice_tests::{
 
 /// Longer than the Lease of a node is valid.
 const LEASE: Duration = Duration::from_secs(6);
+/// Changes of a Service that concern no node, ten a second.
+const CHANGES: u64 = 30;
 /// For how long the Lease of an agent is valid that has ended on purpose.
 const LEAVING: Duration = Duration::from_secs(40);
 
@@ -64,6 +67,32 @@ fn stays(scene: &Scene, what: &str, vips: &[(IpAddr, usize)]) {
     }
 }
 
+/// Issue 10: a change of what is shown already has no node write, and no condition names one.
+fn a_change_costs_no_lease(scene: &Scene, ns: &TestNamespace<'_>) {
+    let path = format!("/api/v1/namespaces/{}/services/web", ns.name());
+    let service = scene.plane.until("its condition is written", |api| {
+        let service = api.get(&path)?;
+        anyhow::ensure!(condition(&service).is_some_and(|c| c["status"] == "True"), "{service:#}");
+        Ok(service)
+    });
+    let conditions = service["status"]["conditions"].to_string();
+    assert!(!conditions.contains("node1") && !conditions.contains("node2"), "{conditions}");
+    let leases = Calls::of(&[Verb::Patch]).to("leases");
+    let count = || scene.proxies.iter().map(|proxy| proxy.count(&leases)).collect::<Vec<_>>();
+    let (before, began) = (count(), Instant::now());
+    for turn in 0..CHANGES {
+        let label = json!({ "metadata": { "labels": { "turn": turn.to_string() } } });
+        scene.plane.api().patch(&path, Patch::Merge, &label).expect("a label");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // What is due at rest, and a few for whatever else goes on.
+    let most = began.elapsed().as_secs() + 8;
+    for (node, (before, after)) in before.into_iter().zip(count()).enumerate() {
+        let written = after - before;
+        assert!(written <= most, "node{}: {written} writes for {CHANGES} changes, want {most} at most", node + 1);
+    }
+}
+
 /// Kills an agent and starts it; it does not reach the API server, so that it is not ready.
 fn restart(agent: &mut Agent) {
     agent.kill9().expect("it runs");
@@ -103,6 +132,8 @@ fn s99_s100_s101_s102_one_node_answers_for_a_vip_whatever_happens() {
             assert!(why.contains("80/TCP: to 2 endpoints, 1 of them on this node"), "{why}");
         }
     }
+
+    a_change_costs_no_lease(&scene, &ns);
 
     cut(&scene, first);
     until(&scene, "S101: who is cut off from the API server yields", &away);

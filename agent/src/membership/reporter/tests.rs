@@ -1,7 +1,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{self, Candidate, Node, Role, fixture, ipam};
+use crate::{
+    api::ObjectName,
+    model::{self, Candidate, Node, Role, fixture, ipam},
+};
 
 const VIP: &str = "192.0.2.1";
 
@@ -20,9 +23,7 @@ impl World {
     /// Seen by the node that announces [`VIP`], or by the other one.
     fn new(announces: bool) -> Self {
         let names = ["node-a", "node-b"];
-        let shared: [Arc<str>; 2] = names.map(Arc::from);
-        let choice = model::announce::first_two(VIP.parse().unwrap(), shared.iter(), &mut 0).unwrap();
-        let announcer = &*choice.by;
+        let announcer = model::announce::tests::announcer(VIP.parse().unwrap(), &names).unwrap();
         let own = names.into_iter().find(|name| (*name == announcer) == announces).unwrap();
         let candidate = |name: &&str| Candidate { name: (*name).to_owned(), has_proxy: true };
         let node = Node {
@@ -139,7 +140,13 @@ fn what_anybody_changes_of_an_address_that_is_shown_has_no_node_write() {
         }
         assert_eq!(world.early(), 0);
         assert_eq!(world.reporter.report().seen.services, 107, "it goes along with the next renewal");
-        // Nor has another's Service, be it pending as it may.
+        // Nor has what nobody serves, whatever marks it bears.
+        let mut foreign = World::service(150, &json!({"spec": {"loadBalancerClass": "example.com/other"}}));
+        foreign["metadata"]["name"] = json!("foreign");
+        foreign["metadata"]["annotations"][ipam::ALLOCATED] = json!("203.0.113.9");
+        world.watch(150, &foreign);
+        world.program(150);
+        assert_eq!(world.early(), 0);
         let mut other = World::service(200, &json!({}));
         other["metadata"]["name"] = json!("cluster-ip");
         other["metadata"]["annotations"] = json!({});
@@ -248,7 +255,14 @@ fn a_flood_of_new_addresses_is_few_writes_and_a_pause_ends_it() {
         world.facts.snapshot = Some(Arc::new(world.snapshot.clone()));
         // What the model has is known: none of it is announced by another node.
         let (rev, seen) = (world.facts.model.rev + 1, world.snapshot.seen);
-        world.facts.model = Arc::new(model::Model { rev, seen, ..model::Model::default() });
+        let mut allocations = model::Allocations::clone(&world.facts.model.allocations);
+        let name = ObjectName::new("default", format!("s{n}"));
+        allocations.insert(
+            ObjectRef::new("Service", name),
+            vec![IpAddr::from([192, 0, 2, u8::try_from(n % 250).unwrap() + 1])],
+        );
+        let allocations = Arc::new(allocations);
+        world.facts.model = Arc::new(model::Model { rev, seen, allocations, ..model::Model::default() });
         (world.facts.applied.rev, world.facts.routed) = (rev, rev);
         world.reporter.update(&world.facts);
         due = world.reporter.early(&world.facts.model, world.now);
