@@ -148,8 +148,8 @@ fn the_policies_judge_the_agents_and_cover_what_rbac_lets_them_write() {
 fn everything_that_a_kustomization_names_is_there() {
     let mut checked = 0;
     let overlays = fs::read_dir(deploy().join("overlays")).unwrap().map(|entry| entry.unwrap().path());
-    let component = deploy().join("components/tls-namespaces");
-    for dir in overlays.chain([component, deploy(), deploy().join("base"), deploy().join("gateway")]) {
+    let components = ["components/tls-namespaces", "components/without-flow-control"].map(|name| deploy().join(name));
+    for dir in overlays.chain(components).chain([deploy(), deploy().join("base"), deploy().join("gateway")]) {
         let text = fs::read_to_string(dir.join("kustomization.yaml")).unwrap();
         let kustomization = documents(&text).remove(0);
         let patches = kustomization["patches"].as_array().into_iter().flatten().map(|p| &p["path"]);
@@ -170,7 +170,7 @@ fn the_overlay_of_the_tests_runs_the_image_that_xtask_names() {
     assert_eq!(*overlay, json!({ "name": base, "newName": "test.local/sluice", "newTag": "1" }));
 }
 
-/// What Helm would make of the chart, as far as the chart uses it: substitutions, `toYaml`, `with` and one `if`.
+/// What Helm would make of the chart, as far as the chart uses it: substitutions, `toYaml`, `with` and `if`.
 fn render(values: &Value, namespace: &str, has_gateway_api: bool) -> String {
     let mut all = String::new();
     let mut files: Vec<_> =
@@ -188,6 +188,8 @@ fn render(values: &Value, namespace: &str, has_gateway_api: bool) -> String {
                 open.push((value.as_array().is_some_and(|a| !a.is_empty()), value));
             } else if let Some(path) = word.strip_prefix("{{- if not .Values.").and_then(|w| w.strip_suffix(" }}")) {
                 open.push((lookup(values, path).as_array().is_some_and(Vec::is_empty), Value::Null));
+            } else if let Some(path) = word.strip_prefix("{{- if .Values.").and_then(|w| w.strip_suffix(" }}")) {
+                open.push((lookup(values, path) == true, Value::Null));
             } else if word.starts_with("{{- if ") {
                 assert_eq!(
                     word,
@@ -268,11 +270,12 @@ fn the_chart_with_its_own_values_is_the_base() {
         "base/rbac.yaml",
         "base/rbac-tls.yaml",
         "base/admission.yaml",
+        "base/flow-control.yaml",
         "base/daemonset.yaml",
         "gateway/gateway-class.yaml",
     ];
     let base = by_name(files.into_iter().flat_map(read).collect());
-    assert_eq!(base.len(), 19);
+    assert_eq!(base.len(), 23);
     let values = read("chart/values.yaml").remove(0);
     let rendered = by_name(documents(&render(&values, "sluice-system", true)));
     assert_eq!(rendered, base);
@@ -347,5 +350,51 @@ fn the_chart_has_no_gateway_class_where_gateway_api_is_missing() {
     let values = read("chart/values.yaml").remove(0);
     let kinds: Vec<_> = documents(&render(&values, "lb", false)).iter().map(|d| d["kind"].clone()).collect();
     assert!(!kinds.contains(&json!("GatewayClass")), "{kinds:?}");
-    assert_eq!(kinds.len(), 18);
+    assert_eq!(kinds.len(), 22);
+}
+
+#[test]
+fn the_agents_have_seats_of_their_own_and_leases_apart_from_the_rest() {
+    let flow = by_name(read("base/flow-control.yaml"));
+    assert_eq!(flow.len(), 4);
+    let account = read("base/service-account.yaml").remove(0)["metadata"].clone();
+    let leader = read("overlays/controller/rbac.yaml").remove(0)["metadata"].clone();
+    let mut precedences = Vec::new();
+    for name in ["sluice-leases", "sluice"] {
+        let schema = &flow[&format!("\"FlowSchema\" \"{name}\"")]["spec"];
+        let level = schema["priorityLevelConfiguration"]["name"].as_str().unwrap();
+        let level = &flow[&format!("\"PriorityLevelConfiguration\" \"{level}\"")]["spec"];
+        assert_eq!(
+            (level["type"].as_str(), level["limited"]["limitResponse"]["type"].as_str()),
+            (Some("Limited"), Some("Queue"))
+        );
+        let subjects = schema["rules"][0]["subjects"].as_array().unwrap();
+        let named = |of: &Value| json!({ "name": of["name"], "namespace": of["namespace"] });
+        let subjects: Vec<&Value> = subjects.iter().map(|subject| &subject["serviceAccount"]).collect();
+        assert_eq!(subjects, [&named(&account), &named(&leader)], "{name}");
+        precedences.push(schema["matchingPrecedence"].as_u64().unwrap());
+    }
+    assert!(precedences[0] < precedences[1] && precedences[1] < 9000, "{precedences:?}");
+    let leases = &flow["\"FlowSchema\" \"sluice-leases\""]["spec"]["rules"][0]["resourceRules"][0];
+    assert_eq!(leases["resources"], json!(["leases"]));
+    assert!(!strings(&leases["verbs"]).iter().any(|verb| ["list", "watch", "*"].contains(&verb.as_str())));
+}
+
+#[test]
+fn seats_of_their_own_can_be_done_without() {
+    let mut values = read("chart/values.yaml").remove(0);
+    let of_flow = |documents: Vec<Value>| -> Vec<(Value, Value)> {
+        let is = |d: &Value| d["apiVersion"] == "flowcontrol.apiserver.k8s.io/v1";
+        documents.into_iter().filter(is).map(|d| (d["kind"].clone(), d["metadata"]["name"].clone())).collect()
+    };
+    assert_eq!(of_flow(documents(&render(&values, "lb", true))).len(), 4);
+    values["flowControl"] = json!(false);
+    assert_eq!(of_flow(documents(&render(&values, "lb", true))), []);
+    let deleted = read("components/without-flow-control/deleted.yaml");
+    assert!(deleted.iter().all(|d| d["$patch"] == "delete"));
+    let sorted = |mut all: Vec<(Value, Value)>| {
+        all.sort_by_key(|(kind, name)| (kind.to_string(), name.to_string()));
+        all
+    };
+    assert_eq!(sorted(of_flow(deleted)), sorted(of_flow(read("base/flow-control.yaml"))));
 }

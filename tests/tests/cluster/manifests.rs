@@ -92,6 +92,7 @@ fn every_manifest_is_taken_by_the_api_server() {
         "deploy/gateway",
         "deploy/examples/demo",
         "deploy/components/tls-namespaces",
+        "deploy/components/without-flow-control",
     ] {
         assert!(taken.iter().any(|name| name == wanted), "{wanted} is not among {taken:?}");
     }

@@ -35,7 +35,11 @@ pub fn generate(deploy: &Path) -> Result<Files> {
     daemon.env("RUST_LOG", "logLevel", "`error`, `warn`, `info`, `debug` or `trace`, also by module.")?;
     daemon.more("            - --metrics-addr=", "extraArgs", "Further flags of `sluice agent`.")?;
     daemon.more("              value: {{ .Values.logLevel }}", "extraEnv", "Further environment of the agent.")?;
-    daemon.block("rollingUpdate", "rollingUpdate", "How many nodes may be updated at once.")?;
+    daemon.block(
+        "rollingUpdate",
+        "rollingUpdate",
+        "How many nodes may be updated at once: a number, or a share; 10% on hundreds of nodes.",
+    )?;
     daemon.block("nodeSelector", "nodeSelector", "The nodes that it runs on.")?;
     daemon.block("tolerations", "tolerations", "The taints that it runs beside.")?;
     daemon.block("resources", "resources", "What the scheduler sets aside.")?;
@@ -45,6 +49,9 @@ pub fn generate(deploy: &Path) -> Result<Files> {
     add("templates/rbac.yaml", namespaced(&read("base/rbac.yaml")?)?);
     add("templates/rbac-tls.yaml", namespaced(&by_namespace(&read("base/rbac-tls.yaml")?)?)?);
     add("templates/admission.yaml", namespaced(&read("base/admission.yaml")?)?);
+    let flow = namespaced(&read("base/flow-control.yaml")?)?;
+    let flow = flow.strip_prefix(HEADER).context("a template without its header")?;
+    add("templates/flow-control.yaml", format!("{HEADER}{{{{- if .Values.flowControl }}}}\n{flow}{{{{- end }}}}\n"));
     let class = read("gateway/gateway-class.yaml")?;
     add(
         "templates/gateway-class.yaml",
@@ -53,7 +60,8 @@ pub fn generate(deploy: &Path) -> Result<Files> {
         ),
     );
     let named = "# The namespaces in which Secrets and ConfigMaps may be read; empty: in all.\ntlsNamespaces: []\n";
-    add("values.yaml", format!("{HEADER}{}{named}", daemon.values));
+    let flow = "# Whether the agents have seats of their own at the API server (FlowSchema, PriorityLevelConfiguration).\nflowControl: true\n";
+    add("values.yaml", format!("{HEADER}{}{named}{flow}", daemon.values));
     add("Chart.yaml", chart());
     for entry in fs::read_dir(deploy.join("crds")).into_iter().flatten() {
         let path = entry.context("read deploy/crds")?.path();

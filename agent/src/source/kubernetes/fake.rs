@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
@@ -21,12 +21,15 @@ pub(super) enum Answer {
     Forgotten(Vec<Value>),
     /// One document with a status code.
     Document(u16, Value),
+    /// One document with an ETag.
+    Tagged(&'static str, Value),
 }
 
 /// See the module.
 #[derive(Clone, Default)]
 pub(super) struct Server {
     asked: Arc<Mutex<Vec<String>>>,
+    if_not: Arc<Mutex<Vec<String>>>,
     answers: Arc<Mutex<VecDeque<Answer>>>,
 }
 
@@ -48,6 +51,11 @@ impl Server {
         self.asked.lock().unwrap().clone()
     }
 
+    /// The `If-None-Match` of each request so far; `-` where there was none.
+    pub(super) fn asked_if_not(&self) -> Vec<String> {
+        self.if_not.lock().unwrap().clone()
+    }
+
     /// A parameter of each request so far; `-` where there was none.
     pub(super) fn asked_for(&self, parameter: &str) -> Vec<String> {
         let of = |query: String| {
@@ -59,9 +67,11 @@ impl Server {
 
     /// A client of it.
     pub(super) fn client(&self) -> Client {
-        let Self { asked, answers } = self.clone();
+        let Self { asked, if_not, answers } = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             asked.lock().unwrap().push(request.uri().query().unwrap_or_default().to_owned());
+            let tag = request.headers().get(header::IF_NONE_MATCH).map_or("-", |tag| tag.to_str().unwrap());
+            if_not.lock().unwrap().push(tag.to_owned());
             let answer = answers.lock().unwrap().pop_front();
             async move {
                 let Some(answer) = answer else { return std::future::pending().await };
@@ -84,6 +94,11 @@ fn answered(answer: Answer) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
         Answer::Document(code, document) => {
             let mut response = Response::new(Full::from(document.to_string()).boxed_unsync());
             *response.status_mut() = StatusCode::from_u16(code).unwrap();
+            response
+        }
+        Answer::Tagged(tag, document) => {
+            let mut response = answered(Answer::Document(200, document));
+            response.headers_mut().insert(header::ETAG, HeaderValue::from_static(tag));
             response
         }
     }

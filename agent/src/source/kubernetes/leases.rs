@@ -5,8 +5,9 @@ use kube::Client;
 use tokio::sync::mpsc;
 
 use super::{
-    pace::Agents,
+    pace::{Agents, Pace},
     reflector::{Place, Step, Store, What, follow},
+    served::served,
 };
 use crate::{api::Lease, shared::SharedMap, source::snapshot::Fault};
 
@@ -51,8 +52,10 @@ pub(crate) async fn follow_leases(client: Client, namespace: String, steps: mpsc
         objects: |l| &mut l.leases,
         seen: None,
         namespace: Some(namespace),
-        labels: None,
         counts_agents: true,
     };
-    follow(client, place, Agents::default(), steps).await;
+    let agents = Agents::default();
+    // Every cluster has Leases: none is ever looked for.
+    let (served, looks) = served(client.clone(), Pace::new(agents.clone()));
+    tokio::join!(follow(client, place, agents, served, steps), looks);
 }

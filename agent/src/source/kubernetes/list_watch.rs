@@ -95,7 +95,6 @@ struct Patience {
 /// See the module.
 pub(super) struct ListWatch<T: Kind> {
     api: Api<Received<T>>,
-    labels: Option<String>,
     fields: Option<String>,
     state: State<T>,
     /// The revision up to which everything was told; empty before the first list was complete.
@@ -107,10 +106,10 @@ pub(super) struct ListWatch<T: Kind> {
 }
 
 impl<T: Kind> ListWatch<T> {
-    /// Nothing is asked for yet. Selectors as the API has them.
-    pub(super) fn new(api: Api<Received<T>>, labels: Option<String>, fields: Option<String>) -> Self {
+    /// Nothing is asked for yet. The field selector as the API has it.
+    pub(super) fn new(api: Api<Received<T>>, fields: Option<String>) -> Self {
         let (state, seen) = (State::List, String::new());
-        Self { api, labels, fields, state, seen, behind_since: None, broken: 0, patience: PATIENCE }
+        Self { api, fields, state, seen, behind_since: None, broken: 0, patience: PATIENCE }
     }
 
     /// What the server says next.
@@ -169,7 +168,6 @@ impl<T: Kind> ListWatch<T> {
             return Ok(Some(Event::Listed));
         };
         let params = ListParams {
-            label_selector: self.labels.clone(),
             field_selector: self.fields.clone(),
             limit: Some(PAGE),
             continue_token: Some(token).filter(|token| !token.is_empty()),
@@ -271,11 +269,11 @@ impl<T: Kind> ListWatch<T> {
     async fn begin(&mut self, from: String, lists: bool) -> Result<Watch<T>, Failure> {
         let lifetime = fastrand::u32(LIFETIMES);
         let params = WatchParams {
-            label_selector: self.labels.clone(),
             field_selector: self.fields.clone(),
             timeout: Some(lifetime),
             bookmarks: true,
             send_initial_events: lists,
+            ..WatchParams::default()
         };
         let until = Instant::now() + Duration::from_secs(lifetime.into());
         let stream = in_time(self.patience.list_silence, self.api.watch(&params, &from)).await?;

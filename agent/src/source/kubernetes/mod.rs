@@ -17,6 +17,7 @@ mod named;
 mod object;
 mod pace;
 mod reflector;
+mod served;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -37,7 +38,11 @@ pub(crate) use leases::{Leases, follow_leases};
 pub(crate) use reflector::Step;
 use reflector::{Place, What, follow};
 
-use self::{named::Named, pace::Agents};
+use self::{
+    named::Named,
+    pace::{Agents, Pace},
+    served::served,
+};
 use super::{
     Snapshot,
     snapshot::{NamedKind, Off},
@@ -117,7 +122,8 @@ pub async fn watch(
     let (steps, mut inbox) = mpsc::channel(STEPS);
     let (mut health, mut snapshot) = (Health::default(), Snapshot::default());
     let agents = Agents::default();
-    let mut follows: Vec<BoxFuture<'static, ()>> = Vec::new();
+    let (served, looks) = served(client.clone(), Pace::new(agents.clone()));
+    let mut follows: Vec<BoxFuture<'static, ()>> = vec![Box::pin(looks)];
     macro_rules! follow {
         ($($kind:ty: $field:ident, $need:ident, $feature:literal, $seen:expr;)*) => {$(
             let known = KindHealth::new(<$kind>::KIND, Need::$need, $feature);
@@ -126,10 +132,9 @@ pub async fn watch(
                 objects: |s| &mut s.$field,
                 seen: $seen,
                 namespace: None,
-                labels: None,
                 counts_agents: <$kind>::KIND == crate::api::Node::KIND,
             };
-            follows.push(Box::pin(follow(client.clone(), place, agents.clone(), steps.clone())));
+            follows.push(Box::pin(follow(client.clone(), place, agents.clone(), served.clone(), steps.clone())));
         )*};
     }
     // The kinds, where they are kept, and what becomes of a node that cannot read them: see [`Need`].
@@ -158,7 +163,7 @@ pub async fn watch(
         tracing::debug!(kind = resource, feature = kind.feature, "not waited for");
         snapshot.off.insert(resource.clone(), Off::Unread);
     }
-    drop(steps);
+    drop((steps, served));
     health_out.send_replace(health.clone());
 
     // A cluster that starts, or gets the agents everywhere at once, does not ask for everything at one moment.

@@ -235,7 +235,7 @@ impl<T: Kind<Key = ObjectName>> Answer<T> {
 /// Follows one object until nobody listens.
 async fn follow<T: Kind<Key = ObjectName>>(client: Client, out: Out, place: Place<T>) {
     let api: Api<Received<T>> = Api::namespaced_with(client, &out.name.ns, &());
-    let mut watch = ListWatch::new(api, None, Some(format!("metadata.name={}", out.name.name)));
+    let mut watch = ListWatch::new(api, Some(format!("metadata.name={}", out.name.name)));
     let mut pace = Pace::new(out.agents.clone());
     let mut listing = None;
     loop {

@@ -25,11 +25,11 @@ use crate::api::Node;
 const FIRST: Duration = Duration::from_millis(100);
 /// The longest pause after an error.
 const LONGEST: Duration = Duration::from_secs(5);
-/// The first pause before a kind is asked for again that the cluster does not have, or that we may not read; each further one is
+/// The first pause before a kind is looked for again that the cluster does not have, or that we may not read; each further one is
 /// longer by half.
 const FIRST_ABSENT: Duration = Duration::from_secs(3);
-/// The longest such pause: ten kinds that are not there cost less than a request in four seconds.
-const LONGEST_ABSENT: Duration = Duration::from_secs(45);
+/// The longest such pause.
+const LONGEST_ABSENT: Duration = Duration::from_secs(30);
 /// What one node adds to the time over which all of them come back.
 const PER_NODE: Duration = Duration::from_millis(5);
 /// The longest time over which they do.
@@ -80,6 +80,8 @@ fn over(nodes: usize, each: Duration, longest: Duration) -> Duration {
 #[derive(Debug)]
 pub(super) struct Pace {
     agents: Agents,
+    /// The first pause after a failure, and after an absence.
+    first: (Duration, Duration),
     after_failure: Duration,
     after_absence: Duration,
 }
@@ -87,12 +89,19 @@ pub(super) struct Pace {
 impl Pace {
     /// Nothing has failed yet.
     pub(super) fn new(agents: Agents) -> Self {
-        Self { agents, after_failure: FIRST, after_absence: FIRST_ABSENT }
+        Self { agents, first: (FIRST, FIRST_ABSENT), after_failure: FIRST, after_absence: FIRST_ABSENT }
+    }
+
+    /// Without pauses that a test would wait for.
+    #[cfg(test)]
+    pub(super) fn hurried(agents: Agents) -> Self {
+        let first = (Duration::from_millis(1), Duration::from_millis(1));
+        Self { agents, first, after_failure: first.0, after_absence: first.1 }
     }
 
     /// It went well: the next pause is the shortest again.
     pub(super) fn reset(&mut self) {
-        (self.after_failure, self.after_absence) = (FIRST, FIRST_ABSENT);
+        (self.after_failure, self.after_absence) = self.first;
     }
 
     /// The pause after a failure; at least `asked`, where the server has asked for a pause.

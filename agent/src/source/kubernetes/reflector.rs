@@ -21,6 +21,7 @@ use super::{
     list_watch::{Event, ListWatch},
     object::Received,
     pace::{Agents, Pace},
+    served::Served,
 };
 use crate::{
     api::Kind,
@@ -82,8 +83,6 @@ pub(super) struct Place<T: Kind, S> {
     pub(super) seen: Option<fn(&mut S, u64)>,
     /// The namespace that is read; all without one.
     pub(super) namespace: Option<String>,
-    /// The label selector of what is read; everything without one.
-    pub(super) labels: Option<&'static str>,
     /// Whether there is one object for each agent.
     pub(super) counts_agents: bool,
 }
@@ -93,6 +92,7 @@ pub(super) async fn follow<T: Kind, S: Store>(
     client: Client,
     place: Place<T, S>,
     agents: Agents,
+    served: Served,
     steps: mpsc::Sender<Step<S>>,
 ) where
     T::Key: Display,
@@ -101,11 +101,12 @@ pub(super) async fn follow<T: Kind, S: Store>(
         Some(ns) => Api::namespaced_with(client, ns, &()),
         None => Api::all_with(client, &()),
     };
-    let mut watch = ListWatch::new(api, place.labels.map(str::to_owned), None);
+    let mut watch = ListWatch::new(api, None);
     let mut known = Known::<T>::new();
     let mut pace = Pace::new(agents.clone());
     let (mut is_known, mut absent_since, mut began) = (false, None::<Instant>, Instant::now());
     loop {
+        let mut is_absent = false;
         let (what, wait) = match watch.next().await {
             Ok(Event::Listing) => {
                 known.begin();
@@ -138,8 +139,8 @@ pub(super) async fn follow<T: Kind, S: Store>(
                 (Some(What::Trouble(reason)), Some(pace.after_failure(Duration::ZERO)))
             }
             Err(Failure::Absent) => {
-                is_known = false;
-                (Some(What::Absent(known.clear(&place))), Some(pace.after_absence()))
+                (is_known, is_absent) = (false, true);
+                (Some(What::Absent(known.clear(&place))), None)
             }
             Err(Failure::Forbidden(reason)) => (Some(What::Forbidden(reason)), Some(pace.after_absence())),
             // It begins anew with a list; a server that expires that too is not asked without end.
@@ -155,7 +156,9 @@ pub(super) async fn follow<T: Kind, S: Store>(
         {
             return;
         }
-        if let Some(wait) = wait {
+        if is_absent {
+            served.wait::<T>().await;
+        } else if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
         }
     }

@@ -18,7 +18,6 @@ fn services() -> Place<Service, Snapshot> {
         objects: |s| &mut s.services,
         seen: Some(|s, at| s.seen.services = s.seen.services.max(at)),
         namespace: None,
-        labels: None,
         counts_agents: false,
     }
 }
@@ -98,13 +97,7 @@ fn a_heartbeat_of_a_kubelet_is_no_change() {
         }))
         .unwrap()
     };
-    let place = Place::<Node, Snapshot> {
-        objects: |s| &mut s.nodes,
-        seen: None,
-        namespace: None,
-        labels: None,
-        counts_agents: true,
-    };
+    let place = Place::<Node, Snapshot> { objects: |s| &mut s.nodes, seen: None, namespace: None, counts_agents: true };
     let mut known = Known::new();
     assert!(known.apply(node("True", "1"), &place).is_some());
     let changes = (2..5000).filter(|time| known.apply(node("True", &time.to_string()), &place).is_some()).count();
@@ -179,7 +172,6 @@ fn a_list_of_everything_costs_one_object_and_what_changed() {
         objects: |world| &mut world.objects,
         seen: None,
         namespace: None,
-        labels: None,
         counts_agents: false,
     };
     let (mut known, mut world) = (Known::<Counted>::new(), World::default());

@@ -2,13 +2,29 @@
 use serde_json::{Value, json};
 
 use super::{
-    super::fake::{Answer, Server, event, listed, status},
+    super::{
+        fake::{Answer, Server, event, listed, status},
+        served::served,
+    },
     *,
 };
 use crate::api::{Gateway, Node};
 
 fn place<T: Kind>(objects: fn(&mut Snapshot) -> &mut SharedMap<T::Key, Arc<T>>) -> Place<T, Snapshot> {
-    Place { objects, seen: None, namespace: None, labels: None, counts_agents: true }
+    Place { objects, seen: None, namespace: None, counts_agents: true }
+}
+
+/// As [`follow`], with looks for what is absent.
+async fn following<T: Kind>(
+    server: Server,
+    place: Place<T, Snapshot>,
+    agents: Agents,
+    steps: mpsc::Sender<Step<Snapshot>>,
+) where
+    T::Key: Display,
+{
+    let (served, looks) = served(server.client(), Pace::hurried(agents.clone()));
+    tokio::join!(follow(server.client(), place, agents, served, steps), looks);
 }
 
 fn node(name: &str, revision: u64, ready: &str) -> Value {
@@ -25,7 +41,7 @@ async fn the_heartbeats_of_5000_nodes_are_no_steps() {
     let server = Server::new([Answer::Forgotten(all.chain([listed(9)]).chain(renewed).chain([last]).collect())]);
     let (steps, mut inbox) = mpsc::channel(16);
     let agents = Agents::default();
-    let task = tokio::spawn(follow(server.client(), place::<Node>(|s| &mut s.nodes), agents.clone(), steps));
+    let task = tokio::spawn(following(server.clone(), place::<Node>(|s| &mut s.nodes), agents.clone(), steps));
     let mut snapshot = Snapshot::default();
     for wanted in ["synced", "changed"] {
         let step = inbox.recv().await.unwrap();
@@ -49,7 +65,7 @@ async fn a_kind_that_may_be_read_again_is_read_whole() {
     let server =
         Server::new([Answer::Watch([all(), vec![event("ERROR", &refused())]].concat()), Answer::Forgotten(all())]);
     let (steps, mut inbox) = mpsc::channel(16);
-    let task = tokio::spawn(follow(server.client(), place::<Node>(|s| &mut s.nodes), Agents::default(), steps));
+    let task = tokio::spawn(following(server.clone(), place::<Node>(|s| &mut s.nodes), Agents::default(), steps));
     let mut told = Vec::new();
     while told.len() < 3 {
         told.push(match inbox.recv().await.unwrap().what {
@@ -74,7 +90,7 @@ async fn a_kind_that_was_read_is_not_gone_when_a_server_does_not_know_it_at_once
         Answer::Forgotten(vec![event("ADDED", &gateway), listed(12)]),
     ]);
     let (steps, mut inbox) = mpsc::channel(16);
-    let task = tokio::spawn(follow(server.client(), place::<Gateway>(|s| &mut s.gateways), Agents::default(), steps));
+    let task = tokio::spawn(following(server.clone(), place::<Gateway>(|s| &mut s.gateways), Agents::default(), steps));
     let mut told = Vec::new();
     while told.len() < 3 {
         told.push(match inbox.recv().await.unwrap().what {
@@ -85,5 +101,37 @@ async fn a_kind_that_was_read_is_not_gone_when_a_server_does_not_know_it_at_once
     }
     assert_eq!(told, ["synced", "trouble", "synced"]);
     assert_eq!(server.asked_for("resourceVersion"), ["0", "9", "9"]);
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_kind_that_the_cluster_does_not_have_is_asked_for_when_it_is_listed() {
+    let missing =
+        Answer::Document(404, status(404, "NotFound", "the server could not find the requested resource", ""));
+    let listing = |resources: Value| {
+        json!({"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": "gateway.networking.k8s.io"},
+            "versions": [{"version": "v1", "resources": resources}]}]})
+    };
+    let gateway = json!({"metadata": {"name": "web", "namespace": "shop", "resourceVersion": "3"}});
+    let server = Server::new([
+        missing,
+        Answer::Document(200, listing(json!([]))),
+        Answer::Document(200, listing(json!([{"resource": "httproutes"}]))),
+        Answer::Document(200, listing(json!([{"resource": "gateways"}]))),
+        Answer::Forgotten(vec![event("ADDED", &gateway), listed(12)]),
+    ]);
+    let (steps, mut inbox) = mpsc::channel(16);
+    let place = place::<Gateway>(|s| &mut s.gateways);
+    let task = tokio::spawn(following(server.clone(), place, Agents::default(), steps));
+    let mut snapshot = Snapshot::default();
+    for wanted in ["absent", "synced"] {
+        match inbox.recv().await.unwrap().what {
+            What::Absent(change) if wanted == "absent" => change(&mut snapshot),
+            What::Synced(change) if wanted == "synced" => change(&mut snapshot),
+            _ => panic!("something else than {wanted}"),
+        }
+    }
+    assert_eq!(snapshot.gateways.len(), 1);
+    assert_eq!(server.asked_for("resourceVersion"), ["0", "-", "-", "-", "0"], "three looks, and two lists");
     task.abort();
 }
