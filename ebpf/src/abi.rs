@@ -436,6 +436,8 @@ pub const CT_RST: u32 = 16;
 pub const CT_OPENING: u32 = 32;
 /// Another flow takes over the source port of this one, which is not proved.
 pub const CT_TAKEN: u32 = 64;
+/// UDP: the client has gone on after an answer. Kept on both entries.
+pub const CT_DIALOGUE: u32 = 128;
 
 /// How stale `seen` may be before a packet refreshes it: a busy flow must not write the entry with every packet.
 pub const CT_REFRESH_NS: u64 = 250_000_000;
@@ -445,8 +447,11 @@ pub const CT_TCP_ESTABLISHED_NS: u64 = 8_000 * 1_000_000_000;
 pub const CT_TCP_OPENING_NS: u64 = 10 * 1_000_000_000;
 /// Idle time after which a closed TCP flow is forgotten: the host's TIME-WAIT.
 pub const CT_TCP_CLOSED_NS: u64 = 60 * 1_000_000_000;
-/// Idle time after which a UDP flow that was answered is forgotten.
+/// Idle time after which a UDP flow is forgotten that is more than a question: its client went on after an answer, or it lasts.
 pub const CT_UDP_REPLIED_NS: u64 = 180 * 1_000_000_000;
+/// Idle time after which a UDP flow is forgotten that was a question and its answers, as DNS is: a client that lacks one asks
+/// again within five seconds.
+pub const CT_UDP_ANSWERED_NS: u64 = 10 * 1_000_000_000;
 /// Idle time after which a UDP flow without an answer is forgotten.
 pub const CT_UDP_ONEWAY_NS: u64 = 30 * 1_000_000_000;
 /// Age from which on a UDP flow that was answered, and goes on, is more than a question.

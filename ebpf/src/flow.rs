@@ -96,6 +96,13 @@ pub const fn state_bits(tcp_flags: u8, dir: u8) -> u32 {
     bits
 }
 
+/// The `CT_*` bits that a datagram sets on a flow with these flags: a client that speaks after an answer has not merely asked.
+#[must_use]
+#[inline(always)]
+pub const fn dialogue_bits(proto: u8, dir: u8, flags: u32) -> u32 {
+    if proto != TCP && dir == CT_REQUEST && flags & CT_REPLIED != 0 { CT_DIALOGUE } else { 0 }
+}
+
 /// Is the connection over: reset, or ended by both sides?
 #[must_use]
 #[inline(always)]
@@ -192,7 +199,12 @@ pub const fn release_share(share: &mut Share, now: u64) {
 pub const fn timeout(proto: u8, flags: u32) -> u64 {
     let replied = flags & CT_REPLIED != 0;
     if proto != TCP {
-        return if replied { CT_UDP_REPLIED_NS } else { CT_UDP_ONEWAY_NS };
+        let is_question = flags & CT_OPENING != 0 && flags & CT_DIALOGUE == 0;
+        return match (replied, is_question) {
+            (false, _) => CT_UDP_ONEWAY_NS,
+            (true, true) => CT_UDP_ANSWERED_NS,
+            (true, false) => CT_UDP_REPLIED_NS,
+        };
     }
     if flags & CT_OPENING != 0 {
         CT_TCP_OPENING_NS

@@ -165,10 +165,22 @@ fn timeouts_follow_the_state() {
     assert_eq!(timeout(TCP, 0), CT_TCP_OPENING_NS);
     assert_eq!(timeout(TCP, CT_REPLIED), CT_TCP_ESTABLISHED_NS);
     assert_eq!(timeout(TCP, CT_REPLIED | CT_RST), CT_TCP_CLOSED_NS);
+#[test]
+fn a_client_that_speaks_after_an_answer_has_more_than_a_question() {
+    assert_eq!(dialogue_bits(UDP, CT_REQUEST, CT_OPENING), 0, "it repeats its question");
+    assert_eq!(dialogue_bits(UDP, CT_REPLY, CT_OPENING | CT_REPLIED), 0, "a second answer");
+    assert_eq!(dialogue_bits(UDP, CT_REQUEST, CT_OPENING | CT_REPLIED), CT_DIALOGUE);
+    assert_eq!(dialogue_bits(TCP, CT_REQUEST, CT_REPLIED), 0);
+    let seconds = [CT_UDP_ONEWAY_NS, CT_UDP_ANSWERED_NS, CT_UDP_REPLIED_NS].map(|ns| ns / 1_000_000_000);
+    assert_eq!(seconds, [30, 10, 180]);
+}
+
     for flags in [0, CT_REPLIED, CT_RST, CT_REPLIED | CT_FIN_CLIENT | CT_FIN_BACKEND] {
         assert_eq!(timeout(TCP, flags | CT_OPENING), CT_TCP_OPENING_NS, "an answer proves nothing");
     }
-    assert_eq!(timeout(UDP, CT_REPLIED | CT_OPENING), CT_UDP_REPLIED_NS);
+    assert_eq!(timeout(UDP, CT_OPENING), CT_UDP_ONEWAY_NS);
+    assert_eq!(timeout(UDP, CT_REPLIED | CT_OPENING), CT_UDP_ANSWERED_NS);
+    assert_eq!(timeout(UDP, CT_REPLIED | CT_OPENING | CT_DIALOGUE), CT_UDP_REPLIED_NS);
     assert_eq!(timeout(UDP, 0), CT_UDP_ONEWAY_NS);
     assert_eq!(timeout(UDP, CT_REPLIED), CT_UDP_REPLIED_NS);
     assert!(expired(UDP, 0, 1000, 1001 + CT_UDP_ONEWAY_NS));
