@@ -211,7 +211,6 @@ pub const FRONTEND_PROXY: u32 = 1;
 pub const FRONTEND_DROP: u32 = 2;
 /// Choose by the client's address alone (`sessionAffinity: ClientIP`).
 pub const FRONTEND_AFFINITY: u32 = 4;
-
 /// Clients must come from a range of the frontend's list; from elsewhere no flow is opened, and none goes on.
 pub const FRONTEND_SOURCES: u32 = 8;
 
@@ -304,7 +303,6 @@ pub const VIP_ANNOUNCE: u32 = 8;
 pub const VIP_HOST: u32 = 16;
 /// The address is that of a node of the cluster, this one or another, which speaks from it.
 pub const VIP_NODE: u32 = 32;
-
 /// This node asks whether another host has the address, before it announces it: what is heard is remembered.
 pub const VIP_PROBE: u32 = 64;
 
@@ -436,6 +434,8 @@ pub const CT_RST: u32 = 16;
 pub const CT_OPENING: u32 = 32;
 /// Another flow takes over the source port of this one, which is not proved.
 pub const CT_TAKEN: u32 = 64;
+/// UDP: the client has gone on after an answer. Kept on both entries.
+pub const CT_DIALOGUE: u32 = 128;
 
 /// How stale `seen` may be before a packet refreshes it: a busy flow must not write the entry with every packet.
 pub const CT_REFRESH_NS: u64 = 250_000_000;
@@ -445,8 +445,10 @@ pub const CT_TCP_ESTABLISHED_NS: u64 = 8_000 * 1_000_000_000;
 pub const CT_TCP_OPENING_NS: u64 = 10 * 1_000_000_000;
 /// Idle time after which a closed TCP flow is forgotten: the host's TIME-WAIT.
 pub const CT_TCP_CLOSED_NS: u64 = 60 * 1_000_000_000;
-/// Idle time after which a UDP flow that was answered is forgotten.
+/// Idle time after which a UDP flow is forgotten that is more than a question: its client went on after an answer, or it lasts.
 pub const CT_UDP_REPLIED_NS: u64 = 180 * 1_000_000_000;
+/// Idle time after which a UDP flow is forgotten that was a question and its answers: clients of DNS ask again sooner.
+pub const CT_UDP_ANSWERED_NS: u64 = 10 * 1_000_000_000;
 /// Idle time after which a UDP flow without an answer is forgotten.
 pub const CT_UDP_ONEWAY_NS: u64 = 30 * 1_000_000_000;
 /// Age from which on a UDP flow that was answered, and goes on, is more than a question.

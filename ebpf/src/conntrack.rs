@@ -117,7 +117,8 @@ pub(crate) fn touch<P: Packet>(p: P, entry: &mut CtEntry, h: &Headers, now: u64)
             entry.ack = u32::from_be(bytemuck::cast(ack));
         }
     }
-    let new = flow::state_bits(h.tcp_flags, h.key.dir) & !entry.flags;
+    let bits = flow::state_bits(h.tcp_flags, h.key.dir) | flow::dialogue_bits(h.key.proto, h.key.dir, entry.flags);
+    let new = bits & !entry.flags;
     if new == 0 {
         return;
     }

@@ -17,7 +17,7 @@ use crate::{
 use aya_ebpf::bindings::BPF_NOEXIST;
 use core::arch::asm;
 use sluice_ebpf::{
-    flow::{self, tcp},
+    flow::{self, tcp, want},
     packet::Headers,
     *,
 };
@@ -28,6 +28,16 @@ const EEXIST: i32 = -17;
 const NO_PORT: u32 = 0x1_0000;
 /// Returned by [`reserve`] when the map refused the entry.
 const NO_ROOM: u32 = 0x1_0001;
+/// The port has a flow that keeps it.
+const HELD: u32 = 0;
+/// It is the new flow's.
+const RESERVED: u32 = 1;
+/// It has a flow that is closed, or waits.
+const IDLE: u32 = 2;
+/// It has a flow that is not proved.
+const UNPROVED: u32 = 3;
+/// The map has no room.
+const FULL: u32 = 4;
 
 /// Enters a new flow in both directions: the reply first, since it may be refused.
 #[inline(always)]
@@ -56,60 +66,102 @@ pub(crate) fn enter<P: Packet>(p: P, h: &Headers, choice: &mut Choice, hash: u32
     Ok(())
 }
 
-/// Inserts the reply entry under the first source port that is free, and returns the port.
+/// Inserts the reply entry under the first source port that is free, and returns the port. Where none is, that of a flow goes
+/// which is closed or waits, or at last which is not proved.
 #[inline(never)]
 fn reserve(choice: &mut Choice, own: u16, hash: u32) -> u32 {
     let settings = SETTINGS.get(0).copied().unwrap_or_default();
-    for attempt in 0..flow::PORT_PROBES {
-        // The second half tries the same ports again, and there takes those that others need less.
-        let n = attempt % (flow::PORT_PROBES / 2);
-        // The first ones are always the same: a flow that was evicted gets its port again. A flow that finds none of them
-        // free looks elsewhere each time that it tries.
-        let hash = if n < flow::PORT_PROBES / 4 { hash } else { hash ^ flow::half_seconds(choice.entry.seen) };
+    // A flow that finds none of the first ones free looks elsewhere each time that it tries.
+    let varied = hash ^ flow::half_seconds(choice.entry.seen);
+    let (mut idle, mut any) = (NO_PORT, NO_PORT);
+    let mut attempt = 0;
+    while attempt < flow::PORT_PROBES {
+        let is_enough =
+            (idle != NO_PORT && attempt >= flow::IDLE_PROBES) || (any != NO_PORT && attempt >= flow::ANY_PROBES);
+        if is_enough {
+            break;
+        }
         let port = if attempt == 0 && choice.entry.flags & CT_SNAT == 0 {
             own
         } else {
-            match flow::source_port(&settings, hash, n) {
+            match flow::source_port(&settings, if attempt < flow::STEADY_PROBES { hash } else { varied }, attempt) {
                 Some(port) => port,
                 None => return NO_PORT,
             }
         };
         choice.reply.tuple.dst_port = port;
-        if leave_tracked(choice, (attempt >= flow::PORT_PROBES / 2) as u32) == 0 {
-            continue;
+        match probe(choice, want::FREE) {
+            RESERVED => return port as u32,
+            FULL => return NO_ROOM,
+            IDLE if idle == NO_PORT => idle = port as u32,
+            UNPROVED if any == NO_PORT => any = port as u32,
+            _ => {}
         }
-        match OPENING.insert(&choice.reply, &choice.entry, BPF_NOEXIST as u64) {
-            Ok(()) => {}
-            Err(EEXIST) => {
-                if take(choice, attempt) == 0 {
-                    continue;
-                }
-                if OPENING.insert(&choice.reply, &choice.entry, 0).is_err() {
-                    return NO_ROOM;
-                }
-            }
-            Err(_) => return NO_ROOM,
+        attempt += 1;
+    }
+    if idle != NO_PORT {
+        choice.reply.tuple.dst_port = idle as u16;
+        match probe(choice, want::IDLE) {
+            RESERVED => return idle,
+            FULL => return NO_ROOM,
+            _ => {}
         }
-        // A flow may have been promoted in between.
-        if CONNTRACK.get_ptr(&choice.reply).is_none() {
-            return port as u32;
+    }
+    if any != NO_PORT {
+        choice.reply.tuple.dst_port = any as u16;
+        match probe(choice, want::ANY) {
+            RESERVED => return any,
+            FULL => return NO_ROOM,
+            _ => {}
         }
-        let _ = OPENING.remove(&choice.reply);
     }
     NO_PORT
 }
 
-/// Makes sure that conntrack does not have the reply key; 0 if a flow has it that lives. What is there goes if it is of the
-/// same flow, if its flow has expired, or, where `closed` allows it, if that is over, and then its request entry as well.
+/// Inserts the reply entry if its key is free, or may be taken from a flow because it is wanted so much.
+///
+/// A global function, so that the verifier walks through it once and not for each port.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn probe(choice: *mut Choice, wanted: u32) -> u32 {
+    // SAFETY: the caller's own value, which the verifier wants checked all the same.
+    let Some(choice) = (unsafe { choice.as_mut() }) else { return HELD };
+    let tracked = leave_tracked(choice, wanted);
+    if tracked != RESERVED {
+        return tracked;
+    }
+    match OPENING.insert(&choice.reply, &choice.entry, BPF_NOEXIST as u64) {
+        Ok(()) => {}
+        Err(EEXIST) => {
+            let taken = take(choice, wanted);
+            if taken != RESERVED {
+                return taken;
+            }
+            if OPENING.insert(&choice.reply, &choice.entry, 0).is_err() {
+                return FULL;
+            }
+        }
+        Err(_) => return FULL,
+    }
+    // A flow may have been promoted in between.
+    if CONNTRACK.get_ptr(&choice.reply).is_none() {
+        return RESERVED;
+    }
+    let _ = OPENING.remove(&choice.reply);
+    HELD
+}
+
+/// Makes sure that conntrack does not have the reply key, or says who has it. What is there goes if it is of the same flow, if
+/// its flow has expired, or, where it is wanted, if that is closed, and then its request entry as well.
 ///
 /// A global function, so that the verifier walks through it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn leave_tracked(choice: *const Choice, closed: u32) -> u32 {
+pub(crate) extern "C" fn leave_tracked(choice: *const Choice, wanted: u32) -> u32 {
     // SAFETY: the caller's own value, which the verifier wants checked all the same.
-    let Some(choice) = (unsafe { choice.as_ref() }) else { return 0 };
+    let Some(choice) = (unsafe { choice.as_ref() }) else { return HELD };
     let (reply, now) = (&choice.reply, choice.entry.seen);
-    let Some(old) = CONNTRACK.get_ptr(reply) else { return 1 };
+    let Some(old) = CONNTRACK.get_ptr(reply) else { return RESERVED };
     // SAFETY: as in `conntrack::find`.
     let old = unsafe { &*old };
     if old.to != choice.entry.to {
@@ -119,45 +171,53 @@ pub(crate) extern "C" fn leave_tracked(choice: *const Choice, closed: u32) -> u3
         let peer = CONNTRACK.get_ptr(&request).map(|p| unsafe { &*p });
         let peer = peer.filter(|p| flow::is_reverse(&p.to, &reply.tuple));
         let idle = |e: &CtEntry| flow::expired(reply.proto, e.flags, e.seen, now);
-        let over = idle(old) && peer.is_none_or(idle);
-        if !(over || closed != 0 && flow::closed(old.flags)) {
-            return 0;
+        if !(idle(old) && peer.is_none_or(idle)) {
+            if !flow::closed(old.flags) {
+                return HELD;
+            }
+            if wanted == want::FREE {
+                return IDLE;
+            }
         }
         if peer.is_some() {
             let _ = CONNTRACK.remove(&request);
         }
     }
     let _ = CONNTRACK.remove(reply);
-    1
+    RESERVED
 }
 
-/// May the entry that an unanswered flow has under the reply key be replaced, in this attempt? Its request entry goes then.
+/// May the entry that an unanswered flow has under the reply key be replaced, which is wanted so much? Its request entry goes then.
 ///
 /// A global function, so that the verifier walks through it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn take(choice: *const Choice, attempt: u32) -> u32 {
+pub(crate) extern "C" fn take(choice: *const Choice, wanted: u32) -> u32 {
     // SAFETY: the caller's own value, which the verifier wants checked all the same.
-    let Some(choice) = (unsafe { choice.as_ref() }) else { return 0 };
+    let Some(choice) = (unsafe { choice.as_ref() }) else { return HELD };
     let (reply, now) = (&choice.reply, choice.entry.seen);
-    let Some(old) = OPENING.get_ptr_mut(reply) else { return 0 };
+    let Some(old) = OPENING.get_ptr_mut(reply) else { return HELD };
     // SAFETY: as in `conntrack::find`.
     let old = unsafe { &mut *old };
     if old.to == choice.entry.to {
-        return claim(old) as u32;
+        return if claim(old) { RESERVED } else { HELD };
     }
     let request = peer_key(old, reply.proto, CT_REPLY);
     // SAFETY: as in `conntrack::find`.
     let peer = OPENING.get_ptr(&request).map(|p| unsafe { &*p });
     let peer = peer.filter(|p| flow::is_reverse(&p.to, &reply.tuple));
-    let free = |e: &CtEntry| flow::may_lose_port(reply.proto, e, attempt, now);
-    if !(free(old) && peer.is_none_or(free) && claim(old)) {
-        return 0;
+    let free = |e: &CtEntry, wanted| flow::may_lose_port(reply.proto, e, wanted, now);
+    if !(free(old, wanted) && peer.is_none_or(|p| free(p, wanted))) {
+        let is_idle = free(old, want::IDLE) && peer.is_none_or(|p| free(p, want::IDLE));
+        return if is_idle { IDLE } else { UNPROVED };
+    }
+    if !claim(old) {
+        return HELD;
     }
     if peer.is_some() {
         let _ = OPENING.remove(&request);
     }
-    1
+    RESERVED
 }
 
 /// Marks an entry as one that is about to be replaced; `false` if another CPU has done so.

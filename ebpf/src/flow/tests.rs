@@ -33,13 +33,18 @@ proptest! {
     }
 
     #[test]
-    fn source_ports_stay_in_the_range_and_do_not_repeat(first in 1u16.., size in 0u16..600, hash: u32) {
+    fn source_ports_stay_in_the_range_and_those_of_a_small_one_do_not_repeat(first in 1u16.., size in 0u16..1_500, hash: u32) {
         let last = first.saturating_add(size);
         let s = Settings { snat_first: first, snat_last: last, reject_rate: 0, ..Settings::default() };
         let ports: std::collections::HashSet<_> =
             (0..PORT_PROBES).map(|i| source_port(&s, hash, i).expect("the range is not empty")).collect();
         prop_assert!(ports.iter().all(|p| (first..=last).contains(p)));
-        prop_assert_eq!(ports.len(), usize::from(last - first + 1).min(PORT_PROBES as usize));
+        let all = usize::from(last - first + 1);
+        if all <= 1_000 {
+            prop_assert_eq!(ports.len(), all.min(PORT_PROBES as usize));
+        } else {
+            prop_assert!(ports.len() > PORT_PROBES as usize * 3 / 4, "{} of {}", ports.len(), PORT_PROBES);
+        }
     }
 
     #[test]
@@ -161,6 +166,16 @@ fn flags_become_state() {
 }
 
 #[test]
+fn a_client_that_speaks_after_an_answer_has_more_than_a_question() {
+    assert_eq!(dialogue_bits(UDP, CT_REQUEST, CT_OPENING), 0, "it repeats its question");
+    assert_eq!(dialogue_bits(UDP, CT_REPLY, CT_OPENING | CT_REPLIED), 0, "a second answer");
+    assert_eq!(dialogue_bits(UDP, CT_REQUEST, CT_OPENING | CT_REPLIED), CT_DIALOGUE);
+    assert_eq!(dialogue_bits(TCP, CT_REQUEST, CT_REPLIED), 0);
+    let seconds = [CT_UDP_ONEWAY_NS, CT_UDP_ANSWERED_NS, CT_UDP_REPLIED_NS].map(|ns| ns / 1_000_000_000);
+    assert_eq!(seconds, [30, 10, 180]);
+}
+
+#[test]
 fn timeouts_follow_the_state() {
     assert_eq!(timeout(TCP, 0), CT_TCP_OPENING_NS);
     assert_eq!(timeout(TCP, CT_REPLIED), CT_TCP_ESTABLISHED_NS);
@@ -168,7 +183,9 @@ fn timeouts_follow_the_state() {
     for flags in [0, CT_REPLIED, CT_RST, CT_REPLIED | CT_FIN_CLIENT | CT_FIN_BACKEND] {
         assert_eq!(timeout(TCP, flags | CT_OPENING), CT_TCP_OPENING_NS, "an answer proves nothing");
     }
-    assert_eq!(timeout(UDP, CT_REPLIED | CT_OPENING), CT_UDP_REPLIED_NS);
+    assert_eq!(timeout(UDP, CT_OPENING), CT_UDP_ONEWAY_NS);
+    assert_eq!(timeout(UDP, CT_REPLIED | CT_OPENING), CT_UDP_ANSWERED_NS);
+    assert_eq!(timeout(UDP, CT_REPLIED | CT_OPENING | CT_DIALOGUE), CT_UDP_REPLIED_NS);
     assert_eq!(timeout(UDP, 0), CT_UDP_ONEWAY_NS);
     assert_eq!(timeout(UDP, CT_REPLIED), CT_UDP_REPLIED_NS);
     assert!(expired(UDP, 0, 1000, 1001 + CT_UDP_ONEWAY_NS));
@@ -227,12 +244,33 @@ fn a_port_is_lost_later_the_less_it_is_waited_for() {
     const NOW: u64 = 1 << 50;
     let entry = |flags, idle| CtEntry { flags: flags | CT_OPENING, seen: NOW - idle, ..CtEntry::default() };
     let at = |flags, idle| {
-        let lost = |attempt: &u32| may_lose_port(TCP, &entry(flags, idle), *attempt, NOW);
-        (0..PORT_PROBES).find(lost)
+        let lost = |wanted: &u32| may_lose_port(TCP, &entry(flags, idle), *wanted, NOW);
+        [want::FREE, want::IDLE, want::ANY].into_iter().find(lost)
     };
-    assert_eq!(at(0, CT_TCP_OPENING_NS + 1), Some(0), "it has expired");
-    assert_eq!((at(0, WAITING_NS + 1), at(CT_RST, 0)), (Some(PORT_PROBES / 2), Some(PORT_PROBES / 2)));
-    assert_eq!(at(CT_REPLIED, WAITING_NS), Some(PORT_PROBES / 4 * 3), "any, before a flow is refused");
+    assert_eq!(at(0, CT_TCP_OPENING_NS + 1), Some(want::FREE), "it has expired");
+    assert_eq!((at(0, WAITING_NS + 1), at(CT_RST, 0)), (Some(want::IDLE), Some(want::IDLE)));
+    assert_eq!(at(CT_REPLIED, WAITING_NS), Some(want::ANY), "any, before a flow is refused");
+}
+
+/// How many of `flows` new flows find no port where so many of a thousand are taken.
+fn refused(taken: u32, flows: u32) -> u32 {
+    let s = Settings { snat_first: 10_000, snat_last: 29_999, ..Settings::default() };
+    // Which ports are taken says a hash that has nothing to do with that of the flows.
+    let is_free = |port: u16| avalanche(u32::from(port) ^ 0x6a09_e667) % 1_000 >= taken;
+    let finds = |flow: u32| {
+        let hash = avalanche(flow ^ 0xbb67_ae85);
+        (0..PORT_PROBES).any(|attempt| source_port(&s, hash, attempt).is_some_and(is_free))
+    };
+    (0..flows).filter(|flow| !finds(*flow)).count() as u32
+}
+
+#[test]
+fn with_95_percent_of_the_ports_taken_a_new_flow_finds_one() {
+    // 0.95^192 is 5.3e-5, and of the 20,000 ports chance has left some more or fewer free.
+    assert!(refused(950, 100_000) <= 12, "{}", refused(950, 100_000));
+    assert_eq!(refused(900, 100_000), 0, "0.9^192 is 1.6e-9");
+    // 0.99^192 is 0.145.
+    assert!((1_000..1_900).contains(&refused(990, 10_000)), "{}", refused(990, 10_000));
 }
 
 #[test]

@@ -316,12 +316,28 @@ impl Lab {
         }
     }
 
+    /// Enters one direction of a flow that is proved.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn track(&mut self, key: CtKey, entry: CtEntry) {
+        self.hash(map::CONNTRACK).insert(key, entry, 0).expect("enter a flow");
+    }
+
     /// Forgets every flow.
     pub fn forget_flows(&mut self) {
         for name in [map::CONNTRACK, map::OPENING] {
-            for (key, _) in self.rows(name) {
-                self.hash::<CtKey, CtEntry>(name).remove(&key).expect("remove an entry");
-            }
+            self.forget(name);
+        }
+    }
+
+    /// Forgets the flows of one map.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn forget(&mut self, name: &str) {
+        for (key, _) in self.rows(name) {
+            self.hash::<CtKey, CtEntry>(name).remove(&key).expect("remove an entry");
         }
     }
 

@@ -105,6 +105,53 @@ fn f6_a_question_in_a_datagram_is_not_held_and_a_conversation_is() {
 }
 
 #[test]
+fn a_question_and_its_answer_are_forgotten_in_seconds_and_a_conversation_is_not() {
+    each(|lab, n, remote| {
+        let (to, flags) = if remote { (n.remote, BACKEND_REMOTE) } else { (n.pod, BACKEND_LOCAL) };
+        lab.backend(1, (to, 53), flags);
+        let frontend = lab.frontend((n.vip, 53), UDP, 0, &[1]);
+        let (there, back) = if remote { (Hook::Xdp, Hook::Xdp) } else { (Hook::Ingress, Hook::Egress) };
+        let asks = Segment::udp((n.client, 33000), (n.vip, 53)).bytes();
+        let mut begun = 0;
+        let mut begins = |lab: &mut Lab| {
+            lab.run(there, &asks);
+            let flows = lab.counters(frontend).flows;
+            std::mem::replace(&mut begun, flows) != flows
+        };
+        let answers = |lab: &mut Lab| {
+            let entry = lab.entry((n.client, 33000), (n.vip, 53), UDP, CT_REQUEST).expect("an entry");
+            let node = if remote { n.node } else { n.client };
+            lab.run(back, &Segment::udp((to, 53), (node, entry.to.src_port)).bytes());
+        };
+        // Idle for so long, a second less and a second more: a packet then is of the same flow, or of another.
+        let idle = |lab: &mut Lab, ns: u64| lab.age(|_, e| e.seen -= ns);
+        let last = |lab: &mut Lab, ns: u64, begins: &mut dyn FnMut(&mut Lab) -> bool, what: &str| {
+            idle(lab, ns - SECOND);
+            assert!(!begins(lab), "{what}: forgotten too early");
+            idle(lab, ns + SECOND);
+            assert!(begins(lab), "{what}: remembered for too long");
+        };
+        assert!(begins(lab));
+        last(lab, CT_UDP_ONEWAY_NS, &mut begins, "without an answer");
+        answers(lab);
+        answers(lab);
+        idle(lab, CT_UDP_ANSWERED_NS + SECOND);
+        assert!(begins(lab), "answers to one question: remembered for too long");
+        answers(lab);
+        idle(lab, CT_UDP_ANSWERED_NS - SECOND);
+        assert!(!begins(lab), "answers to one question: forgotten too early");
+        // The client has gone on.
+        last(lab, CT_UDP_REPLIED_NS, &mut begins, "a conversation");
+        // And so it has where the flow lasts.
+        answers(lab);
+        lab.age(|_, e| e.created -= CT_UDP_STREAM_NS + SECOND);
+        answers(lab);
+        assert_eq!((lab.rows(map::CONNTRACK).len(), lab.rows(map::OPENING).len()), PROVED);
+        last(lab, CT_UDP_REPLIED_NS, &mut begins, "a flow that lasts");
+    });
+}
+
+#[test]
 fn f6_a_port_goes_from_who_is_not_answered_to_who_finds_no_other() {
     with_lab(|lab| {
         for n in &NETS {

@@ -369,29 +369,37 @@ fn source_ports_are_not_shared_and_may_run_out() {
 }
 
 #[test]
-fn a_flow_that_found_no_port_finds_one_when_it_comes_again() {
+fn with_95_percent_of_the_ports_taken_a_new_flow_opens() {
+    const PORTS: u16 = 2_000;
     with_lab(|lab| {
-        for n in &NETS {
-            lab.forget_flows();
-            lab.backend(1, (n.remote, 8080), BACKEND_REMOTE);
-            lab.frontend((n.vip, 80), TCP, 0, &[1]);
-            lab.settings(Settings { snat_first: 40_000, snat_last: 40_099, reject_rate: 1000, ..Settings::default() });
-            let mut opens = |client: u16| {
-                let opens = lab.xdp(&Segment::tcp((n.client, client), (n.vip, 80), SYN).bytes()).code == 3;
-                if opens {
-                    Flow::open_from(lab, n, true, client);
-                }
-                opens
-            };
-            // Nearly all ports are taken: sooner or later a flow meets none but such.
-            let refused = (33_000..35_000).find(|client| !opens(*client)).expect("the range is too small for all");
-            let began = std::time::Instant::now();
-            while !opens(refused) {
-                assert!(began.elapsed() < std::time::Duration::from_secs(60), "it always looks at the same ports");
-                std::thread::sleep(std::time::Duration::from_millis(100));
-            }
-            lab.settings(Settings { snat_first: 40_000, snat_last: 49_999, reject_rate: 1000, ..Settings::default() });
+        let n = &NETS[0];
+        lab.forget_flows();
+        lab.backend(1, (n.remote, 8080), BACKEND_REMOTE);
+        lab.frontend((n.vip, 80), TCP, 0, &[1]);
+        let range = |last| Settings { snat_first: 40_000, snat_last: last, reject_rate: 1000, ..Settings::default() };
+        // While few are taken every flow finds one.
+        lab.settings(range(40_000 + PORTS - 1));
+        let taken = PORTS / 20 * 19;
+        // One that is proved, and others like it at the first ports of the range.
+        Flow::open_from(lab, n, true, 33_000);
+        let rows = lab.rows(map::CONNTRACK);
+        let (key, entry) = *rows.iter().find(|(key, _)| key.dir == CT_REPLY).expect("its reply");
+        for port in 0..taken {
+            let tuple = Tuple { dst_port: 40_000 + port, ..key.tuple };
+            let to = Tuple { dst_port: 1 + port, ..entry.to };
+            lab.track(CtKey { tuple, ..key }, CtEntry { to, ..entry });
         }
+        // One in 19,000 does not: of forty all, or chance has its day and it is one or two. With sixteen probes it was thirteen.
+        let opened = (0..40).filter(|client| {
+            let opens = lab.xdp(&Segment::tcp((n.client, 50_000 + client), (n.vip, 80), SYN).bytes()).code == 3;
+            // The ports that are free stay as many.
+            lab.forget(map::OPENING);
+            opens
+        });
+        let opened = opened.count();
+        assert!(opened >= 38, "{opened} of 40");
+        lab.settings(range(49_999));
+        lab.forget_flows();
     });
 }
 
