@@ -22,7 +22,7 @@ use crate::{
     membership::Members,
     model::{Allocations, Model, ObjectRef, Verdict, chain::Chains, report::GatewayReports},
     shared::SharedMap,
-    source::Snapshot,
+    source::{Snapshot, snapshot::Off},
 };
 
 /// See the module.
@@ -50,6 +50,7 @@ struct Last {
     chains: Arc<Chains>,
     reports: Arc<GatewayReports>,
     members: Arc<Members>,
+    off: BTreeMap<String, Off>,
 }
 
 impl Last {
@@ -65,6 +66,7 @@ impl Last {
             chains: Arc::clone(&model.chains),
             reports: Arc::clone(&model.gateways),
             members: Arc::clone(members),
+            off: snapshot.off.clone(),
         }
     }
 }
@@ -79,7 +81,8 @@ impl Objects {
         members: &Arc<Members>,
         again: Duration,
     ) -> BTreeSet<ObjectRef> {
-        if self.all_at.is_none_or(|at| at.elapsed() >= again) {
+        // A kind that comes or goes is a feature of many objects.
+        if self.all_at.is_none_or(|at| at.elapsed() >= again) || self.last.off != snapshot.off {
             *self = Self { all_at: Some(Instant::now()), ..Self::default() };
         }
         let new = Last::of(snapshot, view.model, members);

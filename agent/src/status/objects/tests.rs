@@ -93,6 +93,9 @@ fn what_has_changed_is_planned_and_nothing_else() {
     world.snapshot.services.remove(&ObjectName::new("default", "s0007"));
     assert_eq!(world.look(NEVER, &[]), [""; 0], "one that is gone");
     assert_eq!(world.look(Duration::ZERO, &[]).len(), COUNT + 1, "all, now and then");
+    world.snapshot.off.insert("routes.route.openshift.io".to_owned(), Off::Absent);
+    assert_eq!(world.look(NEVER, &[]).len(), COUNT + 1, "all, when a kind is there or not");
+    assert_eq!(world.look(NEVER, &[]), [""; 0]);
 }
 
 #[test]
