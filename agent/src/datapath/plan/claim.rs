@@ -1,7 +1,7 @@
 //! Frontends into the maps: all that one needs, or nothing of it.
 //!
 //! Where something ran out, what waits for its readers is freed first, then tables move together; only then somebody is refused, and
-//! that is the youngest ([`capacity::refused`](crate::datapath::capacity::refused)), whoever has come last.
+//! that is the youngest ([`capacity::refused`]), whoever has come last.
 use std::collections::BTreeSet;
 
 use sluice_ebpf::{Frontend, FrontendKey, map};
