@@ -1,10 +1,5 @@
 //! One node of many: all of the agent that speaks to the API server, and a datapath that has programmed whatever it is given.
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use kube::Client;
 use sluice::{
@@ -102,8 +97,8 @@ async fn program(
     applied: watch::Sender<Applied>,
     routed: watch::Sender<u64>,
 ) {
-    let IpAddr::V4(v4) = IpAddr::V4(address(n)) else { return };
-    let [_, _, high, low] = v4.octets();
+    let v4 = address(n);
+    let [.., high, low] = v4.octets();
     let uplink = UplinkStatus {
         name: "eth0".to_owned(),
         xdp: Some(XdpKind::Native),

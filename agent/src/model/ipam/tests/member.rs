@@ -217,8 +217,15 @@ proptest! {
             given[&claim.object].iter().all(|a| kept.contains(a))
         };
         let later = assign(&fewer, &pools, &node).0;
-        // What is written and was another's may be had now, and beats memory: whoever has lost it was told so.
-        let is_agreed = |c: &&Claim| given.get(&c.object).is_some_and(|has| c.given.iter().all(|a| has.contains(a)));
+        // What is written and was another's may be had now, and beats memory: whoever has lost it was told so. What is written on
+        // another does so too, though that one may be refused for something else.
+        let is_written = |addr: &IpAddr, c: &Claim| {
+            claims.iter().any(|o| o.object != c.object && (o.given.contains(addr) || o.in_status.contains(addr)))
+        };
+        let is_agreed = |c: &&Claim| {
+            let has = given.get(&c.object);
+            has.is_some_and(|has| c.given.iter().all(|a| has.contains(a)) && !has.iter().any(|a| is_written(a, c)))
+        };
         for claim in fewer.iter().filter(is_agreed) {
             prop_assert!(keeps(&later, claim), "{:?} has {:?}", claim, later.get(&claim.object));
         }
