@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     host::Seen,
     membership::{Members, Report},
-    model::{Candidate, Frontend, HostAddresses, Memo, Model, Node, Outcome, Role},
+    model::{Candidate, Frontend, HostAddresses, Memo, Model, Node, Outcome, Role, verdict::some_of},
     shared::Difference,
     source::Snapshot,
     telemetry::chain,
@@ -203,9 +203,7 @@ fn others(of: &[Candidate], without: &[Candidate]) -> String {
     const NAMED: usize = 10;
     let known: BTreeSet<&str> = without.iter().map(|c| c.name.as_str()).collect();
     let others: Vec<&str> = of.iter().map(|c| c.name.as_str()).filter(|name| !known.contains(name)).collect();
-    let more = others.len().saturating_sub(NAMED);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    format!("{}{more}", others[..others.len().min(NAMED)].join(", "))
+    some_of(others.iter(), NAMED)
 }
 
 /// Logs what changed for each object, once, where it is decided.

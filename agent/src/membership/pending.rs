@@ -71,7 +71,7 @@ impl Pending {
 /// object's doing, so that its newest revision counts.
 fn of_service(service: &Service) -> Option<Waiting> {
     let metadata = &service.metadata;
-    let addrs = allocated(metadata.annotations.get(ipam::ALLOCATED));
+    let addrs = ipam::written(metadata);
     let is_marked = metadata.finalizers.iter().any(|finalizer| finalizer == ipam::FINALIZER);
     if addrs.is_empty() || !is_marked {
         return None;
@@ -88,7 +88,7 @@ fn of_service(service: &Service) -> Option<Waiting> {
 /// As the status of Gateways is planned: it says what the nodes do with the newest generation.
 fn of_gateway(gateway: &Gateway, revision: u64) -> Option<Waiting> {
     let metadata = &gateway.metadata;
-    let addrs = allocated(metadata.annotations.get(ipam::ALLOCATED));
+    let addrs = ipam::written(metadata);
     if addrs.is_empty() || metadata.deletion_timestamp.is_some() {
         return None;
     }
@@ -98,8 +98,4 @@ fn of_gateway(gateway: &Gateway, revision: u64) -> Option<Waiting> {
     let generation = Some(metadata.generation).filter(|generation| *generation > 0);
     let is_told = programmed.is_some_and(|c| c.status == "True" && c.observed_generation == generation);
     (!is_told || !addrs.iter().all(is_shown)).then_some(Waiting { revision, addrs, is_leaving: false })
-}
-
-fn allocated(text: Option<&String>) -> Vec<IpAddr> {
-    text.into_iter().flat_map(|text| text.split(',')).filter_map(|addr| addr.trim().parse().ok()).collect()
 }

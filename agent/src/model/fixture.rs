@@ -49,6 +49,21 @@ pub(crate) fn add(to: &mut Snapshot, object: &Value) -> serde_json::Result<()> {
     Ok(())
 }
 
+/// Patches an object as the API server does. Source: RFC 7386.
+pub(crate) fn merge_patch(to: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else { return *to = patch.clone() };
+    if !to.is_object() {
+        *to = Value::Object(serde_json::Map::new());
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            to.as_object_mut().unwrap().remove(name);
+        } else {
+            merge_patch(&mut to[name], value);
+        }
+    }
+}
+
 /// Node `n1` in zone `z1`.
 pub(crate) fn node(pools: &[&str]) -> Node {
     Node { zone: Some("z1".into()), pools: pools.iter().map(|p| p.parse().unwrap()).collect(), ..Node::alone("n1") }

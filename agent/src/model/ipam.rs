@@ -105,7 +105,7 @@ impl Claim {
             created: metadata.creation_timestamp.clone(),
             is_leaving: metadata.deletion_timestamp.is_some(),
             labels: if pools.needs_labels() { metadata.labels.clone() } else { BTreeMap::new() },
-            given: words(ALLOCATED).filter_map(|v| v.parse().ok()).collect(),
+            given: written(metadata),
             has_finalizer,
             // What the leader writes is our word only where the finalizer that comes with it is there.
             is_annotated: metadata
@@ -163,6 +163,13 @@ impl Claim {
             && admits(self, other)
             && admits(other, self)
     }
+}
+
+/// The addresses that are written on an object: the value of [`ALLOCATED`], as far as it can be read. Who has written it is not asked.
+#[must_use]
+pub fn written(metadata: &ObjectMeta) -> Vec<IpAddr> {
+    let text = metadata.annotations.get(ALLOCATED).map_or("", String::as_str);
+    text.split(',').filter_map(|addr| addr.trim().parse().ok()).collect()
 }
 
 /// So often at most what was given is taken for what objects had before.

@@ -70,3 +70,10 @@ pub enum Outcome {
     /// Nothing is wrong, it is not ours; not shown unless asked for.
     Ignored,
 }
+
+/// The first of many for people, at most `most` of them, and how many more there are.
+pub(crate) fn some_of<T: ToString>(all: impl ExactSizeIterator<Item = T>, most: usize) -> String {
+    let more = all.len().saturating_sub(most);
+    let named = all.take(most).map(|one| one.to_string()).collect::<Vec<_>>().join(", ");
+    if more == 0 { named } else { format!("{named} and {more} more") }
+}

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::write::Note;
+use crate::model::verdict::some_of;
 
 /// Nodes that one change is told of at most; of more, only as many.
 const MAX_NODES: usize = 8;
@@ -82,20 +83,11 @@ impl<'a> Moved<'a> {
     }
 
     fn addresses(&self) -> String {
-        some(self.addrs.iter().map(ToString::to_string), self.addrs.len())
+        some_of(self.addrs.iter(), MAX_NAMED)
     }
 
     fn nodes(&self) -> String {
-        some(self.others.iter().map(|node| (*node).to_owned()), self.others.len())
-    }
-}
-
-/// The first of them, and how many more there are.
-fn some(all: impl Iterator<Item = String>, count: usize) -> String {
-    let named = all.take(MAX_NAMED).collect::<Vec<_>>().join(", ");
-    match count.saturating_sub(MAX_NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
+        some_of(self.others.iter(), MAX_NAMED)
     }
 }
 

@@ -20,7 +20,7 @@ use super::{openshift, service, view::View};
 use crate::{
     api::{Gateway, Kind, ObjectName, OpenShiftRoute, Service},
     membership::Members,
-    model::{Allocations, Model, ObjectRef, Verdict, chain::Chains, report::GatewayReports},
+    model::{Allocations, Model, ObjectRef, Verdict, chain::Chains, memo, report::GatewayReports},
     shared::SharedMap,
     source::{Snapshot, snapshot::Off},
 };
@@ -95,11 +95,11 @@ impl Objects {
         changed.extend(gateways.map(|d| ObjectRef::new(Gateway::KIND, d.key.clone())));
         self.due.extend(changed.iter().cloned());
         for (old, new) in [(&old.wanted, &new.wanted), (&old.allocations, &new.allocations)] {
-            self.due.extend(differences(old, new).into_iter().cloned());
+            self.due.extend(differences(old, new).cloned());
         }
         let of = |kind: &'static str| move |name: &ObjectName| ObjectRef::new(kind, name.clone());
-        self.due.extend(differences(&old.chains, &new.chains).into_iter().map(of(Service::KIND)));
-        self.due.extend(differences(&old.reports, &new.reports).into_iter().map(of(Gateway::KIND)));
+        self.due.extend(differences(&old.chains, &new.chains).map(of(Service::KIND)));
+        self.due.extend(differences(&old.reports, &new.reports).map(of(Gateway::KIND)));
         for route in old.routes.differences(&new.routes, |(_, a), (_, b)| Arc::ptr_eq(a, b)) {
             self.due.extend(openshift::service_of(route.key).map(|name| ObjectRef::new(Service::KIND, name)));
         }
@@ -153,12 +153,12 @@ fn waits(object: &ObjectRef, snapshot: &Snapshot, view: &View<'_>) -> bool {
 }
 
 /// The keys whose values are not the same in both.
-fn differences<'a, K: Ord, V: PartialEq>(old: &'a Arc<BTreeMap<K, V>>, new: &'a Arc<BTreeMap<K, V>>) -> Vec<&'a K> {
-    if Arc::ptr_eq(old, new) {
-        return Vec::new();
-    }
-    let changed = new.iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(key, _)| key);
-    changed.chain(old.keys().filter(|key| !new.contains_key(key))).collect()
+fn differences<'a, K: Ord, V: PartialEq>(
+    old: &'a Arc<BTreeMap<K, V>>,
+    new: &'a Arc<BTreeMap<K, V>>,
+) -> impl Iterator<Item = &'a K> {
+    let are_others = (!Arc::ptr_eq(old, new)).then(|| memo::differences(old, new, |(_, a), (_, b)| a == b));
+    are_others.into_iter().flatten().map(|difference| difference.key)
 }
 
 /// The objects of which a node says something, or did: that another host has an address, that an endpoint is out of reach.

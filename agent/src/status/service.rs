@@ -120,11 +120,7 @@ pub(super) fn join(addrs: &[IpAddr]) -> String {
 /// The addresses that were written to the object; by us, if the finalizer is there that comes with them. Without it they may
 /// be somebody's attempt to have us remove what another controller shows.
 fn allocated(service: &Service) -> Vec<IpAddr> {
-    if !has_finalizer(service) {
-        return Vec::new();
-    }
-    let text = service.metadata.annotations.get(ipam::ALLOCATED).map_or("", String::as_str);
-    text.split(',').filter_map(|a| a.trim().parse().ok()).collect()
+    if has_finalizer(service) { ipam::written(&service.metadata) } else { Vec::new() }
 }
 
 fn mark(service: &Service, wanted: &[IpAddr]) -> Write {

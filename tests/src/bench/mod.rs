@@ -18,6 +18,7 @@ mod wire;
 
 use std::{
     path::PathBuf,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -61,6 +62,22 @@ pub struct Options {
     pub seconds: u64,
     /// Where the figures go besides standard output.
     pub json: Option<PathBuf>,
+}
+
+/// The program `bench NAME`: prints how it is used where it is asked to, else runs, and says why where it fails.
+pub fn command(name: &str, usage: &str, run: impl FnOnce(&[String]) -> anyhow::Result<()>) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|a| a == "--help" || a == "-h") {
+        print!("{usage}");
+        return ExitCode::SUCCESS;
+    }
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nbench {name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Measures, prints a table, writes the file.

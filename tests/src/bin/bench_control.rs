@@ -16,18 +16,7 @@ bench control [--source cluster|manifests|routes] [--services N] [--changes N] [
 ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|a| a == "--help" || a == "-h") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    match parse(&arguments).and_then(|options| bench::control(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\nbench control: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    bench::command("control", USAGE, |arguments| bench::control(&parse(arguments)?))
 }
 
 fn parse(arguments: &[String]) -> anyhow::Result<Options> {

@@ -14,18 +14,8 @@ bench l7 [ROW]... [--rounds N] [--seconds N] [--json FILE]
 ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|a| a == "--help" || a == "-h") {
-        print!("{USAGE}\nRows: {}\n", bench::l7_rows().join(", "));
-        return ExitCode::SUCCESS;
-    }
-    match parse(&arguments).and_then(|options| bench::l7(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\nbench l7: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let usage = format!("{USAGE}\nRows: {}\n", bench::l7_rows().join(", "));
+    bench::command("l7", &usage, |arguments| bench::l7(&parse(arguments)?))
 }
 
 fn parse(arguments: &[String]) -> anyhow::Result<L7Options> {

@@ -2,7 +2,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail};
-use sluice_tests::bench::{ScaleOptions, scale};
+use sluice_tests::bench::{self, ScaleOptions};
 
 const USAGE: &str = "\
 bench scale [--nodes N,N,...] [--seconds N] [--json FILE]
@@ -13,18 +13,7 @@ bench scale [--nodes N,N,...] [--seconds N] [--json FILE]
 ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|a| a == "--help" || a == "-h") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    match parse(&arguments).and_then(|options| scale(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\nbench scale: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    bench::command("scale", USAGE, |arguments| bench::scale(&parse(arguments)?))
 }
 
 fn parse(arguments: &[String]) -> anyhow::Result<ScaleOptions> {

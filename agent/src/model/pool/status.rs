@@ -8,7 +8,7 @@ use crate::{
         address_pool::{AddressPoolStatus, Announce},
         condition::Condition,
     },
-    model::{Model, ObjectRef},
+    model::{Model, ObjectRef, verdict::some_of},
 };
 
 /// Addresses that a message names at most.
@@ -119,8 +119,6 @@ fn out_of_pool<'a>(pool: &Pool, pools: &Pools, model: &'a Model) -> Vec<(IpAddr,
 }
 
 fn kept(outside: &[(IpAddr, &ObjectRef)]) -> String {
-    let named = outside.iter().take(NAMED).map(|(addr, object)| format!("{addr} of {object}")).collect::<Vec<_>>();
-    let more = outside.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("in no pool, and kept until they are given up: {}{more}", named.join(", "))
+    let named = some_of(outside.iter().map(|(addr, object)| format!("{addr} of {object}")), NAMED);
+    format!("in no pool, and kept until they are given up: {named}")
 }

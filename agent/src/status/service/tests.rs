@@ -3,7 +3,7 @@ use super::*;
 use crate::{
     config::route_hosts::RouteHosts,
     membership::{Members, Report, Revisions},
-    model::{self, Role, fixture},
+    model::{self, Role, fixture, fixture::merge_patch},
     source::Snapshot,
     status::version::Bundle,
 };
@@ -128,21 +128,6 @@ impl World {
 
     fn allocated(&self) -> Option<&str> {
         self.service["metadata"]["annotations"][ipam::ALLOCATED].as_str()
-    }
-}
-
-/// RFC 7386.
-fn merge_patch(to: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else { return *to = patch.clone() };
-    if !to.is_object() {
-        *to = json!({});
-    }
-    for (name, value) in fields {
-        if value.is_null() {
-            to.as_object_mut().unwrap().remove(name);
-        } else {
-            merge_patch(&mut to[name], value);
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{super::events::MAX_EVENTS, *};
 use crate::{
     membership::Report,
-    model::{Memo, Node, Role, fixture},
+    model::{Memo, Node, Role, fixture, fixture::merge_patch},
     source::snapshot::Seen,
 };
 
@@ -74,21 +74,6 @@ impl Server {
 
 fn reply(status: StatusCode, body: &Value) -> Response<Body> {
     Response::builder().status(status).body(Body::from(body.to_string().into_bytes())).unwrap()
-}
-
-/// RFC 7386.
-fn merge_patch(to: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else { return *to = patch.clone() };
-    if !to.is_object() {
-        *to = json!({});
-    }
-    for (name, value) in fields {
-        if value.is_null() {
-            to.as_object_mut().unwrap().remove(name);
-        } else {
-            merge_patch(&mut to[name], value);
-        }
-    }
 }
 
 fn is_served(service: &Value) -> bool {

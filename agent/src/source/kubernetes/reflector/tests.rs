@@ -58,6 +58,20 @@ async fn the_heartbeats_of_5000_nodes_are_no_steps() {
     task.abort();
 }
 
+/// The first three things that are told.
+async fn told(inbox: &mut mpsc::Receiver<Step<Snapshot>>) -> [&'static str; 3] {
+    let mut told = ["nothing"; 3];
+    for one in &mut told {
+        *one = match inbox.recv().await.unwrap().what {
+            What::Synced(_) => "synced",
+            What::Forbidden(_) => "forbidden",
+            What::Trouble(_) => "trouble",
+            _ => "something else",
+        };
+    }
+    told
+}
+
 #[tokio::test]
 async fn a_kind_that_may_be_read_again_is_read_whole() {
     let refused = || status(403, "Forbidden", "nodes is forbidden", "");
@@ -66,15 +80,7 @@ async fn a_kind_that_may_be_read_again_is_read_whole() {
         Server::new([Answer::Watch([all(), vec![event("ERROR", &refused())]].concat()), Answer::Forgotten(all())]);
     let (steps, mut inbox) = mpsc::channel(16);
     let task = tokio::spawn(following(server.clone(), place::<Node>(|s| &mut s.nodes), Agents::default(), steps));
-    let mut told = Vec::new();
-    while told.len() < 3 {
-        told.push(match inbox.recv().await.unwrap().what {
-            What::Synced(_) => "synced",
-            What::Forbidden(_) => "forbidden",
-            _ => "something else",
-        });
-    }
-    assert_eq!(told, ["synced", "forbidden", "synced"]);
+    assert_eq!(told(&mut inbox).await, ["synced", "forbidden", "synced"]);
     assert_eq!(server.asked_for("resourceVersion"), ["0", "9"]);
     task.abort();
 }
@@ -91,15 +97,7 @@ async fn a_kind_that_was_read_is_not_gone_when_a_server_does_not_know_it_at_once
     ]);
     let (steps, mut inbox) = mpsc::channel(16);
     let task = tokio::spawn(following(server.clone(), place::<Gateway>(|s| &mut s.gateways), Agents::default(), steps));
-    let mut told = Vec::new();
-    while told.len() < 3 {
-        told.push(match inbox.recv().await.unwrap().what {
-            What::Synced(_) => "synced",
-            What::Trouble(_) => "trouble",
-            _ => "something else",
-        });
-    }
-    assert_eq!(told, ["synced", "trouble", "synced"]);
+    assert_eq!(told(&mut inbox).await, ["synced", "trouble", "synced"]);
     assert_eq!(server.asked_for("resourceVersion"), ["0", "9", "9"]);
     task.abort();
 }
